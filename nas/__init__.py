@@ -1,0 +1,59 @@
+"""gumbel-nas: neural architecture search for PyTorch.
+
+Names are imported when first used, so that the command line starts without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "choice": "nas.choices",
+    "scope": "nas.choices",
+    "replace": "nas.choices",
+    "architecture": "nas.choices",
+    "sample": "nas.mixed_op",
+    "checkpoint": "nas.mixed_op",
+    "MixedOp": "nas.mixed_op",
+    "OpWeights": "nas.mixed_op",
+    "Supernet": "nas.supernet",
+    "SearchSpace": "nas.search_space",
+    "Genotype": "nas.genotype",
+    "SearchModule": "nas.search_module",
+    "RetrainModule": "nas.retrain_module",
+}
+
+__all__ = [*_EXPORTS, "__version__"]
+
+if TYPE_CHECKING:
+    from nas.choices import architecture as architecture
+    from nas.choices import choice as choice
+    from nas.choices import replace as replace
+    from nas.choices import scope as scope
+    from nas.genotype import Genotype as Genotype
+    from nas.mixed_op import MixedOp as MixedOp
+    from nas.mixed_op import OpWeights as OpWeights
+    from nas.mixed_op import checkpoint as checkpoint
+    from nas.mixed_op import sample as sample
+    from nas.retrain_module import RetrainModule as RetrainModule
+    from nas.search_module import SearchModule as SearchModule
+    from nas.search_space import SearchSpace as SearchSpace
+    from nas.supernet import Supernet as Supernet
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return _bind(name, getattr(import_module(_EXPORTS[name]), name))
+    raise AttributeError(f"module 'nas' has no attribute {name!r}")
+
+
+def _bind(name: str, value: Any) -> Any:
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

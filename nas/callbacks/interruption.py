@@ -1,0 +1,57 @@
+"""SIGTERM and SIGINT: finish the batch, save, stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from nas.callbacks.checkpoints import Checkpoints
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):
+    """A run stopped by a signal after its state was saved."""
+
+    def __init__(self, signum: int) -> None:
+        """Stores the signal's number."""
+        super().__init__(f"stopped by {signal.Signals(signum).name} after saving a checkpoint")
+        self.signum = signum
+
+
+class Interruption(Checkpoint):
+    """Handlers only set a flag; the batch in hand is finished, a checkpoint written, and :class:`Interrupted` raised.
+
+    A ``Checkpoint`` callback, so that at an epoch's end it runs after metrics were written; put it behind :class:`Checkpoints`.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        """Stores the writer."""
+        self.checkpoints = checkpoints
+        self.received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.received is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self.checkpoints.save(trainer)
+            raise Interrupted(self.received)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        while self._former:
+            signal.signal(*self._former.popitem())
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = self.received or signum

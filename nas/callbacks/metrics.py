@@ -1,0 +1,37 @@
+"""Deterministic scalars of every epoch, to metrics.csv and TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from nas.csv_file import CsvFile
+
+
+class MetricsWriter(Callback):
+    """Writes ``module.scalars()`` once an epoch, dated by the batch counter."""
+
+    def __init__(self, path: Path) -> None:
+        """Sets the CSV file's path."""
+        self.file = CsvFile(path)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self.file.cut_after(pl_module.num_batches_done)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        step = pl_module.num_batches_done
+        row = pl_module.scalars()
+        if not trainer.is_global_zero:
+            return
+        self.file.append(step, {"epoch": trainer.current_epoch, **row})
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for tag, value in row.items():
+                    if value is not None:
+                        logger.experiment.add_scalar(tag, value, step)
+                logger.experiment.flush()

@@ -1,0 +1,67 @@
+"""Progress on the terminal: a bar where there is one, plain lines otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Progress(Callback):
+    """Shows the epoch's losses, metrics, tau and entropy on standard error."""
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        """Sets what is shown.
+
+        Args:
+            title: What is running, for example ``search``.
+            console: Where to write; default standard error.
+        """
+        self.title = title
+        self.console = console or Console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._task: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not (trainer.is_global_zero and self.console.is_terminal):
+            return
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[scalars]}"),
+            console=self.console,
+        )
+        self._bar.start()
+        total = pl_module.num_batches_total
+        self._task = self._bar.add_task(self.title, total=total, completed=pl_module.num_batches_done, scalars="")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=pl_module.num_batches_done)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        text = describe(pl_module.scalars())
+        if self._bar is not None:
+            self._bar.update(self._task, scalars=text)
+        elif trainer.is_global_zero:
+            line = f"{self.title} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {text}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def describe(scalars: dict[str, float | None]) -> str:
+    """The few scalars worth a line, shortest names first written."""
+    hidden = ("choice/", "entropy/", "lr/")
+    shown = {tag: value for tag, value in scalars.items() if value is not None and not tag.startswith(hidden)}
+    return "  ".join(f"{tag.removeprefix('search/').replace('/', ' ')} {value:.4g}" for tag, value in shown.items())

@@ -1,0 +1,112 @@
+"""Checkpoint files that are whole or absent, and whose content is verified before it is used.
+
+A file is what ``torch.save`` writes, followed by one line ``sha256:<hex>`` over all before it; ``torch.load`` ignores that line. The
+previous checkpoint is kept beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from lightning_fabric.plugins import CheckpointIO
+
+from nas.files import replacing
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+_MARK = b"sha256:"
+_TRAILER = len(_MARK) + 64 + 1
+
+
+class _HashingFile:
+    """The part of a binary file that torch.save needs, hashing on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Writes `path`, keeping what was there as ``previous.ckpt`` in the same folder.
+
+    Temporary file beside the target, fsync, rename: whatever interrupts it, a whole ``last.ckpt`` or ``previous.ckpt`` stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, keep_as=path.with_name(PREVIOUS)) as file:
+        hashing = _HashingFile(file)
+        torch.save(state, cast(BinaryIO, hashing))
+        file.write(_MARK + hashing.digest.hexdigest().encode() + b"\n")
+
+
+def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads and verifies `path`; where it is damaged or missing, ``previous.ckpt`` beside it, with a warning.
+
+    Raises:
+        ValueError: Neither file is whole.
+    """
+    reasons = []
+    for candidate in (path, path.with_name(PREVIOUS)):
+        try:
+            state = _load_verified(candidate, map_location)
+        except (OSError, ValueError) as error:
+            reasons.append(f"{candidate}: {_reason(error)}")
+            continue
+        if reasons:
+            warnings.warn(f"{reasons[0]}; going on from {candidate}", stacklevel=2)
+        return state
+    raise ValueError("; ".join(reasons))
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        left = size - _TRAILER
+        while left > 0 and (chunk := file.read(min(left, 2**20))):
+            digest.update(chunk)
+            left -= len(chunk)
+        trailer = file.read()
+    if trailer != _MARK + digest.hexdigest().encode() + b"\n":
+        raise ValueError("damaged checkpoint (checksum does not match)")
+    state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    return state
+
+
+class VerifiedCheckpointIO(CheckpointIO):
+    """Lightning's way in and out of checkpoint files: :func:`save` and :func:`load`, local paths only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes atomically."""
+        save(checkpoint, _local(path))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads with verification; always with ``weights_only=True``."""
+        return load(_local(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes one file."""
+        _local(path).unlink(missing_ok=True)
+
+
+def _local(path: Any) -> Path:
+    if "://" in str(path):
+        raise ValueError(f"checkpoint {path}: only local files are read and written")
+    return Path(path)

@@ -1,0 +1,29 @@
+"""``nas derive``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nas.cli.parsing import ThinParser
+from nas.cli.printing import print_pairs
+
+PARSER = ThinParser("derive")
+PARSER.add_argument("--run", type=Path, required=True, metavar="DIR")
+PARSER.add_argument("--strategy", metavar="CLASS")
+PARSER.add_argument("--out", type=Path, metavar="FILE")
+PARSER.add_trust()
+
+
+def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+    """Derives; returns genotype and score."""
+    from nas.runs.derive import derive_run
+
+    return derive_run(options.run, strategy=options.strategy, out=options.out, trusted=tuple(options.trust_module))
+
+
+def show(result: dict[str, Any]) -> None:
+    """The choices and the score, a line each."""
+    metric = result["metric"]
+    print_pairs(result["genotype"] | {f"{metric['name']} (inherited weights, arch half)": metric["value"]})

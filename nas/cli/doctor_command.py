@@ -1,0 +1,34 @@
+"""``nas doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from typing import Any
+
+from nas.cli.parsing import ThinParser
+from nas.cli.printing import print_pairs
+
+PARSER = ThinParser("doctor")
+
+
+def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+    """Collects the facts."""
+    import torch
+
+    from nas.runs.folder import versions
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **versions(),
+        "cpu threads": torch.get_num_threads(),
+        "gpus": ", ".join(gpus) or "none",
+        "mixing backend": "reference (torch expressions)",
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """One line each."""
+    print_pairs(result)

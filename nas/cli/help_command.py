@@ -1,0 +1,31 @@
+"""``nas help``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+from nas.cli.parsing import ThinParser
+
+PARSER = ThinParser("help")
+PARSER.add_argument("class_path", metavar="CLASS")
+PARSER.add_trust()
+
+
+def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+    """Signature and docstrings of the class."""
+    from nas.runs.config import import_class
+
+    found = import_class(options.class_path, tuple(options.trust_module))
+    return {
+        "class": options.class_path,
+        "signature": str(inspect.signature(found)),
+        "doc": inspect.getdoc(found) or "",
+        "options": inspect.getdoc(vars(found).get("__init__")) or "",
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The text as it stands in the source."""
+    print(f"{result['class']}{result['signature']}\n\n{result['doc']}\n\n{result['options']}".rstrip())

@@ -1,0 +1,99 @@
+"""The help pages: static, so that they answer at once."""
+
+from __future__ import annotations
+
+_COMMON = """
+  --json               last line of standard output: one JSON object
+  --debug              traceback on errors
+  -h, --help           this page"""
+
+_TRUST = """
+  --trust-module NAME  let the configuration name classes of this module of yours
+                       (looked up in the working directory too); may be repeated"""
+
+_KEYS = """
+Sections of a configuration, and the commonest keys (as --KEY VALUE they override the file):
+  seed_everything        seed of weights, noise, data order (0)
+  trainer.max_epochs     epochs; also accelerator, devices, precision
+  model.space            class_path and init_args of the search space
+  model.relaxation       nas.relaxations.GumbelSoftmax | SampledPath | Softmax
+  model.tau              nas.tau.Exponential | Linear | Cosine | Constant
+  model.bilevel          nas.bilevel.FirstOrder | Joint
+  model.task             nas.tasks.Classification | Regression
+  model.weight_optimizer, model.arch_optimizer
+                         classes of torch.optim
+  model.warmup_epochs    epochs before alpha moves
+  model.derive           nas.derive.Argmax
+  data                   nas.data.SequentialDigits | Digits | Npz | Vision
+  retrain                trainer, optimizer, scheduler, space, task of the retraining
+'nas help CLASS' prints a class's options, for example: nas help nas.tau.Exponential
+--print_config shows the resolved configuration."""
+
+COMMANDS = {
+    "search": f"""usage: nas search --config FILE [--KEY VALUE]... [--out DIR]
+       nas search --resume DIR
+
+Searches a space, derives the architecture and evaluates it with inherited weights.
+
+  --config FILE        YAML; may be repeated, later files win
+  --out DIR            run folder to make (default: runs/<config name>/<n>)
+  --resume DIR         go on exactly where a search stopped; of a finished one, print its summary{_TRUST}{_COMMON}
+{_KEYS}""",
+    "derive": f"""usage: nas derive --run DIR [--strategy CLASS] [--out FILE]
+
+Derives again from the last checkpoint of a finished or running search; the run folder is only read.
+
+  --run DIR            run folder of a search
+  --strategy CLASS     class path of a derive strategy (default: the configuration's)
+  --out FILE           write the genotype here{_TRUST}{_COMMON}""",
+    "retrain": f"""usage: nas retrain --run DIR [--seed N] [--inherit] [--out DIR]
+       nas retrain --genotype FILE --config FILE [--KEY VALUE]... [--seed N] [--out DIR]
+
+Trains the derived network on all training data and tests it once.
+
+  --run DIR            run folder of a finished search; the result goes to its retrain folder
+  --genotype FILE      a genotype.json, found or written by hand
+  --config FILE        YAML of the genotype's space; may be repeated
+  --seed N             seed of weights and data order (default: seed_everything)
+  --inherit            start from the weights found by the search
+  --out DIR            folder to make{_TRUST}{_COMMON}""",
+    "evaluate": f"""usage: nas evaluate --run DIR
+
+Test metrics of the retrained (else the derived) network, with parameters, MACs and latency of one sample.
+
+  --run DIR            run folder{_TRUST}{_COMMON}""",
+    "doctor": f"""usage: nas doctor
+
+Versions, devices, and which backend the mixing operation uses.
+{_COMMON}""",
+    "help": f"""usage: nas help CLASS
+
+Signature and documentation of a class that a configuration can name, for example nas.tau.Exponential.
+{_TRUST}{_COMMON}""",
+}
+
+_SUMMARIES = {
+    "search": "search a space, derive and evaluate the architecture",
+    "derive": "derive again from a finished or running search",
+    "retrain": "train the derived network, test it once",
+    "evaluate": "test metrics and cost of what a run found",
+    "doctor": "versions, devices, backends",
+    "help": "options of a class",
+}
+
+
+def overview() -> str:
+    """The page of ``nas --help``."""
+    rows = "\n".join(f"  {name:<10} {text}" for name, text in _SUMMARIES.items())
+    return f"""usage: nas COMMAND [OPTION]...
+
+Neural architecture search for PyTorch.
+
+{rows}
+
+'nas COMMAND --help' says more; 'nas --version' prints the version."""
+
+
+def page(command: str) -> str:
+    """The page of one command."""
+    return COMMANDS[command]

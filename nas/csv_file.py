@@ -1,0 +1,52 @@
+"""An append-only CSV file that a resumed run can cut back to its checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas.files import write_atomic
+
+STEP = "step"
+
+
+class CsvFile:
+    """Rows dated by a step, in columns fixed by the first row; numbers are written with ``repr``, so none is rounded."""
+
+    def __init__(self, path: Path) -> None:
+        """Sets the path; nothing is written yet."""
+        self.path = path
+        self._columns: list[str] | None = None
+
+    def cut_after(self, step: int) -> None:
+        """Removes rows later than `step`, and a last line that was not finished."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+        if lines and lines[0].endswith("\n"):
+            self._columns = next(csv.reader(lines[:1]))
+            write_atomic(self.path, "".join([lines[0], *kept]))
+        else:
+            self.path.unlink()
+
+    def append(self, step: int, row: Mapping[str, Any]) -> None:
+        """Writes one row; None becomes an empty cell.
+
+        Raises:
+            ValueError: Other columns than in the first row.
+        """
+        cells = {STEP: step, **row}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if self._columns is None:
+            self._columns = list(cells)
+            writer.writerow(self._columns)
+        if list(cells) != self._columns:
+            raise ValueError(f"{self.path}: columns changed to {list(cells)}")
+        writer.writerow(["" if value is None else repr(value) for value in cells.values()])
+        with open(self.path, "a") as file:
+            file.write(text.getvalue())

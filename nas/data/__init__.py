@@ -1,0 +1,8 @@
+"""Data: train and test sets, split and loaded so that a search resumes exactly."""
+
+from nas.data.base import SearchDataModule
+from nas.data.digits import Digits, SequentialDigits
+from nas.data.npz import Npz
+from nas.data.vision import Vision
+
+__all__ = ["Digits", "Npz", "SearchDataModule", "SequentialDigits", "Vision"]

@@ -1,0 +1,162 @@
+"""What a data module must say, and how its training set is split and loaded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from nas.data.loader import EpochBatches, ResumableLoader, num_samples, sequential_loader
+from nas.rng import keyed_generator
+
+
+class SearchDataModule(pl.LightningDataModule, ABC):
+    """Train and test sets of (input, target) samples.
+
+    A search never touches the test set: it splits the *training* set into a weight half, on which the network's weights are trained, and
+    an arch half, on which alpha is trained and the derived network is judged. The split is drawn from `split_seed` alone, so runs of
+    different seeds see the same halves.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        arch_fraction: float = 0.5,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        split_seed: int = 0,
+    ) -> None:
+        """Sets the loading.
+
+        Args:
+            batch_size: Samples a batch (and process).
+            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
+            num_workers: Loader processes; 0 loads in the main one.
+            pin_memory: Page-locked batches, for faster copies to a GPU.
+            split_seed: Seed of the split into halves.
+        """
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0.0 < arch_fraction < 1.0:
+            raise ValueError(f"arch_fraction must lie between 0 and 1, got {arch_fraction}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        self.batch_size = batch_size
+        self.arch_fraction = arch_fraction
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.split_seed = split_seed
+
+    @abstractmethod
+    def train_set(self, augment: bool) -> Dataset:
+        """The training set, map-style.
+
+        Args:
+            augment: Whether random augmentation is wanted; ignore it where there is none.
+        """
+
+    @abstractmethod
+    def test_set(self) -> Dataset:
+        """The test set, map-style."""
+
+    @cached_property
+    def _augmented(self) -> Dataset:
+        return self.train_set(True)
+
+    @cached_property
+    def _plain(self) -> Dataset:
+        return self.train_set(False)
+
+    @cached_property
+    def _test(self) -> Dataset:
+        return self.test_set()
+
+    @cached_property
+    def _halves(self) -> tuple[list[int], list[int]]:
+        size = num_samples(self._plain)
+        order = torch.randperm(size, generator=keyed_generator(self.split_seed, "split")).tolist()
+        num_arch = round(size * self.arch_fraction)
+        return sorted(order[num_arch:]), sorted(order[:num_arch])
+
+    def search_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
+        """Pairs of batches (weight half, arch half); an epoch is one pass over the larger half.
+
+        Raises:
+            ValueError: A half has fewer samples than one batch needs.
+        """
+        weight, arch = self._halves
+        for name, half in (("weight", weight), ("arch", arch)):
+            self._check_size(len(half), f"the {name} half of the training set", world_size)
+        num_batches = max(len(weight), len(arch)) // (self.batch_size * world_size)
+        streams: list[tuple[Dataset, EpochBatches]] = [
+            (
+                Subset(self._augmented, half),
+                EpochBatches(
+                    len(half),
+                    self.batch_size,
+                    seed=seed,
+                    purpose=name,
+                    num_batches=num_batches,
+                    rank=rank,
+                    world_size=world_size,
+                ),
+            )
+            for name, half in (("weight", weight), ("arch", arch))
+        ]
+        return self._resumable(streams)
+
+    def retrain_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
+        """Batches of the whole training set, augmented.
+
+        Raises:
+            ValueError: The training set has fewer samples than one batch needs.
+        """
+        size = num_samples(self._augmented)
+        self._check_size(size, "the training set", world_size)
+        batches = EpochBatches(size, self.batch_size, seed=seed, purpose="retrain", rank=rank, world_size=world_size)
+        return self._resumable([(self._augmented, batches)])
+
+    def weight_loader(self) -> DataLoader:
+        """The weight half in order, not augmented."""
+        return self._sequential(Subset(self._plain, self._halves[0]))
+
+    def arch_loader(self) -> DataLoader:
+        """The arch half in order, not augmented."""
+        return self._sequential(Subset(self._plain, self._halves[1]))
+
+    def test_dataloader(self) -> DataLoader:
+        """The test set in order."""
+        if num_samples(self._test) == 0:
+            raise ValueError(f"{type(self).__name__}: the test set is empty")
+        return self._sequential(self._test)
+
+    def example(self) -> Any:
+        """One collated training batch of two samples, for shapes and counts."""
+        self._check_size(num_samples(self._plain), "the training set", 1)
+        return next(iter(DataLoader(Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)]), batch_size=2)))
+
+    def train_targets(self) -> Tensor | None:
+        """All training targets where the set holds them as one array (TensorDataset, torchvision); otherwise None."""
+        if isinstance(self._plain, TensorDataset):
+            return self._plain.tensors[-1]
+        targets = getattr(self._plain, "targets", None)
+        return None if targets is None else torch.as_tensor(targets)
+
+    def _sequential(self, dataset: Dataset) -> DataLoader:
+        return sequential_loader(dataset, self.batch_size, num_workers=self.num_workers, pin_memory=self.pin_memory)
+
+    def _resumable(self, streams: list[tuple[Dataset, EpochBatches]]) -> ResumableLoader:
+        return ResumableLoader(streams, num_workers=self.num_workers, pin_memory=self.pin_memory)
+
+    def _check_size(self, size: int, what: str, world_size: int) -> None:
+        needed = self.batch_size * world_size
+        if size == 0:
+            raise ValueError(f"{type(self).__name__}: {what} is empty")
+        if size < needed:
+            raise ValueError(f"{type(self).__name__}: {what} has {size} samples, fewer than one batch of {needed}")

@@ -1,0 +1,51 @@
+"""scikit-learn's bundled 8x8 digits: nothing is downloaded."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from nas.data.base import SearchDataModule
+
+NUM_TRAIN = 1200
+
+
+class Digits(SearchDataModule):
+    """1,797 images of digits, pixels in [0, 1], 1,200 for training and 597 for test; samples (1, 8, 8) float32, targets 0-9.
+
+    Source: E. Alpaydin and C. Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, as shipped by scikit-learn.
+    """
+
+    def train_set(self, augment: bool) -> Dataset:
+        return self._set(slice(None, NUM_TRAIN))
+
+    def test_set(self) -> Dataset:
+        return self._set(slice(NUM_TRAIN, None))
+
+    def _set(self, part: slice) -> Dataset:
+        images, labels = _digits()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[part]
+        return TensorDataset(images[order].reshape(len(order), *self._shape()), labels[order])
+
+    def _shape(self) -> tuple[int, ...]:
+        return (1, 8, 8)
+
+
+class SequentialDigits(Digits):
+    """The same images read row by row as sequences of 64 steps; samples (1, 64).
+
+    One row is 8 pixels, so a dilation of 8 sees a column: the best dilations are known in advance.
+    """
+
+    def _shape(self) -> tuple[int, ...]:
+        return (1, 64)
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float32) / 16.0, torch.tensor(labels, dtype=torch.int64)

@@ -1,0 +1,154 @@
+"""Loaders whose order is a pure function of (seed, epoch), and that can go on in the middle of an epoch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sized
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nas.rng import derive_seed, keyed_generator
+
+Position = tuple[int, int]  # (epoch, index within the dataset)
+
+
+class KeyedDataset(Dataset):
+    """Draws each sample's augmentation from (seed, epoch, index), whichever worker loads it and whatever was loaded before."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        """Wraps `dataset`."""
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, position: Position) -> Any:
+        """The sample at (epoch, index)."""
+        epoch, index = position
+        seed = derive_seed(self.seed, "augment", epoch, index)
+        states = torch.get_rng_state(), random.getstate()
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        try:
+            return self.dataset[index]
+        finally:
+            torch.set_rng_state(states[0])
+            random.setstate(states[1])
+
+
+class EpochBatches:
+    """Yields the batches of positions of one epoch from a given batch on; this rank's share of each.
+
+    The permutation is drawn from (seed, purpose, epoch). An incomplete last batch is dropped.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        purpose: str,
+        num_batches: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Stores the numbers.
+
+        Args:
+            size: Number of samples.
+            batch_size: Samples a batch and rank.
+            seed: The run's seed.
+            purpose: Name of the stream, for example ``"weight"``.
+            num_batches: Batches an epoch; default as many as fit. More than fit: further permutations follow on.
+            rank: This process.
+            world_size: Number of processes.
+        """
+        self.size, self.batch_size, self.seed, self.purpose = size, batch_size, seed, purpose
+        self.rank, self.world_size = rank, world_size
+        self.num_batches = size // (batch_size * world_size) if num_batches is None else num_batches
+        self.epoch = 0
+        self.first = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        epoch = self.epoch
+        stride = self.batch_size * self.world_size
+        order: list[int] = []
+        rounds = 0
+        for batch in range(self.num_batches):
+            if len(order) < stride:
+                generator = keyed_generator(self.seed, f"order/{self.purpose}", epoch, rounds)
+                order = torch.randperm(self.size, generator=generator).tolist()
+                rounds += 1
+            taken, order = order[:stride], order[stride:]
+            if batch >= self.first:
+                mine = taken[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+                yield [(epoch, index) for index in mine]
+
+
+class ResumableLoader:
+    """One or several datasets in step: each item is a batch, or a tuple of one batch a dataset.
+
+    Iterating starts the next epoch, except right after ``load_state_dict``, which goes on where the state was taken.
+    """
+
+    def __init__(self, streams: list[tuple[Dataset, EpochBatches]], *, num_workers: int, pin_memory: bool) -> None:
+        """Makes one DataLoader a stream; lengths must agree."""
+        self.batches = [batches for _, batches in streams]
+        assert len({len(batches) for batches in self.batches}) == 1, "streams differ in length"
+        self.loaders = [
+            DataLoader(
+                KeyedDataset(dataset, batches.seed),
+                batch_sampler=cast(Any, batches),
+                num_workers=num_workers,
+                pin_memory=pin_memory,
+                persistent_workers=num_workers > 0,
+                generator=torch.Generator(),  # otherwise each epoch draws from the global one
+            )
+            for dataset, batches in streams
+        ]
+        self.num_done = 0  # batches handed out so far, over all epochs
+        self._mid_epoch = False
+
+    def __len__(self) -> int:
+        return len(self.batches[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, first = divmod(self.num_done, len(self))
+        if not self._mid_epoch and first:  # the last epoch was left early
+            epoch, first = epoch + 1, 0
+            self.num_done = epoch * len(self)
+        self._mid_epoch = False
+        for batches in self.batches:
+            batches.epoch, batches.first = epoch, first
+        for items in zip(*self.loaders, strict=True):
+            self.num_done += 1
+            yield items if len(items) > 1 else items[0]
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: batches handed out so far."""
+        return {"num_done": self.num_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from `state` at the next iteration."""
+        self.num_done = state["num_done"]
+        self._mid_epoch = True
+
+
+def sequential_loader(dataset: Dataset, batch_size: int, *, num_workers: int, pin_memory: bool) -> DataLoader:
+    """Every sample once, in order, the last batch as long as it is."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+
+
+def num_samples(dataset: Dataset) -> int:
+    """Length of a map-style dataset."""
+    return len(cast(Sized, dataset))

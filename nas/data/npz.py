@@ -1,0 +1,99 @@
+"""A user's own arrays."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from nas.data.base import SearchDataModule
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class Npz(SearchDataModule):
+    """Arrays ``x_train, y_train, x_test, y_test`` of one .npz file; inputs become float32, targets int64 or float32."""
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 64,
+        arch_fraction: float = 0.5,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        split_seed: int = 0,
+    ) -> None:
+        """Reads and checks the file.
+
+        Args:
+            path: The .npz file, as ``numpy.savez`` writes it; first axis: samples.
+            batch_size: Samples a batch (and process).
+            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
+            num_workers: Loader processes; 0 loads in the main one.
+            pin_memory: Page-locked batches, for faster copies to a GPU.
+            split_seed: Seed of the split into halves.
+
+        Raises:
+            ValueError: The file cannot be read, an array is missing, empty, not numeric, not finite, or of the wrong length.
+        """
+        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed)
+        self.path = path
+        arrays = _load(Path(path))
+        self._train = TensorDataset(arrays["x_train"], arrays["y_train"])
+        self._held_out = TensorDataset(arrays["x_test"], arrays["y_test"])
+
+    def train_set(self, augment: bool) -> Dataset:
+        return self._train
+
+    def test_set(self) -> Dataset:
+        return self._held_out
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file.files]
+            if missing:
+                raise ValueError(f"{path}: array {missing[0]!r} is missing; expected {', '.join(KEYS)}")
+            arrays = {}
+            for key in KEYS:
+                try:
+                    arrays[key] = _tensor(file[key])
+                except ValueError as error:
+                    reason = "holds Python objects, not numbers" if "pickle" in str(error) else error
+                    raise ValueError(f"{path}: array {key!r} {reason}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or 'not an .npz file'}") from None
+    except (zipfile.BadZipFile, AttributeError, EOFError):
+        raise ValueError(f"{path}: not an .npz file") from None
+    except ValueError as error:
+        raise error if str(error).startswith(f"{path}:") else ValueError(f"{path}: not an .npz file") from None
+    for part in ("train", "test"):
+        num_x, num_y = len(arrays[f"x_{part}"]), len(arrays[f"y_{part}"])
+        if num_x != num_y:
+            raise ValueError(f"{path}: x_{part} has {num_x} samples but y_{part} has {num_y}")
+    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        raise ValueError(
+            f"{path}: samples of x_train have shape {tuple(arrays['x_train'].shape[1:])} "
+            f"but those of x_test {tuple(arrays['x_test'].shape[1:])}"
+        )
+    for key in ("x_train", "x_test"):
+        arrays[key] = arrays[key].float()
+    return arrays
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    if array.ndim == 0 or len(array) == 0:
+        raise ValueError("is empty")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"has type {array.dtype}, expected numbers")
+    if array.dtype.kind == "f":
+        bad = int(np.size(array) - np.isfinite(array).sum())
+        if bad:
+            raise ValueError(f"holds NaN or infinity ({bad} of {array.size} values)")
+        return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(array.astype(np.int64))

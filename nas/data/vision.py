@@ -1,0 +1,82 @@
+"""torchvision's data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from nas.data.base import SearchDataModule
+
+Name = Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "ImageFolder"]
+Transforms = list[Callable[[Any], Any]]
+
+
+class Vision(SearchDataModule):
+    """MNIST, FashionMNIST, CIFAR10, CIFAR100, or ImageFolder with ``train`` and ``test`` folders under `root`.
+
+    Images become float32 tensors (C, H, W) in [0, 1], then go through the transforms. Transforms must draw from torch's or Python's
+    random state, as those of torchvision do: each sample's draw is then keyed by (seed, epoch, index).
+    """
+
+    def __init__(
+        self,
+        name: Name,
+        root: str,
+        download: bool = False,
+        train_transforms: Transforms | None = None,
+        transforms: Transforms | None = None,
+        batch_size: int = 64,
+        arch_fraction: float = 0.5,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        split_seed: int = 0,
+    ) -> None:
+        """Sets the data.
+
+        Args:
+            name: The data set.
+            root: Folder that holds it, or will after the download.
+            download: Fetch it where it is missing; not for ImageFolder.
+            train_transforms: torchvision.transforms.v2 augmentations, for training only.
+            transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalise).
+            batch_size: Samples a batch (and process).
+            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
+            num_workers: Loader processes; 0 loads in the main one.
+            pin_memory: Page-locked batches, for faster copies to a GPU.
+            split_seed: Seed of the split into halves.
+
+        Raises:
+            ValueError: A download is asked of ImageFolder.
+        """
+        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed)
+        if name == "ImageFolder" and download:
+            raise ValueError("Vision: ImageFolder reads a folder of your own; download must be false")
+        self.dataset: str = name
+        self.root = root
+        self.download = download
+        self.augmentations = list(train_transforms or [])
+        self.transforms = list(transforms or [])
+
+    def train_set(self, augment: bool) -> Dataset:
+        return self._set(True, self.augmentations if augment else [])
+
+    def test_set(self) -> Dataset:
+        return self._set(False, [])
+
+    def _set(self, train: bool, augmentations: Transforms) -> Dataset:
+        steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), *augmentations, *self.transforms]
+        transform = v2.Compose([*steps, v2.ToPureTensor()])
+        try:
+            if self.dataset == "ImageFolder":
+                folder = Path(self.root) / ("train" if train else "test")
+                return datasets.ImageFolder(str(folder), transform=transform)
+            dataset = getattr(datasets, self.dataset)
+            return dataset(self.root, train=train, download=self.download, transform=transform)
+        except (RuntimeError, FileNotFoundError) as error:
+            raise ValueError(f"Vision: {self.dataset} under {self.root}: {error}") from None

@@ -1,0 +1,89 @@
+"""Measuring a plain network, and its batch norms' statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import MeanMetric
+
+from nas.tasks import Task
+
+
+def call_network(network: nn.Module, inputs: Any, **kwargs: Any) -> Any:
+    """Calls `network` with one input, or with several when `inputs` is a tuple or list."""
+    return network(*as_args(inputs), **kwargs)
+
+
+def as_args(inputs: Any) -> tuple[Any, ...]:
+    """A batch's inputs as positional arguments."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def to_device(item: Any, device: torch.device) -> Any:
+    """Tensors inside tuples, lists and dicts, moved."""
+    if isinstance(item, torch.Tensor):
+        return item.to(device, non_blocking=True)
+    if isinstance(item, (tuple, list)):
+        return type(item)(to_device(part, device) for part in item)
+    if isinstance(item, dict):
+        return {key: to_device(value, device) for key, value in item.items()}
+    return item
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, loader: Iterable[Any], task: Task, device: torch.device) -> dict[str, float]:
+    """Loss and the task's metrics over all samples, in eval mode; the network's mode is restored.
+
+    Args:
+        network: A plain network, moved to `device`.
+        loader: Yields (inputs, target).
+        task: What to measure.
+        device: Where to run.
+    """
+    training = network.training
+    network.to(device).eval()
+    metrics = {"loss": MeanMetric(), **task.metrics()}
+    for metric in metrics.values():
+        metric.to(device)
+    for inputs, target in loader:
+        task.check_target(target)
+        output = call_network(network, to_device(inputs, device))
+        target = target.to(device)
+        for name, metric in metrics.items():
+            if name == "loss":
+                metric.update(task.loss(output, target), weight=len(target))
+            else:
+                metric.update(output, target)
+    network.train(training)
+    return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: torch.device) -> None:
+    """Replaces the running statistics of every batch norm by the plain average over `loader`; all else stays in eval mode.
+
+    A derived network inherits statistics of mixed activations; its own differ.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    modes = [(module, module.training) for module in network.modules()]
+    momenta = [norm.momentum for norm in norms]
+    network.to(device).eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    try:
+        for inputs, target in loader:
+            if len(target) > 1:  # one sample has no variance
+                call_network(network, to_device(inputs, device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training

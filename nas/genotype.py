@@ -1,0 +1,133 @@
+"""The discrete architecture, and its file format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nas.errors import UsageError
+from nas.files import write_atomic
+
+FORMAT = "gumbel-nas/genotype"
+VERSION = 1
+MAX_BYTES = 16 * 2**20
+
+Label = str | list[str]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A discrete architecture: one label (or a sorted list of labels, for top-k choices) for every *active* choice.
+
+    Attributes:
+        choices: choice name -> label or sorted list of labels.
+        space: ``{"class_path", "init_args"}`` of the space it belongs to; None when it was written by hand without one.
+        probabilities: choice name -> label -> probability at the end of the search.
+        cost: cost name -> value.
+        provenance: Where it came from: seed, sha256 of the config, versions.
+    """
+
+    choices: Mapping[str, Label]
+    space: Mapping[str, Any] | None = None
+    probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The genotype.json text."""
+        data = {
+            "format": FORMAT,
+            "version": VERSION,
+            "space": self.space,
+            "choices": dict(self.choices),
+            "probabilities": self.probabilities,
+            "cost": self.cost,
+            "provenance": self.provenance,
+        }
+        return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "genotype") -> Genotype:
+        """Reads and validates genotype.json text.
+
+        Args:
+            text: The JSON.
+            source: What error messages call it, for example the file's name.
+
+        Raises:
+            UsageError: Anything that is not a well-formed genotype; the message names the key or value.
+        """
+        if len(text) > MAX_BYTES:
+            raise UsageError(f"{source}: larger than {MAX_BYTES} bytes")
+        try:
+            data = json.loads(text, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{source}: not valid JSON: {error or 'nested too deeply'}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UsageError(f'{source}: not a genotype ("format" must be "{FORMAT}")')
+        if data.get("version") != VERSION:
+            raise UsageError(f"{source}: version {data.get('version')!r} is not supported, expected {VERSION}")
+        allowed = {"format", "version", *cls.__dataclass_fields__}
+        for key in data:
+            if key not in allowed:
+                raise UsageError(f"{source}: unknown key {key!r}")
+        fields = {key: data[key] for key in cls.__dataclass_fields__ if data.get(key) is not None}
+        for key, value in fields.items():
+            if not isinstance(value, dict):
+                raise UsageError(f"{source}: {key} must be an object, got {type(value).__name__}")
+        if "choices" not in fields:
+            raise UsageError(f"{source}: key 'choices' is missing")
+        for name, value in fields["choices"].items():
+            if not (isinstance(value, str) or _is_label_list(value)):
+                raise UsageError(
+                    f"{source}: choice {name!r} must be a label or a sorted list of labels, got {value!r:.80}"
+                )
+        space = fields.get("space")
+        if space is not None and not isinstance(space.get("class_path"), str):
+            raise UsageError(f"{source}: space.class_path must be a string")
+        for name, row in fields.get("probabilities", {}).items():
+            if not isinstance(row, dict) or not all(isinstance(p, (int, float)) for p in row.values()):
+                raise UsageError(f"{source}: probabilities of choice {name!r} must map labels to numbers")
+        return cls(**fields)
+
+    def save(self, path: str | Path) -> None:
+        """Writes genotype.json, whole or not at all."""
+        write_atomic(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Genotype:
+        """Reads and validates a genotype.json.
+
+        Raises:
+            UsageError: The file cannot be read or is no genotype.
+        """
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise UsageError(f"{path}: {reason}") from None
+        return cls.from_json(text, str(path))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"duplicate key {key!r}")
+        result[key] = value
+    return result
+
+
+def _is_label_list(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, str) for item in value)
+        and value == sorted(set(value))
+    )

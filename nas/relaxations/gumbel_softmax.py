@@ -1,0 +1,35 @@
+"""The Gumbel-Softmax relaxation, soft and straight-through."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas.relaxations.base import Relaxation, Tau, gumbel_softmax, straight_through
+
+
+class GumbelSoftmax(Relaxation):
+    """``softmax((logits + Gumbel noise) / tau)``; every candidate runs.
+
+    Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax"; Maddison et al. 2017, "The Concrete Distribution".
+    """
+
+    def __init__(self, hard: bool = False) -> None:
+        """Sets the relaxation.
+
+        Args:
+            hard: One-hot forward, gradient of the soft weights backward (straight-through).
+        """
+        super().__init__()
+        self.hard = hard
+
+    def forward(
+        self,
+        logits: Tensor,
+        tau: Tau,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        soft = gumbel_softmax(logits, tau, mask, generator)
+        return straight_through(soft) if self.hard else soft

@@ -1,0 +1,33 @@
+"""One sampled candidate a choice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas.relaxations.base import Relaxation, Tau, gumbel_softmax, straight_through
+
+
+class SampledPath(Relaxation):
+    """Straight-through Gumbel-Softmax of which only the sampled candidate runs: time and memory of one path.
+
+    The sampled candidate's weight has the gradient ``<dy, y>``; the others did not run and have none. Both reach alpha through the
+    Jacobian of the soft weights.
+
+    Source: Dong and Yang 2019, "Searching for a Robust Neural Architecture in Four GPU Hours" (GDAS).
+
+    Deviation: GDAS's code multiplies the output of the sampled candidate by its weight and *adds* the weights of the others, which gives
+    them a gradient as if their outputs were all ones. Here they get none.
+    """
+
+    num_active = 1
+
+    def forward(
+        self,
+        logits: Tensor,
+        tau: Tau,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return straight_through(gumbel_softmax(logits, tau, mask, generator))

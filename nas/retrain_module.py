@@ -1,0 +1,59 @@
+"""Training a plain, derived network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW
+
+from nas.evaluation import call_network
+from nas.lr_schedules import LRSchedule, make_lr_scheduler
+from nas.tasks import Task
+from nas.train_module import OptimizerFactory, TrainModule
+
+
+class RetrainModule(TrainModule):
+    """Trains one network on (inputs, target) batches."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        *,
+        optimizer: OptimizerFactory = AdamW,
+        scheduler: LRSchedule = "constant",
+        gradient_clip_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Sets the training.
+
+        Args:
+            network: Any plain network.
+            task: What is minimised and measured.
+            optimizer: Optimizer of the weights.
+            scheduler: Learning rate over the training.
+            gradient_clip_norm: Largest norm of the gradient; null: as it comes.
+            seed: Seed of data order and dropout.
+        """
+        super().__init__(task, seed=seed, gradient_clip_norm=gradient_clip_norm)
+        self.network = network
+        self.optimizer = optimizer
+        self.scheduler: LRSchedule = scheduler
+        self.add_meters("train")
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the network and the task's own parameters."""
+        optimizer = self.optimizer([*self.network.parameters(), *self.task.parameters()])
+        scheduler = make_lr_scheduler(self.scheduler, optimizer, self.num_batches_total)
+        return self.set_up_optimizers({"weight": optimizer}, {"weight": scheduler})
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One optimizer step."""
+        inputs, target = batch
+        output = call_network(self.network, inputs)
+        loss = self.task.loss(output, target)
+        self.update_meters("train", loss, output, target)
+        self.descend_along(loss, ["weight"])
+        self.check_finite({"loss": loss})
+        self.num_batches_done += 1

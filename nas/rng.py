@@ -1,0 +1,40 @@
+"""Random numbers keyed by what they are for, so that a draw never depends on how often something else drew.
+
+Exact resume and equal noise on every rank both follow from this: the draw of step 117 is the same whether the process that makes it
+has just started or has made the 116 draws before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def derive_seed(seed: int, purpose: str, *counters: int) -> int:
+    """Mixes a run's seed, a purpose and counters into one 63-bit seed.
+
+    Args:
+        seed: The run's seed.
+        purpose: What the numbers are for, for example ``"noise"``; different purposes never share a stream.
+        *counters: Position within the purpose, for example step or (epoch, index).
+    """
+    text = "/".join([str(int(seed)), purpose, *(str(int(c)) for c in counters)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def keyed_generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator on `device`, seeded by :func:`derive_seed` of the remaining arguments."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *counters))
+
+
+def seed_global_generators(seed: int) -> None:
+    """Seeds what dropout and augmentation draw from: torch's default generators.
+
+    Without an accelerator only the CPU's: ``torch.manual_seed`` would queue a call, with a formatted traceback, for a CUDA start-up that
+    never comes (measured 0.2 ms each, and the queue only grows).
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

@@ -1,0 +1,187 @@
+"""The search: network weights and arch parameters trained together while tau is annealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW
+
+from nas.bilevel import Bilevel, FirstOrder, Level
+from nas.evaluation import call_network
+from nas.lr_schedules import LRSchedule, make_lr_scheduler
+from nas.mixed_op import OpWeights
+from nas.regularizers import Regularizer, entropy
+from nas.relaxations import Relaxation
+from nas.rng import keyed_generator
+from nas.search_space import SearchSpace
+from nas.supernet import Supernet
+from nas.tasks import Task
+from nas.tau import TauSchedule
+from nas.train_module import OptimizerFactory, TrainModule
+
+
+class SearchModule(TrainModule):
+    """Searches a space. Each batch is a pair: (inputs, target) of the weight half, and of the arch half.
+
+    Every draw is keyed by (seed, purpose, batch), the same on every rank, so that a resumed search goes on exactly where it stopped.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        relaxation: Relaxation,
+        tau: TauSchedule,
+        task: Task,
+        bilevel: Bilevel | None = None,
+        weight_optimizer: OptimizerFactory = AdamW,
+        arch_optimizer: OptimizerFactory = Adam,
+        weight_schedule: LRSchedule = "constant",
+        arch_schedule: LRSchedule = "constant",
+        warmup_epochs: int = 0,
+        gradient_clip_norm: float | None = None,
+        regularizers: Sequence[Regularizer] = (),
+        checkpoint_candidates: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Builds the supernet of `space`.
+
+        Args:
+            space: What is searched.
+            relaxation: How op weights are drawn from alpha.
+            tau: Temperature over the course of the search.
+            task: What is minimised and measured.
+            bilevel: How the gradient of alpha is taken; default :class:`nas.bilevel.FirstOrder`.
+            weight_optimizer: Optimizer of the network's weights.
+            arch_optimizer: Optimizer of alpha, and of parameters of `tau` and `relaxation`.
+            weight_schedule: Learning rate of the weights over the search.
+            arch_schedule: Learning rate of alpha over the epochs after the warm-up.
+            warmup_epochs: Epochs in which alpha rests.
+            gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
+            regularizers: Terms added to the loss that alpha descends.
+            checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
+            seed: Seed of noise, data order and dropout; the command line sets it from seed_everything.
+
+        Raises:
+            ValueError: A value out of range, or a network whose choices clash.
+        """
+        super().__init__(task, seed=seed, gradient_clip_norm=gradient_clip_norm)
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
+        self.space = space
+        self.supernet = Supernet(space.network("search"), checkpoint_candidates=checkpoint_candidates)
+        self.relaxation = relaxation
+        self.tau = tau
+        self.bilevel = bilevel if bilevel is not None else FirstOrder()
+        self.weight_optimizer = weight_optimizer
+        self.arch_optimizer = arch_optimizer
+        self.weight_schedule: LRSchedule = weight_schedule
+        self.arch_schedule: LRSchedule = arch_schedule
+        self.warmup_epochs = warmup_epochs
+        self.regularizers = list(regularizers)
+        self.add_meters("weight")
+        self.add_meters("arch")
+        self._batch: dict[str, Any] = {}
+        self._sample: OpWeights | None = None
+        self._losses: dict[str, Tensor] = {}
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the network and the task."""
+        return [*self.supernet.weight_parameters(), *self.task.parameters()]
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Alpha, and parameters of the tau schedule and the relaxation."""
+        return [*self.supernet.arch_parameters(), *self.tau.parameters(), *self.relaxation.parameters()]
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer and one schedule a parameter set; no arch optimizer where there are no arch parameters."""
+        optimizers = {"weight": self.weight_optimizer(self.weight_parameters())}
+        schedules: dict[str, tuple[LRSchedule, int]] = {"weight": (self.weight_schedule, self.num_batches_total)}
+        if arch_parameters := self.arch_parameters():
+            optimizers["arch"] = self.arch_optimizer(arch_parameters)
+            rest = self.warmup_epochs * self.num_batches_per_epoch
+            schedules["arch"] = (self.arch_schedule, max(1, self.num_batches_total - rest))
+        schedulers = {
+            name: make_lr_scheduler(schedule, optimizers[name], num_steps)
+            for name, (schedule, num_steps) in schedules.items()
+        }
+        return self.set_up_optimizers(optimizers, schedulers)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One step of the bilevel method on a pair of batches."""
+        self._batch = dict(zip(("weight", "arch"), batch, strict=True))
+        self._losses = {}
+        self.bilevel.step(self)
+        self.check_finite(
+            {f"{level} loss": loss for level, loss in self._losses.items()} | {"alpha": self.supernet.alpha}
+        )
+        self._batch = {}
+        self._sample = None
+        self.num_batches_done += 1
+
+    @property
+    def arch_moves(self) -> bool:
+        """Whether alpha is trained in this step."""
+        return self.current_epoch >= self.warmup_epochs and "arch" in self._optimizers_by_name
+
+    def draw(self, level: Level) -> OpWeights:
+        """This step's op weights for one data half."""
+        generator = keyed_generator(self.seed, f"noise/{level}", self.num_batches_done, device=self.device)
+        return self.supernet.sample(self.relaxation, self.tau(self.progress), generator=generator)
+
+    def loss(self, level: Level) -> Tensor:
+        """The supernet's loss on this step's batch of `level`, metered."""
+        inputs, target = self._batch[level]
+        self._sample = self.draw(level)
+        output = call_network(self.supernet, inputs, op_weights=self._sample)
+        loss = self.task.loss(output, target)
+        self.update_meters(level, loss, output, target)
+        self._losses[level] = loss
+        return loss
+
+    def arch_penalty(self) -> Tensor:
+        """The regularisers' terms of the arch loss; 0 without any."""
+        total = self.supernet.alpha.new_zeros(())
+        if self.regularizers and self.supernet.choices:
+            probabilities = self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)
+            for regularizer in self.regularizers:
+                total = total + regularizer.penalty(probabilities, self.supernet.mask)
+        return total
+
+    def descend(self, loss: Tensor, *levels: Level) -> None:
+        """One optimizer step of each named parameter set along the gradient of `loss`."""
+        self.descend_along(loss, levels)
+        if "arch" in levels:
+            self.relaxation.after_arch_step(self.supernet.alpha, cast(OpWeights, self._sample))
+
+    def batches_of(self, batch: Any) -> list[Any]:
+        """Both halves' batches."""
+        return list(batch)
+
+    @torch.no_grad()
+    def scalars(self) -> dict[str, float | None]:
+        """Losses, metrics, learning rates, tau, entropies (nats) and probabilities of every choice."""
+        result = super().scalars()
+        result["search/tau"] = float(self.tau(self.progress))
+        entropies = self._entropies()
+        result["search/entropy"] = sum(entropies.values()) / len(entropies) if entropies else None
+        result |= {f"entropy/{name}": value for name, value in entropies.items()}
+        for name, row in self.supernet.probabilities(self.relaxation).items():
+            result |= {f"choice/{name}/{label}": p for label, p in row.items()}
+        return result
+
+    def _entropies(self) -> dict[str, float]:
+        if not self.supernet.choices:
+            return {}
+        rows = entropy(self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)).tolist()
+        return dict(zip(self.supernet.choices, rows, strict=True))
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Shows the tau schedule the mean entropy, and starts the meters anew."""
+        super().on_train_epoch_end()
+        if entropies := self._entropies():
+            self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)

@@ -1,0 +1,193 @@
+"""A network with choices, together with their logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.genotype import Genotype
+from nas.mixed_op import Context, OpWeights, Sampler, active_context
+from nas.relaxations import Relaxation, Softmax
+from nas.structure import active_choices, checked_choices, derive, find_choices, num_architectures
+
+
+class Supernet(nn.Module):
+    """Finds every choice of a network and owns alpha, the logits of all of them.
+
+    ``state_dict`` holds the network, alpha, and the choices' names and labels; loading one with other names or labels is refused.
+
+    Attributes:
+        network: The network, choices inside.
+        choices: choice name -> labels; row e of alpha belongs to the e-th name.
+        alpha: (E, K) arch parameters, K the largest number of candidates; zeros at first, so all candidates start equal.
+        mask: (E, K) bool, False in padded columns.
+    """
+
+    def __init__(self, network: nn.Module, *, checkpoint_candidates: bool = False) -> None:
+        """Wraps a network; any number of choices, also none.
+
+        Args:
+            network: Any module; choices may sit in containers and inside candidates of other choices.
+            checkpoint_candidates: Recompute candidates in the backward pass instead of keeping their activations. Batch norms then
+                update their running statistics twice a step, as under torch's own checkpointing.
+
+        Raises:
+            ValueError: A choice name used twice without ``shared=True``, or with different labels.
+        """
+        super().__init__()
+        self.network = network
+        self.checkpoint_candidates = checkpoint_candidates
+        self.choices = find_choices(network)
+        self._rows = {name: row for row, name in enumerate(self.choices)}
+        sizes = [len(labels) for labels in self.choices.values()]
+        width = max(sizes, default=0)
+        self.alpha = nn.Parameter(torch.zeros(len(sizes), width), requires_grad=bool(sizes))
+        mask = torch.arange(width) < torch.tensor(sizes, dtype=torch.int64)[:, None]
+        self.mask: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+        self._ragged = len(set(sizes)) > 1
+        self.register_load_state_dict_pre_hook(_check_choices)
+
+    def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
+        """Runs the network with one sample of op weights; everything else is passed on.
+
+        Args:
+            *args: Passed to the network.
+            op_weights: From :meth:`sample` or :meth:`one_hot`.
+            **kwargs: Passed to the network.
+        """
+        weights, active, sampler = op_weights
+        if weights.shape[0] != len(self.choices) or weights.shape[-1] != self.alpha.shape[1]:
+            raise ValueError(
+                f"op_weights must have shape {tuple(self.alpha.shape)} or (E, batch, K), got {tuple(weights.shape)}"
+            )
+        context = Context(
+            rows=self._rows,
+            weights=weights.unbind(0),
+            active=None if active is None else active.tolist(),
+            sampler=sampler,
+            checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
+        )
+        with active_context(context):
+            return self.network(*args, **kwargs)
+
+    def sample(
+        self, relaxation: Relaxation, tau: Tensor | float, *, generator: torch.Generator | None = None
+    ) -> OpWeights:
+        """One batched draw for all choices; no host synchronisation unless the relaxation runs only some candidates.
+
+        Args:
+            relaxation: How to draw.
+            tau: Temperature, above 0.
+            generator: Source of the noise, on alpha's device.
+        """
+        sampler = Sampler(relaxation, tau, generator)
+        if not self.choices:
+            return OpWeights(self.alpha, None, sampler)
+        weights = relaxation(self.alpha, tau, mask=self.mask if self._ragged else None, generator=generator)
+        active = None
+        if relaxation.num_active is not None:
+            active = weights.detach().topk(relaxation.num_active, dim=-1).indices.sort(dim=-1).values.cpu()
+        return OpWeights(weights, active, sampler)
+
+    def one_hot(self, genotype: Genotype | Mapping[str, Any], *, run_all: bool = True) -> OpWeights:
+        """Op weights that select one architecture.
+
+        Args:
+            genotype: A Genotype, or its choices; inactive choices take their first candidate.
+            run_all: Run every candidate (weights 0 and 1); otherwise only the chosen ones.
+
+        Raises:
+            ValueError: The genotype does not fit this supernet.
+        """
+        active = checked_choices(self.network, _choices_of(genotype))
+        index = torch.tensor([labels.index(active.get(name, labels[0])) for name, labels in self.choices.items()])
+        weights = torch.zeros_like(self.alpha, requires_grad=False)
+        if self.choices:
+            weights.scatter_(1, index[:, None].to(weights.device), 1.0)
+        return OpWeights(weights, None if run_all or not self.choices else index[:, None])
+
+    def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
+        """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
+        if not self.choices:
+            return {}
+        with torch.no_grad():
+            rows = (relaxation or Softmax()).probabilities(self.alpha, self.mask).tolist()
+        return {
+            name: dict(zip(labels, row, strict=False))  # rows are padded to the widest choice
+            for (name, labels), row in zip(self.choices.items(), rows, strict=True)
+        }
+
+    def discretize(self, relaxation: Relaxation | None = None) -> Genotype:
+        """The most probable label of every active choice; of equals, the first."""
+        return self.prune(Genotype(argmax_choices(self.probabilities(relaxation))))
+
+    def prune(self, genotype: Genotype) -> Genotype:
+        """The same genotype without the choices that it makes inactive.
+
+        Raises:
+            ValueError: An active choice is missing or has an unknown label.
+        """
+        active = active_choices(self.network, genotype.choices)
+        return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
+
+    def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
+        """The plain network of one architecture, weights inherited; modules and keys as if built under :func:`nas.architecture`.
+
+        Raises:
+            ValueError: The genotype does not fit this supernet.
+        """
+        return derive(self.network, checked_choices(self.network, _choices_of(genotype)))
+
+    @property
+    def num_architectures(self) -> int:
+        """The number of distinct assignments of active choices."""
+        return num_architectures(self.network)
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Alpha, or nothing when there is no choice."""
+        return [self.alpha] if self.choices else []
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the network."""
+        return list(self.network.parameters())
+
+    def get_extra_state(self) -> Tensor:
+        """Names and labels as a uint8 tensor of JSON text, so that every tensor-only format can hold them."""
+        text = json.dumps(self.choices)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing: the choices come from the network; a pre-hook has checked that they agree."""
+
+
+def argmax_choices(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Choice name -> its most probable label; of equals, the first."""
+    return {name: max(row, key=row.__getitem__) for name, row in probabilities.items()}
+
+
+def _choices_of(genotype: Genotype | Mapping[str, Any]) -> Mapping[str, Any]:
+    return genotype.choices if isinstance(genotype, Genotype) else genotype
+
+
+def _check_choices(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuses a state dict of other choices before anything is copied from it."""
+    assert isinstance(module, Supernet)
+    state = state_dict.get(prefix + "_extra_state")
+    if state is None:
+        return
+    theirs = json.loads(bytes(state.tolist()).decode())
+    ours = {name: list(labels) for name, labels in module.choices.items()}
+    if list(theirs.items()) == list(ours.items()):
+        return
+    for name in [*ours, *theirs]:
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(
+                f"state_dict is of a supernet with other choices: {name!r} has labels {theirs.get(name, 'none')} there, "
+                f"{ours.get(name, 'none')} here"
+            )
+    raise ValueError(f"state_dict has the choices in another order: {list(theirs)} there, {list(ours)} here")

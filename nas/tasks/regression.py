@@ -1,0 +1,52 @@
+"""Numbers as targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
+
+from nas.tasks.base import Task
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+
+
+class Regression(Task):
+    """Mean squared, absolute or Huber error; mean squared and absolute error as metrics."""
+
+    def __init__(self, criterion: Literal["mse", "l1", "huber"] = "mse") -> None:
+        """Sets the task.
+
+        Args:
+            criterion: What is minimised.
+        """
+        super().__init__()
+        if criterion not in _LOSSES:
+            raise ValueError(f"criterion must be one of {', '.join(_LOSSES)}, got {criterion!r}")
+        self.criterion = criterion
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss over all elements.
+
+        Shape:
+            - output: (B, *)
+            - target: the same, exactly; nothing is broadcast
+        """
+        if output.shape != target.shape:
+            raise ValueError(
+                f"Regression expects outputs of the target's shape {tuple(target.shape)}, got {tuple(output.shape)}"
+            )
+        return _LOSSES[self.criterion](output, target)
+
+    def metrics(self) -> Mapping[str, Metric]:
+        return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
+
+    def check_target(self, target: Tensor) -> None:
+        if not target.is_floating_point():
+            raise ValueError(f"Regression needs floating-point targets, got {target.dtype}")
+        if not bool(torch.isfinite(target).all()):
+            raise ValueError("targets hold NaN or infinity")

@@ -1,0 +1,177 @@
+"""What searching and retraining share: counting, seeding, meters, optimizer steps and checks of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, Metric
+
+from nas.data.loader import ResumableLoader
+from nas.rng import derive_seed, seed_global_generators
+from nas.tasks import Task
+
+_SUFFIX = "_meters"  # a module cannot be called "train"
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class TrainModule(pl.LightningModule):
+    """A Lightning module with manual optimization that resumes exactly at any batch.
+
+    Attributes:
+        num_batches_done: The batch counter: every scalar, image and checkpoint is dated by it. (Lightning's ``global_step`` counts
+            optimizer steps, of which a search takes two a batch.)
+    """
+
+    def __init__(self, task: Task, *, seed: int, gradient_clip_norm: float | None) -> None:
+        """Sets what every batch needs.
+
+        Args:
+            task: What is minimised and measured.
+            seed: Seed of the noise, data order and dropout.
+            gradient_clip_norm: Largest norm of the weights' gradient; None: as it comes.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        if gradient_clip_norm is not None and not gradient_clip_norm > 0:
+            raise ValueError(f"gradient_clip_norm must be above 0, got {gradient_clip_norm}")
+        self.task = task
+        self.seed = seed
+        self.gradient_clip_norm = gradient_clip_norm
+        self.num_batches_done = 0
+        self.meters = nn.ModuleDict()
+        self._optimizers_by_name: dict[str, Any] = {}
+        self._schedulers_by_name: dict[str, LRScheduler] = {}
+
+    @property
+    def num_batches_total(self) -> int:
+        """Batches of the whole run."""
+        return cast(int, self.trainer.max_epochs) * self.num_batches_per_epoch
+
+    @property
+    def num_batches_per_epoch(self) -> int:
+        """Batches of one epoch.
+
+        Raises:
+            ValueError: The loader has no length.
+        """
+        trainer = self.trainer
+        if trainer.num_training_batches == float("inf"):
+            trainer.estimated_stepping_batches  # noqa: B018  (makes Lightning set up the loader)
+        if trainer.num_training_batches == float("inf"):
+            raise ValueError("the training loader has no length, so tau and learning rates cannot be scheduled")
+        return int(trainer.num_training_batches)
+
+    @property
+    def progress(self) -> float:
+        """Completed share of the run, in [0, 1]."""
+        return min(1.0, self.num_batches_done / max(1, self.num_batches_total))
+
+    def add_meters(self, level: str) -> None:
+        """Registers loss and metric meters; their state is checkpointed, so an epoch cut in two averages the same."""
+        meters: dict[str, Metric] = {"loss": MeanMetric(), **self.task.metrics()}
+        for meter in meters.values():
+            meter.persistent(True)
+        self.meters[level + _SUFFIX] = nn.ModuleDict(meters)
+
+    @torch.no_grad()
+    def update_meters(self, level: str, loss: Tensor, output: Any, target: Tensor) -> None:
+        """Adds one batch to the meters of `level`."""
+        for name, meter in cast(nn.ModuleDict, self.meters[level + _SUFFIX]).items():
+            if name == "loss":
+                cast(Metric, meter).update(loss.detach(), weight=len(target))
+            else:
+                cast(Metric, meter).update(output.detach(), target)
+
+    def scalars(self) -> dict[str, float | None]:
+        """Deterministic scalars of the epoch so far: tag -> value, None where nothing was measured; always the same tags."""
+        result: dict[str, float | None] = {}
+        for key, meters in self.meters.items():
+            level = key.removesuffix(_SUFFIX)
+            for name, meter in cast(nn.ModuleDict, meters).items():
+                metric = cast(Metric, meter)
+                result[f"{level}/{name}"] = float(metric.compute()) if metric.update_called else None
+        for name, optimizer in self._optimizers_by_name.items():
+            result[f"lr/{name}"] = float(optimizer.param_groups[0]["lr"])
+        return result
+
+    def set_up_optimizers(
+        self, optimizers: Mapping[str, Optimizer], schedulers: Mapping[str, LRScheduler]
+    ) -> tuple[list[Optimizer], list[Any]]:
+        """What ``configure_optimizers`` returns; the names are used by :meth:`optimizer_step_of`."""
+        self._optimizers_by_name = dict(optimizers)
+        self._schedulers_by_name = dict(schedulers)
+        return list(optimizers.values()), list(schedulers.values())
+
+    def descend_along(self, loss: Tensor, names: Iterable[str]) -> None:
+        """One step of the named optimizers; no gradient is computed for other parameters."""
+        wrapped = self.optimizers()
+        lightning = wrapped if isinstance(wrapped, list) else [wrapped]
+        steps = {name: lightning[i] for i, name in enumerate(self._optimizers_by_name) if name in names}
+        parameters = [p for opt in steps.values() for group in opt.param_groups for p in group["params"]]
+        for optimizer in steps.values():
+            optimizer.zero_grad()
+        self.manual_backward(loss, inputs=parameters)
+        for name, optimizer in steps.items():
+            if name == "weight" and self.gradient_clip_norm is not None:
+                self.clip_gradients(
+                    cast(Optimizer, optimizer),
+                    gradient_clip_val=self.gradient_clip_norm,
+                    gradient_clip_algorithm="norm",
+                )
+            optimizer.step()
+            self._schedulers_by_name[name].step()
+
+    def check_finite(self, values: Mapping[str, Tensor]) -> None:
+        """Stops the run at the first batch that produced NaN or infinity: one fused check.
+
+        Raises:
+            FloatingPointError: Naming the batch and the value.
+        """
+        sums = torch.stack([value.detach().double().sum() for value in values.values()])
+        if bool(torch.isfinite(sums).all()):
+            return
+        bad = [name for name, total in zip(values, sums.tolist(), strict=True) if total - total != 0]
+        raise FloatingPointError(
+            f"{bad[0]} is not finite at batch {self.num_batches_done}; the last checkpoint is kept"
+        )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Checks targets while they are on the CPU."""
+        for _, target in self.batches_of(batch):
+            self.task.check_target(target)
+        return batch
+
+    def batches_of(self, batch: Any) -> list[Any]:
+        """The (inputs, target) pairs of what the loader yields."""
+        return [batch]
+
+    def on_train_start(self) -> None:
+        """Puts the loader where the batch counter is. Lightning itself restores a loader only in the middle of an epoch."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, ResumableLoader):
+            loader.load_state_dict({"num_done": self.num_batches_done})
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keys dropout and everything else that draws from the global generators to (seed, batch, rank)."""
+        seed_global_generators(derive_seed(self.seed, "batch", self.num_batches_done, self.global_rank))
+
+    def on_train_epoch_end(self) -> None:
+        """Starts the meters anew, after callbacks have read them."""
+        for meters in self.meters.values():
+            for meter in cast(nn.ModuleDict, meters).values():
+                cast(Metric, meter).reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the batch counter."""
+        checkpoint["num_batches_done"] = self.num_batches_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the batch counter."""
+        self.num_batches_done = checkpoint["num_batches_done"]
