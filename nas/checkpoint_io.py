@@ -7,6 +7,7 @@ previous checkpoint is kept beside it.
 from __future__ import annotations
 
 import hashlib
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,10 @@ def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
         trailer = file.read()
     if trailer != _MARK + digest.hexdigest().encode() + b"\n":
         raise ValueError("damaged checkpoint (checksum does not match)")
-    state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("refused: it holds more than tensors and plain values") from None
     return state
 
 

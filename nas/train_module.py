@@ -75,7 +75,7 @@ class TrainModule(pl.LightningModule):
 
     def add_meters(self, level: str) -> None:
         """Registers loss and metric meters; their state is checkpointed, so an epoch cut in two averages the same."""
-        meters: dict[str, Metric] = {"loss": MeanMetric(), **self.task.metrics()}
+        meters: dict[str, Metric] = {"loss": MeanMetric(nan_strategy="disable"), **self.task.metrics()}
         for meter in meters.values():
             meter.persistent(True)
         self.meters[level + _SUFFIX] = nn.ModuleDict(meters)

@@ -1,0 +1,153 @@
+"""Checks for parts of your own: each raises AssertionError naming the rule that is broken.
+
+Call them from your tests: ``nas.testing.check_relaxation(MyRelaxation())``.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.choices import architecture
+from nas.data import SearchDataModule
+from nas.data.loader import num_samples
+from nas.relaxations import Relaxation
+from nas.search_space import SearchSpace
+from nas.structure import active_choices
+from nas.supernet import Supernet
+from nas.tau import TauSchedule
+
+
+def _require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise AssertionError(rule)
+
+
+def random_choices(supernet: Supernet, seed: int) -> dict[str, str]:
+    """A random architecture: a label for every active choice."""
+    draw = random.Random(seed)
+    everything = {name: draw.choice(labels) for name, labels in supernet.choices.items()}
+    return active_choices(supernet.network, everything)
+
+
+def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_architectures: int = 10) -> None:
+    """Checks that a space's networks agree however they are built.
+
+    For random architectures: the derived network and the one built fresh under ``nas.architecture`` have the same state-dict keys and
+    shapes; neither holds a choice; the derived network computes what the supernet computes with one-hot op weights.
+
+    Args:
+        space: The space.
+        inputs: Arguments of its network, at least two samples.
+        num_architectures: How many architectures to try.
+    """
+    network = space.network("search")
+    _require(isinstance(network, nn.Module), "network() must return an nn.Module")
+    _require(space.network("search") is not network, "network() must return a fresh network at each call")
+    supernet = Supernet(network).eval()
+    _require(bool(supernet.choices), "the network has no choices")
+    uniform = {name: {label: 1 / len(labels) for label in labels} for name, labels in supernet.choices.items()}
+    genotype = supernet.prune(space.discretize(uniform))
+    supernet.derive(genotype)
+    for seed in range(num_architectures):
+        choices = random_choices(supernet, seed)
+        derived = supernet.derive(choices)
+        with architecture(choices):
+            fresh = space.network("search")
+        shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (derived, fresh)]
+        _require(shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}")
+        for net in (derived, fresh):
+            _require(not Supernet(net).choices, f"a choice is left in the network of {choices}")
+        with torch.no_grad():
+            mixed = supernet(*inputs, op_weights=supernet.one_hot(choices))
+            plain = derived(*inputs)
+        _require(_equal(mixed, plain), f"the derived network computes something else than the supernet: {choices}")
+        with architecture(choices):
+            _require(isinstance(space.network("retrain"), nn.Module), 'network("retrain") must return an nn.Module')
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def check_relaxation(relaxation: Relaxation, *, tau: float = 1.0) -> None:
+    """Checks that op weights lie on the simplex, honour masks and generators, and that alpha gets a finite gradient.
+
+    Args:
+        relaxation: The relaxation.
+        tau: A temperature it takes.
+    """
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+
+    def draw(seed: int) -> Tensor:
+        return relaxation(logits, tau, mask=mask, generator=torch.Generator().manual_seed(seed))
+
+    weights = draw(1)
+    _require(weights.shape == logits.shape, "op weights must have the shape of the logits")
+    _require(bool(torch.isfinite(weights).all()), "op weights must be finite")
+    _require(bool((weights >= 0).all()), "op weights must not be negative")
+    # a float32 softmax of 5 terms is off by a few units of 6e-8
+    _require(torch.allclose(weights.sum(-1), torch.ones(4), atol=1e-5), "rows of op weights must sum to 1")
+    _require(bool((weights[~mask] == 0).all()), "masked candidates must have weight exactly 0")
+    _require(torch.equal(weights, draw(1)), "equal generators must give equal op weights")
+    if relaxation.num_active is not None:
+        most = int((weights != 0).sum(-1).max())
+        _require(most <= relaxation.num_active, f"num_active is {relaxation.num_active}, but {most} weights are not 0")
+    (gradient,) = torch.autograd.grad((weights * torch.arange(5.0)).sum(), logits)
+    _require(bool(torch.isfinite(gradient).all()), "the gradient of the logits must be finite")
+    _require(bool((gradient[~mask] == 0).all()), "masked logits must have gradient 0")
+    _require(bool(gradient.abs().sum() > 0), "the logits get no gradient")
+    probabilities = relaxation.probabilities(logits, mask)
+    _require(bool((probabilities[~mask] == 0).all()), "masked candidates must have probability 0")
+    _require(torch.allclose(probabilities.sum(-1), torch.ones(4), atol=1e-5), "probabilities must sum to 1")
+
+
+def check_tau_schedule(schedule: TauSchedule) -> None:
+    """Checks that tau is a positive 0-d tensor throughout, a function of progress and state alone, with its state in state_dict."""
+    for i in range(11):
+        tau = schedule(i / 10)
+        _require(isinstance(tau, Tensor) and tau.dim() == 0, "tau must be a 0-d tensor")
+        _require(bool(torch.isfinite(tau)) and float(tau) > 0, f"tau must be finite and above 0, got {float(tau)}")
+        _require(float(schedule(i / 10)) == float(tau), "tau must not change between calls at one progress")
+    other = copy.deepcopy(schedule)
+    for i in range(5):
+        schedule.observe(1.0 / (i + 1), i / 10)
+    other.load_state_dict(schedule.state_dict())
+    for i in range(5, 11):
+        _require(float(other(i / 10)) == float(schedule(i / 10)), "state_dict does not restore the schedule")
+
+
+def check_data(data: SearchDataModule) -> None:
+    """Checks that samples are (input, target) pairs, the halves do not overlap, and loading resumes exactly inside an epoch."""
+    for name, dataset in (("train", data.train_set(True)), ("train", data.train_set(False)), ("test", data.test_set())):
+        _require(num_samples(dataset) > 0, f"the {name} set is empty")
+        sample = dataset[0]
+        _require(isinstance(sample, (tuple, list)) and len(sample) == 2, f"a {name} sample must be (input, target)")
+    size = num_samples(data.train_set(False))
+    _require(num_samples(data.train_set(True)) == size, "augmentation must not change the number of samples")
+    num_weight, num_arch = (num_samples(loader.dataset) for loader in (data.weight_loader(), data.arch_loader()))
+    _require(num_weight + num_arch == size, "the halves must add up to the training set")
+    whole = list(data.search_loader(seed=3))
+    resumed = data.search_loader(seed=3)
+    middle = len(whole) // 2
+    resumed.load_state_dict({"num_done": middle})
+    rest = list(resumed)
+    _require(len(rest) == len(whole) - middle, "a resumed epoch must yield the remaining batches")
+    _require(_same(whole[middle:], rest), "a resumed epoch must yield the same batches; draw augmentation from torch's generators")
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)

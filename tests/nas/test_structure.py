@@ -1,0 +1,50 @@
+import itertools
+import random
+
+import pytest
+from torch import nn
+
+import nas
+from nas.structure import active_choices, num_architectures
+
+
+def random_network(seed):
+    """A random tree of choices, names shared here and there."""
+    draw = random.Random(seed)
+    names = iter(f"n{i}" for i in itertools.count())
+
+    def module(depth):
+        kind = draw.random()
+        if depth == 0 or kind < 0.3:
+            return nn.Identity()
+        if kind < 0.5:
+            return nn.Sequential(*[module(depth - 1) for _ in range(2)])
+        if kind < 0.65:
+            return nas.choice("shared", {"a": nn.ReLU, "b": nn.Tanh}, shared=True)
+        labels = "abc"[: draw.randint(2, 3)]
+        return nas.choice(next(names), {label: module(depth - 1) for label in labels})
+
+    return nn.Sequential(module(3), module(3))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_count_equals_enumeration(seed):
+    network = random_network(seed)
+    supernet = nas.Supernet(network)
+    names = list(supernet.choices)
+    total = 1
+    for labels in supernet.choices.values():
+        total *= len(labels)
+    if total > 20_000:
+        pytest.skip("too many assignments to enumerate")
+    seen = set()
+    for labels in itertools.product(*supernet.choices.values()):
+        seen.add(tuple(active_choices(network, dict(zip(names, labels, strict=True))).items()))
+    assert num_architectures(network) == len(seen)
+
+
+def test_large_spaces_are_counted_at_once():
+    network = nn.Sequential(
+        *[nas.choice(f"c{i}", {"a": nn.ReLU, "b": nn.Tanh, "c": nn.Identity}) for i in range(200)]
+    )
+    assert num_architectures(network) == 3**200
