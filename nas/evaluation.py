@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -53,13 +53,24 @@ def evaluate(network: nn.Module, loader: Iterable[Any], task: Task, device: torc
         task.check_target(target)
         output = call_network(network, to_device(inputs, device))
         target = target.to(device)
-        for name, metric in metrics.items():
-            if name == "loss":
-                metric.update(task.loss(output, target), weight=len(target))
-            else:
-                metric.update(output, target)
+        update_metrics(metrics, task.loss(output, target), output, target)
     network.train(training)
     return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+@torch.no_grad()
+def update_metrics(metrics: Mapping[str, Any], loss: torch.Tensor, output: Any, target: Any) -> None:
+    """Adds one batch: the one called ``loss`` averages the loss over samples, the others see (output, target)."""
+    for name, metric in metrics.items():
+        if name == "loss":
+            metric.update(loss.detach(), weight=len(target))
+        else:
+            metric.update(_dense(output), _dense(target))
+
+
+def _dense(item: Any) -> Any:
+    """Detached and contiguous: some metrics take views."""
+    return item.detach().contiguous() if isinstance(item, torch.Tensor) else item
 
 
 @torch.no_grad()

@@ -60,7 +60,9 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
         with architecture(choices):
             fresh = space.network("search")
         shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (derived, fresh)]
-        _require(shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}")
+        _require(
+            shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}"
+        )
         for net in (derived, fresh):
             _require(not Supernet(net).choices, f"a choice is left in the network of {choices}")
         with torch.no_grad():
@@ -142,7 +144,10 @@ def check_data(data: SearchDataModule) -> None:
     resumed.load_state_dict({"num_done": middle})
     rest = list(resumed)
     _require(len(rest) == len(whole) - middle, "a resumed epoch must yield the remaining batches")
-    _require(_same(whole[middle:], rest), "a resumed epoch must yield the same batches; draw augmentation from torch's generators")
+    _require(
+        _same(whole[middle:], rest),
+        "a resumed epoch must yield the same batches; draw augmentation from torch's generators",
+    )
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
 from nas.data.loader import ResumableLoader
+from nas.evaluation import update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
 
@@ -80,14 +81,9 @@ class TrainModule(pl.LightningModule):
             meter.persistent(True)
         self.meters[level + _SUFFIX] = nn.ModuleDict(meters)
 
-    @torch.no_grad()
     def update_meters(self, level: str, loss: Tensor, output: Any, target: Tensor) -> None:
         """Adds one batch to the meters of `level`."""
-        for name, meter in cast(nn.ModuleDict, self.meters[level + _SUFFIX]).items():
-            if name == "loss":
-                cast(Metric, meter).update(loss.detach(), weight=len(target))
-            else:
-                cast(Metric, meter).update(output.detach(), target)
+        update_metrics(cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, output, target)
 
     def scalars(self) -> dict[str, float | None]:
         """Deterministic scalars of the epoch so far: tag -> value, None where nothing was measured; always the same tags."""

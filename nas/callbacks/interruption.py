@@ -18,9 +18,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interrupted(Exception):
     """A run stopped by a signal after its state was saved."""
 
-    def __init__(self, signum: int) -> None:
-        """Stores the signal's number."""
-        super().__init__(f"stopped by {signal.Signals(signum).name} after saving a checkpoint")
+    def __init__(self, signum: int, hint: str = "") -> None:
+        """Stores the signal's number; `hint` says how to go on."""
+        text = f"stopped by {signal.Signals(signum).name} after saving a checkpoint"
+        super().__init__(f"{text}; {hint}" if hint else text)
         self.signum = signum
 
 

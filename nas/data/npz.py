@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,23 +56,16 @@ class Npz(SearchDataModule):
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
+        with open(path, "rb") as raw:
+            if not zipfile.is_zipfile(raw):
+                raise ValueError(f"{path}: not an .npz file")
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file.files]
             if missing:
                 raise ValueError(f"{path}: array {missing[0]!r} is missing; expected {', '.join(KEYS)}")
-            arrays = {}
-            for key in KEYS:
-                try:
-                    arrays[key] = _tensor(file[key])
-                except ValueError as error:
-                    reason = "holds Python objects, not numbers" if "pickle" in str(error) else error
-                    raise ValueError(f"{path}: array {key!r} {reason}") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or 'not an .npz file'}") from None
-    except (zipfile.BadZipFile, AttributeError, EOFError):
-        raise ValueError(f"{path}: not an .npz file") from None
-    except ValueError as error:
-        raise error if str(error).startswith(f"{path}:") else ValueError(f"{path}: not an .npz file") from None
+            arrays = {key: _array(path, file, key) for key in KEYS}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     for part in ("train", "test"):
         num_x, num_y = len(arrays[f"x_{part}"]), len(arrays[f"y_{part}"])
         if num_x != num_y:
@@ -84,6 +78,14 @@ def _load(path: Path) -> dict[str, Tensor]:
     for key in ("x_train", "x_test"):
         arrays[key] = arrays[key].float()
     return arrays
+
+
+def _array(path: Path, file: Mapping[str, np.ndarray], key: str) -> Tensor:
+    try:
+        return _tensor(file[key])
+    except ValueError as error:
+        reason = "holds Python objects, not numbers" if "pickle" in str(error) else error
+        raise ValueError(f"{path}: array {key!r} {reason}") from None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -103,7 +103,8 @@ def straight_through(soft: Tensor) -> Tensor:
 
 def checked_tau(tau: Tau) -> Tau:
     """Returns `tau`, refusing what is not above 0 (not checked for tensors on a GPU, which would cost a synchronisation)."""
-    on_cpu = not isinstance(tau, Tensor) or tau.device.type == "cpu"
-    if on_cpu and not torch.compiler.is_compiling() and not float(tau) > 0:
-        raise ValueError(f"relaxation: tau must be above 0, got {float(tau)}")
+    value = tau.detach() if isinstance(tau, Tensor) else tau
+    on_cpu = not isinstance(value, Tensor) or value.device.type == "cpu"
+    if on_cpu and not torch.compiler.is_compiling() and not float(value) > 0:
+        raise ValueError(f"relaxation: tau must be above 0, got {float(value)}")
     return tau

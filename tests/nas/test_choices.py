@@ -120,7 +120,9 @@ def model():
 def test_replace_puts_choices_into_a_model_and_keeps_its_weights():
     net = model()
     before = net[1][1].weight
-    result = nas.replace(net, {"1.1": {"old": net[1][1], "new": partial(nn.Linear, 3, 2)}, "1.0": {"r": nn.ReLU, "t": nn.Tanh}})
+    result = nas.replace(
+        net, {"1.1": {"old": net[1][1], "new": partial(nn.Linear, 3, 2)}, "1.0": {"r": nn.ReLU, "t": nn.Tanh}}
+    )
     assert result is net
     supernet = nas.Supernet(net)
     assert supernet.choices == {"1.0": ("r", "t"), "1.1": ("old", "new")}
@@ -130,6 +132,6 @@ def test_replace_puts_choices_into_a_model_and_keeps_its_weights():
 
 def test_replace_changes_nothing_when_a_path_is_wrong():
     net = model()
-    with pytest.raises(ValueError, match="no submodule '1.7'"):
+    with pytest.raises(ValueError, match=r"no submodule '1\.7'"):
         nas.replace(net, {"1.0": {"r": nn.ReLU, "t": nn.Tanh}, "1.7": {"r": nn.ReLU, "t": nn.Tanh}})
     assert isinstance(net[1][0], nn.ReLU)

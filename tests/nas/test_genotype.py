@@ -60,12 +60,21 @@ def test_what_is_no_genotype_is_refused_in_one_line(text, message):
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large").write_bytes(b" " * (MAX_BYTES + 1))
-    for name, message in (("none", "No such file"), ("binary", "not UTF-8"), ("large", "larger than"), (".", "Is a dir")):
+    for name, message in (
+        ("none", "No such file"),
+        ("binary", "not UTF-8"),
+        ("large", "larger than"),
+        (".", "Is a dir"),
+    ):
         with pytest.raises(UsageError, match=message):
             Genotype.load(tmp_path / name)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_any_json_is_read_or_refused_with_our_error(value):
     for text in (json.dumps(value), changed(choices=value), changed(space=value), changed(probabilities=value)):

@@ -44,7 +44,5 @@ def test_count_equals_enumeration(seed):
 
 
 def test_large_spaces_are_counted_at_once():
-    network = nn.Sequential(
-        *[nas.choice(f"c{i}", {"a": nn.ReLU, "b": nn.Tanh, "c": nn.Identity}) for i in range(200)]
-    )
+    network = nn.Sequential(*[nas.choice(f"c{i}", {"a": nn.ReLU, "b": nn.Tanh, "c": nn.Identity}) for i in range(200)])
     assert num_architectures(network) == 3**200

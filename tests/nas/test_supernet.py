@@ -13,6 +13,7 @@ from nas.mixed_op import OpWeights
 from nas.relaxations import GumbelSoftmax, SampledPath, Softmax
 from nas.testing import random_choices
 
+
 class Block(nn.Module):
     """Nested, shared and contained choices, batch norm, two inputs and a keyword."""
 

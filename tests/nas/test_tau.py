@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def test_ends_are_met_and_tau_falls(schedule):
     values = [float(schedule(i / 100)) for i in range(101)]
     assert values[0] == pytest.approx(5.0)
     assert values[-1] == pytest.approx(0.2)
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in pairwise(values))
 
 
 def test_midpoints_are_those_of_the_closed_forms():
@@ -30,7 +31,9 @@ def test_midpoints_are_those_of_the_closed_forms():
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("make", [lambda v: tau.Constant(v), lambda v: tau.Exponential(v, 1.0), lambda v: tau.Linear(1.0, v)])
+@pytest.mark.parametrize(
+    "make", [lambda v: tau.Constant(v), lambda v: tau.Exponential(v, 1.0), lambda v: tau.Linear(1.0, v)]
+)
 def test_only_positive_finite_tau(make, bad):
     with pytest.raises(ValueError, match="must be a finite number above 0"):
         make(bad)

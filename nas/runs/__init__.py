@@ -1,0 +1,1 @@
+"""What the commands do: configurations, run folders, searching, deriving, retraining, evaluating."""

@@ -1,0 +1,208 @@
+"""Configurations: from YAML to the objects of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from torch.optim import AdamW
+
+from nas.data import SearchDataModule
+from nas.derive import DeriveStrategy
+from nas.errors import UsageError
+from nas.lr_schedules import LRSchedule
+from nas.runs.options import ConfigSource, check_yaml
+from nas.runs.trainer import TrainerOptions
+from nas.search_module import SearchModule
+from nas.tasks import Task
+from nas.train_module import OptimizerFactory
+
+ALLOWED = ("torch.optim", "torch.nn", "torchmetrics", "torchvision", "pytorch_lightning", "nas", "search_spaces")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainOptions:
+    """How the derived network is trained.
+
+    Attributes:
+        trainer: Trainer options that differ from the search's.
+        optimizer: Optimizer of the weights.
+        scheduler: Learning rate over the training.
+        gradient_clip_norm: Largest norm of the gradient; null: as it comes.
+        space: init_args of the space that differ when retraining, for example channels.
+        data: init_args of the data that differ when retraining, for example batch_size.
+        task: Task to train on, for example with label smoothing; null: the search's.
+        inherit: Start from the weights found by the search.
+    """
+
+    trainer: dict[str, Any] | None = None
+    optimizer: OptimizerFactory = AdamW
+    scheduler: LRSchedule = "constant"
+    gradient_clip_norm: float | None = None
+    space: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    task: Task | None = None
+    inherit: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration, instantiated.
+
+    Attributes:
+        seed: seed_everything.
+        trainer: Trainer options.
+        model: Arguments of :class:`nas.SearchModule`.
+        derive: The derive strategy.
+        data: The data.
+        retrain: How the derived network is trained.
+        values: The resolved configuration as plain values.
+        trusted: The user's own modules that it names.
+    """
+
+    seed: int
+    trainer: TrainerOptions
+    model: dict[str, Any]
+    derive: DeriveStrategy
+    data: SearchDataModule
+    retrain: RetrainOptions
+    values: dict[str, Any]
+    trusted: tuple[str, ...]
+
+    def yaml(self) -> str:
+        """The text of config.yaml."""
+        return yaml.safe_dump(self.values, sort_keys=False, width=120)
+
+
+def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experiment:
+    """Reads, checks and instantiates a configuration.
+
+    Args:
+        source: Where it comes from.
+        stage: ``"search"``, or ``"retrain"``: then what the retrain section says of trainer, space and data is applied.
+
+    Raises:
+        UsageError: Anything wrong with it, in one line that names file, key or value.
+    """
+    for path in source.files:
+        check_yaml(path)
+    where = ", ".join(str(path) for path in source.files)
+    with allowed_imports(source.trusted):
+        parser = make_parser()
+        words = [word for path in source.files for word in ("--config", str(path))]
+        try:
+            parsed = parser.parse_args([*words, *source.overrides])
+            values = _plain(parser, parsed)
+            retraining = parser.parse_object(
+                _retraining(values)
+            )  # also before a search: its errors should not come after it
+            if stage == "retrain":
+                parsed = retraining
+            made = parser.instantiate(parsed)
+        except ArgumentError as error:
+            raise UsageError(f"{where}: {_short(error)}") from None
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(f"{where}: {error}") from None
+    model = dict(vars(made.model))
+    derive = model.pop("derive")
+    if model.pop("cost"):
+        raise UsageError(f"{where}: model.cost: cost targets are not supported yet; leave it empty")
+    return Experiment(
+        seed=made.seed_everything,
+        trainer=made.trainer,
+        model=model,
+        derive=derive,
+        data=made.data,
+        retrain=made.retrain,
+        values=values,
+        trusted=source.trusted,
+    )
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of configurations; also the one source of their defaults."""
+    parser = ArgumentParser(prog="nas", exit_on_error=False, add_help=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--seed_everything", type=int, default=0)
+    parser.add_argument("--trainer", type=TrainerOptions, default=TrainerOptions())
+    parser.add_class_arguments(SearchModule, "model", skip={"seed"}, instantiate=False)
+    parser.add_argument("--model.cost", type=dict[str, Any], default={})
+    parser.add_argument("--model.derive", type=DeriveStrategy, default={"class_path": "nas.derive.Argmax"})
+    parser.add_argument("--data", type=SearchDataModule, required=True)
+    parser.add_argument("--retrain", type=RetrainOptions, default=RetrainOptions())
+    return parser
+
+
+def _plain(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
+    text = parser.dump(parsed, skip_unset=False)
+    values: dict[str, Any] = yaml.safe_load(text)
+    values.pop("config", None)
+    return values
+
+
+def _retraining(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the retrain section's differences applied."""
+    retrain = values["retrain"]
+    result = {**values, "trainer": {**values["trainer"], **(retrain["trainer"] or {})}}
+    result["model"] = {**values["model"], "space": _with_arguments(values["model"]["space"], retrain["space"])}
+    result["data"] = _with_arguments(values["data"], retrain["data"])
+    return result
+
+
+def _with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**spec, "init_args": {**spec.get("init_args", {}), **(changes or {})}}
+
+
+def _short(error: ArgumentError) -> str:
+    text = " ".join(str(error).split()).removeprefix("Parser key ")
+    denied = re.search(r"(.*?)(?:Problem with given class_path '[^']*': )?Importing '([^']*)' is not allowed", text)
+    return f"{denied[1]}{_not_trusted(denied[2])}" if denied else text
+
+
+def _not_trusted(class_path: str) -> str:
+    module = class_path.partition(".")[0]
+    return f"{class_path!r} is not of a trusted module; if it is yours, say --trust-module {module}"
+
+
+@contextmanager
+def allowed_imports(trusted: Sequence[str]) -> Iterator[None]:
+    """Lets configurations name classes of the allowed packages and of `trusted` modules, and of nothing else.
+
+    The working directory is appended to the import path, never put before installed packages.
+    """
+    here = os.getcwd()
+    if trusted and here not in sys.path:
+        sys.path.append(here)
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
+    try:
+        yield
+    finally:
+        others = [name for name in trusted if name not in ALLOWED]
+        set_parsing_settings(import_path_denylist=["*", *others])
+
+
+def import_class(class_path: str, trusted: Sequence[str]) -> type:
+    """The class of a dotted path that a configuration may name.
+
+    Raises:
+        UsageError: A module that is not trusted, or no such class.
+    """
+    module, _, name = class_path.rpartition(".")
+    if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
+        raise UsageError(_not_trusted(class_path))
+    with allowed_imports(trusted):
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{class_path}: {error}") from None
+    if not isinstance(found, type):
+        raise UsageError(f"{class_path}: not a class")
+    return found

@@ -1,0 +1,173 @@
+"""A run folder: where each file is, and in which order they are written."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nas.checkpoint_io import LAST, PREVIOUS
+from nas.errors import UsageError
+from nas.files import sha256, write_atomic
+from nas.genotype import Genotype
+
+PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")
+
+
+class RunFolder:
+    """Paths and files of one run: config.yaml comes first, manifest.json last."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Names the folder; it need not exist."""
+        self.path = Path(path).absolute()
+        self.config = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / LAST
+        self.metrics_csv = self.path / "metrics.csv"
+        self.system_csv = self.path / "system.csv"
+        self.genotype = self.path / "genotype.json"
+        self.summary = self.path / "summary.json"
+        self.manifest = self.path / "manifest.json"
+
+    @classmethod
+    def create(cls, path: Path | None, name: str) -> RunFolder:
+        """Makes a new folder.
+
+        Args:
+            path: The folder; None: ``runs/<name>/<n>`` with the first number that is free.
+            name: Name of the configuration.
+
+        Raises:
+            UsageError: The folder exists already or cannot be made.
+        """
+        number = 0
+        while True:
+            folder = cls(path if path is not None else Path("runs") / name / str(number))
+            try:
+                folder.path.parent.mkdir(parents=True, exist_ok=True)
+                folder.path.mkdir()
+            except FileExistsError:
+                if path is not None or not folder.path.exists():
+                    raise UsageError(f"run folder {folder.shown} exists already; name another with --out") from None
+                number += 1
+            except OSError as error:
+                raise UsageError(f"run folder {folder.shown} cannot be made: {error.strerror}") from None
+            else:
+                return folder
+
+    @classmethod
+    def open(cls, path: str | Path, stage: str | None = None) -> RunFolder:
+        """Finds an existing run folder.
+
+        Args:
+            path: The folder.
+            stage: ``"search"`` or ``"retrain"``: what must have been done there; None: either.
+
+        Raises:
+            UsageError: There is none, or something else was done there.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise UsageError(f"{path}: no such run folder")
+        if not folder.config.is_file():
+            raise UsageError(f"{path}: not a run folder (config.yaml is missing)")
+        if stage is not None and folder.stage != stage:
+            raise UsageError(f"{path}: the folder of a {folder.stage}, not of a {stage}")
+        return folder
+
+    @property
+    def shown(self) -> str:
+        """The path as a person would write it: relative to the working directory where it lies inside."""
+        here = Path.cwd()
+        return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.manifest.is_file()
+
+    @property
+    def stage(self) -> str:
+        """``"search"`` or ``"retrain"``. A retraining starts from a genotype; a search writes its own after the summary."""
+        if self.summary.is_file():
+            return str(self.read_summary().get("stage"))
+        return "retrain" if self.genotype.is_file() else "search"
+
+    @property
+    def retrain(self) -> RunFolder:
+        """The folder of the retraining."""
+        return RunFolder(self.path / "retrain")
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.last_checkpoint.exists() or (self.checkpoints / PREVIOUS).exists()
+
+    def read_genotype(self) -> Genotype:
+        """The run's architecture.
+
+        Raises:
+            UsageError: It has none yet, or the file is damaged.
+        """
+        if not self.genotype.is_file():
+            raise UsageError(
+                f"{self.shown}: no genotype.json yet; finish the search with: nas search --resume {self.shown}"
+            )
+        return Genotype.load(self.genotype)
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary of a finished run.
+
+        Raises:
+            UsageError: The run is not finished, or the file is damaged.
+        """
+        try:
+            summary = json.loads(self.summary.read_text())
+        except FileNotFoundError:
+            raise UsageError(f"{self.shown}: not finished (summary.json is missing)") from None
+        except (OSError, ValueError):
+            raise UsageError(f"{self.summary}: damaged") from None
+        if not isinstance(summary, dict):
+            raise UsageError(f"{self.summary}: damaged")
+        return summary
+
+    def finish(self, summary: Mapping[str, Any], genotype: Genotype) -> None:
+        """Writes summary.json, genotype.json, and manifest.json last."""
+        write_json(self.summary, summary)
+        genotype.save(self.genotype)
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p != self.manifest)
+        files = [p for p in files if self.retrain.path not in p.parents]
+        manifest = {
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "sha256": {p.relative_to(self.path).as_posix(): sha256(p) for p in files},
+        }
+        write_json(self.manifest, manifest)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON file, whole or not at all."""
+    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers."""
+    result = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            result[package] = "not installed"
+    return result
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, where it is in a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,175 @@
+"""Training a derived network on all training data, and testing it once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas import checkpoint_io
+from nas.choices import architecture
+from nas.errors import UsageError
+from nas.evaluation import evaluate
+from nas.files import write_atomic
+from nas.genotype import Genotype
+from nas.retrain_module import RetrainModule
+from nas.rng import derive_seed, seed_global_generators
+from nas.runs.build import check_run, restore_search
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.folder import RunFolder
+from nas.runs.options import ConfigSource
+from nas.runs.results import cost_of, headline, inherited_network
+from nas.runs.trainer import check_trainer, train
+from nas.tasks import Task
+
+
+def retrain_run(
+    path: Path, *, seed: int | None, inherit: bool, out: Path | None, trusted: tuple[str, ...]
+) -> RunFolder:
+    """Retrains what a search found.
+
+    Args:
+        path: Run folder of the search.
+        seed: Seed of weights and data order; None: the search's.
+        inherit: Start from the supernet's weights.
+        out: The folder to make; None: ``retrain`` inside the run folder.
+        trusted: The user's own modules.
+
+    Raises:
+        UsageError: Found before anything was written.
+    """
+    run = RunFolder.open(path, "search")
+    genotype = run.read_genotype()
+    source = ConfigSource((run.config,), (), trusted)
+    if inherit:
+        source = source.overridden("retrain.inherit", True)
+    if seed is not None:
+        source = source.overridden("seed_everything", seed)
+    experiment = load_experiment(source, stage="retrain")
+    weights = None
+    if experiment.retrain.inherit:
+        searched = load_experiment(ConfigSource((run.config,), (), trusted))
+        module = restore_search(run, searched)
+        weights = inherited_network(module, genotype, searched.data, module.device).state_dict()
+    return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights)
+
+
+def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, out: Path | None) -> RunFolder:
+    """Trains the architecture of a genotype file, from wherever it comes.
+
+    Args:
+        genotype: A genotype.json.
+        source: Configuration of its space.
+        seed: Seed of weights and data order; None: the configuration's.
+        out: The folder to make; None: ``runs/<config name>/<n>``.
+
+    Raises:
+        UsageError: Found before anything was written.
+    """
+    found = Genotype.load(genotype)
+    if seed is not None:
+        source = source.overridden("seed_everything", seed)
+    experiment = load_experiment(source, stage="retrain")
+    if experiment.retrain.inherit:
+        raise UsageError("retrain.inherit: inherited weights come from a run; use nas retrain --run DIR --inherit")
+    path = experiment.values["model"]["space"]["class_path"]
+    if found.space is not None and found.space["class_path"] != path:
+        raise UsageError(
+            f"{genotype}: a genotype of {found.space['class_path']}, but the configuration's space is {path}"
+        )
+    return _retrain(experiment, found, out, source.name, None)
+
+
+def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
+    """The plain network of a genotype, weights drawn from the seed.
+
+    Raises:
+        UsageError: The genotype does not fit the space.
+    """
+    seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
+    try:
+        with architecture(genotype):
+            return experiment.model["space"].network("retrain")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def retrain_task(experiment: Experiment) -> Task:
+    """The task of the retraining."""
+    task: Task = experiment.retrain.task or experiment.model["task"]
+    return task
+
+
+def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
+    """The trained network of a retraining.
+
+    Raises:
+        ValueError: No checkpoint is whole.
+    """
+    module = RetrainModule(build_network(experiment, folder.read_genotype()), retrain_task(experiment))
+    module.load_state_dict(checkpoint_io.load(folder.last_checkpoint)["state_dict"])
+    return module.network
+
+
+def _retrain(
+    experiment: Experiment, genotype: Genotype, out: Path | None, name: str, weights: dict[str, Any] | None
+) -> RunFolder:
+    check_trainer(experiment.trainer)
+    network = build_network(experiment, genotype)
+    if weights is not None:
+        _inherit(network, weights)
+    options, task, data = experiment.retrain, retrain_task(experiment), experiment.data
+    module = RetrainModule(
+        network,
+        task,
+        optimizer=options.optimizer,
+        scheduler=options.scheduler,
+        gradient_clip_norm=options.gradient_clip_norm,
+        seed=experiment.seed,
+    )
+    loader = check_run(network, network, data, task, lambda: data.retrain_loader(experiment.seed))
+    folder = _folder(experiment, genotype, out, name)
+    trained = train(experiment.trainer, module, loader, folder, "retrain", "the same nas retrain command")
+    module.float()
+    scores = evaluate(network, data.test_dataloader(), task, trained.device)
+    metric = headline(task, scores)
+    folder.finish(
+        {
+            "stage": "retrain",
+            "genotype": dict(genotype.choices),
+            "metric": {**metric, "split": "test"},
+            **{f"test_{key}": value for key, value in scores.items()},
+            **cost_of(network, data),
+            "train_seconds": trained.seconds,
+            "inherited": options.inherit,
+            "seed": experiment.seed,
+            "device": str(trained.device),
+        },
+        genotype,
+    )
+    return folder
+
+
+def _folder(experiment: Experiment, genotype: Genotype, out: Path | None, name: str) -> RunFolder:
+    """A new folder, or an unfinished one of the very same retraining."""
+    if out is not None and (out / "config.yaml").exists():
+        folder = RunFolder.open(out, "retrain")
+        if folder.finished:
+            raise UsageError(f"{folder.shown} holds a finished retraining; name another folder with --out")
+        if folder.config.read_text() != experiment.yaml() or folder.read_genotype() != genotype:
+            raise UsageError(
+                f"{folder.shown} holds an unfinished retraining of other settings; name another with --out"
+            )
+        return folder
+    folder = RunFolder.create(out, name)
+    genotype.save(folder.genotype)
+    write_atomic(folder.config, experiment.yaml())
+    return folder
+
+
+def _inherit(network: nn.Module, weights: dict[str, Any]) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(f"--inherit: the retrained network has other sizes than the searched one: {error}") from None

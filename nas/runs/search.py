@@ -1,0 +1,83 @@
+"""Searching and resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nas.data.loader import ResumableLoader
+from nas.files import write_atomic
+from nas.relaxations import Softmax
+from nas.runs.build import build_search, check_run
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.folder import RunFolder
+from nas.runs.options import ConfigSource
+from nas.runs.results import derive_and_score
+from nas.runs.trainer import check_trainer, train
+from nas.search_module import SearchModule
+
+
+def search(source: ConfigSource, out: Path | None) -> RunFolder:
+    """Searches in a new run folder.
+
+    Args:
+        source: The configuration.
+        out: The folder to make; None: ``runs/<config name>/<n>``.
+
+    Raises:
+        UsageError: Found before anything was written.
+    """
+    experiment = load_experiment(source)
+    module, loader = _prepare(experiment)
+    folder = RunFolder.create(out, source.name)
+    write_atomic(folder.config, experiment.yaml())
+    _run(experiment, module, loader, folder)
+    return folder
+
+
+def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
+    """Goes on exactly where a search stopped; a finished one is left as it is.
+
+    Raises:
+        UsageError: Not a search's run folder, or its configuration does not load.
+        ValueError: No checkpoint is whole.
+    """
+    folder = RunFolder.open(path, "search")
+    if not folder.finished:
+        experiment = load_experiment(ConfigSource((folder.config,), (), trusted))
+        module, loader = _prepare(experiment)
+        _run(experiment, module, loader, folder)
+    return folder
+
+
+def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
+    check_trainer(experiment.trainer)
+    module = build_search(experiment)
+    sample = module.supernet.sample(Softmax(), 1.0)
+
+    def forward(*inputs: Any) -> Any:
+        return module.supernet(*inputs, op_weights=sample)
+
+    loader = check_run(
+        module.supernet, forward, experiment.data, module.task, lambda: experiment.data.search_loader(experiment.seed)
+    )
+    return module, loader
+
+
+def _run(experiment: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder) -> None:
+    trained = train(experiment.trainer, module, loader, folder, "search", f"nas search --resume {folder.shown}")
+    derived = derive_and_score(experiment, module.float(), experiment.derive, folder, trained.device)
+    folder.finish(
+        {
+            "stage": "search",
+            "genotype": dict(derived.genotype.choices),
+            "probabilities": derived.genotype.probabilities,
+            "metric": derived.metric,
+            "search_seconds": trained.seconds,
+            "num_architectures": module.supernet.num_architectures,
+            "cost": derived.genotype.cost,
+            "seed": experiment.seed,
+            "device": str(trained.device),
+        },
+        derived.genotype,
+    )

@@ -1,0 +1,166 @@
+"""The Lightning Trainer of a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from nas import checkpoint_io
+from nas.callbacks import Checkpoints, Interrupted, Interruption, MetricsWriter, Progress, SystemWriter
+from nas.checkpoint_io import VerifiedCheckpointIO
+from nas.data.loader import ResumableLoader
+from nas.errors import UsageError
+from nas.runs.folder import RunFolder
+from nas.train_module import TrainModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """The part of Lightning's Trainer that a configuration sets; the rest belongs to the framework.
+
+    Attributes:
+        max_epochs: Epochs, at least 1. An epoch of a search is one pass over the larger half of the training set.
+        accelerator: auto, cpu, gpu or another of Lightning's.
+        devices: Which devices of the accelerator; one of them is used.
+        precision: fp16 is not offered: its loss scaling and gradient clipping disagree under manual optimization. Use bf16.
+        deterministic: Refuse operations that are not deterministic on a GPU; on the CPU runs are deterministic anyway.
+        limit_train_batches: Batches an epoch at most (a number), or a share of the epoch; null: all.
+    """
+
+    max_epochs: int = 40
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
+    deterministic: bool = False
+    limit_train_batches: int | float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what Lightning would let pass.
+
+        Raises:
+            ValueError: No epoch at all.
+        """
+        if self.max_epochs < 1:
+            raise ValueError(f"trainer: max_epochs must be at least 1, got {self.max_epochs}")
+
+
+class Trained(NamedTuple):
+    """How a training went.
+
+    Attributes:
+        seconds: Time in training, over all resumptions.
+        device: Where it ran.
+    """
+
+    seconds: float
+    device: torch.device
+
+
+def check_trainer(options: TrainerOptions) -> torch.device:
+    """The device that the options mean on this machine.
+
+    Raises:
+        UsageError: The machine does not have it, or several devices are asked for.
+    """
+    trainer = _make(options, enable_checkpointing=False, logger=False)
+    if trainer.world_size > 1:
+        raise UsageError(f"trainer: devices: {options.devices!r} means {trainer.world_size} devices; one is supported")
+    return trainer.strategy.root_device
+
+
+def train(
+    options: TrainerOptions,
+    module: TrainModule,
+    loader: ResumableLoader,
+    folder: RunFolder,
+    title: str,
+    again: str,
+) -> Trained:
+    """Trains into `folder`, from its checkpoint on where there is one.
+
+    Args:
+        options: What the configuration says.
+        module: What is trained.
+        loader: Its batches.
+        folder: Gets checkpoints, metrics, system figures and TensorBoard events.
+        title: What the progress display calls the run.
+        again: The command that goes on after an interruption.
+
+    Raises:
+        Interrupted: A signal came; the state is saved.
+        ValueError: There are checkpoints, but none is whole.
+    """
+    checkpoint, purge_step = None, None
+    if folder.has_checkpoint():
+        checkpoint = folder.last_checkpoint
+        purge_step = int(checkpoint_io.load(checkpoint)["num_batches_done"]) + 1
+    checkpoints = Checkpoints(folder.checkpoints)
+    system = SystemWriter(folder.system_csv)
+    trainer = _make(
+        options,
+        enable_checkpointing=True,
+        callbacks=[
+            system,
+            MetricsWriter(folder.metrics_csv),
+            Progress(title),
+            checkpoints,
+            Interruption(checkpoints),
+        ],
+        logger=_Events(folder.path, name="", version="", default_hp_metric=False, purge_step=purge_step),
+    )
+    with quiet():
+        try:
+            trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+        except Interrupted as stop:
+            raise Interrupted(stop.signum, f"go on with: {again}") from None
+    return Trained(system.seconds, trainer.strategy.root_device)
+
+
+def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
+    with quiet():
+        try:
+            return pl.Trainer(
+                **vars(options),
+                plugins=[VerifiedCheckpointIO()],
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                **ours,
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise UsageError(f"trainer: {error}") from None
+
+
+class _Events(TensorBoardLogger):
+    """Event files alone: the configuration has a file of its own already."""
+
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning without its hints: what it says of devices and loaders is not about this run's result."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,249 @@
+"""Gradients of the two parameter sets, against autograd on the whole expression."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nas
+from nas.bilevel import FirstOrder, Joint
+from nas.lr_schedules import make_lr_scheduler
+from nas.regularizers import Entropy, entropy
+from nas.relaxations import GumbelSoftmax, Relaxation, SampledPath
+from nas.runs import trainer
+from nas.runs.folder import RunFolder
+from nas.tasks import Classification, Regression
+from nas.tau import Constant, TauSchedule
+
+
+class Space(nas.SearchSpace):
+    def network(self, stage="search"):
+        return nn.Sequential(
+            nas.choice("a", {"lin": partial(nn.Linear, 3, 3), "id": nn.Identity}),
+            nas.choice("b", {"x": partial(nn.Linear, 3, 2), "y": partial(nn.Linear, 3, 2, bias=False)}),
+        )
+
+
+def batches(n=1):
+    g = torch.Generator().manual_seed(0)
+
+    def one():
+        return torch.randn(8, 3, generator=g), torch.randint(0, 2, (8,), generator=g)
+
+    return [(one(), one()) for _ in range(n)]
+
+
+def module(**changes):
+    torch.default_generator.manual_seed(0)
+    arguments = {
+        "space": Space(),
+        "relaxation": GumbelSoftmax(),
+        "tau": Constant(1.0),
+        "task": Classification(2),
+        "weight_optimizer": partial(torch.optim.SGD, lr=0.1),
+        "arch_optimizer": partial(torch.optim.SGD, lr=0.2),
+    } | changes
+    return nas.SearchModule(**arguments)
+
+
+def train(search, data, tmp_path, epochs=1):
+    options = trainer.TrainerOptions(max_epochs=epochs, accelerator="cpu")
+    loader = cast(Any, torch.utils.data.DataLoader(data, batch_size=None))
+    trainer.train(options, search, loader, RunFolder(tmp_path), "test", "again")
+
+
+def expected_step(search, batch, joint, penalty=0.0):
+    """One step by hand, on deep copies of the parameters."""
+    supernet = search.supernet
+    (xw, yw), (xa, ya) = batch
+    weights = list(supernet.network.parameters())
+
+    def loss(level, x, y):
+        return F.cross_entropy(supernet(x, op_weights=search.draw(level)), y)
+
+    def probabilities_entropy():
+        return entropy(torch.softmax(supernet.alpha, -1)).mean()
+
+    if joint:
+        total = loss("weight", xw, yw)
+        grads = torch.autograd.grad(total, [*weights, supernet.alpha])
+        return [w - 0.1 * g for w, g in zip(weights, grads, strict=False)], supernet.alpha - 0.2 * grads[-1]
+    total = loss("arch", xa, ya) + penalty * probabilities_entropy()
+    (grad,) = torch.autograd.grad(total, [supernet.alpha])
+    alpha = (supernet.alpha - 0.2 * grad).detach()
+    with torch.no_grad():
+        before = supernet.alpha.clone()
+        supernet.alpha.copy_(alpha)
+    grads = torch.autograd.grad(loss("weight", xw, yw), weights)
+    with torch.no_grad():
+        supernet.alpha.copy_(before)
+    return [w - 0.1 * g for w, g in zip(weights, grads, strict=True)], alpha
+
+
+@pytest.mark.parametrize(("joint", "weight"), [(False, 0.0), (False, -0.7), (True, 0.0)])
+def test_one_step_is_the_stated_one(tmp_path, joint, weight):
+    data = batches()
+    # alpha off the maximum of the entropy, where its gradient would be 0
+    searches = [module(bilevel=Joint() if joint else FirstOrder(), regularizers=[Entropy(weight)]) for _ in range(2)]
+    for search in searches:
+        with torch.no_grad():
+            search.supernet.alpha.copy_(torch.tensor([[0.5, -0.5], [1.0, 0.0]]))
+    search, twin = searches
+    # draw() asks for the share of the search that is done
+    twin._trainer = cast(Any, SimpleNamespace(max_epochs=1, num_training_batches=1))
+    weights, alpha = expected_step(twin, data[0], joint, weight)
+    train(search, data, tmp_path)
+    torch.testing.assert_close(search.supernet.alpha, alpha, atol=1e-6, rtol=1e-5)  # float32, one step
+    for got, wanted in zip(search.supernet.network.parameters(), weights, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_warmup_leaves_alpha_at_rest(tmp_path):
+    search = module(warmup_epochs=2)
+    train(search, batches(3), tmp_path, epochs=2)
+    assert (search.supernet.alpha == 0).all() and search.num_batches_done == 6
+    train(module_after := module(warmup_epochs=1), batches(3), tmp_path / "b", epochs=2)
+    assert (module_after.supernet.alpha != 0).any()
+
+
+def test_parameter_sets_are_disjoint_and_complete():
+    class Learned(TauSchedule):
+        def __init__(self):
+            super().__init__()
+            self.log_tau = nn.Parameter(torch.zeros(()))
+
+        def forward(self, progress):
+            return self.log_tau.exp()
+
+    search = module(tau=Learned())
+    weights, arch = ({id(p) for p in group} for group in (search.weight_parameters(), search.arch_parameters()))
+    assert not weights & arch
+    assert weights | arch == {id(p) for p in search.parameters()}
+    assert id(search.tau.log_tau) in arch and id(search.supernet.alpha) in arch
+
+
+def test_a_learned_tau_is_trained_and_observed(tmp_path):
+    class Learned(TauSchedule):
+        def __init__(self):
+            super().__init__()
+            self.log_tau = nn.Parameter(torch.zeros(()))
+            self.seen = []
+
+        def forward(self, progress):
+            return self.log_tau.exp()
+
+        def observe(self, mean_entropy, progress):
+            self.seen.append((mean_entropy, progress))
+
+    search = module(tau=Learned())
+    train(search, batches(4), tmp_path, epochs=2)
+    assert search.tau.log_tau.item() != 0
+    assert [progress for _, progress in search.tau.seen] == [0.5, 1.0]
+    assert all(0 < value <= 0.6931472 for value, _ in search.tau.seen)  # at most log 2
+
+
+def test_after_arch_step_is_called_with_the_sample_of_that_step(tmp_path):
+    class Watching(Relaxation):
+        def __init__(self):
+            super().__init__()
+            self.calls = []
+
+        def forward(self, logits, tau, *, mask=None, generator=None):
+            return GumbelSoftmax()(logits, tau, mask=mask, generator=generator)
+
+        def after_arch_step(self, alpha, sample):
+            self.calls.append((alpha.detach().clone(), sample.weights.detach()))
+
+    search = module(relaxation=Watching())
+    train(search, batches(3), tmp_path)
+    assert len(search.relaxation.calls) == 3
+    assert torch.equal(search.relaxation.calls[-1][0], search.supernet.alpha)
+
+
+def test_a_space_without_choices_trains_its_weights(tmp_path):
+    class Plain(nas.SearchSpace):
+        def network(self, stage="search"):
+            return nn.Linear(3, 2)
+
+    search = module(space=Plain())
+    before = search.supernet.network.weight.detach().clone()
+    train(search, batches(2), tmp_path)
+    assert not torch.equal(before, search.supernet.network.weight)
+    assert search.arch_parameters() == [] and search.scalars()["search/entropy"] is None
+
+
+def test_regression_searches_too(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 3, generator=g)
+    data = [((x, x[:, :2]), (x, x[:, :2]))] * 40
+    search = module(task=Regression(), relaxation=SampledPath())
+    train(search, data, tmp_path, epochs=2)
+    assert set(search.scalars()) >= {
+        "weight/mse",
+        "weight/mae",
+        "arch/mse",
+        "search/tau",
+        "choice/a/lin",
+        "entropy/b",
+        "lr/arch",
+    }
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("weight/loss")
+    losses = [float(row.split(",")[column]) for row in rows[1:]]
+    assert losses[1] < losses[0]
+
+
+def test_gradients_of_weights_are_clipped(tmp_path):
+    data = batches()
+    free, clipped = module(), module(gradient_clip_norm=1e-3)
+    start = [p.detach().clone() for p in free.weight_parameters()]
+    for name, search in (("free", free), ("clipped", clipped)):
+        train(search, data, tmp_path / name)
+
+    def moved(search):
+        return (
+            torch.cat([(p - q).flatten() for p, q in zip(search.weight_parameters(), start, strict=True)]).norm().item()
+        )
+
+    assert moved(clipped) == pytest.approx(0.1 * 1e-3, rel=1e-3) and moved(free) > 10 * moved(clipped)
+    assert torch.equal(free.supernet.alpha, clipped.supernet.alpha)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"warmup_epochs": -1}, "warmup_epochs"), ({"gradient_clip_norm": 0.0}, "clip")]
+)
+def test_bad_options(changes, message):
+    with pytest.raises(ValueError, match=message):
+        module(**changes)
+
+
+def test_schedules():
+    def rates(name, steps=10):
+        optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.1)
+        scheduler = make_lr_scheduler(name, optimizer, steps)
+        values = []
+        for _ in range(steps):
+            values.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step() if len(values) < steps else None
+        return values
+
+    assert rates("constant") == [0.1] * 10
+    cosine = rates("cosine")
+    assert cosine[0] == 0.1 and cosine[5] == pytest.approx(0.05) and cosine == sorted(cosine, reverse=True)
+    one = rates("one_cycle")
+    assert max(one) == pytest.approx(0.1) and one[0] == pytest.approx(0.1 / 25) and one[-1] < 1e-5
+    with pytest.raises(ValueError, match="unknown learning-rate schedule 'step'"):
+        make_lr_scheduler("step", torch.optim.SGD([nn.Parameter(torch.zeros(1))]), 1)
+
+
+def test_entropy_of_known_distributions():
+    rows = torch.tensor([[0.25] * 4, [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]], requires_grad=True)
+    values = entropy(rows)
+    torch.testing.assert_close(values, torch.tensor([4.0, 1.0, 2.0]).log())
+    (gradient,) = torch.autograd.grad(values.sum(), rows)
+    assert torch.isfinite(gradient).all()

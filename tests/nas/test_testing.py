@@ -1,0 +1,121 @@
+"""The checkers catch wrong parts."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import nas
+from nas.data import SearchDataModule
+from nas.testing import check_data, check_search_space
+
+
+class Space(nas.SearchSpace):
+    """A right one, to be made wrong."""
+
+    def network(self, stage="search"):
+        return nas.choice("c", {"a": partial(nn.Linear, 3, 3), "b": nn.Identity})
+
+
+INPUTS = [torch.randn(2, 3)]
+
+
+def test_a_right_space_passes():
+    check_search_space(Space(), INPUTS)
+
+
+class NoChoices(Space):
+    def network(self, stage="search"):
+        return nn.Linear(3, 3)
+
+
+class SameNetwork(Space):
+    net = nas.choice("c", {"a": nn.ReLU, "b": nn.Identity})
+
+    def network(self, stage="search"):
+        return self.net
+
+
+class NotAModule(Space):
+    def network(self, stage="search"):
+        return lambda x: x
+
+
+class OtherKeysWhenBuilt(Space):
+    def network(self, stage="search"):
+        op = super().network()
+        return nn.Sequential(op) if isinstance(op, nas.MixedOp) else nn.Sequential(nn.Identity(), op)
+
+
+class OtherOutput(Space):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.op = Space().network()
+
+        def forward(self, x):
+            return self.op(x) * (2.0 if isinstance(self.op, nas.MixedOp) else 1.0)
+
+    def network(self, stage="search"):
+        return self.Net()
+
+
+class NoRetrain(Space):
+    def network(self, stage="search"):
+        net = super().network()
+        return net if stage == "search" else None
+
+
+@pytest.mark.parametrize(
+    ("space", "rule"),
+    [
+        (NoChoices, "no choices"),
+        (SameNetwork, "fresh network"),
+        (NotAModule, "must return an nn.Module"),
+        (OtherKeysWhenBuilt, "state-dict keys"),
+        (OtherOutput, "computes something else"),
+        (NoRetrain, "retrain"),
+    ],
+)
+def test_wrong_spaces_are_caught(space, rule):
+    with pytest.raises(AssertionError, match=rule):
+        check_search_space(space(), INPUTS)
+
+
+class Data(SearchDataModule):
+    def train_set(self, augment):
+        return TensorDataset(torch.arange(200.0)[:, None], torch.arange(200))
+
+    def test_set(self):
+        return TensorDataset(torch.arange(5.0)[:, None], torch.arange(5))
+
+
+class Unkeyed(Data):
+    class Noisy(TensorDataset):
+        draws = torch.Generator().manual_seed(0)
+
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x + torch.rand(1, generator=self.draws), y
+
+    def train_set(self, augment):
+        return self.Noisy(*super().train_set(augment).tensors)
+
+
+class EmptyTest(Data):
+    def test_set(self):
+        return TensorDataset(torch.zeros(0, 1), torch.zeros(0))
+
+
+class Triples(Data):
+    def test_set(self):
+        return TensorDataset(torch.zeros(5, 1), torch.zeros(5), torch.zeros(5))
+
+
+def test_data_is_checked():
+    check_data(Data(batch_size=10))
+    for data, rule in ((Unkeyed, "same batches"), (EmptyTest, "test set is empty"), (Triples, "must be")):
+        with pytest.raises(AssertionError, match=rule):
+            check_data(data(batch_size=10))
