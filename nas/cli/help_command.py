@@ -20,9 +20,9 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     found = import_class(options.class_path, tuple(options.trust_module))
     return {
         "class": options.class_path,
-        "signature": str(inspect.signature(found)),
+        "signature": str(inspect.signature(found)).replace("'", ""),
         "doc": inspect.getdoc(found) or "",
-        "options": inspect.getdoc(vars(found).get("__init__")) or "",
+        "options": "" if found.__init__ is object.__init__ else inspect.getdoc(found.__init__) or "",  # type: ignore[misc]
     }
 
 

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         from nas.runs.retrain import retrain_genotype
 
         folder = retrain_genotype(options.genotype, source, seed=options.seed, out=options.out)
-    return {"run": str(folder.path), **folder.read_summary()}
+    return {"run": folder.shown, **folder.read_summary()}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -35,17 +35,11 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 
         folder = search(source, options.out)
     trust = trust_words(trusted)
-    path = _shown(folder.path)
     return {
-        "run": path,
+        "run": folder.shown,
         **folder.read_summary(),
-        "next": [f"nas {command} --run {path}{trust}" for command in ("retrain", "evaluate")],
+        "next": [f"nas {command} --run {folder.shown}{trust}" for command in ("retrain", "evaluate")],
     }
-
-
-def _shown(path: Path) -> str:
-    """Relative to the working directory where it is inside."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def show(result: dict[str, Any]) -> None:

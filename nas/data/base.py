@@ -143,10 +143,11 @@ class SearchDataModule(pl.LightningDataModule, ABC):
 
     def train_targets(self) -> Tensor | None:
         """All training targets where the set holds them as one array (TensorDataset, torchvision); otherwise None."""
-        if isinstance(self._plain, TensorDataset):
-            return self._plain.tensors[-1]
-        targets = getattr(self._plain, "targets", None)
-        return None if targets is None else torch.as_tensor(targets)
+        return _targets(self._plain)
+
+    def test_targets(self) -> Tensor | None:
+        """The same of the test set."""
+        return _targets(self._test)
 
     def _sequential(self, dataset: Dataset) -> DataLoader:
         return sequential_loader(dataset, self.batch_size, num_workers=self.num_workers, pin_memory=self.pin_memory)
@@ -160,3 +161,10 @@ class SearchDataModule(pl.LightningDataModule, ABC):
             raise ValueError(f"{type(self).__name__}: {what} is empty")
         if size < needed:
             raise ValueError(f"{type(self).__name__}: {what} has {size} samples, fewer than one batch of {needed}")
+
+
+def _targets(dataset: Dataset) -> Tensor | None:
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[-1]
+    targets = getattr(dataset, "targets", None)
+    return None if targets is None else torch.as_tensor(targets)

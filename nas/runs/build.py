@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas import checkpoint_io
 from nas.data import SearchDataModule
@@ -18,8 +19,6 @@ from nas.runs.folder import RunFolder
 from nas.search_module import SearchModule
 from nas.tasks import Task
 
-Loader = TypeVar("Loader")
-
 
 def build_search(experiment: Experiment) -> SearchModule:
     """The search module, weights drawn from the seed.
@@ -28,10 +27,8 @@ def build_search(experiment: Experiment) -> SearchModule:
         UsageError: The parts do not fit together.
     """
     seed_global_generators(derive_seed(experiment.seed, "init"))
-    try:
+    with refusals():
         return SearchModule(**experiment.model, seed=experiment.seed)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"model: {error}") from error
 
 
 def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
@@ -45,41 +42,41 @@ def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
     return module
 
 
-def check_run(
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns the errors of trying parts together into the user's: nothing was written yet.
+
+    Raises:
+        UsageError: With the same message.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def try_once(
     network: nn.Module,
     forward: Callable[..., Any],
     data: SearchDataModule,
     task: Task,
-    make_loader: Callable[[], Loader],
-) -> Loader:
-    """Tries data, network and task together, in eval mode, and leaves no trace in the network or in random state.
+    *targets: Tensor | None,
+) -> None:
+    """Tries data, network and task on two samples, in eval mode; leaves no trace in the network or in random state.
 
     Args:
         network: What `forward` runs.
         forward: Called with the inputs of two samples.
         data: The data.
         task: Its loss is computed once.
-        make_loader: Makes the training loader, which checks sizes.
-
-    Returns:
-        The training loader.
-
-    Raises:
-        UsageError: They do not fit.
+        *targets: Looked at as far as they are known beforehand.
     """
+    inputs, target = data.example()
+    for known in (*targets, target):
+        if known is not None:
+            task.check_target(known)
     training = network.training
-    try:
-        loader = make_loader()
-        targets = data.train_targets()
-        if targets is not None:
-            task.check_target(targets)
-        inputs, target = data.example()
-        task.check_target(target)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            network.eval()
-            task.loss(forward(*as_args(inputs)), target)
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise UsageError(str(error)) from error
-    finally:
-        network.train(training)
-    return loader
+    network.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        task.loss(forward(*as_args(inputs)), target)
+    network.train(training)

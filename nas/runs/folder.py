@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -48,10 +49,13 @@ class RunFolder:
         while True:
             folder = cls(path if path is not None else Path("runs") / name / str(number))
             try:
-                folder.path.parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(folder.path.parent, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"run folder {folder.shown} cannot be made: {error.strerror}") from None
+            try:
                 folder.path.mkdir()
             except FileExistsError:
-                if path is not None or not folder.path.exists():
+                if path is not None:
                     raise UsageError(f"run folder {folder.shown} exists already; name another with --out") from None
                 number += 1
             except OSError as error:

@@ -15,12 +15,13 @@ from nas.files import write_atomic
 from nas.genotype import Genotype
 from nas.retrain_module import RetrainModule
 from nas.rng import derive_seed, seed_global_generators
-from nas.runs.build import check_run, restore_search
+from nas.runs.build import refusals, restore_search, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import cost_of, headline, inherited_network
 from nas.runs.trainer import check_trainer, train
+from nas.search_space import SearchSpace
 from nas.tasks import Task
 
 
@@ -88,11 +89,9 @@ def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
         UsageError: The genotype does not fit the space.
     """
     seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
-    try:
-        with architecture(genotype):
-            return experiment.model["space"].network("retrain")
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    space: SearchSpace = experiment.model["space"]
+    with refusals(), architecture(genotype):
+        return space.network("retrain")
 
 
 def retrain_task(experiment: Experiment) -> Task:
@@ -128,7 +127,10 @@ def _retrain(
         gradient_clip_norm=options.gradient_clip_norm,
         seed=experiment.seed,
     )
-    loader = check_run(network, network, data, task, lambda: data.retrain_loader(experiment.seed))
+
+    with refusals():
+        loader = data.retrain_loader(experiment.seed)
+        try_once(network, network, data, task, data.train_targets(), data.test_targets())
     folder = _folder(experiment, genotype, out, name)
     trained = train(experiment.trainer, module, loader, folder, "retrain", "the same nas retrain command")
     module.float()

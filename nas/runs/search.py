@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from nas.data.loader import ResumableLoader
 from nas.files import write_atomic
 from nas.relaxations import Softmax
-from nas.runs.build import build_search, check_run
+from nas.runs.build import build_search, refusals, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
@@ -54,13 +54,10 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
     check_trainer(experiment.trainer)
     module = build_search(experiment)
     sample = module.supernet.sample(Softmax(), 1.0)
-
-    def forward(*inputs: Any) -> Any:
-        return module.supernet(*inputs, op_weights=sample)
-
-    loader = check_run(
-        module.supernet, forward, experiment.data, module.task, lambda: experiment.data.search_loader(experiment.seed)
-    )
+    forward = partial(module.supernet, op_weights=sample)
+    with refusals():
+        loader = experiment.data.search_loader(experiment.seed)
+        try_once(module.supernet, forward, experiment.data, module.task, experiment.data.train_targets())
     return module, loader
 
 

@@ -1,0 +1,78 @@
+"""A small configuration, and the command line called in process."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.cli import main
+
+TINY = {
+    "seed_everything": 3,
+    "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+    "model": {
+        "space": {
+            "class_path": "search_spaces.dilation.DilationNet1d",
+            "init_args": {"num_layers": 2, "channels": 4, "dilations": [1, 8]},
+        },
+        "relaxation": {"class_path": "nas.relaxations.GumbelSoftmax", "init_args": {"hard": True}},
+        "tau": {"class_path": "nas.tau.Exponential"},
+        "task": {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10}},
+        "weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+        "arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03}},
+        "warmup_epochs": 1,
+    },
+    "data": {"class_path": "nas.data.SequentialDigits", "init_args": {"batch_size": 100}},
+    "retrain": {"trainer": {"max_epochs": 2}, "optimizer": {"class_path": "torch.optim.AdamW"}},
+}
+
+
+class Answer:
+    """What a command said."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def result(self):
+        return json.loads(self.out.splitlines()[-1])
+
+    @property
+    def complaint(self):
+        """The one line of an error."""
+        lines = [line for line in self.err.splitlines() if line.startswith("nas: ")]
+        assert len(lines) == 1 and self.err.endswith(lines[0] + "\n"), self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def nas(capfd):
+    """Calls the command line with words."""
+
+    def call(*words):
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return Answer(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Writes a small configuration, in an empty working directory; changes are ``section.key`` -> value."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(changes=None, name="tiny.yaml"):
+        values = json.loads(json.dumps(TINY))
+        for key, value in (changes or {}).items():
+            *parents, last = key.split(".")
+            section = values
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        Path(name).write_text(yaml.safe_dump(values))
+        return Path(name)
+
+    return write

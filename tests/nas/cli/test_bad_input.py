@@ -1,0 +1,264 @@
+"""Bad input: one line that names file, key or value; exit code 2 where the input is at fault; nothing half-written."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.genotype import Genotype
+
+ONE = {"dilations": [4], "num_layers": 2, "channels": 4}
+
+BROKEN = """
+import nas
+from torch import nn
+pair = {"a": nn.ReLU, "b": nn.Tanh}
+class Twice(nas.SearchSpace):
+    def network(self, stage="search"):
+        return nn.Sequential(nas.choice("act", pair), nas.choice("act", pair))
+class Hidden(nas.SearchSpace):
+    def network(self, stage="search"):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nas.choice("seen", pair))
+        hidden = nas.choice("hidden", pair)
+        net.register_forward_hook(lambda module, args, out: hidden(out))
+        return net
+class NoCandidates(nas.SearchSpace):
+    def network(self, stage="search"):
+        return nas.choice("none", {})
+class Shapes(nas.SearchSpace):
+    def network(self, stage="search"):
+        wide, narrow = (lambda: nn.Linear(64, 10)), (lambda: nn.Linear(64, 9))
+        return nn.Sequential(nn.Flatten(), nas.choice("width", {"wide": wide, "narrow": narrow}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.warmup": 3}, "warmup"),
+        ({"surprise": 1}, "tiny.yaml: unknown key 'surprise'"),
+        ({"trainer.max_epochs": "many"}, '"trainer.max_epochs"'),
+        ({"trainer.max_epochs": 0}, "max_epochs must be at least 1"),
+        ({"trainer.accelerator": "gpu"}, "trainer: "),
+        ({"trainer.accelerator": "abacus"}, "trainer: "),
+        ({"trainer.devices": 2}, "one is supported"),
+        ({"trainer.precision": "16-mixed"}, '"trainer.precision"'),
+        ({"model.relaxation": {"class_path": "nas.relaxations.Nothing"}}, '"model.relaxation"'),
+        ({"model.relaxation": {"class_path": "nas.tau.Linear"}}, '"model.relaxation"'),
+        ({"model.tau": {"class_path": "nas.tau.Linear", "init_args": {"begin": 1}}}, "begin"),
+        (
+            {"model.tau": {"class_path": "nas.tau.Linear", "init_args": {"start": -1.0}}},
+            "tau: start must be .* above 0, got -1.0",
+        ),
+        (
+            {"model.tau": {"class_path": "nas.tau.Constant", "init_args": {"value": 0.0}}},
+            "tau: value must be .* above 0, got 0.0",
+        ),
+        ({"model.space": {"class_path": "os.path.join"}}, "not of a trusted module"),
+        (
+            {"model.space": {"class_path": "nobody.Space"}},
+            "'nobody.Space' is not of a trusted module; .*--trust-module nobody",
+        ),
+        ({"model.space.init_args": ONE}, "has 1 candidate"),
+        ({"model.space.init_args": {"dilations": []}}, "has 0 candidate"),
+        ({"model.warmup_epochs": -1}, "warmup_epochs must be at least 0"),
+        ({"model.cost": {"macs": {"max": 1}}}, "model.cost"),
+        ({"model.task.init_args.num_classes": 5}, r"labels must lie in 0 ... 4 .*got 0 ... 9"),
+        ({"model.task.init_args.num_classes": 12}, r"outputs of shape \(batch, 12\), got \(2, 10\)"),
+        (
+            {"data.init_args.batch_size": 601},
+            "weight half of the training set has 600 samples, fewer than one batch of 601",
+        ),
+        ({"data.init_args.arch_fraction": 1.5}, "arch_fraction must lie between 0 and 1"),
+        ({"data": {"class_path": "nas.data.Npz", "init_args": {"path": "none.npz"}}}, "none.npz: No such file"),
+        (
+            {"data": {"class_path": "nas.data.Vision", "init_args": {"name": "MNIST", "root": "void"}}},
+            "MNIST under void",
+        ),
+        ({"retrain.trainer": {"max_epoch": 3}}, "max_epoch"),
+        ({"retrain.space": {"chanels": 3}}, "chanels"),
+        ({"retrain.scheduler": "linear"}, '"retrain.scheduler"'),
+    ],
+)
+def test_configurations(nas, config, changes, message):
+    answer = nas("search", "--config", config(changes), "--out", "run")
+    assert answer.code == 2
+    assert re.search(message, answer.complaint), answer.complaint
+    assert not os.path.exists("run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "none.yaml: No such file or directory"),
+        ("", "not a configuration"),
+        ("- 1", "not a configuration"),
+        ("model: [", "not valid YAML"),
+        ("data: {}\ndata: {}", "key 'data' is given twice"),
+        ("model: &a [" + "x, " * 50 + "]\ndata: [" + "*a, " * 200 + "]", "more than 100 aliases"),
+        ("model: " + "[" * 5000, "not valid YAML"),
+        ("#" * (2**20 + 1), "larger than"),
+        ("seed_everything: 1", "data"),
+    ],
+)
+def test_files(nas, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("none.yaml").write_text(text)
+    answer = nas("search", "--config", "none.yaml", "--out", "run")
+    assert answer.code == 2 and "none.yaml" in answer.complaint and message in answer.complaint
+    assert not os.path.exists("run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.full((40, 1, 64), np.nan)}, "array 'x_train' holds NaN"),
+        ({"x_train": np.array([{}] * 40, dtype=object)}, "array 'x_train' holds Python objects"),
+        ({"x_train": np.zeros((0, 1, 64)), "y_train": np.zeros(0, int)}, "array 'x_train' is empty"),
+        ({"y_train": np.full(40, 10)}, "labels must lie in 0 ... 9"),
+        ({"y_train": np.full(40, -1)}, "labels must lie in 0 ... 9"),
+    ],
+)
+def test_arrays(nas, config, changes, message):
+    arrays = {
+        "x_train": np.zeros((40, 1, 64)),
+        "y_train": np.arange(40) % 10,
+        "x_test": np.zeros((4, 1, 64)),
+        "y_test": np.arange(4),
+    }
+    np.savez("d.npz", **(arrays | changes))
+    path = config({"data": {"class_path": "nas.data.Npz", "init_args": {"path": "d.npz", "batch_size": 10}}})
+    answer = nas("search", "--config", path, "--out", "run")
+    assert answer.code == 2 and message in answer.complaint
+    assert not os.path.exists("run")
+
+
+def test_labels_of_the_test_set_are_looked_at_before_retraining(nas, config):
+    arrays = {"x_train": np.random.rand(40, 1, 64), "y_train": np.arange(40) % 10}
+    np.savez("d.npz", **arrays, x_test=np.zeros((4, 1, 64)), y_test=np.full(4, 10))
+    path = config({"data": {"class_path": "nas.data.Npz", "init_args": {"path": "d.npz", "batch_size": 10}}})
+    assert nas("search", "--config", path, "--out", "run").code == 0  # a search never looks at the test set
+    answer = nas("retrain", "--run", "run")
+    assert answer.code == 2 and "labels must lie in 0 ... 9" in answer.complaint and not os.path.exists("run/retrain")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("Twice", "choice 'act' is used twice, at '0' and '1'"),
+        ("Hidden", "choice 'hidden' was called in a supernet that does not own it"),
+        ("NoCandidates", "choice 'none' has 0 candidate"),
+        ("Shapes", "choice 'width': candidate outputs differ in shape (wide: (2, 10), narrow: (2, 9))"),
+    ],
+)
+def test_spaces(nas, config, tmp_path, space, message):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    path = config({"model.space": {"class_path": f"broken.{space}"}})
+    answer = nas("search", "--config", path, "--trust-module", "broken", "--out", "run")
+    assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
+
+
+def test_a_module_that_fails_to_import_is_named(nas, config, tmp_path):
+    (tmp_path / "failing.py").write_text("import a_module_that_is_not_there\n")
+    path = config({"model.space": {"class_path": "failing.Space"}})
+    answer = nas("search", "--config", path, "--trust-module", "failing", "--out", "run")
+    assert answer.code == 2 and "a_module_that_is_not_there" in answer.complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), None),
+        (("find",), "unknown command 'find'"),
+        (("search",), "--config FILE or --resume DIR is needed"),
+        (("search", "--resume", "r", "--config", "tiny.yaml"), "leave out --config"),
+        (("search", "--config"), "expected one argument"),
+        (("search", "--config", "tiny.yaml", "--out", "run", "--model.foo", "1"), "--model.foo"),
+        (("search", "--resume", "nowhere"), "nowhere: no such run folder"),
+        (("search", "--resume", "empty"), "empty: not a run folder"),
+        (("retrain",), "--run DIR, or --genotype FILE and --config FILE"),
+        (("retrain", "--run", "nowhere"), "nowhere: no such run folder"),
+        (("retrain", "--genotype", "none.json", "--config", "tiny.yaml"), "none.json: No such file"),
+        (("evaluate",), "--run"),
+        (("evaluate", "--run", "empty", "--foo"), "unrecognised arguments: --foo"),
+        (("derive", "--run", "nowhere"), "nowhere: no such run folder"),
+        (("help", "os.path"), "'os.path' is not of a trusted module"),
+        (("help", "nas.tau.Nothing"), "nas.tau.Nothing"),
+        (("help", "nas.tau"), "not a class"),
+    ],
+)
+def test_words(nas, config, words, message):
+    config()
+    Path("empty").mkdir()
+    answer = nas(*words)
+    assert answer.code == 2 and not os.path.exists("run")
+    if message is not None:
+        assert message in answer.complaint
+
+
+@pytest.mark.parametrize(
+    ("choices", "space", "message"),
+    [
+        ({"layer1.conv": "dilation_8"}, None, "no label for choice 'layer2.conv'"),
+        (
+            {"layer1.conv": "dilation_8", "layer2.conv": "dilation_3"},
+            None,
+            "choice 'layer2.conv' has no candidate 'dilation_3'",
+        ),
+        ({"layer1.conv": "dilation_8", "layer2.conv": "dilation_1", "x": "y"}, None, "unknown or inactive choice 'x'"),
+        (
+            {"layer1.conv": "dilation_8", "layer2.conv": "dilation_1"},
+            {"class_path": "other.Space"},
+            "a genotype of other.Space",
+        ),
+    ],
+)
+def test_genotypes(nas, config, choices, space, message):
+    Genotype(choices, space).save("g.json")
+    answer = nas("retrain", "--genotype", "g.json", "--config", config(), "--out", "run")
+    assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
+
+
+def test_a_genotype_with_unknown_keys_is_named(nas, config):
+    Path("g.json").write_text(json.dumps({"format": "gumbel-nas/genotype", "version": 1, "choices": {}, "weights": 3}))
+    assert "g.json: unknown key 'weights'" in nas("retrain", "--genotype", "g.json", "--config", config()).complaint
+
+
+def test_existing_and_unwritable_folders(nas, config):
+    Path("run").mkdir()
+    answer = nas("search", "--config", config(), "--out", "run")
+    assert answer.code == 2 and "run folder run exists already" in answer.complaint and not os.listdir("run")
+    Path("file").write_text("")
+    answer = nas("search", "--config", "tiny.yaml", "--out", "file/run")
+    assert answer.code == 2 and "run folder file/run cannot be made" in answer.complaint
+    answer = nas("search", "--config", "tiny.yaml", "--out", "/proc/run")
+    assert answer.code == 2 and "/proc/run cannot be made" in answer.complaint
+
+
+def test_unfinished_runs_have_no_results(nas, config, monkeypatch):
+    from nas.search_module import SearchModule
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(SearchModule, "training_step", broken)
+    answer = nas("search", "--config", config(), "--out", "run")
+    assert answer.code == 1 and answer.complaint == "nas: out of memory"
+    for command in ("retrain", "evaluate"):
+        answer = nas(command, "--run", "run")
+        assert answer.code == 2 and "no genotype.json yet" in answer.complaint and not os.path.exists("run/retrain")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(nas, config):
+    answer = nas("search", "--config", config({"model.weight_optimizer.init_args.lr": 1e30}), "--out", "run")
+    assert answer.code == 1 and "is not finite at batch" in answer.complaint
+    assert os.path.exists("run/checkpoints/last.ckpt")
+
+
+def test_debug_shows_the_traceback(nas):
+    answer = nas("evaluate", "--run", "nowhere", "--debug")
+    assert answer.code == 2 and "Traceback" in answer.err

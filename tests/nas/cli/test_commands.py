@@ -1,0 +1,212 @@
+"""The commands, end to end and small."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from nas.genotype import Genotype
+
+SPACE = """
+from functools import partial
+import nas
+from torch import nn
+
+class Mine(nas.SearchSpace):
+    '''A space of one's own.
+
+    Args:
+        width: Hidden units.
+    '''
+    def __init__(self, width: int = 8):
+        self.width = width
+
+    def network(self, stage="search"):
+        act = nas.choice("act", {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity})
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, self.width), act, nn.Linear(self.width, 10))
+"""
+
+
+@pytest.fixture
+def run(nas, config):
+    assert nas("search", "--config", config(), "--out", "run").code == 0
+    return "run"
+
+
+def test_search_writes_the_run_folder_and_says_what_it_found(nas, config, tmp_path):
+    answer = nas("search", "--config", config())
+    assert answer.code == 0
+    folder = tmp_path / "runs/tiny/0"
+    names = {p.name for p in folder.iterdir()}
+    assert {
+        "config.yaml",
+        "checkpoints",
+        "genotype.json",
+        "summary.json",
+        "manifest.json",
+        "metrics.csv",
+        "system.csv",
+    } < names
+    assert len([name for name in names if name.startswith("events.out")]) == 1 and len(names) == 8
+    genotype = Genotype.load(folder / "genotype.json")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert genotype.choices == summary["genotype"] and set(genotype.choices) == {"layer1.conv", "layer2.conv"}
+    assert genotype.space["class_path"] == "search_spaces.dilation.DilationNet1d"
+    assert genotype.space["init_args"]["channels"] == 4
+    assert summary["metric"]["split"] == "arch" and summary["num_architectures"] == 4
+    assert genotype.provenance["config_sha256"] == hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
+    for name, digest in json.loads((folder / "manifest.json").read_text())["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    for label in genotype.choices.values():
+        assert label in answer.out
+    assert "nas retrain --run runs/tiny/0" in answer.out and "nas evaluate --run runs/tiny/0" in answer.out
+    assert "search epoch 3/3" in answer.err  # plain lines where there is no terminal
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert [(row["step"], row["epoch"]) for row in rows] == [("6", "0"), ("12", "1"), ("18", "2")]
+    assert float(rows[-1]["search/tau"]) == pytest.approx(0.2)
+    assert nas("search", "--config", "tiny.yaml", "--json").result["run"] == "runs/tiny/1"
+
+
+def test_the_resolved_configuration_runs_the_run_again(nas, run, tmp_path):
+    assert nas("search", "--config", f"{run}/config.yaml", "--out", "again").code == 0
+    for name in ("metrics.csv", "config.yaml"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_later_configs_and_words_win(nas, config, capfd):
+    path = config()
+    config({"trainer.max_epochs": 9, "model.gradient_clip_norm": 0.5}, name="first.yaml")
+    words = ("search", "--config", "first.yaml", "--config", path, "--model.warmup_epochs", "2")
+    with pytest.raises(SystemExit) as stop:
+        nas(*words, "--print_config")
+    assert stop.value.code in (0, None)
+    printed = yaml.safe_load(capfd.readouterr().out)
+    assert printed["model"]["warmup_epochs"] == 2 and printed["trainer"]["max_epochs"] == 3
+    assert printed["model"]["gradient_clip_norm"] == 0.5  # of the first file alone
+
+
+def test_derive_reads_only_and_agrees_with_the_search(nas, run, tmp_path):
+    before = {p: p.read_bytes() for p in (tmp_path / run).rglob("*") if p.is_file()}
+    answer = nas("derive", "--run", run, "--out", "g.json", "--json")
+    summary = json.loads((tmp_path / run / "summary.json").read_text())
+    assert answer.result["genotype"] == summary["genotype"]
+    assert answer.result["metric"]["value"] == pytest.approx(summary["metric"]["value"], abs=1e-6)
+    assert Genotype.load("g.json").choices == summary["genotype"]
+    assert nas("derive", "--run", run, "--strategy", "nas.derive.Argmax", "--json").result == answer.result
+    assert {p: p.read_bytes() for p in (tmp_path / run).rglob("*") if p.is_file()} == before
+
+
+def test_retrain_then_evaluate(nas, run):
+    inherited = nas("evaluate", "--run", run, "--json").result
+    assert inherited["network"] == "derived, inherited weights"
+    retrained = nas("retrain", "--run", run, "--json").result
+    evaluated = nas("evaluate", "--run", run, "--json").result
+    assert evaluated["network"] == "retrained"
+    assert evaluated["test_accuracy"] == retrained["test_accuracy"] == retrained["metric"]["value"]
+    convs = 4 * 3 + 4 * 4 * 3
+    assert evaluated["params"] == convs + 2 * 8 + 40 + 10 and evaluated["macs"] == 64 * convs + 40
+    assert evaluated["latency_ms"] > 0
+    assert "exists" not in nas("evaluate", "--run", f"{run}/retrain").err
+    other = nas("retrain", "--run", run, "--seed", 5, "--out", "other", "--json").result
+    assert other["seed"] == 5 and other["test_loss"] != retrained["test_loss"]
+
+
+def test_inherited_weights_are_where_the_retraining_starts(nas, run):
+    answer = nas("retrain", "--run", run, "--inherit", "--json")
+    assert answer.result["inherited"] is True
+    fresh = nas("retrain", "--run", run, "--out", "fresh", "--json").result
+    assert answer.result["test_loss"] < fresh["test_loss"]  # two epochs from trained weights against two from none
+    assert nas("retrain", "--run", run, "--retrain.scheduler", "cosine").code == 2  # overrides belong to --config
+
+
+def test_a_genotype_by_hand_is_trained_with_larger_sizes(nas, config, tmp_path):
+    Genotype({"layer1.conv": "dilation_8", "layer2.conv": "dilation_1"}).save("hand.json")
+    path = config({"retrain.space": {"channels": 6}, "retrain.data": {"batch_size": 50}})
+    result = nas("retrain", "--genotype", "hand.json", "--config", path, "--json").result
+    assert result["run"] == "runs/tiny/0" and result["params"] == 6 * 3 + 36 * 3 + 24 + 70
+    again = nas("evaluate", "--run", "runs/tiny/0", "--json").result
+    assert again["test_accuracy"] == result["test_accuracy"]
+    assert yaml.safe_load((tmp_path / "runs/tiny/0/config.yaml").read_text())["retrain"]["space"] == {"channels": 6}
+
+
+def test_a_space_of_ones_own_is_searched_when_trusted(nas, config, tmp_path):
+    (tmp_path / "mine.py").write_text(SPACE)
+    path = config({"model.space": {"class_path": "mine.Mine", "init_args": {"width": 12}}})
+    refused = nas("search", "--config", path)
+    assert refused.code == 2 and refused.complaint.endswith(
+        "\"model.space\": 'mine.Mine' is not of a trusted module; if it is yours, say --trust-module mine"
+    )
+    assert not (tmp_path / "runs").exists()
+    answer = nas("search", "--config", path, "--trust-module", "mine", "--out", "own")
+    assert answer.code == 0 and "nas retrain --run own --trust-module mine" in answer.out
+    assert "mine" not in [line.strip() for line in (tmp_path / "own/config.yaml").read_text().splitlines()]
+    assert nas("evaluate", "--run", "own").code == 2  # trust is never stored
+    assert nas("retrain", "--run", "own", "--trust-module", "mine").code == 0
+    helped = nas("help", "mine.Mine", "--trust-module", "mine")
+    assert "A space of one's own." in helped.out and "width: int = 8" in helped.out
+
+
+def test_regression_from_a_users_arrays(nas, config, tmp_path):
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(300, 1, 64))
+    y = (x[:, 0, :3].sum(1, keepdims=True) > 0).astype(np.float32)
+    np.savez("mine.npz", x_train=x[:240], y_train=y[:240], x_test=x[240:], y_test=y[240:])
+    changes = {
+        "model.task": {"class_path": "nas.tasks.Regression", "init_args": {"criterion": "huber"}},
+        "data": {"class_path": "nas.data.Npz", "init_args": {"path": "mine.npz", "batch_size": 20}},
+        "model.space.init_args.num_classes": 1,
+        "model.bilevel": {"class_path": "nas.bilevel.Joint"},
+        "model.gradient_clip_norm": 1.0,
+        "model.weight_schedule": "cosine",
+    }
+    answer = nas("search", "--config", config(changes), "--out", "run", "--json")
+    assert answer.code == 0 and answer.result["metric"]["name"] == "mse"
+    assert "test_mae" in nas("retrain", "--run", "run", "--json").result
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_run(nas, config, precision):
+    answer = nas("search", "--config", config({"trainer.precision": precision}), "--out", "run")
+    assert answer.code == 0 and nas("retrain", "--run", "run").code == 0 and nas("evaluate", "--run", "run").code == 0
+
+
+def test_retraining_with_label_smoothing_and_clipping(nas, config):
+    task = {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10, "label_smoothing": 0.2}}
+    path = config({"retrain.task": task, "retrain.gradient_clip_norm": 0.5, "retrain.scheduler": "one_cycle"})
+    assert nas("search", "--config", path, "--out", "run").code == 0
+    smooth = nas("retrain", "--run", "run", "--json").result
+    assert smooth["test_loss"] > 0.5  # cross-entropy against targets smoothed by 0.2 cannot be lower
+
+
+@pytest.mark.parametrize("words", [("--help",), ("search", "--help"), ("retrain", "-h"), ("--version",)])
+def test_help_fits_one_page(nas, words):
+    answer = nas(*words)
+    assert answer.code == 0 and answer.err == "" and 0 < len(answer.out.splitlines()) <= 50
+    assert all(len(line) <= 120 for line in answer.out.splitlines())
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys\nfrom nas.cli import main\n"
+        "for words in (['--help'], ['search', '--help'], ['search', '--config', 'none.yaml'], ['search']): main(words)\n"
+        "assert 'torch' not in sys.modules and 'jsonargparse' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_doctor_and_help(nas):
+    facts = nas("doctor", "--json").result
+    assert facts["mixing backend"] and facts["torch"]
+    assert "start: Tau at the beginning" in nas("help", "nas.tau.Exponential").out
+    assert "lr" in nas("help", "torch.optim.AdamW").out
+
+
+def test_running_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "nas", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("gumbel-nas ")

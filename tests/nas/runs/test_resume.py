@@ -1,0 +1,196 @@
+"""A search or retraining that was stopped goes on exactly: equal metrics.csv, weights, alpha, optimizer states and genotype."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nas import checkpoint_io
+from nas.retrain_module import RetrainModule
+from nas.search_module import SearchModule
+
+
+class Crash(Exception):
+    pass
+
+
+def stop_at(monkeypatch, module, batch, how):
+    """Stops the run in the given batch, once."""
+    step = module.training_step
+    done = []
+
+    def stopping(self, *args):
+        if self.num_batches_done == batch and not done:
+            done.append(True)
+            how()
+        return step(self, *args)
+
+    monkeypatch.setattr(module, "training_step", stopping)
+
+
+def crash():
+    raise Crash("the power failed")
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def state(folder):
+    return checkpoint_io.load(folder / "checkpoints" / "last.ckpt")
+
+
+def assert_equal(a, b, path="state"):
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            if key not in ("SystemWriter", "seconds"):  # times differ
+                assert_equal(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{path}[{i}]")
+    else:
+        assert a == b, path
+
+
+def assert_same_run(a, b):
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    assert (
+        json.loads((a / "genotype.json").read_text())["choices"]
+        == json.loads((b / "genotype.json").read_text())["choices"]
+    )
+    first, second = (state(folder) for folder in (a, b))
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "num_batches_done", "epoch", "callbacks"):
+        assert_equal(first[key], second[key], key)
+
+
+# batches 6 an epoch (two halves of 600, batches of 100): first, inside, last of an epoch, first of the next, last of all
+@pytest.mark.parametrize("batch", [0, 3, 5, 6, 17])
+@pytest.mark.parametrize(("how", "code"), [(crash, 1), (terminate, 143)])
+def test_search_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch, how, code):
+    path = config()
+    assert nas("search", "--config", path, "--out", "whole").code == 0
+    stop_at(monkeypatch, SearchModule, batch, how)
+    stopped = nas("search", "--config", path, "--out", "cut")
+    assert stopped.code == code
+    if how is terminate:
+        assert stopped.complaint.endswith(
+            "stopped by SIGTERM after saving a checkpoint; go on with: nas search --resume cut"
+        )
+    resumed = nas("search", "--resume", "cut", "--json")
+    assert resumed.code == 0 and resumed.result["stage"] == "search"
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(nas, config, tmp_path, monkeypatch):
+    (tmp_path / "dropping.py").write_text(
+        "import nas\n"
+        "from torch import nn\n"
+        "class Space(nas.SearchSpace):\n"
+        "    def network(self, stage='search'):\n"
+        "        op = nas.choice('op', {'a': nn.ReLU, 'b': nn.Tanh})\n"
+        "        return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(), op, nn.BatchNorm1d(8), nn.Linear(8, 10))\n"
+    )
+    path = config(
+        {
+            "model.space": {"class_path": "dropping.Space"},
+            "model.relaxation": {"class_path": "nas.relaxations.SampledPath"},
+            "data": {"class_path": "nas.data.Digits", "init_args": {"batch_size": 100, "num_workers": 2}},
+        }
+    )
+    trust = ("--trust-module", "dropping")
+    assert nas("search", "--config", path, "--out", "whole", *trust).code == 0
+    stop_at(monkeypatch, SearchModule, 8, crash)
+    assert nas("search", "--config", path, "--out", "cut", *trust).code == 1
+    assert nas("search", "--resume", "cut", *trust).code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
+    path = config()
+    assert nas("search", "--config", path, "--out", "whole").code == 0
+    code = (
+        "import os, signal\n"
+        "from nas.cli import main\n"
+        "from nas.search_module import SearchModule\n"
+        "step = SearchModule.training_step\n"
+        "def killing(self, *args):\n"
+        "    if self.num_batches_done == 9: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, *args)\n"
+        "SearchModule.training_step = killing\n"
+        f"main(['search', '--config', '{path}', '--out', 'cut'])\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert nas("search", "--resume", "cut").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(nas, config, tmp_path):
+    path = config()
+    for out, words in (("a", ()), ("b", ()), ("c", ("--seed_everything", 4))):
+        assert nas("search", "--config", path, "--out", out, *words).code == 0
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a/metrics.csv").read_bytes() != (tmp_path / "c/metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("how", [crash, terminate])
+def test_retraining_goes_on_exactly_when_called_again(nas, config, tmp_path, monkeypatch, how):
+    assert nas("search", "--config", config(), "--out", "run").code == 0
+    assert nas("retrain", "--run", "run", "--out", "whole").code == 0
+    stop_at(monkeypatch, RetrainModule, 14, how)
+    assert nas("retrain", "--run", "run", "--out", "cut").code != 0
+    assert (
+        "unfinished retraining of other settings"
+        in nas("retrain", "--run", "run", "--out", "cut", "--seed", 9).complaint
+    )
+    assert nas("retrain", "--run", "run", "--out", "cut").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert "finished retraining" in nas("retrain", "--run", "run", "--out", "cut").complaint
+
+
+def test_resuming_a_finished_search_prints_its_summary_and_changes_nothing(nas, config, tmp_path):
+    first = nas("search", "--config", config(), "--out", "run", "--json").result
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert nas("search", "--resume", "run", "--json").result == first
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_the_run_is_the_same(nas, config, tmp_path, monkeypatch):
+    path = config()
+    assert nas("search", "--config", path, "--out", "whole").code == 0
+    stop_at(monkeypatch, SearchModule, 15, crash)
+    assert nas("search", "--config", path, "--out", "cut").code == 1
+    checkpoint = tmp_path / "cut/checkpoints/last.ckpt"
+    damaged = bytearray(checkpoint.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    checkpoint.write_bytes(damaged)
+    with pytest.warns(UserWarning, match="checksum does not match"):
+        assert nas("search", "--resume", "cut").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_tensorboard_holds_each_point_once_after_a_resume(nas, config, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stop_at(monkeypatch, SearchModule, 8, crash)
+    path = config()
+    assert nas("search", "--config", path, "--out", "run").code == 1
+    assert nas("search", "--resume", "run").code == 0
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"search/tau", "search/entropy", "weight/loss", "arch/accuracy", "choice/layer1.conv/dilation_8"} <= set(
+        tags
+    )
+    for tag in tags:
+        assert len({event.step for event in events.Scalars(tag)}) == len(events.Scalars(tag))
+    assert [event.step for event in events.Scalars("search/tau")] == [6, 12, 18]
