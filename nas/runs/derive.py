@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas.derive import DeriveStrategy
 from nas.errors import UsageError
 from nas.runs.build import restore_search
@@ -14,6 +12,7 @@ from nas.runs.config import import_class, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import derive_and_score
+from nas.runs.trainer import prepare_machine
 
 
 def derive_run(
@@ -34,8 +33,9 @@ def derive_run(
     folder = RunFolder.open(path, "search")
     experiment = load_experiment(ConfigSource((folder.config,), (), trusted))
     chosen = experiment.derive if strategy is None else _strategy(strategy, trusted)
+    device = prepare_machine(experiment.trainer)
     module = restore_search(folder, experiment)
-    derived = derive_and_score(experiment, module, chosen, folder, torch.device("cpu"))
+    derived = derive_and_score(experiment, module, chosen, folder, device)
     if out is not None:
         try:
             derived.genotype.save(out)

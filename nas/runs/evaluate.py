@@ -15,7 +15,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import cost_of, example_inputs, inherited_network
 from nas.runs.retrain import restore_network, retrain_task
-from nas.runs.trainer import check_trainer
+from nas.runs.trainer import prepare_machine
 
 
 def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
         folder = folder.retrain
     stage = folder.stage
     experiment = load_experiment(ConfigSource((folder.config,), (), trusted), stage=stage)
-    device: torch.device = check_trainer(experiment.trainer)
+    device: torch.device = prepare_machine(experiment.trainer)
     data = experiment.data
     if stage == "retrain":
         folder.read_summary()  # refuses a retraining that is not finished

@@ -20,7 +20,7 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import cost_of, headline, inherited_network
-from nas.runs.trainer import check_trainer, train
+from nas.runs.trainer import prepare_machine, train
 from nas.search_space import SearchSpace
 from nas.tasks import Task
 
@@ -114,7 +114,7 @@ def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
 def _retrain(
     experiment: Experiment, genotype: Genotype, out: Path | None, name: str, weights: dict[str, Any] | None
 ) -> RunFolder:
-    check_trainer(experiment.trainer)
+    prepare_machine(experiment.trainer)
     network = build_network(experiment, genotype)
     if weights is not None:
         _inherit(network, weights)

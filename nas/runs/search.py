@@ -13,7 +13,7 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import derive_and_score
-from nas.runs.trainer import check_trainer, train
+from nas.runs.trainer import prepare_machine, train
 from nas.search_module import SearchModule
 
 
@@ -51,7 +51,7 @@ def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
 
 
 def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
-    check_trainer(experiment.trainer)
+    prepare_machine(experiment.trainer)
     module = build_search(experiment)
     sample = module.supernet.sample(Softmax(), 1.0)
     forward = partial(module.supernet, op_weights=sample)

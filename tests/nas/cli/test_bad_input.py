@@ -42,6 +42,7 @@ class Shapes(nas.SearchSpace):
         ({"surprise": 1}, "tiny.yaml: unknown key 'surprise'"),
         ({"trainer.max_epochs": "many"}, '"trainer.max_epochs"'),
         ({"trainer.max_epochs": 0}, "max_epochs must be at least 1"),
+        ({"trainer.num_threads": 0}, "num_threads must be at least 1"),
         ({"trainer.accelerator": "gpu"}, "trainer: "),
         ({"trainer.accelerator": "abacus"}, "trainer: "),
         ({"trainer.devices": 2}, "one is supported"),
