@@ -12,13 +12,14 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "choice": "nas.choices",
+    "gate": "nas.choices",
     "scope": "nas.choices",
     "replace": "nas.choices",
     "architecture": "nas.choices",
     "sample": "nas.mixed_op",
     "checkpoint": "nas.mixed_op",
     "MixedOp": "nas.mixed_op",
-    "OpWeights": "nas.mixed_op",
+    "OpWeights": "nas.relaxations",
     "Supernet": "nas.supernet",
     "SearchSpace": "nas.search_space",
     "Genotype": "nas.genotype",
@@ -31,13 +32,14 @@ __all__ = [*_EXPORTS, "__version__"]
 if TYPE_CHECKING:
     from nas.choices import architecture as architecture
     from nas.choices import choice as choice
+    from nas.choices import gate as gate
     from nas.choices import replace as replace
     from nas.choices import scope as scope
     from nas.genotype import Genotype as Genotype
     from nas.mixed_op import MixedOp as MixedOp
-    from nas.mixed_op import OpWeights as OpWeights
     from nas.mixed_op import checkpoint as checkpoint
     from nas.mixed_op import sample as sample
+    from nas.relaxations import OpWeights as OpWeights
     from nas.retrain_module import RetrainModule as RetrainModule
     from nas.search_module import SearchModule as SearchModule
     from nas.search_space import SearchSpace as SearchSpace

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 Level = Literal["weight", "arch"]
 
@@ -17,8 +20,21 @@ class Step(Protocol):
     def arch_moves(self) -> bool:
         """Whether the arch parameters are trained in this step: past the warm-up, and there are any."""
 
+    @property
+    def present_weight_optimizer(self) -> Optimizer:
+        """The optimizer of the weights, in its present state."""
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by the names that :meth:`virtual_loss` takes."""
+
+    def arch_parameters(self) -> Sequence[nn.Parameter]:
+        """Alpha, and whatever is trained with it."""
+
     def loss(self, batch: Level) -> Tensor:
         """The supernet's loss on this step's batch of one data half, with op weights drawn for that half."""
+
+    def virtual_loss(self, batch: Level, weights: Mapping[str, Tensor]) -> Tensor:
+        """The same loss at other weights; what it does to buffers (batch-norm statistics) is thrown away."""
 
     def arch_penalty(self) -> Tensor:
         """The regularisers' terms of the loss that the arch parameters descend."""
@@ -33,6 +49,9 @@ class Bilevel(ABC):
     @abstractmethod
     def step(self, step: Step) -> None:
         """Takes the step."""
+
+    def check(self, weight_optimizer: Optimizer) -> None:  # noqa: B027  (most methods work with every optimizer)
+        """Raises ValueError for an optimizer that the method cannot work with; called before a search."""
 
 
 class FirstOrder(Bilevel):
@@ -59,3 +78,110 @@ class Joint(Bilevel):
             step.descend(loss + step.arch_penalty(), "weight", "arch")
         else:
             step.descend(loss, "weight")
+
+
+class Unrolled(Bilevel):
+    """Alpha descends the arch loss *after* a virtual step of the weights, which depends on alpha: second order.
+
+    With w' = w - lr * (SGD's direction, momentum and weight decay included), the gradient of L_arch(w'(alpha), alpha) is taken, either
+    exactly, through the gradient's own graph, or with the second derivative as a central finite difference. The virtual weights, and
+    what the virtual passes do to batch-norm buffers, are thrown away.
+
+    Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", equations 6 to 8.
+
+    Deviation: DARTS leaves Nesterov's momentum out; here the virtual step is the optimizer's own. Gradient clipping is not part of it.
+    """
+
+    def __init__(self, exact: bool = True, radius: float = 0.01) -> None:
+        """Sets the method.
+
+        Args:
+            exact: Differentiate through the virtual step; otherwise the finite difference of DARTS, which needs less memory.
+            radius: Norm of the finite difference's step in weight space, above 0.
+        """
+        if not radius > 0:
+            raise ValueError(f"Unrolled: radius must be above 0, got {radius}")
+        self.exact = exact
+        self.radius = radius
+
+    def check(self, weight_optimizer: Optimizer) -> None:
+        groups = weight_optimizer.param_groups
+        if type(weight_optimizer) is not SGD or any(g["dampening"] != 0 or g["maximize"] for g in groups):
+            raise ValueError(
+                f"Unrolled needs weight_optimizer torch.optim.SGD without dampening and maximize: its virtual step is SGD's; "
+                f"got {type(weight_optimizer).__name__}"
+            )
+
+    def step(self, step: Step) -> None:
+        if step.arch_moves:
+            loss = self._exact_loss(step) if self.exact else self._finite_difference_loss(step)
+            step.descend(loss + step.arch_penalty(), "arch")
+        step.descend(step.loss("weight"), "weight")
+
+    def _exact_loss(self, step: Step) -> Tensor:
+        weights = step.named_weights()
+        grads = _gradients(step.virtual_loss("weight", weights), weights, create_graph=True)
+        virtual = {name: w - u for (name, w), u in zip(weights.items(), sgd_updates(step, grads), strict=True)}
+        return step.virtual_loss("arch", virtual)
+
+    def _finite_difference_loss(self, step: Step) -> Tensor:
+        """A function of alpha whose gradient is the second-order one; its value differs from the arch loss."""
+        weights, alpha = step.named_weights(), list(step.arch_parameters())
+        grads = _gradients(step.virtual_loss("weight", weights), weights)
+        with torch.no_grad():
+            virtual = {
+                name: (w - u).requires_grad_()
+                for (name, w), u in zip(weights.items(), sgd_updates(step, grads), strict=True)
+            }
+        loss = step.virtual_loss("arch", virtual)
+        inner = torch.autograd.grad(loss, list(virtual.values()), retain_graph=True, allow_unused=True)
+        # d(update)/d(gradient) is a number for each weight: lr, times 1 + momentum under Nesterov
+        with torch.no_grad():
+            rates = _update_rates(step)
+            direction = [r * _or_zero(v, w) for r, v, w in zip(rates, inner, weights.values(), strict=True)]
+            norm = torch.stack([d.norm() for d in direction]).norm().clamp_min(1e-12)
+        ends = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                moved = {
+                    name: w + sign * self.radius / norm * d
+                    for (name, w), d in zip(weights.items(), direction, strict=True)
+                }
+            ends.append(torch.autograd.grad(step.virtual_loss("weight", moved), alpha, allow_unused=True))
+        for parameter, up, down in zip(alpha, *ends, strict=True):
+            second = (_or_zero(up, parameter) - _or_zero(down, parameter)) * norm / (2 * self.radius)
+            loss = loss - (second * parameter).sum()
+        return loss
+
+
+def sgd_updates(step: Step, grads: Sequence[Tensor]) -> list[Tensor]:
+    """What SGD would subtract from each weight, given its gradients; differentiable in them.
+
+    Momentum buffers are read, not changed.
+    """
+    optimizer, updates = step.present_weight_optimizer, []
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for weight, grad in zip(step.named_weights().values(), grads, strict=True):
+        group = groups[id(weight)]
+        direction = grad + group["weight_decay"] * weight.detach()
+        if group["momentum"]:
+            former = optimizer.state[weight].get("momentum_buffer") if weight in optimizer.state else None
+            buffer = direction if former is None else group["momentum"] * former + direction
+            direction = direction + group["momentum"] * buffer if group["nesterov"] else buffer
+        updates.append(group["lr"] * direction)
+    return updates
+
+
+def _update_rates(step: Step) -> list[float]:
+    groups = {id(p): group for group in step.present_weight_optimizer.param_groups for p in group["params"]}
+    chosen = [groups[id(weight)] for weight in step.named_weights().values()]
+    return [group["lr"] * (1 + group["momentum"] * group["nesterov"]) for group in chosen]
+
+
+def _gradients(loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> list[Tensor]:
+    grads = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True)
+    return [_or_zero(grad, weight) for grad, weight in zip(grads, weights.values(), strict=True)]
+
+
+def _or_zero(grad: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if grad is None else grad

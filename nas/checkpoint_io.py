@@ -51,14 +51,19 @@ def save(state: dict[str, Any], path: Path) -> None:
         file.write(_MARK + hashing.digest.hexdigest().encode() + b"\n")
 
 
-def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def load(path: Path, map_location: Any = "cpu", *, fall_back: bool = True) -> dict[str, Any]:
     """Reads and verifies `path`; where it is damaged or missing, ``previous.ckpt`` beside it, with a warning.
 
+    Args:
+        path: The checkpoint.
+        map_location: As for ``torch.load``.
+        fall_back: Whether the previous one will do; not where the result of a finished run is wanted.
+
     Raises:
-        ValueError: Neither file is whole.
+        ValueError: No file is whole.
     """
     reasons = []
-    for candidate in (path, path.with_name(PREVIOUS)):
+    for candidate in (path, path.with_name(PREVIOUS)) if fall_back else (path,):
         try:
             state = _load_verified(candidate, map_location)
         except (OSError, ValueError) as error:

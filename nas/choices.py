@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from nas.gates import DROP, KEEP, LABELS, Factory, Gate, gate_names, kept_elements, plain
 from nas.genotype import Genotype
 from nas.mixed_op import MixedOp, check_choice
 
@@ -26,7 +27,8 @@ class _Build:
         self.made: list[tuple[str, nn.Module]] = []
         self.open: list[_Unmade] = []
 
-    def make(self, name: str, candidates: Candidates, shared: bool) -> nn.Module:
+    def label(self, name: str, labels: Iterable[str], shared: bool) -> str | _Unmade:
+        """The label that the genotype gives to a choice, or a stand-in where it gives none."""
         if name in self.uses and not (shared and self.uses[name]):
             raise ValueError(f"choice {name!r} is used twice; say shared=True at every use if that is meant")
         self.uses[name] = shared
@@ -34,8 +36,26 @@ class _Build:
             self.open.append(_Unmade(name))
             return self.open[-1]
         label = self.choices[name]
-        if not isinstance(label, str) or label not in candidates:
-            raise ValueError(f"choice {name!r} has no candidate {label!r}; it has {', '.join(candidates)}")
+        if not isinstance(label, str) or label not in labels:
+            raise ValueError(f"choice {name!r} has no candidate {label!r}; it has {', '.join(labels)}")
+        return label
+
+    def gate(self, name: str, factory: Factory, elements: Sequence[str], dim: int, shared: bool) -> nn.Module:
+        """The plain form of a gate, built for what is kept."""
+        names = gate_names(name, elements)
+        labels = [self.label(row, LABELS, shared) for row in names]
+        for label in labels:
+            if isinstance(label, _Unmade):
+                return label
+        kept = kept_elements(name, cast(list[str], labels))
+        module = plain(factory(len(kept)), kept, len(names), dim)
+        self.made += [(row, module) for row in names]
+        return module
+
+    def make(self, name: str, candidates: Candidates, shared: bool) -> nn.Module:
+        label = self.label(name, candidates, shared)
+        if isinstance(label, _Unmade):
+            return label
         for other, candidate in candidates.items():
             if other != label and isinstance(candidate, nn.Module):
                 self._drop(candidate)
@@ -93,6 +113,54 @@ def choice(name: str, candidates: Candidates, *, shared: bool = False) -> nn.Mod
     return MixedOp(name, built, shared=shared)
 
 
+def gate(
+    name: str,
+    module: nn.Module | Callable[..., nn.Module],
+    *,
+    size: int | None = None,
+    elements: Sequence[str] | None = None,
+    dim: int = 1,
+    drop: nn.Module | Callable[[], nn.Module] = nn.Identity,
+    shared: bool = False,
+) -> nn.Module:
+    """Something kept or dropped: a module, or each element of a module's input.
+
+    ``nas.gate("block3", block)`` keeps or skips a layer: a choice of the labels ``drop`` and ``keep``. For a branch that is added to
+    something, say ``drop=nas.candidates.Zero``.
+
+    ``nas.gate("features", lambda n: nn.Linear(n, 16), size=30)`` keeps or drops each input feature (``dim=1``; or channels): choices
+    ``features.0`` to ``features.29``. While searching, the input is multiplied by the relaxed samples; derived, a plain slice feeds a
+    module that `module` makes for the number kept.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        module: What is kept or dropped; with `size` or `elements`, a function from the number of kept elements to the module that reads
+            them.
+        size: Number of elements, named 0, 1, ...
+        elements: Their names instead.
+        dim: Dimension of the elements in the input.
+        drop: What stands there when a whole module is dropped; of the same output shape.
+        shared: Several gates of this name are one decision.
+
+    Raises:
+        ValueError: A bad name, both or neither of what `module` needs, or, under a genotype, a gate that it does not fit.
+    """
+    if size is None and elements is None:
+        return choice(name, {DROP: drop, KEEP: module}, shared=shared)
+    if size is not None and elements is not None:
+        raise ValueError(f"gate {name!r}: give size or elements, not both")
+    if isinstance(module, nn.Module):
+        raise ValueError(
+            f"gate {name!r}: gating elements needs a function from the number kept to a module, got a module"
+        )
+    named = [str(i) for i in range(size)] if size is not None else list(cast(Sequence[str], elements))
+    name = ".".join((*_SCOPE.get(), name))
+    build = _BUILD.get()
+    if build is not None:
+        return build.gate(name, module, named, dim, shared)
+    return Gate(name, module, named, dim=dim, shared=shared)
+
+
 def _build_candidate(candidate: Any) -> Any:
     if isinstance(candidate, nn.Module) or not callable(candidate):
         return candidate
@@ -146,10 +214,13 @@ def replace(model: nn.Module, choices: Mapping[str, Candidates]) -> nn.Module:
     Raises:
         ValueError: A path that does not exist, or bad candidates; the model is then unchanged.
     """
-    paths = dict(model.named_modules())
+    paths = dict(model.named_modules(remove_duplicate=False))
     for path in choices:
         if not path or path not in paths:
             raise ValueError(f"nas.replace: the model has no submodule {path!r}")
+        for other in choices:
+            if path.startswith(f"{other}."):
+                raise ValueError(f"nas.replace: {path!r} lies inside {other!r}, which is replaced too")
     made = {path: choice(path, candidates) for path, candidates in choices.items()}
     for path, module in made.items():
         parent, _, attribute = path.rpartition(".")

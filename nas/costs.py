@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import benchmark
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -22,12 +23,24 @@ def num_macs(network: nn.Module, inputs: Sequence[Any]) -> int:
 
     Args:
         network: A plain network; counted in eval mode on a copy, so nothing in it changes.
-        inputs: Its arguments, first axis: samples.
+        inputs: Its arguments; first axis of every tensor: samples.
     """
     network = copy.deepcopy(network).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*inputs)
-    return int(counter.get_total_flops()) // 2 // len(inputs[0])
+    return int(counter.get_total_flops()) // 2 // batch_size(inputs)
+
+
+def batch_size(inputs: Any) -> int:
+    """Length of the first tensor's first axis, wherever it is inside tuples, lists and dicts.
+
+    Raises:
+        ValueError: There is no tensor.
+    """
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, torch.Tensor):
+            return len(leaf)
+    raise ValueError("the network's inputs hold no tensor, so the batch size is not known")
 
 
 def latency_ms(network: nn.Module, inputs: Sequence[Any], *, min_seconds: float = 0.5) -> float:

@@ -25,8 +25,11 @@ class CsvFile:
         """Removes rows later than `step`, and a last line that was not finished."""
         if not self.path.exists():
             return
-        lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+        try:
+            lines = self.path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+        except ValueError:
+            raise ValueError(f"{self.path}: damaged; remove it to go on without its rows") from None
         if lines and lines[0].endswith("\n"):
             self._columns = next(csv.reader(lines[:1]))
             write_atomic(self.path, "".join([lines[0], *kept]))

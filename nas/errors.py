@@ -1,6 +1,14 @@
-"""The one error type that means: the user's input is at fault."""
+"""Errors as users see them."""
 
 from __future__ import annotations
+
+
+def describe(error: BaseException) -> str:
+    """One line: the message, and the kind of error where the message alone would not say what is wrong."""
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, (ValueError, OSError, RuntimeError)) and text else f"{type(error).__name__}: {text}"
+    )
 
 
 class UsageError(ValueError):

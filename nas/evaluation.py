@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 from torchmetrics import MeanMetric
 
 from nas.tasks import Task
@@ -25,13 +26,12 @@ def as_args(inputs: Any) -> tuple[Any, ...]:
 
 def to_device(item: Any, device: torch.device) -> Any:
     """Tensors inside tuples, lists and dicts, moved."""
-    if isinstance(item, torch.Tensor):
-        return item.to(device, non_blocking=True)
-    if isinstance(item, (tuple, list)):
-        return type(item)(to_device(part, device) for part in item)
-    if isinstance(item, dict):
-        return {key: to_device(value, device) for key, value in item.items()}
-    return item
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), item)
+
+
+def first_sample(item: Any) -> Any:
+    """Tensors inside tuples, lists and dicts, cut to their first sample."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor[:1], item)
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ class Genotype:
         if len(text) > MAX_BYTES:
             raise UsageError(f"{source}: larger than {MAX_BYTES} bytes")
         try:
-            data = json.loads(text, object_pairs_hook=_unique_keys)
+            data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{source}: not valid JSON: {error or 'nested too deeply'}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -122,6 +122,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"duplicate key {key!r}")
         result[key] = value
     return result
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _is_label_list(value: Any) -> bool:

@@ -24,5 +24,8 @@ def make_lr_scheduler(name: LRSchedule, optimizer: Optimizer, num_steps: int) ->
     if name == "cosine":
         return CosineAnnealingLR(optimizer, T_max=num_steps)
     if name == "one_cycle":
-        return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=num_steps)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(
+            optimizer, rates, total_steps=num_steps, cycle_momentum=False
+        )  # momentum is the optimizer's own
     raise ValueError(f"unknown learning-rate schedule {name!r}; expected constant, cosine or one_cycle")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +17,10 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from nas.ops import mix
 from nas.ops.mix import weighted
-from nas.relaxations import Relaxation
+from nas.relaxations import Sampler
 
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 CHOICE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
-
-
-class Sampler(NamedTuple):
-    """How an enclosing supernet draws, for :func:`sample`: its relaxation, tau and generator."""
-
-    relaxation: Relaxation
-    tau: Tensor | float
-    generator: torch.Generator | None
-
-
-class OpWeights(NamedTuple):
-    """A relaxed sample of alpha.
-
-    Attributes:
-        weights: (E, K), or (E, B, K) per sample; rows on the simplex, padded columns exactly 0.
-        active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
-        sampler: What :func:`sample` draws with inside the forward; None where the network draws nothing itself.
-    """
-
-    weights: Tensor
-    active: Tensor | None = None
-    sampler: Sampler | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +29,7 @@ class Context:
 
     rows: Mapping[str, int]
     weights: tuple[Tensor, ...]
+    stacked: Tensor
     active: list[list[int]] | None
     sampler: Sampler | None
     checkpoint_candidates: bool
@@ -67,7 +48,45 @@ def active_context(context: Context | None) -> Iterator[None]:
         _CONTEXT.reset(token)
 
 
-class MixedOp(nn.Module):
+def context_of(name: str) -> Context:
+    """The context of the enclosing supernet's forward.
+
+    Raises:
+        RuntimeError: There is none, or its supernet does not own the choice.
+    """
+    context = _CONTEXT.get()
+    if context is None or name not in context.rows:
+        where = "outside a supernet" if context is None else "in a supernet that does not own it"
+        raise RuntimeError(
+            f"choice {name!r} was called {where}: call nas.Supernet(network)(..., op_weights=...), with the choice "
+            "registered as a submodule of the network. Under activation checkpointing use nas.checkpoint."
+        )
+    return context
+
+
+class ChoiceModule(nn.Module, ABC):
+    """A module at which something is decided: one row of alpha for each name it gives.
+
+    Attributes:
+        shared: Whether other modules may give the same names, and so use the same logits.
+    """
+
+    shared: bool
+
+    @abstractmethod
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        """Choice name -> labels."""
+
+    @abstractmethod
+    def branches(self, made: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str], list[nn.Module]]]:
+        """The ways to decide what `made` leaves open: how many each stands for, what it decides, and the modules then entered."""
+
+    @abstractmethod
+    def derived(self, choices: Mapping[str, str], copies: dict[int, Any]) -> nn.Module:
+        """The plain module under `choices`, weights copied; `copies` is the memo of ``copy.deepcopy``."""
+
+
+class MixedOp(ChoiceModule):
     """One choice: its output is the op-weighted sum of its candidates' outputs.
 
     Made by :func:`nas.choice`. It holds no op weights: they come from the enclosing :class:`nas.Supernet` for the length of one forward,
@@ -108,6 +127,17 @@ class MixedOp(nn.Module):
     def extra_repr(self) -> str:
         return f"name={self.name!r}, labels={list(self.labels)}"
 
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        return {self.name: self.labels}
+
+    def branches(self, made: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str], list[nn.Module]]]:
+        for label in [made[self.name]] if self.name in made else self.labels:
+            yield 1, {self.name: label}, [self.candidates[self.labels.index(label)]]
+
+    def derived(self, choices: Mapping[str, str], copies: dict[int, Any]) -> nn.Module:
+        chosen: nn.Module = copy.deepcopy(self.candidates[self.labels.index(choices[self.name])], copies)
+        return chosen
+
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Mixes the candidates' outputs for the same arguments.
 
@@ -115,13 +145,7 @@ class MixedOp(nn.Module):
             RuntimeError: Called outside the forward of the supernet that owns this choice.
             ValueError: The candidates' outputs differ in shape, or are not tensors.
         """
-        context = _CONTEXT.get()
-        if context is None or self.name not in context.rows:
-            where = "outside a supernet" if context is None else "in a supernet that does not own it"
-            raise RuntimeError(
-                f"choice {self.name!r} was called {where}: call nas.Supernet(network)(..., op_weights=...), with the choice "
-                "registered as a submodule of the network. Under activation checkpointing use nas.checkpoint."
-            )
+        context = context_of(self.name)
         row = context.rows[self.name]
         indices, weights = self._running(context.weights[row], context.active[row] if context.active else None)
         if context.checkpoint_candidates:
@@ -218,12 +242,12 @@ def _repeatable(context: Context | None) -> Callable[[], Context | None]:
         return lambda: context
     sampler, device, state = context.sampler, generator.device, generator.get_state()
 
-    def copy() -> Context:
+    def repeated() -> Context:
         again = torch.Generator(device)
         again.set_state(state)
         return replace(context, sampler=sampler._replace(generator=again))
 
-    return copy
+    return repeated
 
 
 def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

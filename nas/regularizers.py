@@ -1,39 +1,210 @@
-"""Terms added to the loss of the arch parameters."""
+"""Terms and disturbances that act on the arch parameters while searching; any number of them are combined."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nas.rng import uniform_like
 
-class Regularizer(ABC):
-    """A term of the loss that the arch parameters descend."""
 
-    @abstractmethod
-    def penalty(self, probabilities: Tensor, mask: Tensor) -> Tensor:
-        """The 0-d term, weight included.
+class ArchState(NamedTuple):
+    """What a regulariser sees.
+
+    Attributes:
+        choices: choice name -> labels.
+        alpha: (E, K) logits.
+        mask: (E, K) bool, False in padded columns.
+        probabilities: (E, K), the relaxation's, differentiable in alpha.
+        tau: 0-d, the present temperature.
+        progress: Completed share of the search, in [0, 1].
+    """
+
+    choices: Mapping[str, Sequence[str]]
+    alpha: Tensor
+    mask: Tensor
+    probabilities: Tensor
+    tau: Tensor
+    progress: float
+
+
+class Regularizer:
+    """A term of the loss that the arch parameters descend, a disturbance of the op weights, or both."""
+
+    needs_all_candidates = False
+
+    def penalty(self, state: ArchState) -> Tensor | None:
+        """The 0-d term, weight included; None: no term."""
+        return None
+
+    def perturb(
+        self, weights: Tensor, state: ArchState, level: Literal["weight", "arch"], generator: torch.Generator
+    ) -> Tensor:
+        """The op weights that one forward uses; unchanged unless overridden.
+
+        Args:
+            weights: As drawn.
+            state: The present state.
+            level: Which parameter set descends the loss of this forward.
+            generator: Source of the noise, keyed to (seed, batch, level).
 
         Shape:
-            - probabilities: (E, K), differentiable in alpha
-            - mask: (E, K) bool, False in padded columns
+            - weights, result: (E, K), or (E, B, K) per sample
         """
+        return weights
+
+
+class Ramp:
+    """A number that moves in a straight line over the search."""
+
+    def __init__(self, start: float, end: float | None = None) -> None:
+        """From `start` to `end`; without an end it stays."""
+        self.start = start
+        self.end = start if end is None else end
+
+    def __call__(self, progress: float) -> float:
+        """The value at a share of the search."""
+        return self.start + (self.end - self.start) * progress
 
 
 class Entropy(Regularizer):
     """``weight`` times the mean entropy of the choices, in nats: above 0 it drives choices to a decision, below 0 to exploration."""
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, end_weight: float | None = None, at_tau: bool = False) -> None:
         """Sets the term.
 
         Args:
             weight: Factor of the mean entropy; either sign.
+            end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+            at_tau: Entropy of ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau feels it.
         """
-        self.weight = weight
+        self.weight = Ramp(weight, end_weight)
+        self.at_tau = at_tau
 
-    def penalty(self, probabilities: Tensor, mask: Tensor) -> Tensor:
-        return self.weight * entropy(probabilities).mean()
+    def penalty(self, state: ArchState) -> Tensor:
+        probabilities = state.probabilities
+        if self.at_tau:
+            probabilities = torch.softmax((state.alpha / state.tau).masked_fill(~state.mask, -torch.inf), dim=-1)
+        return self.weight(state.progress) * entropy(probabilities).mean()
+
+
+class AlphaDecay(Regularizer):
+    """``weight / 2`` times the sum of squares of alpha: pulls every choice towards equal probabilities.
+
+    Unlike the optimizer's weight decay it is a term of the loss, so it is the same under Adam as under SGD, and can be scheduled.
+    """
+
+    def __init__(self, weight: float, end_weight: float | None = None) -> None:
+        """Sets the term.
+
+        Args:
+            weight: Factor, at least 0.
+            end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+        """
+        self.weight = Ramp(weight, end_weight)
+
+    def penalty(self, state: ArchState) -> Tensor:
+        return self.weight(state.progress) / 2 * state.alpha.masked_fill(~state.mask, 0.0).square().sum()
+
+
+class BetaDecay(Regularizer):
+    """``weight`` times the mean of ``logsumexp(alpha)`` over choices: keeps large logits, and so their variance, small.
+
+    Source: Ye et al. 2022, "beta-DARTS: Beta-Decay Regularization for Differentiable Architecture Search".
+    """
+
+    def __init__(self, weight: float = 0.0, end_weight: float | None = 50.0) -> None:
+        """Sets the term.
+
+        Args:
+            weight: Factor at the start of the search.
+            end_weight: Factor at its end, reached in a straight line; null: as at first.
+        """
+        self.weight = Ramp(weight, end_weight)
+
+    def penalty(self, state: ArchState) -> Tensor:
+        return (
+            self.weight(state.progress) * torch.logsumexp(state.alpha.masked_fill(~state.mask, -torch.inf), -1).mean()
+        )
+
+
+class Perturbation(Regularizer):
+    """Uniform noise on the op weights while the network's weights are trained, so that alpha is found in a flat region.
+
+    Source: Chen and Hsieh 2020, "Stabilizing Differentiable Architecture Search via Perturbation-based Regularization" (SDARTS-RS).
+    """
+
+    needs_all_candidates = True
+
+    def __init__(self, epsilon: float = 0.03, end_epsilon: float | None = 0.3) -> None:
+        """Sets the noise.
+
+        Args:
+            epsilon: Half width of the noise at the start of the search, at least 0.
+            end_epsilon: Half width at its end, reached in a straight line; null: as at first.
+        """
+        for value in (epsilon, end_epsilon):
+            if value is not None and value < 0:
+                raise ValueError(f"Perturbation: epsilon must be at least 0, got {value}")
+        self.epsilon = Ramp(epsilon, end_epsilon)
+
+    def perturb(
+        self, weights: Tensor, state: ArchState, level: Literal["weight", "arch"], generator: torch.Generator
+    ) -> Tensor:
+        if level == "arch":
+            return weights
+        noise = self.epsilon(state.progress) * (2 * uniform_like(weights, generator) - 1)
+        mask = state.mask if weights.dim() == 2 else state.mask[:, None]
+        noisy = (weights + noise).clamp_min(0.0) * mask
+        total = noisy.sum(-1, keepdim=True)
+        return torch.where(total > 0, noisy / total.clamp_min(torch.finfo(noisy.dtype).tiny), weights)
+
+
+class SkipDropout(Regularizer):
+    """Drops skip connections at random: their op weight becomes 0, or is scaled up so that its mean stays.
+
+    Without it skips win early, because they train nothing.
+
+    Source: Chen et al. 2019, "Progressive Differentiable Architecture Search" (P-DARTS), section 3.3.
+
+    Deviation: P-DARTS drops elements of a skip's output; here the whole output is dropped, for the batch or, with noise per sample, the
+    sample.
+    """
+
+    needs_all_candidates = True
+
+    def __init__(
+        self, labels: Sequence[str] = ("skip_connect",), rate: float = 0.5, end_rate: float | None = 0.0
+    ) -> None:
+        """Sets the dropout.
+
+        Args:
+            labels: Labels of the candidates that are skip connections.
+            rate: Probability of dropping at the start of the search, in [0, 1).
+            end_rate: Probability at its end, reached in a straight line; null: as at first.
+        """
+        for value in (rate, end_rate):
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"SkipDropout: rates must lie in [0, 1), got {value}")
+        self.labels = tuple(labels)
+        self.rate = Ramp(rate, end_rate)
+
+    def perturb(
+        self, weights: Tensor, state: ArchState, level: Literal["weight", "arch"], generator: torch.Generator
+    ) -> Tensor:
+        rate = self.rate(state.progress)
+        rows = [
+            [float(k < len(labels) and labels[k] in self.labels) for k in range(weights.shape[-1])]
+            for labels in state.choices.values()
+        ]
+        is_skip = torch.tensor(rows, dtype=torch.bool, device=weights.device)
+        if weights.dim() == 3:
+            is_skip = is_skip[:, None]
+        kept = uniform_like(weights, generator) >= rate
+        return torch.where(is_skip, weights * kept / (1 - rate), weights)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
 from nas.tasks import Task
-from nas.train_module import OptimizerFactory, TrainModule
+from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
 
 
 class RetrainModule(TrainModule):
@@ -37,6 +37,7 @@ class RetrainModule(TrainModule):
             seed: Seed of data order and dropout.
         """
         super().__init__(task, seed=seed, gradient_clip_norm=gradient_clip_norm)
+        check_optimizer("optimizer", optimizer)
         self.network = network
         self.optimizer = optimizer
         self.scheduler: LRSchedule = scheduler

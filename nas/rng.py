@@ -28,6 +28,11 @@ def keyed_generator(seed: int, purpose: str, *counters: int, device: torch.devic
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *counters))
 
 
+def uniform_like(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Uniform numbers in [0, 1) of the shape, dtype and device of `like`; no gradient."""
+    return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
 def seed_global_generators(seed: int) -> None:
     """Seeds what dropout and augmentation draw from: torch's default generators.
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW
+from torch.func import functional_call
+from torch.optim import Adam, AdamW, Optimizer
 
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
-from nas.mixed_op import OpWeights
-from nas.regularizers import Regularizer, entropy
-from nas.relaxations import Relaxation
+from nas.regularizers import ArchState, Regularizer, entropy
+from nas.relaxations import OpWeights, Relaxation
 from nas.rng import keyed_generator
 from nas.search_space import SearchSpace
-from nas.supernet import Supernet
+from nas.supernet import Supernet, check_per_sample
 from nas.tasks import Task
 from nas.tau import TauSchedule
-from nas.train_module import OptimizerFactory, TrainModule
+from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
 
 
 class SearchModule(TrainModule):
@@ -44,6 +44,7 @@ class SearchModule(TrainModule):
         warmup_epochs: int = 0,
         gradient_clip_norm: float | None = None,
         regularizers: Sequence[Regularizer] = (),
+        noise: Literal["batch", "sample"] = "batch",
         checkpoint_candidates: bool = False,
         seed: int = 0,
     ) -> None:
@@ -61,7 +62,8 @@ class SearchModule(TrainModule):
             arch_schedule: Learning rate of alpha over the epochs after the warm-up.
             warmup_epochs: Epochs in which alpha rests.
             gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
-            regularizers: Terms added to the loss that alpha descends.
+            regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
+            noise: One draw for each batch, or each sample's own (only where every candidate runs).
             checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
             seed: Seed of noise, data order and dropout; the command line sets it from seed_everything.
 
@@ -71,21 +73,31 @@ class SearchModule(TrainModule):
         super().__init__(task, seed=seed, gradient_clip_norm=gradient_clip_norm)
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
+        if noise == "sample":
+            check_per_sample(relaxation)
+        for regularizer in regularizers:
+            if regularizer.needs_all_candidates and relaxation.num_active is not None:
+                raise ValueError(
+                    f"{type(regularizer).__name__} changes the weights of candidates that do not run under {type(relaxation).__name__}"
+                )
         self.space = space
         self.supernet = Supernet(space.network("search"), checkpoint_candidates=checkpoint_candidates)
         self.relaxation = relaxation
         self.tau = tau
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
+        self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer))
+        check_optimizer("arch_optimizer", arch_optimizer)
         self.weight_optimizer = weight_optimizer
         self.arch_optimizer = arch_optimizer
         self.weight_schedule: LRSchedule = weight_schedule
         self.arch_schedule: LRSchedule = arch_schedule
         self.warmup_epochs = warmup_epochs
         self.regularizers = list(regularizers)
+        self.noise = noise
         self.add_meters("weight")
         self.add_meters("arch")
         self._batch: dict[str, Any] = {}
-        self._sample: OpWeights | None = None
+        self._samples: dict[Level, OpWeights] = {}
         self._losses: dict[str, Tensor] = {}
 
     def weight_parameters(self) -> list[nn.Parameter]:
@@ -119,7 +131,7 @@ class SearchModule(TrainModule):
             {f"{level} loss": loss for level, loss in self._losses.items()} | {"alpha": self.supernet.alpha}
         )
         self._batch = {}
-        self._sample = None
+        self._samples = {}
         self.num_batches_done += 1
 
     @property
@@ -127,18 +139,55 @@ class SearchModule(TrainModule):
         """Whether alpha is trained in this step."""
         return self.current_epoch >= self.warmup_epochs and "arch" in self._optimizers_by_name
 
+    @property
+    def present_weight_optimizer(self) -> Optimizer:
+        """The optimizer of the weights, in its present state."""
+        return self._optimizers_by_name["weight"]
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, named as :meth:`virtual_loss` takes them."""
+        return {
+            name: parameter
+            for name, parameter in _Criterion(self.supernet, self.task).named_parameters()
+            if parameter is not self.supernet.alpha and parameter.requires_grad
+        }
+
     def draw(self, level: Level) -> OpWeights:
-        """This step's op weights for one data half."""
+        """This step's op weights for one data half: always the same ones within a step."""
         generator = keyed_generator(self.seed, f"noise/{level}", self.num_batches_done, device=self.device)
-        return self.supernet.sample(self.relaxation, self.tau(self.progress), generator=generator)
+        tau = self.tau(self.progress)
+        num_samples = len(self._batch[level][1]) if self.noise == "sample" else None
+        sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
+        if self.regularizers and self.supernet.choices:
+            state = self._state()
+            generator = keyed_generator(self.seed, f"perturb/{level}", self.num_batches_done, device=self.device)
+            for regularizer in self.regularizers:
+                sample = sample._replace(weights=regularizer.perturb(sample.weights, state, level, generator))
+        return sample
+
+    def _state(self) -> ArchState:
+        alpha, mask = self.supernet.alpha, self.supernet.mask
+        probabilities = self.relaxation.probabilities(alpha, mask)
+        return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(self.progress), self.progress)
 
     def loss(self, level: Level) -> Tensor:
         """The supernet's loss on this step's batch of `level`, metered."""
         inputs, target = self._batch[level]
-        self._sample = self.draw(level)
-        output = call_network(self.supernet, inputs, op_weights=self._sample)
-        loss = self.task.loss(output, target)
-        self.update_meters(level, loss, output, target)
+        self._samples[level] = self.draw(level)
+        output = call_network(self.supernet, inputs, op_weights=self._samples[level])
+        return self._metered(level, self.task.loss(output, target), output)
+
+    def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
+        """The loss at other weights, on cloned buffers; metered where it is the arch loss."""
+        inputs, target = self._batch[level]
+        self._samples[level] = self.draw(level)
+        criterion = _Criterion(self.supernet, self.task)
+        buffers = {name: buffer.clone() for name, buffer in criterion.named_buffers()}
+        loss, output = functional_call(criterion, ({**weights}, buffers), (inputs, target, self._samples[level]))
+        return self._metered(level, loss, output) if level == "arch" else loss
+
+    def _metered(self, level: Level, loss: Tensor, output: Any) -> Tensor:
+        self.update_meters(level, loss, output, self._batch[level][1])
         self._losses[level] = loss
         return loss
 
@@ -146,16 +195,18 @@ class SearchModule(TrainModule):
         """The regularisers' terms of the arch loss; 0 without any."""
         total = self.supernet.alpha.new_zeros(())
         if self.regularizers and self.supernet.choices:
-            probabilities = self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)
+            state = self._state()
             for regularizer in self.regularizers:
-                total = total + regularizer.penalty(probabilities, self.supernet.mask)
+                term = regularizer.penalty(state)
+                total = total if term is None else total + term
         return total
 
     def descend(self, loss: Tensor, *levels: Level) -> None:
         """One optimizer step of each named parameter set along the gradient of `loss`."""
         self.descend_along(loss, levels)
         if "arch" in levels:
-            self.relaxation.after_arch_step(self.supernet.alpha, cast(OpWeights, self._sample))
+            sample = self._samples["arch" if "arch" in self._samples else "weight"]
+            self.relaxation.after_arch_step(self.supernet.alpha, sample)
 
     def batches_of(self, batch: Any) -> list[Any]:
         """Both halves' batches."""
@@ -185,3 +236,16 @@ class SearchModule(TrainModule):
         super().on_train_epoch_end()
         if entropies := self._entropies():
             self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)
+
+
+class _Criterion(nn.Module):
+    """Supernet and task as one module, so that the weights of both can be exchanged for one call."""
+
+    def __init__(self, supernet: Supernet, task: Task) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.task = task
+
+    def forward(self, inputs: Any, target: Tensor, op_weights: OpWeights) -> tuple[Tensor, Any]:
+        output = call_network(self.supernet, inputs, op_weights=op_weights)
+        return self.task.loss(output, target), output

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from nas.mixed_op import MixedOp
+from nas.gates import DROP, KEEP, Gate
+from nas.mixed_op import ChoiceModule
 
 
 def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -17,31 +18,32 @@ def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: A name used twice without ``shared=True``, or with different labels; both module paths are named.
     """
-    first: dict[str, tuple[str, MixedOp]] = {}
+    first: dict[str, tuple[str, bool, tuple[str, ...]]] = {}
     for path, module in network.named_modules():
-        if not isinstance(module, MixedOp):
+        if not isinstance(module, ChoiceModule):
             continue
-        if module.name not in first:
-            first[module.name] = (path, module)
-            continue
-        other_path, other = first[module.name]
-        if not (module.shared and other.shared):
-            raise ValueError(
-                f"choice {module.name!r} is used twice, at {other_path!r} and {path!r}; "
-                "say shared=True at every use if one decision is meant, or use nas.scope"
-            )
-        if module.labels != other.labels:
-            raise ValueError(
-                f"shared choice {module.name!r} has labels {list(other.labels)} at {other_path!r} "
-                f"but {list(module.labels)} at {path!r}"
-            )
-    return {name: module.labels for name, (_, module) in first.items()}
+        for name, labels in module.rows().items():
+            if name not in first:
+                first[name] = (path, module.shared, labels)
+                continue
+            other_path, other_shared, other_labels = first[name]
+            if not (module.shared and other_shared):
+                raise ValueError(
+                    f"choice {name!r} is used twice, at {other_path!r} and {path!r}; "
+                    "say shared=True at every use if one decision is meant, or use nas.scope"
+                )
+            if labels != other_labels:
+                raise ValueError(
+                    f"shared choice {name!r} has labels {list(other_labels)} at {other_path!r} "
+                    f"but {list(labels)} at {path!r}"
+                )
+    return {name: labels for name, (_, _, labels) in first.items()}
 
 
-def outermost(modules: Iterable[nn.Module]) -> Iterator[MixedOp]:
-    """The choices in `modules` that are not inside a candidate of another choice."""
+def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:
+    """The choices in `modules` that are not inside another choice."""
     for module in modules:
-        if isinstance(module, MixedOp):
+        if isinstance(module, ChoiceModule):
             yield module
         else:
             yield from outermost(module.children())
@@ -60,22 +62,31 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
     active: dict[str, Any] = {}
     pending = [network]
     while pending:
-        for mixed in list(outermost([pending.pop()])):
-            active[mixed.name] = choices.get(mixed.name)
-            pending.append(_chosen(mixed, choices))
+        for module in list(outermost([pending.pop()])):
+            made = {name: _checked_label(name, labels, choices) for name, labels in module.rows().items()}
+            active |= made
+            for _, _, entered in module.branches(made):
+                pending.extend(entered)
     order = list(find_choices(network))
     return {name: active[name] for name in order if name in active}
 
 
-def _chosen(mixed: MixedOp, choices: Mapping[str, Any]) -> nn.Module:
-    if mixed.name not in choices:
-        raise ValueError(f"genotype: no label for choice {mixed.name!r}")
-    label = choices[mixed.name]
-    if not isinstance(label, str) or label not in mixed.labels:
-        raise ValueError(
-            f"genotype: choice {mixed.name!r} has no candidate {label!r}; it has {', '.join(mixed.labels)}"
-        )
-    return mixed.candidates[mixed.labels.index(label)]
+def _checked_label(name: str, labels: tuple[str, ...], choices: Mapping[str, Any]) -> str:
+    if name not in choices:
+        raise ValueError(f"genotype: no label for choice {name!r}")
+    label = choices[name]
+    if not isinstance(label, str) or label not in labels:
+        raise ValueError(f"genotype: choice {name!r} has no candidate {label!r}; it has {', '.join(labels)}")
+    return label
+
+
+def keep_something(network: nn.Module, choices: Mapping[str, Any], preference: Mapping[str, float]) -> dict[str, Any]:
+    """`choices`, in which each group of gates that drops everything keeps the element of highest `preference`."""
+    result = dict(choices)
+    for gate in network.modules():
+        if isinstance(gate, Gate) and all(result.get(name) == DROP for name in gate.rows()):
+            result[max(gate.rows(), key=preference.__getitem__)] = KEEP
+    return result
 
 
 def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,40 +112,44 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
     Candidates that were not chosen are never copied.
     """
     copies: dict[int, Any] = {}
-    mixed_ops = [module for module in network.modules() if isinstance(module, MixedOp)]
-    for mixed in reversed(mixed_ops):  # inner choices first: they are copied before what holds them
-        if mixed.name in choices:
-            copies[id(mixed)] = copy.deepcopy(_chosen(mixed, choices), copies)
+    decided = [
+        module
+        for module in network.modules()
+        if isinstance(module, ChoiceModule) and set(module.rows()) <= set(choices)
+    ]
+    for module in reversed(decided):  # inner choices first: they are copied before what holds them
+        copies[id(module)] = module.derived(choices, copies)
     derived: nn.Module = copy.deepcopy(network, copies)
     return derived
 
 
 def num_architectures(network: nn.Module) -> int:
     """The number of distinct assignments of active choices."""
-    return _count(list(outermost([network])), {})
+    known: dict[Any, int] = {}
+
+    def count(frontier: list[ChoiceModule], made: dict[str, str]) -> int:
+        """Splits the frontier into groups that share no choice name, then branches inside each; equal groups are counted once."""
+        total = 1
+        for names, group in _independent(frontier):
+            relevant = {name: label for name, label in made.items() if name in names}
+            key = (tuple(id(module) for module in group), tuple(sorted(relevant.items())))
+            if key not in known:
+                first, rest = group[0], group[1:]
+                known[key] = sum(
+                    number * count([*outermost(entered), *rest], {**relevant, **decided})
+                    for number, decided, entered in first.branches(relevant)
+                )
+            total *= known[key]
+        return total
+
+    return count(list(outermost([network])), {})
 
 
-def _count(frontier: list[MixedOp], made: dict[str, int]) -> int:
-    """Counts by splitting the frontier into groups that share no choice name, then branching inside each group."""
-    open_ops: list[MixedOp] = []
-    while frontier:
-        mixed = frontier.pop()
-        if mixed.name in made:
-            frontier.extend(outermost([mixed.candidates[made[mixed.name]]]))
-        else:
-            open_ops.append(mixed)
-    total = 1
-    for group in _independent(open_ops):
-        name, labels = group[0].name, group[0].labels
-        total *= sum(_count(list(group), {**made, name: k}) for k in range(len(labels)))
-    return total
-
-
-def _independent(mixed_ops: list[MixedOp]) -> list[list[MixedOp]]:
-    groups: list[tuple[set[str], list[MixedOp]]] = []
-    for mixed in mixed_ops:
-        names = {module.name for module in mixed.modules() if isinstance(module, MixedOp)}
-        joined, apart = [mixed], []
+def _independent(frontier: list[ChoiceModule]) -> list[tuple[set[str], list[ChoiceModule]]]:
+    groups: list[tuple[set[str], list[ChoiceModule]]] = []
+    for outer in frontier:
+        names = {name for module in outer.modules() if isinstance(module, ChoiceModule) for name in module.rows()}
+        joined, apart = [outer], []
         for other_names, others in groups:
             if names & other_names:
                 names |= other_names
@@ -142,4 +157,4 @@ def _independent(mixed_ops: list[MixedOp]) -> list[list[MixedOp]]:
             else:
                 apart.append((other_names, others))
         groups = [*apart, (names, joined)]
-    return [group for _, group in groups]
+    return groups

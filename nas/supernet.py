@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from nas.genotype import Genotype
-from nas.mixed_op import Context, OpWeights, Sampler, active_context
-from nas.relaxations import Relaxation, Softmax
-from nas.structure import active_choices, checked_choices, derive, find_choices, num_architectures
+from nas.mixed_op import Context, active_context
+from nas.relaxations import OpWeights, Relaxation, Sampler, Softmax
+from nas.structure import (
+    active_choices,
+    checked_choices,
+    derive,
+    find_choices,
+    keep_something,
+    num_architectures,
+)
 
 
 class Supernet(nn.Module):
@@ -39,6 +46,8 @@ class Supernet(nn.Module):
             ValueError: A choice name used twice without ``shared=True``, or with different labels.
         """
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")
         self.network = network
         self.checkpoint_candidates = checkpoint_candidates
         self.choices = find_choices(network)
@@ -68,6 +77,7 @@ class Supernet(nn.Module):
         context = Context(
             rows=self._rows,
             weights=weights.unbind(0),
+            stacked=weights,
             active=None if active is None else active.tolist(),
             sampler=sampler,
             checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
@@ -76,7 +86,12 @@ class Supernet(nn.Module):
             return self.network(*args, **kwargs)
 
     def sample(
-        self, relaxation: Relaxation, tau: Tensor | float, *, generator: torch.Generator | None = None
+        self,
+        relaxation: Relaxation,
+        tau: Tensor | float,
+        *,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
     ) -> OpWeights:
         """One batched draw for all choices; no host synchronisation unless the relaxation runs only some candidates.
 
@@ -84,13 +99,28 @@ class Supernet(nn.Module):
             relaxation: How to draw.
             tau: Temperature, above 0.
             generator: Source of the noise, on alpha's device.
+            num_samples: Batch size for noise of each sample's own, weights (E, B, K); None: one draw for the batch.
+
+        Raises:
+            ValueError: Noise of each sample's own for a relaxation that runs only some candidates.
         """
         sampler = Sampler(relaxation, tau, generator)
         if not self.choices:
             return OpWeights(self.alpha, None, sampler)
-        weights = relaxation(self.alpha, tau, mask=self.mask if self._ragged else None, generator=generator)
+        logits: Tensor = self.alpha
+        mask = self.mask if self._ragged else None
+        if num_samples is not None:
+            check_per_sample(relaxation)
+            logits = logits[:, None].expand(-1, num_samples, -1)
+            mask = None if mask is None else mask[:, None]
+        weights = relaxation(logits, tau, mask=mask, generator=generator)
         active = None
         if relaxation.num_active is not None:
+            fewest = min(len(labels) for labels in self.choices.values())
+            if relaxation.num_active > fewest:
+                raise ValueError(
+                    f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {fewest}"
+                )
             active = weights.detach().topk(relaxation.num_active, dim=-1).indices.sort(dim=-1).values.cpu()
         return OpWeights(weights, active, sampler)
 
@@ -129,10 +159,14 @@ class Supernet(nn.Module):
     def prune(self, genotype: Genotype) -> Genotype:
         """The same genotype without the choices that it makes inactive.
 
+        Gates that would keep no element at all keep the one whose probability is highest.
+
         Raises:
             ValueError: An active choice is missing or has an unknown label.
         """
-        active = active_choices(self.network, genotype.choices)
+        with torch.no_grad():
+            keep = {name: float(row[-1] - row[0]) for name, row in zip(self.choices, self.alpha[:, :2], strict=True)}
+        active = active_choices(self.network, keep_something(self.network, genotype.choices, keep))
         return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
 
     def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
@@ -163,6 +197,18 @@ class Supernet(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing: the choices come from the network; a pre-hook has checked that they agree."""
+
+
+def check_per_sample(relaxation: Relaxation) -> None:
+    """Refuses noise per sample where only the sampled candidates run: they would differ within the batch.
+
+    Raises:
+        ValueError: Naming the relaxation.
+    """
+    if relaxation.num_active is not None:
+        raise ValueError(
+            f"noise per sample needs every candidate to run; {type(relaxation).__name__} runs {relaxation.num_active} of each choice"
+        )
 
 
 def argmax_choices(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

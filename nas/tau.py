@@ -103,3 +103,80 @@ class Cosine(_Annealed):
 
     def _value(self, progress: float) -> float:
         return self.end + (self.start - self.end) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+class LearnedTau(TauSchedule):
+    """A positive parameter, trained with the arch parameters.
+
+    Tau falls or rises as the loss asks. Add ``nas.regularizers.Entropy`` with a negative weight and ``at_tau: true``: its gradient
+    pushes tau up and so keeps exploration alive.
+
+    Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax", section 2.2 (tau as a learned parameter).
+    """
+
+    def __init__(self, start: float = 1.0, floor: float = 0.05) -> None:
+        """Sets the schedule.
+
+        Args:
+            start: Tau at first, above `floor`.
+            floor: Tau never falls to this, above 0.
+        """
+        super().__init__()
+        self.floor = _positive("floor", floor)
+        if _positive("start", start) <= floor:
+            raise ValueError(f"tau: start must be above floor {floor}, got {start}")
+        self.log_excess = nn.Parameter(torch.tensor(math.log(start - floor)))
+
+    def forward(self, progress: float) -> Tensor:
+        _share(progress)
+        return self.floor + self.log_excess.exp()
+
+
+class Reheating(TauSchedule):
+    """Another schedule, raised for a while when the choices collapse early.
+
+    When the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`;
+    the factor falls back to 1 exponentially over the share `duration`, after which tau is the schedule's again. Then it may happen anew.
+    """
+
+    def __init__(
+        self,
+        schedule: TauSchedule,
+        min_entropy: float = 0.5,
+        factor: float = 5.0,
+        duration: float = 0.1,
+        until: float = 0.7,
+    ) -> None:
+        """Sets the schedule.
+
+        Args:
+            schedule: What sets tau otherwise.
+            min_entropy: Mean entropy below which choices count as collapsed, nats, above 0.
+            factor: What tau is multiplied by at first, above 1.
+            duration: Share of the search that a re-heating lasts, in (0, 1].
+            until: Share of the search after which a low entropy is what is wanted, in [0, 1].
+        """
+        super().__init__()
+        if _positive("factor", factor) <= 1:
+            raise ValueError(f"tau: factor must be above 1, got {factor}")
+        if _positive("duration", duration) > 1:
+            raise ValueError(f"tau: duration must be at most 1, got {duration}")
+        self.schedule = schedule
+        self.min_entropy = _positive("min_entropy", min_entropy)
+        self.factor = factor
+        self.duration = duration
+        self.until = _share(until)
+        self.start: Tensor
+        self.register_buffer(
+            "start", torch.tensor(-torch.inf, dtype=torch.float64)
+        )  # progress at which the last one began
+
+    def forward(self, progress: float) -> Tensor:
+        left = (1 - (progress - self.start) / self.duration).clamp(0, 1)
+        return self.schedule(progress) * (self.factor**left).float()
+
+    def observe(self, mean_entropy: float, progress: float) -> None:
+        self.schedule.observe(mean_entropy, progress)
+        over = progress - float(self.start) >= self.duration
+        if mean_entropy < self.min_entropy and progress < self.until and over:
+            self.start.fill_(progress)

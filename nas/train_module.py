@@ -22,6 +22,27 @@ _SUFFIX = "_meters"  # a module cannot be called "train"
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
+def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
+    """Takes a step with a matrix and a vector, as a search will.
+
+    Args:
+        name: What messages call it.
+        factory: Makes it.
+
+    Raises:
+        ValueError: It cannot be made or stepped; sparse and closure optimizers for example.
+    """
+    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    try:
+        optimizer = factory(parameters)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be used: {error}") from error
+    return factory(parameters)
+
+
 class TrainModule(pl.LightningModule):
     """A Lightning module with manual optimization that resumes exactly at any batch.
 
@@ -111,9 +132,11 @@ class TrainModule(pl.LightningModule):
         lightning = wrapped if isinstance(wrapped, list) else [wrapped]
         steps = {name: lightning[i] for i, name in enumerate(self._optimizers_by_name) if name in names}
         parameters = [p for opt in steps.values() for group in opt.param_groups for p in group["params"]]
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]  # others are frozen
         for optimizer in steps.values():
             optimizer.zero_grad()
-        self.manual_backward(loss, inputs=parameters)
+        if parameters:
+            self.manual_backward(loss, inputs=parameters)
         for name, optimizer in steps.items():
             if name == "weight" and self.gradient_clip_norm is not None:
                 self.clip_gradients(

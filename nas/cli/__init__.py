@@ -8,16 +8,21 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from nas import __version__
 from nas.cli.pages import COMMANDS, overview, page
-from nas.errors import UsageError
+from nas.errors import UsageError, describe
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+
+class Stopped(BaseException):
+    """SIGTERM outside training."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
     former = _catch_sigterm()
+    warnings_format, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return _run(command, rest)
     except UsageError as error:
@@ -49,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
+    except Stopped:
+        return _fail("stopped by SIGTERM", 128 + signal.SIGTERM)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")
         return EXIT_FAILED
@@ -57,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signum = getattr(error, "signum", None)
         return _fail(error, EXIT_FAILED if signum is None else 128 + signum)
     finally:
+        warnings.formatwarning = warnings_format
         if former is not None:
             signal.signal(signal.SIGTERM, former)
 
@@ -76,9 +85,13 @@ def _run(command: str, words: list[str]) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = describe(error) if isinstance(error, BaseException) else str(error)
     print(f"nas: {text}", file=sys.stderr)
     return code
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"nas: warning: {' '.join(str(message).split())}\n"
 
 
 def _show_traceback(debug: bool) -> None:
@@ -90,7 +103,7 @@ def _catch_sigterm() -> Any:
     """SIGTERM before and after training ends the command with 143; during training the run saves first."""
 
     def stop(signum: int, frame: Any) -> None:
-        raise SystemExit(128 + signum)
+        raise Stopped
 
     try:
         return signal.signal(signal.SIGTERM, stop)

@@ -26,6 +26,11 @@ class ThinParser(argparse.ArgumentParser):
     def parse(self, words: list[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         """Options, and the words that are overrides."""
         options, others = self.parse_known_args(words)
+        for name in getattr(options, "trust_module", []):
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise UsageError(
+                    f"{self.prog}: --trust-module {name}: not a module's name (without .py, dots for folders)"
+                )
         if others and not self.overrides:
             raise UsageError(f"{self.prog}: unrecognised arguments: {' '.join(others)}")
         return options, tuple(others)
@@ -45,8 +50,3 @@ def config_source(options: argparse.Namespace, others: tuple[str, ...]) -> Confi
     for path in files:
         check_yaml(path)
     return ConfigSource(files, others, tuple(options.trust_module))
-
-
-def trust_words(trusted: list[str] | tuple[str, ...]) -> str:
-    """The ``--trust-module`` words to repeat in a printed command."""
-    return "".join(f" --trust-module {name}" for name in trusted)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser, config_source, trust_words
+from nas.cli.parsing import ThinParser, config_source
 from nas.errors import UsageError
+from nas.runs.options import ConfigSource
 
 PARSER = ThinParser("search", overrides=True)
 PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
@@ -34,11 +35,11 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         from nas.runs.search import search
 
         folder = search(source, options.out)
-    trust = trust_words(trusted)
+    trust = ConfigSource((), (), trusted).trust_words
     return {
         "run": folder.shown,
         **folder.read_summary(),
-        "next": [f"nas {command} --run {folder.shown}{trust}" for command in ("retrain", "evaluate")],
+        "next": [f"nas {command} --run {folder.quoted}{trust}" for command in ("retrain", "evaluate")],
     }
 
 

@@ -139,7 +139,10 @@ class SearchDataModule(pl.LightningDataModule, ABC):
     def example(self) -> Any:
         """One collated training batch of two samples, for shapes and counts."""
         self._check_size(num_samples(self._plain), "the training set", 1)
-        return next(iter(DataLoader(Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)]), batch_size=2)))
+        batch = next(iter(DataLoader(Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)]), batch_size=2)))
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(f"{type(self).__name__}: a training sample must be (input, target)")
+        return batch
 
     def train_targets(self) -> Tensor | None:
         """All training targets where the set holds them as one array (TensorDataset, torchvision); otherwise None."""

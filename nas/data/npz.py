@@ -94,8 +94,10 @@ def _tensor(array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"has type {array.dtype}, expected numbers")
     if array.dtype.kind == "f":
-        bad = int(np.size(array) - np.isfinite(array).sum())
+        with np.errstate(over="ignore"):
+            single = array.astype(np.float32)
+        bad = int(single.size - np.isfinite(single).sum())
         if bad:
-            raise ValueError(f"holds NaN or infinity ({bad} of {array.size} values)")
-        return torch.from_numpy(array.astype(np.float32))
+            raise ValueError(f"holds NaN or infinity ({bad} of {array.size} values, as float32)")
+        return torch.from_numpy(single)
     return torch.from_numpy(array.astype(np.int64))

@@ -30,5 +30,7 @@ def mix(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
 def weighted(output: Tensor, weight: Tensor) -> Tensor:
     """One term of :func:`mix`: `output` scaled by a 0-d or (B,) `weight`, in the output's dtype."""
     if weight.dim() == 1:
+        if len(weight) != len(output):
+            raise ValueError(f"op weights of {len(weight)} samples do not fit outputs of {len(output)}")
         weight = weight.view(-1, *[1] * (output.dim() - 1))
     return output * weight.to(output.dtype)

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from nas.mixed_op import OpWeights
-
 Tau = Tensor | float
+
+
+class Sampler(NamedTuple):
+    """How an enclosing supernet draws, for :func:`nas.sample`: its relaxation, tau and generator."""
+
+    relaxation: Relaxation
+    tau: Tensor | float
+    generator: torch.Generator | None
+
+
+class OpWeights(NamedTuple):
+    """A relaxed sample of alpha.
+
+    Attributes:
+        weights: (E, K), or (E, B, K) per sample; rows on the simplex, padded columns exactly 0.
+        active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
+        sampler: What :func:`nas.sample` draws with inside the forward; None where the network draws nothing itself.
+    """
+
+    weights: Tensor
+    active: Tensor | None = None
+    sampler: Sampler | None = None
 
 
 class Relaxation(nn.Module, ABC):
@@ -62,10 +81,12 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Logits in at least float32, minus infinity where `mask` is False.
 
     Raises:
-        ValueError: A row has no candidate left (checked where the mask is on the CPU; on a GPU it would cost a synchronisation).
+        ValueError: NaN, or a row that has no candidate left (checked on the CPU; on a GPU it would cost a synchronisation).
     """
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
+    if logits.device.type == "cpu" and not torch.compiler.is_compiling() and bool(torch.isnan(logits.detach()).any()):
+        raise ValueError("relaxation: the logits hold NaN")
     if mask is None:
         return logits
     if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(mask.any(-1).all()):
@@ -73,13 +94,48 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits.masked_fill(~mask, -torch.inf)
 
 
-def gumbel_noise(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise, shape and dtype of `logits`; finite by construction, so never drawn twice.
+def exponential_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard exponential noise, shape and dtype of `like`, at or above the smallest normal number: its logarithm is finite."""
+    noise = torch.empty_like(like, requires_grad=False, memory_format=torch.contiguous_format)
+    return noise.exponential_(generator=generator).clamp_min_(torch.finfo(noise.dtype).tiny)
 
-    ``-log(E)`` of a standard exponential E; E is kept at or above the smallest normal number, which bounds the noise by 88 (float32).
+
+def gumbel_noise(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise, shape and dtype of `logits`: ``-log(E)`` of a standard exponential E.
+
+    Finite by construction, so never drawn twice: at most 88 in float32.
     """
-    exponential = torch.empty_like(logits, requires_grad=False).exponential_(generator=generator)
-    return -exponential.clamp_min_(torch.finfo(exponential.dtype).tiny).log_()
+    return -exponential_noise(logits, generator).log_()
+
+
+def gumbel_max(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """An exact categorical sample: the index of the largest ``logits + Gumbel noise``.
+
+    Source: Maddison et al. 2014, "A* Sampling".
+
+    Shape:
+        - logits: (..., K)
+        - result: (..., 1) int64
+    """
+    return (logits.detach() + gumbel_noise(logits, generator)).argmax(-1, keepdim=True)
+
+
+def one_hot(index: Tensor, like: Tensor) -> Tensor:
+    """One-hot rows of the shape and dtype of `like`.
+
+    Shape:
+        - index: (..., 1) int64
+        - like, result: (..., K)
+    """
+    return torch.zeros_like(like, requires_grad=False).scatter(-1, index, 1.0)
+
+
+def replace_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    """`value`, exactly, forward; the gradient of `surrogate` backward.
+
+    ``surrogate - surrogate.detach()`` is exactly 0, so adding it changes no bit.
+    """
+    return value + (surrogate - surrogate.detach())
 
 
 def gumbel_softmax(logits: Tensor, tau: Tau, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -92,13 +148,9 @@ def gumbel_softmax(logits: Tensor, tau: Tau, mask: Tensor | None, generator: tor
 def straight_through(soft: Tensor) -> Tensor:
     """Exactly one-hot forward (argmax of `soft` along the last axis), gradient of `soft` backward.
 
-    ``soft - soft.detach()`` is exactly 0, so adding it to the one-hot rows changes no bit of them.
-
     Source: Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons".
     """
-    index = soft.argmax(-1, keepdim=True)
-    hard = torch.zeros_like(soft, requires_grad=False).scatter(-1, index, 1.0)
-    return hard + (soft - soft.detach())
+    return replace_gradient(one_hot(soft.argmax(-1, keepdim=True), soft), soft)
 
 
 def checked_tau(tau: Tau) -> Tau:

@@ -14,6 +14,9 @@ class SampledPath(Relaxation):
     The sampled candidate's weight has the gradient ``<dy, y>``; the others did not run and have none. Both reach alpha through the
     Jacobian of the soft weights.
 
+    The gradient is that of scaling the one output that ran: a normalisation directly behind the choice undoes any scale, so alpha then
+    learns nothing. Put norms inside the candidates, or let several outputs be added before the norm; or use ``GumbelSoftmax(hard=True)``.
+
     Source: Dong and Yang 2019, "Searching for a Robust Neural Architecture in Four GPU Hours" (GDAS).
 
     Deviation: GDAS's code multiplies the output of the sampled candidate by its weight and *adds* the weights of the others, which gives

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from nas import checkpoint_io
 from nas.data import SearchDataModule
-from nas.errors import UsageError
-from nas.evaluation import as_args
+from nas.errors import UsageError, describe
+from nas.evaluation import as_args, update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 from nas.search_module import SearchModule
 from nas.tasks import Task
+from nas.train_module import TrainModule
 
 
 def build_search(experiment: Experiment) -> SearchModule:
@@ -38,21 +39,37 @@ def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
         ValueError: No checkpoint is whole.
     """
     module = build_search(experiment)
-    module.load_state_dict(checkpoint_io.load(folder.last_checkpoint)["state_dict"])
+    restore_weights(module, folder)
     return module
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Turns the errors of trying parts together into the user's: nothing was written yet.
+def restore_weights(module: TrainModule, folder: RunFolder) -> None:
+    """Loads the last checkpoint; of a finished run no other will do.
 
     Raises:
-        UsageError: With the same message.
+        ValueError: It is not whole, or not of this run.
+    """
+    state = checkpoint_io.load(folder.last_checkpoint, fall_back=not folder.finished)
+    try:
+        module.load_state_dict(state["state_dict"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder.last_checkpoint}: not a checkpoint of this run: {error}") from error
+
+
+@contextmanager
+def refusals(where: str = "") -> Iterator[None]:
+    """Turns the errors of trying parts together into the user's: nothing was written yet.
+
+    Args:
+        where: What the message begins with.
+
+    Raises:
+        UsageError: With the same message, and the kind of error where it is not a plain ValueError.
     """
     try:
         yield
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise UsageError(str(error)) from error
+    except Exception as error:
+        raise UsageError(f"{where}: {describe(error)}" if where else describe(error)) from error
 
 
 def try_once(
@@ -68,8 +85,11 @@ def try_once(
         network: What `forward` runs.
         forward: Called with the inputs of two samples.
         data: The data.
-        task: Its loss is computed once.
+        task: Its loss and metrics are computed once.
         *targets: Looked at as far as they are known beforehand.
+
+    Raises:
+        Exception: Whatever a part says.
     """
     inputs, target = data.example()
     for known in (*targets, target):
@@ -78,5 +98,6 @@ def try_once(
     training = network.training
     network.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        task.loss(forward(*as_args(inputs)), target)
+        output = forward(*as_args(inputs))
+        update_metrics(dict(task.metrics()), task.loss(output, target), output, target)
     network.train(training)

@@ -17,7 +17,7 @@ from torch.optim import AdamW
 
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
-from nas.errors import UsageError
+from nas.errors import UsageError, describe
 from nas.lr_schedules import LRSchedule
 from nas.runs.options import ConfigSource, check_yaml
 from nas.runs.trainer import TrainerOptions
@@ -65,7 +65,7 @@ class Experiment:
         data: The data.
         retrain: How the derived network is trained.
         values: The resolved configuration as plain values.
-        trusted: The user's own modules that it names.
+        source: Where it came from.
     """
 
     seed: int
@@ -75,7 +75,7 @@ class Experiment:
     data: SearchDataModule
     retrain: RetrainOptions
     values: dict[str, Any]
-    trusted: tuple[str, ...]
+    source: ConfigSource
 
     def yaml(self) -> str:
         """The text of config.yaml."""
@@ -109,8 +109,10 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
             made = parser.instantiate(parsed)
         except ArgumentError as error:
             raise UsageError(f"{where}: {_short(error)}") from None
-        except (ValueError, TypeError, OSError) as error:
-            raise UsageError(f"{where}: {error}") from None
+        except Exception as error:  # a user's own class may raise anything
+            raise UsageError(f"{where}: {describe(error)}") from error
+    if not isinstance(made.seed_everything, int):
+        raise UsageError(f"{where}: seed_everything must be a whole number, got {made.seed_everything}")
     model = dict(vars(made.model))
     derive = model.pop("derive")
     if model.pop("cost"):
@@ -123,13 +125,13 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         data=made.data,
         retrain=made.retrain,
         values=values,
-        trusted=source.trusted,
+        source=source,
     )
 
 
 def make_parser() -> ArgumentParser:
     """The parser of configurations; also the one source of their defaults."""
-    parser = ArgumentParser(prog="nas", exit_on_error=False, add_help=False)
+    parser = ArgumentParser(prog="nas", exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--trainer", type=TrainerOptions, default=TrainerOptions())
@@ -196,13 +198,15 @@ def import_class(class_path: str, trusted: Sequence[str]) -> type:
         UsageError: A module that is not trusted, or no such class.
     """
     module, _, name = class_path.rpartition(".")
+    if not module:
+        raise UsageError(f"{class_path}: not a class; give its dotted path, for example nas.tau.Exponential")
     if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
         raise UsageError(_not_trusted(class_path))
     with allowed_imports(trusted):
         try:
             found = getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"{class_path}: {error}") from None
+        except Exception as error:  # a user's own module may raise anything
+            raise UsageError(f"{class_path}: {describe(error)}") from error
     if not isinstance(found, type):
         raise UsageError(f"{class_path}: not a class")
     return found

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from nas.costs import latency_ms
-from nas.evaluation import evaluate
-from nas.runs.build import restore_search
+from nas.evaluation import evaluate, first_sample
+from nas.runs.build import refusals, restore_search
 from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
@@ -40,10 +40,12 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
         folder.read_summary()  # refuses a retraining that is not finished
         network, task = restore_network(folder, experiment), retrain_task(experiment)
     else:
+        genotype = folder.read_genotype()
         module = restore_search(folder, experiment)
-        network, task = inherited_network(module, folder.read_genotype(), data, device), module.task
+        with refusals(str(folder.genotype)):
+            network, task = inherited_network(module, genotype, data, device), module.task
     scores = evaluate(network, data.test_dataloader(), task, device)
-    one = tuple(x[:1] for x in example_inputs(network, data))
+    one = first_sample(example_inputs(network, data))
     return {
         "network": "retrained" if stage == "retrain" else "derived, inherited weights",
         **{f"test_{key}": value for key, value in scores.items()},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +19,10 @@ from nas.files import sha256, write_atomic
 from nas.genotype import Genotype
 
 PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")
+
+
+STAGES = ("search", "retrain")
+SUMMARY_KEYS = {"stage", "genotype", "metric"}
 
 
 class RunFolder:
@@ -90,6 +96,11 @@ class RunFolder:
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property
+    def quoted(self) -> str:
+        """The same as a word of a command."""
+        return shlex.quote(self.shown)
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self.manifest.is_file()
@@ -97,8 +108,8 @@ class RunFolder:
     @property
     def stage(self) -> str:
         """``"search"`` or ``"retrain"``. A retraining starts from a genotype; a search writes its own after the summary."""
-        if self.summary.is_file():
-            return str(self.read_summary().get("stage"))
+        if self.summary.is_file() or self.finished:
+            return str(self.read_summary()["stage"])
         return "retrain" if self.genotype.is_file() else "search"
 
     @property
@@ -118,7 +129,7 @@ class RunFolder:
         """
         if not self.genotype.is_file():
             raise UsageError(
-                f"{self.shown}: no genotype.json yet; finish the search with: nas search --resume {self.shown}"
+                f"{self.shown}: no genotype.json yet; finish the search with: nas search --resume {self.quoted}"
             )
         return Genotype.load(self.genotype)
 
@@ -134,7 +145,7 @@ class RunFolder:
             raise UsageError(f"{self.shown}: not finished (summary.json is missing)") from None
         except (OSError, ValueError):
             raise UsageError(f"{self.summary}: damaged") from None
-        if not isinstance(summary, dict):
+        if not isinstance(summary, dict) or not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
             raise UsageError(f"{self.summary}: damaged")
         return summary
 
@@ -154,7 +165,14 @@ class RunFolder:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON file, whole or not at all."""
-    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(item: Any) -> Any:
+    """JSON knows no NaN and no infinity: null stands for them."""
+    if isinstance(item, Mapping):
+        return {key: _finite(value) for key, value in item.items()}
+    return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
 def versions() -> dict[str, str]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from nas import checkpoint_io
 from nas.choices import architecture
+from nas.data.loader import ResumableLoader
 from nas.errors import UsageError
 from nas.evaluation import evaluate
 from nas.files import write_atomic
 from nas.genotype import Genotype
 from nas.retrain_module import RetrainModule
 from nas.rng import derive_seed, seed_global_generators
-from nas.runs.build import refusals, restore_search, try_once
+from nas.runs.build import refusals, restore_search, restore_weights, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import cost_of, headline, inherited_network
-from nas.runs.trainer import prepare_machine, train
+from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_space import SearchSpace
 from nas.tasks import Task
 
@@ -107,32 +108,55 @@ def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
         ValueError: No checkpoint is whole.
     """
     module = RetrainModule(build_network(experiment, folder.read_genotype()), retrain_task(experiment))
-    module.load_state_dict(checkpoint_io.load(folder.last_checkpoint)["state_dict"])
+    restore_weights(module, folder)
     return module.network
+
+
+def check_retraining(source: ConfigSource, genotype: Genotype) -> None:
+    """Tries the retrain section before a search, on any architecture of the space, so that its errors do not come after hours.
+
+    Raises:
+        UsageError: It does not work.
+    """
+    try:
+        _prepare(load_experiment(source, stage="retrain"), genotype, None, test=False)
+    except UsageError as error:
+        raise UsageError(f"retrain: {error}") from error
+
+
+def _prepare(
+    experiment: Experiment, genotype: Genotype, weights: dict[str, Any] | None, *, test: bool
+) -> tuple[RetrainModule, ResumableLoader]:
+    """Module and loader, tried on two samples; the test set's targets are looked at too where `test`."""
+    network = build_network(experiment, genotype)
+    if weights is not None:
+        _inherit(network, weights)
+    options, task, data = experiment.retrain, retrain_task(experiment), experiment.data
+    with refusals():
+        module = RetrainModule(
+            network,
+            task,
+            optimizer=options.optimizer,
+            scheduler=options.scheduler,
+            gradient_clip_norm=options.gradient_clip_norm,
+            seed=experiment.seed,
+        )
+        loader = data.retrain_loader(experiment.seed)
+        check_batches(experiment.trainer, loader)
+        try_once(network, network, data, task, data.train_targets(), data.test_targets() if test else None)
+    return module, loader
 
 
 def _retrain(
     experiment: Experiment, genotype: Genotype, out: Path | None, name: str, weights: dict[str, Any] | None
 ) -> RunFolder:
     prepare_machine(experiment.trainer)
-    network = build_network(experiment, genotype)
-    if weights is not None:
-        _inherit(network, weights)
-    options, task, data = experiment.retrain, retrain_task(experiment), experiment.data
-    module = RetrainModule(
-        network,
-        task,
-        optimizer=options.optimizer,
-        scheduler=options.scheduler,
-        gradient_clip_norm=options.gradient_clip_norm,
-        seed=experiment.seed,
-    )
-
-    with refusals():
-        loader = data.retrain_loader(experiment.seed)
-        try_once(network, network, data, task, data.train_targets(), data.test_targets())
+    genotype = replace(genotype, space=experiment.values["model"]["space"])
+    module, loader = _prepare(experiment, genotype, weights, test=True)
+    network, data, task = module.network, experiment.data, module.task
     folder = _folder(experiment, genotype, out, name)
-    trained = train(experiment.trainer, module, loader, folder, "retrain", "the same nas retrain command")
+    again = f"the same nas retrain command with --out {folder.quoted}"
+    trained = train(experiment.trainer, module, loader, folder, "retrain", again)
     module.float()
     scores = evaluate(network, data.test_dataloader(), task, trained.device)
     metric = headline(task, scores)
@@ -144,7 +168,7 @@ def _retrain(
             **{f"test_{key}": value for key, value in scores.items()},
             **cost_of(network, data),
             "train_seconds": trained.seconds,
-            "inherited": options.inherit,
+            "inherited": experiment.retrain.inherit,
             "seed": experiment.seed,
             "device": str(trained.device),
         },

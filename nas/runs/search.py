@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path
 
 from nas.data.loader import ResumableLoader
+from nas.errors import UsageError
 from nas.files import write_atomic
-from nas.relaxations import Softmax
+from nas.rng import keyed_generator
 from nas.runs.build import build_search, refusals, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import derive_and_score
-from nas.runs.trainer import prepare_machine, train
+from nas.runs.retrain import check_retraining
+from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_module import SearchModule
 
 
@@ -29,6 +31,7 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     """
     experiment = load_experiment(source)
     module, loader = _prepare(experiment)
+    check_retraining(source, module.supernet.discretize())
     folder = RunFolder.create(out, source.name)
     write_atomic(folder.config, experiment.yaml())
     _run(experiment, module, loader, folder)
@@ -53,16 +56,26 @@ def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
 def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
     prepare_machine(experiment.trainer)
     module = build_search(experiment)
-    sample = module.supernet.sample(Softmax(), 1.0)
-    forward = partial(module.supernet, op_weights=sample)
+    epochs = experiment.trainer.max_epochs
+    if module.supernet.choices and module.warmup_epochs >= epochs:
+        raise UsageError(
+            f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha moves"
+        )
     with refusals():
+        for progress in (0.0, 0.5, 1.0):
+            sample = module.supernet.sample(
+                module.relaxation, module.tau(progress), generator=keyed_generator(0, "try")
+            )
+        forward = partial(module.supernet, op_weights=sample)
         loader = experiment.data.search_loader(experiment.seed)
+        check_batches(experiment.trainer, loader)
         try_once(module.supernet, forward, experiment.data, module.task, experiment.data.train_targets())
     return module, loader
 
 
 def _run(experiment: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder) -> None:
-    trained = train(experiment.trainer, module, loader, folder, "search", f"nas search --resume {folder.shown}")
+    again = f"nas search --resume {folder.quoted}{experiment.source.trust_words}"
+    trained = train(experiment.trainer, module, loader, folder, "search", again)
     derived = derive_and_score(experiment, module.float(), experiment.derive, folder, trained.device)
     folder.finish(
         {

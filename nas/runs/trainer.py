@@ -22,6 +22,8 @@ from nas.errors import UsageError
 from nas.runs.folder import RunFolder
 from nas.train_module import TrainModule
 
+MAX_THREADS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
@@ -50,11 +52,14 @@ class TrainerOptions:
         """Checks what Lightning would let pass.
 
         Raises:
-            ValueError: No epoch or no thread at all.
+            ValueError: A number out of range.
         """
-        for name, value in (("max_epochs", self.max_epochs), ("num_threads", self.num_threads)):
-            if value is not None and value < 1:
-                raise ValueError(f"trainer: {name} must be at least 1, got {value}")
+        if self.max_epochs < 1:
+            raise ValueError(f"trainer: max_epochs must be at least 1, got {self.max_epochs}")
+        if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
+            raise ValueError(f"trainer: num_threads must lie in 1 ... {MAX_THREADS}, got {self.num_threads}")
+        if self.limit_train_batches is not None and not self.limit_train_batches > 0:
+            raise ValueError(f"trainer: limit_train_batches must be above 0, got {self.limit_train_batches}")
 
 
 class Trained(NamedTuple):
@@ -67,6 +72,17 @@ class Trained(NamedTuple):
 
     seconds: float
     device: torch.device
+
+
+def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
+    """Refuses a share of an epoch that leaves no batch.
+
+    Raises:
+        ValueError: It leaves none.
+    """
+    limit = options.limit_train_batches
+    if isinstance(limit, float) and int(len(loader) * limit) < 1:
+        raise ValueError(f"trainer: limit_train_batches {limit} leaves none of the {len(loader)} batches of an epoch")
 
 
 def prepare_machine(options: TrainerOptions) -> torch.device:
@@ -108,7 +124,10 @@ def train(
     checkpoint, purge_step = None, None
     if folder.has_checkpoint():
         checkpoint = folder.last_checkpoint
-        purge_step = int(checkpoint_io.load(checkpoint)["num_batches_done"]) + 1
+        state = checkpoint_io.load(checkpoint)
+        if not isinstance(state.get("num_batches_done"), int):
+            raise ValueError(f"{checkpoint}: not a checkpoint of this run")
+        purge_step = state["num_batches_done"] + 1
     checkpoints = Checkpoints(folder.checkpoints)
     system = SystemWriter(folder.system_csv)
     trainer = _make(

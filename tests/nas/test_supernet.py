@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import nas
-from nas.mixed_op import OpWeights
-from nas.relaxations import GumbelSoftmax, SampledPath, Softmax
+from nas.relaxations import GumbelSoftmax, OpWeights, SampledPath, Softmax
 from nas.testing import random_choices
 
 

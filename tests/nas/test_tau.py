@@ -5,9 +5,17 @@ import pytest
 import torch
 
 from nas import tau
+from nas.regularizers import ArchState, Entropy
 from nas.testing import check_tau_schedule
 
-SCHEDULES = [tau.Constant(0.7), tau.Linear(5.0, 0.2), tau.Exponential(5.0, 0.2), tau.Cosine(5.0, 0.2)]
+SCHEDULES = [
+    tau.Constant(0.7),
+    tau.Linear(5.0, 0.2),
+    tau.Exponential(5.0, 0.2),
+    tau.Cosine(5.0, 0.2),
+    tau.Reheating(tau.Exponential(5.0, 0.2)),
+    tau.LearnedTau(2.0),
+]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -15,7 +23,7 @@ def test_schedule_keeps_the_rules(schedule):
     check_tau_schedule(schedule)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", SCHEDULES[1:4], ids=lambda s: type(s).__name__)
 def test_ends_are_met_and_tau_falls(schedule):
     values = [float(schedule(i / 100)) for i in range(101)]
     assert values[0] == pytest.approx(5.0)
@@ -64,3 +72,72 @@ def test_the_checker_catches_wrong_schedules():
         check_tau_schedule(Negative())
     with pytest.raises(AssertionError, match="state_dict"):
         check_tau_schedule(Forgetful())
+
+
+def test_reheating_raises_tau_after_a_collapse_and_returns_to_its_schedule():
+    plain = tau.Exponential(5.0, 0.2)
+    schedule = tau.Reheating(tau.Exponential(5.0, 0.2), min_entropy=0.4, factor=3.0, duration=0.2, until=0.6)
+    schedule.observe(1.0, 0.1)
+    assert float(schedule(0.2)) == pytest.approx(float(plain(0.2)))
+    schedule.observe(0.3, 0.3)
+    ratios = [float(schedule(p)) / float(plain(p)) for p in (0.3, 0.4, 0.5, 0.8)]
+    assert ratios == pytest.approx([3.0, 3.0**0.5, 1.0, 1.0], rel=1e-6)
+    schedule.observe(0.1, 0.35)  # one is under way: it is not started anew
+    assert float(schedule(0.4)) / float(plain(0.4)) == pytest.approx(3.0**0.5, rel=1e-6)
+    schedule.observe(0.1, 0.55)
+    assert float(schedule(0.55)) / float(plain(0.55)) == pytest.approx(3.0, rel=1e-6)
+    late = tau.Reheating(tau.Exponential(5.0, 0.2), min_entropy=0.4, until=0.6)
+    late.observe(0.1, 0.6)
+    assert float(late(0.6)) == pytest.approx(float(plain(0.6)))
+
+
+def test_reheating_shows_the_inner_schedule_what_it_sees():
+    inner = tau.Reheating(tau.Constant(1.0), min_entropy=0.4)
+    outer = tau.Reheating(inner, min_entropy=1e-9)
+    outer.observe(0.1, 0.2)
+    assert float(outer(0.2)) == pytest.approx(5.0)
+
+
+def test_state_of_a_reheating_survives_state_dict():
+    schedule = tau.Reheating(tau.Constant(1.0))
+    schedule.observe(0.0, 0.25)
+    other = tau.Reheating(tau.Constant(1.0))
+    other.load_state_dict(schedule.state_dict())
+    assert float(other(0.3)) == float(schedule(0.3)) > 1.0
+
+
+def test_learned_tau_starts_where_it_is_told_and_stays_above_its_floor():
+    learned = tau.LearnedTau(2.0, floor=0.1)
+    assert learned(0.5).item() == pytest.approx(2.0)
+    assert [name for name, _ in learned.named_parameters()] == ["log_excess"]
+    with torch.no_grad():
+        learned.log_excess.fill_(-50.0)
+    assert learned(0.5).item() >= 0.1
+
+
+def test_an_entropy_bonus_raises_a_learned_tau():
+    """The bonus's own derivative by tau is negative for 100 random logits: descent raises tau."""
+    for seed in range(100):
+        alpha = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+        mask = torch.ones(3, 4, dtype=torch.bool)
+        mask[0, 2:] = False
+        learned = tau.LearnedTau(0.5 + seed / 50)
+        state = ArchState({}, alpha, mask, torch.softmax(alpha, -1), learned(0.0), 0.0)
+        (gradient,) = torch.autograd.grad(Entropy(-1.0, at_tau=True).penalty(state), learned.log_excess)
+        assert gradient < 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tau.Reheating(tau.Constant(), factor=1.0), "factor must be above 1"),
+        (lambda: tau.Reheating(tau.Constant(), duration=0.0), "duration must be .* above 0"),
+        (lambda: tau.Reheating(tau.Constant(), duration=1.5), "duration must be at most 1"),
+        (lambda: tau.Reheating(tau.Constant(), min_entropy=-1.0), "min_entropy"),
+        (lambda: tau.LearnedTau(0.05, floor=0.05), "above floor"),
+        (lambda: tau.LearnedTau(floor=0.0), "floor"),
+    ],
+)
+def test_bad_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -42,7 +42,7 @@ class Shapes(nas.SearchSpace):
         ({"surprise": 1}, "tiny.yaml: unknown key 'surprise'"),
         ({"trainer.max_epochs": "many"}, '"trainer.max_epochs"'),
         ({"trainer.max_epochs": 0}, "max_epochs must be at least 1"),
-        ({"trainer.num_threads": 0}, "num_threads must be at least 1"),
+        ({"trainer.num_threads": 0}, "num_threads must lie in 1 ... 256, got 0"),
         ({"trainer.accelerator": "gpu"}, "trainer: "),
         ({"trainer.accelerator": "abacus"}, "trainer: "),
         ({"trainer.devices": 2}, "one is supported"),
@@ -82,6 +82,28 @@ class Shapes(nas.SearchSpace):
         ({"retrain.trainer": {"max_epoch": 3}}, "max_epoch"),
         ({"retrain.space": {"chanels": 3}}, "chanels"),
         ({"retrain.scheduler": "linear"}, '"retrain.scheduler"'),
+        ({"retrain.trainer": {"max_epochs": 0}}, "max_epochs must be at least 1"),
+        ({"retrain.space": {"channels": 0}}, "channels must be at least 1"),
+        ({"retrain.data": {"batch_size": 100000}}, "retrain: .*fewer than one batch of 100000"),
+        ({"retrain.optimizer.init_args": {"lr": -1.0}}, "retrain: optimizer cannot be used: Invalid learning rate"),
+        ({"model.weight_optimizer.init_args.lr": -1.0}, "weight_optimizer cannot be used: Invalid learning rate"),
+        ({"model.arch_optimizer": {"class_path": "torch.optim.LBFGS"}}, "arch_optimizer cannot be used"),
+        ({"model.warmup_epochs": 3}, "warmup_epochs 3 leaves none of trainer.max_epochs 3"),
+        ({"trainer.limit_train_batches": 0}, "limit_train_batches must be above 0"),
+        ({"trainer.limit_train_batches": 0.01}, "limit_train_batches 0.01 leaves none of the 6 batches"),
+        ({"seed_everything": None}, "seed_everything must be a whole number, got None"),
+        ({"model.bilevel": {"class_path": "nas.bilevel.Unrolled"}}, "Unrolled needs weight_optimizer"),
+        (
+            {"model.noise": "sample", "model.relaxation": {"class_path": "nas.relaxations.SampledPath"}},
+            "SampledPath runs 1 of each choice",
+        ),
+        (
+            {
+                "model.relaxation": {"class_path": "nas.relaxations.BinaryConcrete"},
+                "model.space.init_args.dilations": [1, 2, 4],
+            },
+            "two candidates only",
+        ),
     ],
 )
 def test_configurations(nas, config, changes, message):
@@ -190,6 +212,9 @@ def test_a_module_that_fails_to_import_is_named(nas, config, tmp_path):
         (("help", "os.path"), "'os.path' is not of a trusted module"),
         (("help", "nas.tau.Nothing"), "nas.tau.Nothing"),
         (("help", "nas.tau"), "not a class"),
+        (("help", "nas"), "not a class"),
+        (("search", "--config", "tiny.yaml", "--out", "run", "--trainer.max_epoch", "3"), "--trainer.max_epoch"),
+        (("search", "--config", "tiny.yaml", "--out", "run", "--trust-module", "up/x.py"), "not a module's name"),
     ],
 )
 def test_words(nas, config, words, message):
@@ -258,6 +283,68 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(nas, c
     answer = nas("search", "--config", config({"model.weight_optimizer.init_args.lr": 1e30}), "--out", "run")
     assert answer.code == 1 and "is not finite at batch" in answer.complaint
     assert os.path.exists("run/checkpoints/last.ckpt")
+
+
+def test_errors_of_a_users_module_are_refusals_that_name_their_kind(nas, config, tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "import nas\n"
+        "class Raises(nas.SearchSpace):\n"
+        "    def network(self, stage='search'):\n"
+        "        raise KeyError('boom')\n"
+        "class Three(nas.SearchSpace):\n"
+        "    def network(self, stage='search'):\n"
+        "        return 3\n"
+    )
+    (tmp_path / "unparsable.py").write_text("def\n")
+    for space, message in (
+        ("odd.Raises", "KeyError: 'boom'"),
+        ("odd.Three", "must be an nn.Module, got int"),
+        ("unparsable.X", "unparsable"),
+    ):
+        path = config({"model.space": {"class_path": space}})
+        answer = nas("search", "--config", path, "--out", "run", "--trust-module", space.partition(".")[0])
+        assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
+
+
+def damage(path):
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 2] ^= 1
+    Path(path).write_bytes(content)
+
+
+def test_damaged_files_of_finished_runs_are_refused_not_replaced_by_older_ones(nas, config):
+    assert nas("search", "--config", config(), "--out", "run").code == 0
+    assert nas("retrain", "--run", "run").code == 0
+    damage("run/retrain/checkpoints/last.ckpt")
+    answer = nas("evaluate", "--run", "run")
+    assert answer.code == 1 and "last.ckpt: damaged checkpoint" in answer.complaint
+    damage("run/checkpoints/last.ckpt")
+    for words in (("derive", "--run", "run"), ("retrain", "--run", "run", "--inherit", "--out", "other")):
+        answer = nas(*words)
+        assert answer.code == 1 and "last.ckpt: damaged checkpoint" in answer.complaint
+    Path("run/summary.json").write_text('{"stage": "search"}')
+    answer = nas("search", "--resume", "run")
+    assert answer.code == 2 and answer.complaint.endswith("run/summary.json: damaged")
+    Path("run/summary.json").unlink()
+    answer = nas("search", "--resume", "run")
+    assert answer.code == 2 and "summary.json is missing" in answer.complaint
+
+
+def test_a_damaged_metrics_file_is_named(nas, config, monkeypatch):
+    from nas.search_module import SearchModule
+
+    step = SearchModule.training_step
+
+    def failing(self, *args):
+        if self.num_batches_done == 8:
+            raise RuntimeError("power")
+        return step(self, *args)
+
+    monkeypatch.setattr(SearchModule, "training_step", failing)
+    assert nas("search", "--config", config(), "--out", "run").code == 1
+    Path("run/metrics.csv").write_text("step,a\nx,1\n")
+    answer = nas("search", "--resume", "run")
+    assert answer.code == 1 and "run/metrics.csv: damaged" in answer.complaint
 
 
 def test_debug_shows_the_traceback(nas):

@@ -158,6 +158,7 @@ def npy(shape):
         ({"y_test": None}, "array 'y_test' is missing"),
         ({"x_train": np.full((40, 3), np.nan)}, r"'x_train' holds NaN or infinity \(120 of 120"),
         ({"y_train": np.array([0.5, np.inf] * 20)}, r"'y_train' holds NaN or infinity"),
+        ({"x_test": np.full((8, 3), 1e300)}, r"'x_test' holds NaN or infinity \(24 of 24 values, as float32"),
         ({"x_train": np.array([{"a": 1}] * 40, dtype=object)}, "'x_train' holds Python objects"),
         ({"x_train": np.array(["a"] * 40)}, "'x_train' has type <U1"),
         ({"x_train": np.zeros((0, 3))}, "'x_train' is empty"),

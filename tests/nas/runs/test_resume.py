@@ -114,6 +114,38 @@ def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(nas, conf
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+EVERYTHING = {
+    "model.relaxation": {"class_path": "nas.relaxations.GumbelRao", "init_args": {"num_samples": 3}},
+    "model.tau": {
+        "class_path": "nas.tau.Reheating",
+        # always collapsed: raised in the first epoch, again after the break
+        "init_args": {"schedule": {"class_path": "nas.tau.LearnedTau"}, "min_entropy": 10.0, "duration": 0.4},
+    },
+    "model.bilevel": {"class_path": "nas.bilevel.Unrolled"},
+    "model.weight_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9}},
+    "model.regularizers": [
+        {"class_path": "nas.regularizers.Entropy", "init_args": {"weight": -0.1, "at_tau": True}},
+        {"class_path": "nas.regularizers.BetaDecay"},
+        {"class_path": "nas.regularizers.Perturbation"},
+        {"class_path": "nas.regularizers.SkipDropout", "init_args": {"labels": ["dilation_1"]}},
+    ],
+    "model.noise": "sample",
+    "model.warmup_epochs": 0,
+}
+
+
+@pytest.mark.parametrize("batch", [8, 14])
+def test_a_search_with_every_stateful_part_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch):
+    path = config(EVERYTHING)
+    assert nas("search", "--config", path, "--out", "whole").code == 0
+    stop_at(monkeypatch, SearchModule, batch, terminate)
+    assert nas("search", "--config", path, "--out", "cut").code == 143
+    assert nas("search", "--resume", "cut").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    state_dict = state(tmp_path / "cut")["state_dict"]
+    assert state_dict["tau.start"] >= 0 and state_dict["tau.schedule.log_excess"] != 0
+
+
 def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
     path = config()
     assert nas("search", "--config", path, "--out", "whole").code == 0

@@ -1,0 +1,71 @@
+"""Gradients of arch parameters by enumeration, and draws of an estimator's gradient, to measure its bias and variance."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nas.relaxations import Relaxation
+
+Objective = Callable[[Tensor], Tensor]
+
+
+def exact_gradient(objective: Objective, logits: Tensor) -> Tensor:
+    """Gradient of the expected objective over one-hot samples, by enumeration of all K^E of them.
+
+    Args:
+        objective: (N, E, K) op weights -> (N,) values.
+        logits: All K^E assignments are evaluated, so few choices of few candidates.
+
+    Shape:
+        - logits, result: (E, K)
+    """
+    num_choices, num_candidates = logits.shape
+    logits = logits.detach().requires_grad_()
+    index = torch.tensor(list(itertools.product(range(num_candidates), repeat=num_choices)))  # (K^E, E)
+    weights = torch.nn.functional.one_hot(index, num_candidates).to(logits.dtype)
+    log_p = torch.log_softmax(logits, -1).expand(len(index), -1, -1).gather(-1, index[..., None]).sum((1, 2))
+    (gradient,) = torch.autograd.grad((log_p.exp() * objective(weights).detach()).sum(), logits)
+    return gradient
+
+
+def gradient_draws(
+    relaxation: Relaxation,
+    objective: Objective,
+    logits: Tensor,
+    tau: float,
+    num_draws: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Independent draws of the gradient that `relaxation` gives to the logits; candidates that do not run contribute nothing.
+
+    Args:
+        relaxation: The estimator.
+        objective: (N, E, K) op weights -> (N,) values.
+        logits: Where the gradient is taken.
+        tau: Temperature.
+        num_draws: How many.
+        generator: Source of the noise.
+
+    Shape:
+        - logits: (E, K)
+        - result: (num_draws, E, K)
+    """
+    copies = logits.detach().expand(num_draws, *logits.shape).clone().requires_grad_()
+    weights = relaxation(copies, tau, generator=generator)
+    if relaxation.num_active is not None:
+        active = weights.detach().topk(relaxation.num_active, dim=-1).indices
+        weights = weights * torch.zeros_like(weights).scatter(-1, active, 1.0)
+    (gradients,) = torch.autograd.grad(objective(weights).sum(), copies)
+    return gradients
+
+
+def quadratic(num_choices: int, num_candidates: int, seed: int = 0, dim: int = 4) -> Objective:
+    """``|| sum of weighted vectors - target ||^2``: a mixture of candidate outputs under a squared loss, all drawn from `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(num_choices, num_candidates, dim, dtype=torch.float64, generator=generator)
+    target = torch.randn(dim, dtype=torch.float64, generator=generator)
+    return lambda weights: (torch.einsum("nek,ekd->nd", weights, vectors) - target).square().sum(-1)

@@ -1,0 +1,60 @@
+"""The binary Concrete relaxation: the two-way case on one log-odds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas.relaxations.base import Relaxation, Tau, checked_tau, exponential_noise, masked_logits, replace_gradient
+
+
+class BinaryConcrete(Relaxation):
+    """Two-way choices and gates alone: ``sigmoid((log-odds + logistic noise) / tau)``, from one draw a choice.
+
+    Distributed as ``GumbelSoftmax`` with two candidates, whose noise difference is logistic.
+
+    Source: Maddison et al. 2017, "The Concrete Distribution", appendix B.
+    """
+
+    def __init__(self, hard: bool = False) -> None:
+        """Sets the relaxation.
+
+        Args:
+            hard: One-hot forward, gradient of the soft weights backward (straight-through).
+        """
+        super().__init__()
+        self.hard = hard
+
+    def forward(
+        self,
+        logits: Tensor,
+        tau: Tau,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        if logits.shape[-1] != 2 or (mask is not None and not bool(mask.all())):
+            raise ValueError("BinaryConcrete takes choices of two candidates only; use GumbelSoftmax")
+        logits = masked_logits(logits, mask)
+        second = binary_concrete(logits[..., 1] - logits[..., 0], tau, hard=self.hard, generator=generator)
+        return torch.stack([1 - second, second], dim=-1)
+
+
+def binary_concrete(
+    log_odds: Tensor, tau: Tau, *, hard: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """A relaxed Bernoulli sample: ``sigmoid((log_odds + logistic noise) / tau)``; above one half with probability sigmoid(log_odds).
+
+    Args:
+        log_odds: Log-odds of the value 1.
+        tau: Temperature, above 0.
+        hard: 0 or 1 forward, gradient of the soft sample backward.
+        generator: Source of the noise.
+
+    Shape:
+        - log_odds, result: (*)
+    """
+    log_odds = masked_logits(log_odds, None)
+    logistic = exponential_noise(log_odds, generator).log_() - exponential_noise(log_odds, generator).log_()
+    soft = torch.sigmoid((log_odds + logistic) / checked_tau(tau))
+    return replace_gradient((soft > 0.5).to(soft.dtype), soft) if hard else soft

@@ -1,0 +1,50 @@
+"""Two sampled candidates a choice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas.relaxations.base import OpWeights, Relaxation, Tau, checked_tau, gumbel_noise, masked_logits
+
+
+class TwoPath(Relaxation):
+    """Two candidates are drawn without replacement and mixed by ``softmax(logits / tau)`` of the pair; the others do not run.
+
+    After an arch step the unsampled logits are what they were before it, and the pair keeps its total probability.
+
+    Source: Cai et al. 2019, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware", section 3.2.1.
+
+    Deviation: ProxylessNAS runs both but lets a second draw decide which one is passed on; here the pair is mixed by the probabilities
+    of that draw, its expectation.
+    """
+
+    num_active = 2
+
+    def __init__(self) -> None:
+        """Nothing to set."""
+        super().__init__()
+        self._before: Tensor | None = None
+
+    def forward(
+        self,
+        logits: Tensor,
+        tau: Tau,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        self._before = logits.detach().clone()
+        logits = masked_logits(logits, mask)
+        drawn = (logits.detach() + gumbel_noise(logits, generator)).topk(2, dim=-1).indices
+        pair = torch.softmax(logits.gather(-1, drawn) / checked_tau(tau), dim=-1)
+        return torch.zeros_like(logits).scatter(-1, drawn, pair)
+
+    @torch.no_grad()
+    def after_arch_step(self, alpha: Tensor, sample: OpWeights) -> None:
+        if self._before is None or sample.active is None:
+            return
+        before, active = self._before, sample.active.to(alpha.device)
+        pair = alpha.gather(-1, active)
+        shift = torch.logsumexp(before.gather(-1, active), -1, keepdim=True) - torch.logsumexp(pair, -1, keepdim=True)
+        alpha.copy_(before.scatter(-1, active, pair + shift))
