@@ -8,17 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nas.relaxations import Relaxation
+from nas.relaxations import Relaxation, Softmax
 
 Objective = Callable[[Tensor], Tensor]
 
 
-def exact_gradient(objective: Objective, logits: Tensor) -> Tensor:
+def exact_gradient(objective: Objective, logits: Tensor, relaxation: Relaxation | None = None) -> Tensor:
     """Gradient of the expected objective over one-hot samples, by enumeration of all K^E of them.
 
     Args:
         objective: (N, E, K) op weights -> (N,) values.
         logits: All K^E assignments are evaluated, so few choices of few candidates.
+        relaxation: Whose probabilities the samples have; None: softmax.
 
     Shape:
         - logits, result: (E, K)
@@ -27,7 +28,8 @@ def exact_gradient(objective: Objective, logits: Tensor) -> Tensor:
     logits = logits.detach().requires_grad_()
     index = torch.tensor(list(itertools.product(range(num_candidates), repeat=num_choices)))  # (K^E, E)
     weights = torch.nn.functional.one_hot(index, num_candidates).to(logits.dtype)
-    log_p = torch.log_softmax(logits, -1).expand(len(index), -1, -1).gather(-1, index[..., None]).sum((1, 2))
+    log_rows = (relaxation or Softmax()).probabilities(logits).log()
+    log_p = log_rows.expand(len(index), -1, -1).gather(-1, index[..., None]).sum((1, 2))
     (gradient,) = torch.autograd.grad((log_p.exp() * objective(weights).detach()).sum(), logits)
     return gradient
 
@@ -63,9 +65,24 @@ def gradient_draws(
     return gradients
 
 
-def quadratic(num_choices: int, num_candidates: int, seed: int = 0, dim: int = 4) -> Objective:
-    """``|| sum of weighted vectors - target ||^2``: a mixture of candidate outputs under a squared loss, all drawn from `seed`."""
+def mixture(
+    loss: Callable[[Tensor], Tensor], num_choices: int, num_candidates: int, seed: int, dim: int = 4
+) -> Objective:
+    """A loss of the sum of op-weighted random vectors, one vector a candidate: the smallest picture of a supernet.
+
+    Args:
+        loss: (N, dim) outputs -> (N,) values.
+        num_choices: E.
+        num_candidates: K.
+        seed: Seed of the vectors and of the target that is subtracted from the output.
+        dim: Length of the vectors.
+    """
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(num_choices, num_candidates, dim, dtype=torch.float64, generator=generator)
     target = torch.randn(dim, dtype=torch.float64, generator=generator)
-    return lambda weights: (torch.einsum("nek,ekd->nd", weights, vectors) - target).square().sum(-1)
+    return lambda weights: loss(torch.einsum("nek,ekd->nd", weights, vectors) - target)
+
+
+def quadratic(num_choices: int, num_candidates: int, seed: int = 0) -> Objective:
+    """A mixture under a squared loss."""
+    return mixture(lambda y: y.square().sum(-1), num_choices, num_candidates, seed)

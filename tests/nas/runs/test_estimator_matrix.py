@@ -1,0 +1,27 @@
+"""Every estimator searches the digits space from the default configuration by naming its class alone."""
+
+from pathlib import Path
+
+import pytest
+
+CONFIG = Path(__file__).parents[3] / "configs" / "dilation_digits.yaml"
+CLASSES = ["Softmax", "GumbelSoftmax", "SampledPath", "ReinMax", "GumbelRao", "Dirichlet", "TwoPath"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSES)
+def test_estimator_searches_the_digits(nas, tmp_path, name):
+    words = (
+        "search",
+        "--config",
+        CONFIG,
+        "--out",
+        tmp_path / "run",
+        "--model.relaxation",
+        f"nas.relaxations.{name}",
+        "--json",
+    )
+    answer = nas(*words)
+    assert answer.code == 0, answer.err
+    assert answer.result["num_architectures"] == 125 and len(answer.result["genotype"]) == 3
+    print(f"\n{name}: search {answer.result['search_seconds']:.1f} s, {answer.result['metric']['value']:.3f}")
