@@ -16,9 +16,11 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
   seed_everything        seed of weights, noise, data order (0)
   trainer.max_epochs     epochs; also accelerator, devices, precision, num_threads
   model.space            class_path and init_args of the search space
-  model.relaxation       nas.relaxations.GumbelSoftmax | SampledPath | Softmax
-  model.tau              nas.tau.Exponential | Linear | Cosine | Constant
-  model.bilevel          nas.bilevel.FirstOrder | Joint
+  model.relaxation       nas.relaxations.GumbelSoftmax | GumbelRao | ReinMax | SampledPath |
+                         TwoPath | Dirichlet | Softmax | BinaryConcrete
+  model.tau              nas.tau.Exponential | Linear | Cosine | Constant | Reheating | LearnedTau
+  model.bilevel          nas.bilevel.FirstOrder | Unrolled | Joint
+  model.regularizers     list of nas.regularizers.Entropy | AlphaDecay | BetaDecay | ...
   model.task             nas.tasks.Classification | Regression
   model.weight_optimizer, model.arch_optimizer
                          classes of torch.optim

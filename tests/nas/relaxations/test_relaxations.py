@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.relaxations import (
+    BinaryConcrete,
     Dirichlet,
     GumbelRao,
     GumbelSoftmax,
@@ -55,6 +56,16 @@ def test_rows_stay_on_the_simplex_at_any_scale(relaxation, scale, tau, seed, dty
     assert (weights >= 0).all() and (weights[~mask] == 0).all()
     # float32 rounding of a softmax over 4 terms
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)), atol=1e-5, rtol=0)
+
+
+@given(scale=st.floats(0, 1e4), tau=st.floats(1e-3, 1e3), seed=st.integers(0, 2**30), hard=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_binary_rows_stay_on_the_simplex_at_any_scale(scale, tau, seed, hard):
+    logits = (torch.randn(8, 2, generator=generator(seed)) * scale).clamp(-1e4, 1e4).requires_grad_()
+    weights = BinaryConcrete(hard)(logits, tau, generator=generator(seed))
+    (gradient,) = torch.autograd.grad((weights * torch.arange(2)).sum(), logits)
+    assert torch.isfinite(gradient).all() and (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(8), atol=1e-6, rtol=0)  # float32
 
 
 @pytest.mark.parametrize("relaxation", [Softmax(), GumbelSoftmax()], ids=["softmax", "soft"])
@@ -122,10 +133,11 @@ def test_tau_must_be_positive(relaxation, tau):
         relaxation(torch.zeros(2, 3), tau)
 
 
-def test_a_mask_that_removes_everything_is_refused():
+@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=NAMES)
+def test_a_mask_that_removes_everything_is_refused(relaxation):
     mask = torch.tensor([[True, True], [False, False]])
     with pytest.raises(ValueError, match="removes every candidate"):
-        Softmax()(torch.zeros(2, 2), 1.0, mask=mask)
+        relaxation(torch.zeros(2, 2), 1.0, mask=mask)
 
 
 def test_the_checker_catches_wrong_relaxations():
