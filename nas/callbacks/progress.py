@@ -7,8 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 
 class Progress(Callback):
@@ -30,10 +31,9 @@ class Progress(Callback):
         if not (trainer.is_global_zero and self.console.is_terminal):
             return
         self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(self.title))),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[scalars]}"),
             console=self.console,
@@ -47,10 +47,11 @@ class Progress(Callback):
             self._bar.update(self._task, completed=pl_module.num_batches_done)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        text = describe(pl_module.scalars())
+        scalars = pl_module.scalars()
         if self._bar is not None:
-            self._bar.update(self._task, scalars=text)
+            self._bar.update(self._task, scalars=describe(scalars, brief=True))
         elif trainer.is_global_zero:
+            text = describe(scalars)
             line = f"{self.title} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {text}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -60,8 +61,17 @@ class Progress(Callback):
             self._bar = None
 
 
-def describe(scalars: dict[str, float | None]) -> str:
-    """The few scalars worth a line, shortest names first written."""
+def describe(scalars: dict[str, float | None], *, brief: bool = False) -> str:
+    """The few scalars worth a line.
+
+    Args:
+        scalars: tag -> value.
+        brief: Only those that fit beside a bar on 80 columns: no losses, and of each metric the last level's.
+    """
     hidden = ("choice/", "entropy/", "lr/")
-    shown = {tag: value for tag, value in scalars.items() if value is not None and not tag.startswith(hidden)}
-    return "  ".join(f"{tag.removeprefix('search/').replace('/', ' ')} {value:.4g}" for tag, value in shown.items())
+    shown: dict[str, float] = {}
+    for tag, value in scalars.items():
+        if value is not None and not tag.startswith(hidden) and not (brief and tag.endswith("/loss")):
+            level, _, name = tag.partition("/")
+            shown[name if brief or level == "search" else f"{level} {name}"] = value
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
