@@ -135,3 +135,18 @@ def test_replace_changes_nothing_when_a_path_is_wrong():
     with pytest.raises(ValueError, match=r"no submodule '1\.7'"):
         nas.replace(net, {"1.0": {"r": nn.ReLU, "t": nn.Tanh}, "1.7": {"r": nn.ReLU, "t": nn.Tanh}})
     assert isinstance(net[1][0], nn.ReLU)
+
+
+def test_replace_refuses_a_place_inside_another():
+    net = nn.Sequential(nn.Sequential(nn.ReLU()))
+    candidates = {"r": nn.ReLU, "t": nn.Tanh}
+    with pytest.raises(ValueError, match=r"'0\.0' lies inside '0'"):
+        nas.replace(net, {"0": candidates, "0.0": candidates})
+    assert isinstance(net[0][0], nn.ReLU)
+
+
+def test_replace_finds_every_name_of_a_module_used_twice():
+    shared = nn.ReLU()
+    net = nn.Sequential(shared, shared)
+    nas.replace(net, {"1": {"r": nn.ReLU, "t": nn.Tanh}})
+    assert net[0] is shared and isinstance(net[1], nas.MixedOp)

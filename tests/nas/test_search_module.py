@@ -247,3 +247,53 @@ def test_entropy_of_known_distributions():
     torch.testing.assert_close(values, torch.tensor([4.0, 1.0, 2.0]).log())
     (gradient,) = torch.autograd.grad(values.sum(), rows)
     assert torch.isfinite(gradient).all()
+
+
+def test_one_cycle_leaves_momentum_alone():
+    parameter = nn.Parameter(torch.zeros(1))
+    for optimizer, key in (
+        (torch.optim.Adam([parameter], betas=(0.5, 0.999)), "betas"),
+        (torch.optim.SGD([parameter], lr=0.1), "momentum"),
+    ):
+        before = optimizer.param_groups[0][key]
+        scheduler = make_lr_scheduler("one_cycle", optimizer, 10)
+        parameter.grad = torch.ones(1)
+        for _ in range(5):
+            optimizer.step()
+            scheduler.step()
+        assert optimizer.param_groups[0][key] == before
+
+
+def test_frozen_weights_stay_and_the_rest_is_searched(tmp_path):
+    class Frozen(Space):
+        def network(self, stage="search"):
+            return nn.Sequential(nn.Linear(3, 3).requires_grad_(False), super().network())
+
+    search = module(space=Frozen())
+    frozen, moving = (
+        search.supernet.network[0].weight.clone(),
+        search.supernet.network[1][1].candidates[0].weight.clone(),
+    )
+    train(search, batches(2), tmp_path)
+    assert torch.equal(search.supernet.network[0].weight, frozen)
+    assert not torch.equal(search.supernet.network[1][1].candidates[0].weight, moving)
+    assert bool(search.supernet.alpha.any())
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [torch.optim.LBFGS, torch.optim.SparseAdam, partial(torch.optim.SGD, lr=-1.0)],
+)
+def test_optimizers_that_cannot_be_stepped_are_refused(optimizer):
+    for name in ("weight_optimizer", "arch_optimizer"):
+        with pytest.raises(ValueError, match=f"{name} cannot be used"):
+            module(**{name: optimizer})
+
+
+def test_noise_per_sample_draws_for_each_sample(tmp_path):
+    search = module(noise="sample", bilevel=Joint())
+    train(search, batches(2), tmp_path)
+    search._batch = {"weight": batches()[0][0]}
+    sample = search.draw("weight")
+    assert sample.weights.shape == (2, 8, 2) and not torch.equal(sample.weights[:, 0], sample.weights[:, 1])
+    assert bool(search.supernet.alpha.any())

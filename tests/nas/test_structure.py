@@ -46,3 +46,16 @@ def test_count_equals_enumeration(seed):
 def test_large_spaces_are_counted_at_once():
     network = nn.Sequential(*[nas.choice(f"c{i}", {"a": nn.ReLU, "b": nn.Tanh, "c": nn.Identity}) for i in range(200)])
     assert num_architectures(network) == 3**200
+
+
+def test_shared_choices_inside_many_others_are_counted_quickly():
+    """n outer choices, each with the one shared inner choice in a candidate: all without it, or some with it and its 2 labels."""
+    n = 40
+
+    def outer(i):
+        inner = {"p": nn.ReLU, "q": nn.Tanh}
+        return nas.choice(
+            f"outer{i}", {"plain": nn.Identity, "deep": lambda: nn.Sequential(nas.choice("inner", inner, shared=True))}
+        )
+
+    assert nas.Supernet(nn.Sequential(*(outer(i) for i in range(n)))).num_architectures == 1 + 2 * (2**n - 1)

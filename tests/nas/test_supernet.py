@@ -429,3 +429,20 @@ def test_raw_ddp_of_a_soft_supernet_trains_alike_on_both_ranks(tmp_path):
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert torch.equal(results[0]["alpha"], results[1]["alpha"]) and results[0]["alpha"].abs().sum() > 0
     assert all(result["losses"][-1] < result["losses"][0] for result in results)
+
+
+def test_weights_of_more_samples_than_the_batch_are_refused(supernet):
+    sample = supernet.sample(Softmax(), 1.0, num_samples=5)
+    with pytest.raises(ValueError, match="op weights of 5 samples do not fit outputs of 1"):
+        supernet(*inputs(size=1), op_weights=sample)
+
+
+def test_more_running_candidates_than_a_choice_has_are_refused():
+    class Three(SampledPath):
+        num_active = 3
+
+    net = nn.Sequential(nas.choice("a", dict.fromkeys("wxyz", nn.ReLU)), nas.choice("b", {"x": nn.ReLU, "y": nn.Tanh}))
+    with pytest.raises(ValueError, match="Three runs 3 candidates, but a choice has only 2"):
+        nas.Supernet(net).sample(Three(), 1.0)
+    with pytest.raises(ValueError, match="SampledPath runs 1 of each choice"):
+        nas.Supernet(net).sample(SampledPath(), 1.0, num_samples=4)

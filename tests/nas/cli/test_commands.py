@@ -210,3 +210,44 @@ def test_doctor_and_help(nas):
 def test_running_as_a_module():
     done = subprocess.run([sys.executable, "-m", "nas", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("gumbel-nas ")
+
+
+def test_inputs_in_a_dict_go_all_the_way(nas, config, tmp_path):
+    (tmp_path / "dicts.py").write_text(
+        "import nas, torch\n"
+        "from torch import nn\n"
+        "from nas.data import SearchDataModule\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.act = nas.choice('act', {'relu': nn.ReLU, 'tanh': nn.Tanh})\n"
+        "        self.head = nn.Linear(30, 10)\n"
+        "    def forward(self, parts):\n"
+        "        return self.head(self.act(torch.cat([parts[k] for k in 'abc'], 1)))\n"
+        "class Space(nas.SearchSpace):\n"
+        "    def network(self, stage='search'):\n"
+        "        return Net()\n"
+        "class Rows(torch.utils.data.Dataset):\n"
+        "    def __len__(self):\n"
+        "        return 80\n"
+        "    def __getitem__(self, i):\n"
+        "        if i >= 80: raise IndexError\n"
+        "        return {k: torch.full((10,), i / 80) for k in 'abc'}, i % 10\n"
+        "class Data(SearchDataModule):\n"
+        "    def train_set(self, augment):\n"
+        "        return Rows()\n"
+        "    def test_set(self):\n"
+        "        return Rows()\n"
+    )
+    path = config(
+        {
+            "model.space": {"class_path": "dicts.Space"},
+            "data": {"class_path": "dicts.Data", "init_args": {"batch_size": 20}},
+        }
+    )
+    trust = ("--trust-module", "dicts")
+    assert nas("search", "--config", path, "--out", "my run", *trust).code == 0
+    assert nas("retrain", "--run", "my run", *trust).code == 0
+    result = nas("evaluate", "--run", "my run", "--json", *trust).result
+    assert result["macs"] == 300 and result["params"] == 310
+    assert "nas retrain --run 'my run' --trust-module dicts" in nas("search", "--resume", "my run", *trust).out
