@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ class Step(Protocol):
 
 class Bilevel(ABC):
     """Takes one step of the weight parameters, and one of the arch parameters where they move."""
+
+    recomputes = True
+    """Whether it works where candidates are recomputed in the backward pass."""
 
     @abstractmethod
     def step(self, step: Step) -> None:
@@ -91,6 +94,8 @@ class Unrolled(Bilevel):
 
     Deviation: DARTS leaves Nesterov's momentum out; here the virtual step is the optimizer's own. Gradient clipping is not part of it.
     """
+
+    recomputes = False  # the recomputation would see the real weights, not the virtual ones
 
     def __init__(self, exact: bool = True, radius: float = 0.01) -> None:
         """Sets the method.
@@ -147,9 +152,9 @@ class Unrolled(Bilevel):
                     name: w + sign * self.radius / norm * d
                     for (name, w), d in zip(weights.items(), direction, strict=True)
                 }
-            ends.append(torch.autograd.grad(step.virtual_loss("weight", moved), alpha, allow_unused=True))
+            ends.append(_gradients(step.virtual_loss("weight", moved), dict(enumerate(alpha))))
         for parameter, up, down in zip(alpha, *ends, strict=True):
-            second = (_or_zero(up, parameter) - _or_zero(down, parameter)) * norm / (2 * self.radius)
+            second = (up - down) * norm / (2 * self.radius)
             loss = loss - (second * parameter).sum()
         return loss
 
@@ -178,7 +183,9 @@ def _update_rates(step: Step) -> list[float]:
     return [group["lr"] * (1 + group["momentum"] * group["nesterov"]) for group in chosen]
 
 
-def _gradients(loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> list[Tensor]:
+def _gradients(loss: Tensor, weights: Mapping[Any, Tensor], create_graph: bool = False) -> list[Tensor]:
+    if not loss.requires_grad:
+        return [torch.zeros_like(weight) for weight in weights.values()]
     grads = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True)
     return [_or_zero(grad, weight) for grad, weight in zip(grads, weights.values(), strict=True)]
 

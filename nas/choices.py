@@ -44,9 +44,8 @@ class _Build:
         """The plain form of a gate, built for what is kept."""
         names = gate_names(name, elements)
         labels = [self.label(row, LABELS, shared) for row in names]
-        for label in labels:
-            if isinstance(label, _Unmade):
-                return label
+        if unmade := [label for label in labels if isinstance(label, _Unmade)]:
+            return nn.ModuleList(unmade)
         kept = kept_elements(name, cast(list[str], labels))
         module = plain(factory(len(kept)), kept, len(names), dim)
         self.made += [(row, module) for row in names]
@@ -130,7 +129,8 @@ def gate(
 
     ``nas.gate("features", lambda n: nn.Linear(n, 16), size=30)`` keeps or drops each input feature (``dim=1``; or channels): choices
     ``features.0`` to ``features.29``. While searching, the input is multiplied by the relaxed samples; derived, a plain slice feeds a
-    module that `module` makes for the number kept.
+    module that `module` makes for the number kept. That module must make nothing of a dropped element's zeros: let it begin with the layer
+    that sums over elements (a linear layer, a convolution), not with a norm or a bias of its own for each.
 
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.

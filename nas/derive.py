@@ -28,4 +28,5 @@ class Argmax(DeriveStrategy):
     """The most probable candidate of every choice, or what the space's own ``discretize`` says."""
 
     def genotype(self, supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
-        return supernet.prune(space.discretize(supernet.probabilities(relaxation)))
+        probabilities = supernet.probabilities(relaxation)
+        return supernet.prune(space.discretize(probabilities), probabilities)

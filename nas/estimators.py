@@ -28,9 +28,9 @@ def exact_gradient(objective: Objective, logits: Tensor, relaxation: Relaxation 
     logits = logits.detach().requires_grad_()
     index = torch.tensor(list(itertools.product(range(num_candidates), repeat=num_choices)))  # (K^E, E)
     weights = torch.nn.functional.one_hot(index, num_candidates).to(logits.dtype)
-    log_rows = (relaxation or Softmax()).probabilities(logits).log()
-    log_p = log_rows.expand(len(index), -1, -1).gather(-1, index[..., None]).sum((1, 2))
-    (gradient,) = torch.autograd.grad((log_p.exp() * objective(weights).detach()).sum(), logits)
+    rows = (relaxation or Softmax()).probabilities(logits)
+    p = rows.expand(len(index), -1, -1).gather(-1, index[..., None]).squeeze(-1).prod(-1)
+    (gradient,) = torch.autograd.grad((p * objective(weights).detach()).sum(), logits)
     return gradient
 
 
@@ -80,7 +80,7 @@ def mixture(
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(num_choices, num_candidates, dim, dtype=torch.float64, generator=generator)
     target = torch.randn(dim, dtype=torch.float64, generator=generator)
-    return lambda weights: loss(torch.einsum("nek,ekd->nd", weights, vectors) - target)
+    return lambda weights: loss(torch.einsum("nek,ekd->nd", weights.double(), vectors) - target)
 
 
 def quadratic(num_choices: int, num_candidates: int, seed: int = 0) -> Objective:

@@ -130,8 +130,8 @@ def plain(module: nn.Module, kept: Sequence[int], size: int, dim: int) -> nn.Seq
 @torch.no_grad()
 def _inherit(name: str, small: nn.Module, large: nn.Module, kept: Sequence[int], size: int) -> None:
     """Copies weights and buffers, sliced along the dimension in which they shrink."""
-    theirs = large.state_dict(keep_vars=True)
-    for key, target in small.state_dict(keep_vars=True).items():
+    theirs = {**dict(large.named_parameters()), **dict(large.named_buffers())}
+    for key, target in [*small.named_parameters(), *small.named_buffers()]:
         source = theirs[key]
         for dim in range(source.dim()):
             if source.shape[dim] == size and target.shape[dim] == len(kept):
@@ -141,4 +141,6 @@ def _inherit(name: str, small: nn.Module, large: nn.Module, kept: Sequence[int],
                 f"gate {name!r}: {key} of shape {tuple(theirs[key].shape)} cannot be cut to {tuple(target.shape)}"
             )
         target.data = source.detach().clone()
+        if isinstance(target, nn.Parameter):
+            target.requires_grad_(source.requires_grad)
     small.train(large.training)

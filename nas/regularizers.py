@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -61,7 +62,14 @@ class Ramp:
     """A number that moves in a straight line over the search."""
 
     def __init__(self, start: float, end: float | None = None) -> None:
-        """From `start` to `end`; without an end it stays."""
+        """From `start` to `end`; without an end it stays.
+
+        Raises:
+            ValueError: NaN or infinity.
+        """
+        for value in (start, end):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"a regulariser's numbers must be finite, got {value}")
         self.start = start
         self.end = start if end is None else end
 
@@ -189,6 +197,8 @@ class SkipDropout(Regularizer):
         for value in (rate, end_rate):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"SkipDropout: rates must lie in [0, 1), got {value}")
+        if isinstance(labels, str):
+            raise ValueError(f"SkipDropout: labels must be a list, got {labels!r}")
         self.labels = tuple(labels)
         self.rate = Ramp(rate, end_rate)
 

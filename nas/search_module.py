@@ -15,7 +15,7 @@ from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
 from nas.regularizers import ArchState, Regularizer, entropy
 from nas.relaxations import OpWeights, Relaxation
-from nas.rng import keyed_generator
+from nas.rng import derive_seed, keyed_generator, seed_global_generators
 from nas.search_space import SearchSpace
 from nas.supernet import Supernet, check_per_sample
 from nas.tasks import Task
@@ -85,6 +85,10 @@ class SearchModule(TrainModule):
         self.relaxation = relaxation
         self.tau = tau
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
+        if checkpoint_candidates and not self.bilevel.recomputes:
+            raise ValueError(
+                f"{type(self.bilevel).__name__} cannot recompute candidates: set checkpoint_candidates to false"
+            )
         self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer))
         check_optimizer("arch_optimizer", arch_optimizer)
         self.weight_optimizer = weight_optimizer
@@ -146,10 +150,11 @@ class SearchModule(TrainModule):
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """The weights that are trained, named as :meth:`virtual_loss` takes them."""
+        trained = {id(p) for group in self.present_weight_optimizer.param_groups for p in group["params"]}
         return {
             name: parameter
             for name, parameter in _Criterion(self.supernet, self.task).named_parameters()
-            if parameter is not self.supernet.alpha and parameter.requires_grad
+            if id(parameter) in trained and parameter.requires_grad
         }
 
     def draw(self, level: Level) -> OpWeights:
@@ -178,12 +183,17 @@ class SearchModule(TrainModule):
         return self._metered(level, self.task.loss(output, target), output)
 
     def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
-        """The loss at other weights, on cloned buffers; metered where it is the arch loss."""
+        """The loss at other weights, on cloned buffers; metered where it is the arch loss.
+
+        Dropout is the same at every call of a step, and what it draws elsewhere is not disturbed.
+        """
         inputs, target = self._batch[level]
         self._samples[level] = self.draw(level)
         criterion = _Criterion(self.supernet, self.task)
         buffers = {name: buffer.clone() for name, buffer in criterion.named_buffers()}
-        loss, output = functional_call(criterion, ({**weights}, buffers), (inputs, target, self._samples[level]))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            seed_global_generators(derive_seed(self.seed, f"virtual/{level}", self.num_batches_done, self.global_rank))
+            loss, output = functional_call(criterion, ({**weights}, buffers), (inputs, target, self._samples[level]))
         return self._metered(level, loss, output) if level == "arch" else loss
 
     def _metered(self, level: Level, loss: Tensor, output: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nas.gates import DROP, KEEP, Gate
+from nas.gates import DROP, KEEP, Gate, kept_elements
 from nas.mixed_op import ChoiceModule
 
 
@@ -18,26 +18,32 @@ def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: A name used twice without ``shared=True``, or with different labels; both module paths are named.
     """
-    first: dict[str, tuple[str, bool, tuple[str, ...]]] = {}
+    first: dict[str, tuple[str, ChoiceModule]] = {}
     for path, module in network.named_modules():
         if not isinstance(module, ChoiceModule):
             continue
-        for name, labels in module.rows().items():
+        rows = module.rows()
+        for name, labels in rows.items():
             if name not in first:
-                first[name] = (path, module.shared, labels)
+                first[name] = (path, module)
                 continue
-            other_path, other_shared, other_labels = first[name]
-            if not (module.shared and other_shared):
+            other_path, other = first[name]
+            if not (module.shared and other.shared):
                 raise ValueError(
                     f"choice {name!r} is used twice, at {other_path!r} and {path!r}; "
                     "say shared=True at every use if one decision is meant, or use nas.scope"
                 )
-            if labels != other_labels:
+            if labels != other.rows()[name]:
                 raise ValueError(
-                    f"shared choice {name!r} has labels {list(other_labels)} at {other_path!r} "
+                    f"shared choice {name!r} has labels {list(other.rows()[name])} at {other_path!r} "
                     f"but {list(labels)} at {path!r}"
                 )
-    return {name: labels for name, (_, _, labels) in first.items()}
+            if rows.keys() != other.rows().keys():
+                raise ValueError(
+                    f"shared choice {name!r} is decided together with other elements at {other_path!r} than at {path!r}; "
+                    "gates that are shared must have the same elements"
+                )
+    return {name: module.rows()[name] for name, (_, module) in first.items()}
 
 
 def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:
@@ -80,12 +86,14 @@ def _checked_label(name: str, labels: tuple[str, ...], choices: Mapping[str, Any
     return label
 
 
-def keep_something(network: nn.Module, choices: Mapping[str, Any], preference: Mapping[str, float]) -> dict[str, Any]:
-    """`choices`, in which each group of gates that drops everything keeps the element of highest `preference`."""
+def keep_something(
+    network: nn.Module, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """`choices`, in which each group of gates that drops everything keeps the most probable element."""
     result = dict(choices)
     for gate in network.modules():
         if isinstance(gate, Gate) and all(result.get(name) == DROP for name in gate.rows()):
-            result[max(gate.rows(), key=preference.__getitem__)] = KEEP
+            result[max(gate.rows(), key=lambda name: probabilities[name][KEEP])] = KEEP
     return result
 
 
@@ -100,6 +108,9 @@ def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str,
         if name not in known:
             raise ValueError(f"genotype: unknown choice {name!r}; the space has {', '.join(known) or 'none'}")
     active = active_choices(network, choices)
+    for gate in network.modules():
+        if isinstance(gate, Gate) and set(gate.names) <= set(active):
+            kept_elements(gate.name, [active[name] for name in gate.names])
     for name in choices:
         if name not in active:
             raise ValueError(f"genotype: choice {name!r} is inactive under the other choices; leave it out")

@@ -154,19 +154,23 @@ class Supernet(nn.Module):
 
     def discretize(self, relaxation: Relaxation | None = None) -> Genotype:
         """The most probable label of every active choice; of equals, the first."""
-        return self.prune(Genotype(argmax_choices(self.probabilities(relaxation))))
+        probabilities = self.probabilities(relaxation)
+        return self.prune(Genotype(argmax_choices(probabilities)), probabilities)
 
-    def prune(self, genotype: Genotype) -> Genotype:
+    def prune(self, genotype: Genotype, probabilities: Mapping[str, Mapping[str, float]] | None = None) -> Genotype:
         """The same genotype without the choices that it makes inactive.
 
-        Gates that would keep no element at all keep the one whose probability is highest.
+        Gates that would keep no element at all keep the one that is most probable.
+
+        Args:
+            genotype: May name inactive choices.
+            probabilities: Those that say which gate is most probable; None: softmax of alpha.
 
         Raises:
             ValueError: An active choice is missing or has an unknown label.
         """
-        with torch.no_grad():
-            keep = {name: float(row[-1] - row[0]) for name, row in zip(self.choices, self.alpha[:, :2], strict=True)}
-        active = active_choices(self.network, keep_something(self.network, genotype.choices, keep))
+        choices = keep_something(self.network, genotype.choices, probabilities or self.probabilities())
+        active = active_choices(self.network, choices)
         return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
 
     def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:

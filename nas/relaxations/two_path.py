@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.relaxations.base import OpWeights, Relaxation, Tau, checked_tau, gumbel_noise, masked_logits
 
@@ -34,10 +34,14 @@ class TwoPath(Relaxation):
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        self._before = logits.detach().clone()
+        if isinstance(logits, nn.Parameter):  # alpha, not the logits of a nas.sample inside the network
+            self._before = logits.detach().clone()
         logits = masked_logits(logits, mask)
         drawn = (logits.detach() + gumbel_noise(logits, generator)).topk(2, dim=-1).indices
         pair = torch.softmax(logits.gather(-1, drawn) / checked_tau(tau), dim=-1)
+        pair = pair.clamp_min(
+            torch.finfo(pair.dtype).tiny
+        )  # never 0: that is how it is told from those that do not run
         return torch.zeros_like(logits).scatter(-1, drawn, pair)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from nas.relaxations import GumbelSoftmax, SampledPath
 from nas.runs import trainer
 from nas.runs.folder import RunFolder
 from nas.tasks import Classification
-from nas.tau import Constant
+from nas.tau import Constant, LearnedTau
 
 F64 = torch.float64
 
@@ -198,3 +198,60 @@ def test_other_virtual_optimizers_are_refused(optimizer):
         )
     with pytest.raises(ValueError, match="radius must be above 0"):
         Unrolled(radius=0.0)
+
+
+def test_recomputation_is_refused():
+    with pytest.raises(ValueError, match="Unrolled cannot recompute candidates"):
+        nas.SearchModule(
+            space=Space(),
+            relaxation=GumbelSoftmax(),
+            tau=Constant(),
+            task=Classification(2),
+            bilevel=Unrolled(),
+            weight_optimizer=partial(torch.optim.SGD, lr=0.1),
+            checkpoint_candidates=True,
+        )
+
+
+def test_weights_that_are_not_trained_stay_in_the_virtual_net_too(tmp_path):
+    """An optimizer of some parameters only: as if the others were frozen."""
+
+    class Frozen(Space):
+        def network(self, stage="search"):
+            net = super().network()
+            net[0].weight.requires_grad_(False)
+            return net
+
+    def all_but_one(parameters):
+        return torch.optim.SGD([p for p in parameters if p.shape != (4, 3)], lr=0.3, momentum=0.9, weight_decay=1e-2)
+
+    some = search(Unrolled(), tmp_path / "some", weight_optimizer=all_but_one)
+    frozen = search(Unrolled(), tmp_path / "frozen", space=Frozen())
+    torch.testing.assert_close(some.supernet.alpha, frozen.supernet.alpha, atol=1e-12, rtol=0)
+
+
+def test_dropout_is_the_same_at_both_ends_of_the_finite_difference(tmp_path):
+    class Dropping(Space):
+        def network(self, stage="search"):
+            return nn.Sequential(nn.Dropout(0.3), super().network(), nn.Dropout(0.3))
+
+    exact, finite = (search(Unrolled(exact=e), tmp_path / str(e), space=Dropping()) for e in (True, False))
+    torch.testing.assert_close(finite.supernet.alpha, exact.supernet.alpha, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_learned_tau_without_choices_is_searched(tmp_path, exact):
+    class Assigning(nas.SearchSpace):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.score, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+            def forward(self, x):
+                return self.head(nas.sample(self.score(x)))
+
+        def network(self, stage="search"):
+            return self.Net().double()
+
+    module = search(Unrolled(exact=exact), tmp_path, space=Assigning(), tau=LearnedTau(2.0))
+    assert float(module.tau(0.0).detach()) != pytest.approx(2.0, abs=1e-9)

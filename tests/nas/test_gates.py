@@ -7,7 +7,7 @@ from torch import nn
 import nas
 from nas.candidates import Select, Zero
 from nas.genotype import Genotype
-from nas.relaxations import BinaryConcrete, GumbelSoftmax, OpWeights, SampledPath, Softmax
+from nas.relaxations import BinaryConcrete, Dirichlet, GumbelSoftmax, OpWeights, SampledPath, Softmax
 from nas.testing import check_search_space, random_choices
 
 
@@ -20,11 +20,11 @@ class Gated(nas.SearchSpace):
             self.first = nas.gate("features", lambda n: nn.Linear(n, 8), elements=["age", "height", "weight"])
             self.layer = nas.gate("layer", partial(nn.Linear, 8, 8))
             self.branch = nas.gate("branch", lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh()), drop=Zero)
-            self.norm = nas.gate("channels", lambda n: nn.Sequential(nn.BatchNorm1d(n), nn.Linear(n, 2)), size=8)
+            self.head = nas.gate("channels", lambda n: nn.Sequential(nn.Linear(n, 2), nn.BatchNorm1d(2)), size=8)
 
         def forward(self, x):
             x = torch.relu(self.layer(self.first(x)))
-            return self.norm(x + self.branch(x))
+            return self.head(x + self.branch(x))
 
     def network(self, stage="search"):
         return self.Net()
@@ -84,7 +84,7 @@ def test_searching_multiplies_the_elements(supernet):
     layer = sample.weights[3, 0] * first + sample.weights[3, 1] * net.layer.candidates[1](first)
     hidden = torch.relu(layer)
     hidden = hidden + sample.weights[4, 1] * net.branch.candidates[1](hidden)
-    expected = net.norm.module(hidden * sample.weights[5:, 1])
+    expected = net.head.module(hidden * sample.weights[5:, 1])
     torch.testing.assert_close(supernet(x, op_weights=sample), expected, atol=1e-5, rtol=1e-5)  # float32
 
 
@@ -94,8 +94,9 @@ def test_derived_is_a_slice_and_smaller_layers_with_the_weights_of_what_is_kept(
     assert isinstance(select, Select) and select.indices == (0, 2)
     assert torch.equal(linear.weight, supernet.network.first.module.weight[:, [0, 2]])
     assert torch.equal(linear.bias, supernet.network.first.module.bias)
-    norm, head = net.norm[1]
-    assert norm.num_features == 3 and torch.equal(head.weight, supernet.network.norm.module[1].weight[:, [1, 2, 5]])
+    head, norm = net.head[1]
+    assert torch.equal(head.weight, supernet.network.head.module[0].weight[:, [1, 2, 5]])
+    assert torch.equal(norm.weight, supernet.network.head.module[1].weight)
     assert isinstance(net.branch, Zero) and isinstance(net.layer, nn.Linear)
     assert set(net.state_dict()) == {k for k in net.state_dict() if "index" not in k}  # a slice is no weight
     all_kept = supernet.derive({**CHOICES, **keep("features", NAMES, set(NAMES))})
@@ -107,7 +108,7 @@ def test_weights_of_the_supernet_are_not_shared_with_the_derived(supernet):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    assert bool(supernet.network.norm.module[1].bias.any())
+    assert bool(supernet.network.head.module[0].bias.any())
 
 
 def test_a_gate_never_drops_everything(supernet):
@@ -204,3 +205,69 @@ def test_inputs_of_another_size_and_weights_that_cannot_be_cut():
     cut = nas.Supernet(nas.gate("g", lambda n: nn.Linear(n, 2 * n + 1), size=4))
     with pytest.raises(ValueError, match=r"gate 'g': .*weight of shape .* cannot be cut"):
         cut.derive(keep("g", 4, {0}))
+
+
+def test_derived_equals_the_supernet_after_training_too(supernet):
+    x = torch.randn(32, 3)
+    for seed in range(3):  # running statistics away from 0 and 1
+        supernet(x, op_weights=supernet.sample(GumbelSoftmax(), 1.0, generator=torch.Generator().manual_seed(seed)))
+    supernet.eval()
+    torch.testing.assert_close(
+        supernet.derive(CHOICES)(x), supernet(x, op_weights=supernet.one_hot(CHOICES)), atol=1e-5, rtol=1e-5
+    )  # float32, sums over fewer terms
+
+
+def test_buffers_that_are_not_saved_and_frozen_weights_are_cut_too():
+    class Scale(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.register_buffer("scale", torch.arange(1.0, n + 1), persistent=False)
+            self.linear = nn.Linear(n, 2).requires_grad_(False)
+
+        def forward(self, x):
+            return self.linear(x * self.scale)
+
+    supernet = nas.Supernet(nas.gate("g", Scale, size=4)).double()
+    net = supernet.derive(keep("g", 4, {1, 3}))[1]
+    assert net.scale.tolist() == [2.0, 4.0] and net.scale.dtype == torch.float64
+    assert not net.linear.weight.requires_grad
+
+
+def test_a_gate_inside_a_candidate_that_was_built_but_not_chosen_is_forgotten():
+    def network():
+        gated = nn.Sequential(nas.gate("f", lambda n: nn.Linear(n, 4), size=4))
+        return nn.Sequential(nas.choice("c", {"gated": gated, "plain": nn.Linear(4, 4)}))
+
+    with nas.architecture({"c": "plain"}):
+        assert isinstance(network()[0], nn.Linear)
+    with nas.architecture({"c": "gated", **keep("f", 4, {0})}):
+        assert network()[0][0][1].in_features == 1
+    with (
+        pytest.raises(ValueError, match=r"no label for choice 'f\.1'"),
+        nas.architecture({"c": "gated", "f.0": "keep"}),
+    ):
+        network()
+
+
+def test_what_is_kept_is_what_the_relaxation_finds_most_probable():
+    supernet = nas.Supernet(nas.gate("g", lambda n: nn.Linear(n, 1), size=2))
+    with torch.no_grad():
+        supernet.alpha.copy_(torch.tensor([[10.0, 8.0], [0.0, -1.0]]))
+    assert supernet.discretize(Dirichlet()).choices == {"g.0": "keep", "g.1": "drop"}  # 9/20 against 1/e : 1
+    assert supernet.discretize(Softmax()).choices == {"g.0": "drop", "g.1": "keep"}
+
+
+def test_shared_gates_must_have_the_same_elements():
+    first, second = (
+        nas.gate("g", lambda n: nn.Linear(n, 1), elements=elements, shared=True)
+        for elements in (["a", "b"], ["b", "c"])
+    )
+    with pytest.raises(ValueError, match=r"'g\.b' is decided together with other elements at '0' than at '1'"):
+        nas.Supernet(nn.Sequential(first, second))
+
+
+def test_a_genotype_that_keeps_nothing_is_refused_everywhere(supernet):
+    nothing = {**CHOICES, **keep("features", NAMES, set())}
+    for use in (supernet.one_hot, supernet.derive):
+        with pytest.raises(ValueError, match="gate 'features' keeps nothing"):
+            use(nothing)

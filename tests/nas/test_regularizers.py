@@ -126,6 +126,8 @@ def test_noise_per_sample_is_refused_with_a_sampled_path():
     ("make", "message"),
     [
         (lambda: Perturbation(-0.1), "epsilon must be at least 0"),
+        (lambda: SkipDropout(labels="skip_connect"), "labels must be a list"),
+        (lambda: Entropy(math.nan), "must be finite"),
         (lambda: SkipDropout(rate=1.0), r"rates must lie in \[0, 1\)"),
     ],
 )

@@ -364,3 +364,51 @@ def test_nan_logits_are_refused(relaxation):
 def test_gumbel_rao_needs_a_sample():
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         GumbelRao(0)
+
+
+def test_two_path_runs_the_pair_it_drew_even_when_one_weight_is_nothing():
+    import nas
+
+    net = torch.nn.Sequential(
+        nas.choice("two", dict.fromkeys("ab", torch.nn.ReLU)), nas.choice("five", dict.fromkeys("abcde", torch.nn.ReLU))
+    )
+    supernet = nas.Supernet(net)
+    with torch.no_grad():
+        supernet.alpha.copy_(torch.tensor([[6.0, 0, 0, 0, 0], [0, 0, 0, 0, 12.0]]))
+    seconds = set()
+    for seed in range(200):
+        sample = supernet.sample(TwoPath(), 1e-3, generator=generator(seed))
+        assert sample.active[0].tolist() == [0, 1] and sample.active[1, 1] == 4
+        seconds.add(int(sample.active[1, 0]))
+        assert torch.isfinite(supernet(torch.randn(2, 3), op_weights=sample)).all()
+    assert seconds == {0, 1, 2, 3}
+
+
+def test_two_path_is_not_confused_by_samples_inside_the_network():
+    import nas
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.op = nas.choice("op", {k: (lambda: torch.nn.Linear(3, 3)) for k in "abc"})
+
+        def forward(self, x):
+            return nas.sample(self.op(x)).square()
+
+    supernet, relaxation = nas.Supernet(Net()), TwoPath()
+    sample = supernet.sample(relaxation, 1.0, generator=generator(0))
+    supernet(torch.randn(8, 3), op_weights=sample).sum().backward()
+    before = supernet.alpha.detach().clone()
+    torch.optim.SGD([supernet.alpha], lr=0.1).step()
+    relaxation.after_arch_step(supernet.alpha, sample)
+    idle = next(k for k in range(3) if k not in sample.active[0])
+    assert supernet.alpha[0, idle] == before[0, idle] and not torch.equal(supernet.alpha, before)
+
+
+def test_exact_gradient_stands_probabilities_that_underflow():
+    objective = quadratic(1, 3)
+    gradient = exact_gradient(objective, torch.tensor([[0.0, 0.0, -1000.0]], dtype=F64))
+    expected = exact_gradient(lambda w: objective(torch.nn.functional.pad(w, (0, 1))), torch.zeros(1, 2, dtype=F64))
+    torch.testing.assert_close(gradient[:, :2], expected, atol=1e-12, rtol=0)
+    assert gradient[0, 2] == 0
+    assert torch.isfinite(exact_gradient(objective, torch.zeros(1, 3))).all()  # float32 is taken too
