@@ -90,7 +90,7 @@ def test_the_check_itself_sees_an_arrow_that_points_up(tmp_path):
         test_imports_point_down(path, "nas.tau")
 
 
-@pytest.mark.parametrize("path", [p for p, _ in sources()], ids=str)
+@pytest.mark.parametrize("path", [p for p, _ in sources()], ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_device_globals_and_no_bare_except(path):
     for node in ast.walk(ast.parse(path.read_text())):
         assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}: bare except"
