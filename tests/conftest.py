@@ -1,12 +1,22 @@
-"""A small configuration, and the command line called in process."""
+"""A small configuration, the command line called in process, and what is skipped without a GPU."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from nas.cli import main
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
 
 TINY = {
     "seed_everything": 3,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nas.genotype import Genotype
 
@@ -43,7 +44,6 @@ class Shapes(nas.SearchSpace):
         ({"trainer.max_epochs": "many"}, '"trainer.max_epochs"'),
         ({"trainer.max_epochs": 0}, "max_epochs must be at least 1"),
         ({"trainer.num_threads": 0}, "num_threads must lie in 1 ... 256, got 0"),
-        ({"trainer.accelerator": "gpu"}, "trainer: "),
         ({"trainer.accelerator": "abacus"}, "trainer: "),
         ({"trainer.devices": 2}, "one is supported"),
         ({"trainer.precision": "16-mixed"}, '"trainer.precision"'),
@@ -183,6 +183,12 @@ def test_spaces(nas, config, tmp_path, space, message):
     path = config({"model.space": {"class_path": f"broken.{space}"}})
     answer = nas("search", "--config", path, "--trust-module", "broken", "--out", "run")
     assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_where_there_is_none(nas, config):
+    answer = nas("search", "--config", config({"trainer.accelerator": "gpu"}), "--out", "run")
+    assert answer.code == 2 and answer.complaint.startswith("nas: trainer: ") and not os.path.exists("run")
 
 
 def test_a_module_that_fails_to_import_is_named(nas, config, tmp_path):
