@@ -126,25 +126,21 @@ class Unrolled(Bilevel):
     def _exact_loss(self, step: Step) -> Tensor:
         weights = step.named_weights()
         grads = _gradients(step.virtual_loss("weight", weights), weights, create_graph=True)
-        virtual = {name: w - u for (name, w), u in zip(weights.items(), sgd_updates(step, grads), strict=True)}
-        return step.virtual_loss("arch", virtual)
+        return step.virtual_loss("arch", virtual_weights(step.present_weight_optimizer, weights, grads))
 
     def _finite_difference_loss(self, step: Step) -> Tensor:
         """A function of alpha whose gradient is the second-order one; its value differs from the arch loss."""
         weights, alpha = step.named_weights(), list(step.arch_parameters())
+        optimizer = step.present_weight_optimizer
         grads = _gradients(step.virtual_loss("weight", weights), weights)
         with torch.no_grad():
-            virtual = {
-                name: (w - u).requires_grad_()
-                for (name, w), u in zip(weights.items(), sgd_updates(step, grads), strict=True)
-            }
-        loss = step.virtual_loss("arch", virtual)
-        inner = torch.autograd.grad(loss, list(virtual.values()), retain_graph=True, allow_unused=True)
+            virtual = virtual_weights(optimizer, weights, grads)
+        loss = step.virtual_loss("arch", {name: w.requires_grad_() for name, w in virtual.items()})
+        inner = _gradients(loss, virtual, retain_graph=True)
         # d(update)/d(gradient) is a number for each weight: lr, times 1 + momentum under Nesterov
-        with torch.no_grad():
-            rates = _update_rates(step)
-            direction = [r * _or_zero(v, w) for r, v, w in zip(rates, inner, weights.values(), strict=True)]
-            norm = torch.stack([d.norm() for d in direction]).norm().clamp_min(1e-12)
+        rates = [g["lr"] * (1 + g["momentum"] * g["nesterov"]) for g in _groups(optimizer, weights)]
+        direction = [rate * v for rate, v in zip(rates, inner, strict=True)]
+        norm = torch.stack([d.norm() for d in direction]).norm().clamp_min(1e-12)
         ends = []
         for sign in (1.0, -1.0):
             with torch.no_grad():
@@ -159,36 +155,44 @@ class Unrolled(Bilevel):
         return loss
 
 
-def sgd_updates(step: Step, grads: Sequence[Tensor]) -> list[Tensor]:
-    """What SGD would subtract from each weight, given its gradients; differentiable in them.
+def virtual_weights(
+    optimizer: Optimizer, weights: Mapping[str, nn.Parameter], grads: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """The weights after a step of SGD, differentiable in the gradients; momentum buffers are read, not changed.
 
-    Momentum buffers are read, not changed.
+    Args:
+        optimizer: SGD that trains the weights, in its present state.
+        weights: name -> weight.
+        grads: A gradient for each.
     """
-    optimizer, updates = step.present_weight_optimizer, []
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    for weight, grad in zip(step.named_weights().values(), grads, strict=True):
-        group = groups[id(weight)]
+    virtual = {}
+    for (name, weight), group, grad in zip(weights.items(), _groups(optimizer, weights), grads, strict=True):
         direction = grad + group["weight_decay"] * weight.detach()
         if group["momentum"]:
-            former = optimizer.state[weight].get("momentum_buffer") if weight in optimizer.state else None
+            former = optimizer.state.get(weight, {}).get("momentum_buffer")
             buffer = direction if former is None else group["momentum"] * former + direction
             direction = direction + group["momentum"] * buffer if group["nesterov"] else buffer
-        updates.append(group["lr"] * direction)
-    return updates
+        virtual[name] = weight - group["lr"] * direction
+    return virtual
 
 
-def _update_rates(step: Step) -> list[float]:
-    groups = {id(p): group for group in step.present_weight_optimizer.param_groups for p in group["params"]}
-    chosen = [groups[id(weight)] for weight in step.named_weights().values()]
-    return [group["lr"] * (1 + group["momentum"] * group["nesterov"]) for group in chosen]
+def _groups(optimizer: Optimizer, weights: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """The optimizer's parameter group of each weight."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    return [groups[id(weight)] for weight in weights.values()]
 
 
-def _gradients(loss: Tensor, weights: Mapping[Any, Tensor], create_graph: bool = False) -> list[Tensor]:
+def _gradients(
+    loss: Tensor, inputs: Mapping[Any, Tensor], *, create_graph: bool = False, retain_graph: bool = False
+) -> list[Tensor]:
+    """The gradient by each input; zeros where the loss does not depend on it."""
     if not loss.requires_grad:
-        return [torch.zeros_like(weight) for weight in weights.values()]
-    grads = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True)
-    return [_or_zero(grad, weight) for grad, weight in zip(grads, weights.values(), strict=True)]
-
-
-def _or_zero(grad: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if grad is None else grad
+        return [torch.zeros_like(x) for x in inputs.values()]
+    grads = torch.autograd.grad(
+        loss,
+        list(inputs.values()),
+        create_graph=create_graph,
+        retain_graph=retain_graph or create_graph,
+        allow_unused=True,
+    )
+    return [torch.zeros_like(x) if grad is None else grad for grad, x in zip(grads, inputs.values(), strict=True)]

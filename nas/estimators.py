@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.relaxations import Relaxation, Softmax
+from nas.relaxations.base import active_candidates
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -58,8 +59,8 @@ def gradient_draws(
     """
     copies = logits.detach().expand(num_draws, *logits.shape).clone().requires_grad_()
     weights = relaxation(copies, tau, generator=generator)
-    if relaxation.num_active is not None:
-        active = weights.detach().topk(relaxation.num_active, dim=-1).indices
+    active = active_candidates(relaxation, weights)
+    if active is not None:
         weights = weights * torch.zeros_like(weights).scatter(-1, active, 1.0)
     (gradients,) = torch.autograd.grad(objective(weights).sum(), copies)
     return gradients

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from nas.relaxations import Softmax
+from nas.relaxations.base import filled_logits, masked_logits
 from nas.rng import uniform_like
 
 
@@ -95,7 +97,7 @@ class Entropy(Regularizer):
     def penalty(self, state: ArchState) -> Tensor:
         probabilities = state.probabilities
         if self.at_tau:
-            probabilities = torch.softmax((state.alpha / state.tau).masked_fill(~state.mask, -torch.inf), dim=-1)
+            probabilities = Softmax()(state.alpha, state.tau, mask=state.mask)
         return self.weight(state.progress) * entropy(probabilities).mean()
 
 
@@ -115,7 +117,7 @@ class AlphaDecay(Regularizer):
         self.weight = Ramp(weight, end_weight)
 
     def penalty(self, state: ArchState) -> Tensor:
-        return self.weight(state.progress) / 2 * state.alpha.masked_fill(~state.mask, 0.0).square().sum()
+        return self.weight(state.progress) / 2 * filled_logits(state.alpha, state.mask).square().sum()
 
 
 class BetaDecay(Regularizer):
@@ -134,9 +136,7 @@ class BetaDecay(Regularizer):
         self.weight = Ramp(weight, end_weight)
 
     def penalty(self, state: ArchState) -> Tensor:
-        return (
-            self.weight(state.progress) * torch.logsumexp(state.alpha.masked_fill(~state.mask, -torch.inf), -1).mean()
-        )
+        return self.weight(state.progress) * torch.logsumexp(masked_logits(state.alpha, state.mask), -1).mean()
 
 
 class Perturbation(Regularizer):
@@ -165,8 +165,7 @@ class Perturbation(Regularizer):
         if level == "arch":
             return weights
         noise = self.epsilon(state.progress) * (2 * uniform_like(weights, generator) - 1)
-        mask = state.mask if weights.dim() == 2 else state.mask[:, None]
-        noisy = (weights + noise).clamp_min(0.0) * mask
+        noisy = (weights + noise).clamp_min(0.0) * _like_weights(state.mask, weights)
         total = noisy.sum(-1, keepdim=True)
         return torch.where(total > 0, noisy / total.clamp_min(torch.finfo(noisy.dtype).tiny), weights)
 
@@ -207,14 +206,17 @@ class SkipDropout(Regularizer):
     ) -> Tensor:
         rate = self.rate(state.progress)
         rows = [
-            [float(k < len(labels) and labels[k] in self.labels) for k in range(weights.shape[-1])]
+            [k < len(labels) and labels[k] in self.labels for k in range(weights.shape[-1])]
             for labels in state.choices.values()
         ]
-        is_skip = torch.tensor(rows, dtype=torch.bool, device=weights.device)
-        if weights.dim() == 3:
-            is_skip = is_skip[:, None]
+        is_skip = _like_weights(torch.tensor(rows, device=weights.device), weights)
         kept = uniform_like(weights, generator) >= rate
         return torch.where(is_skip, weights * kept / (1 - rate), weights)
+
+
+def _like_weights(rows: Tensor, weights: Tensor) -> Tensor:
+    """(E, K) rows in a shape that broadcasts against op weights (E, K) or (E, B, K)."""
+    return rows if weights.dim() == 2 else rows[:, None]
 
 
 def entropy(probabilities: Tensor) -> Tensor:

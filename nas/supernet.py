@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nas.genotype import Genotype
 from nas.mixed_op import Context, active_context
 from nas.relaxations import OpWeights, Relaxation, Sampler, Softmax
+from nas.relaxations.base import active_candidates
 from nas.structure import (
     active_choices,
     checked_choices,
@@ -59,6 +60,7 @@ class Supernet(nn.Module):
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
         self._ragged = len(set(sizes)) > 1
+        self._fewest = min(sizes, default=0)
         self.register_load_state_dict_pre_hook(_check_choices)
 
     def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
@@ -113,16 +115,13 @@ class Supernet(nn.Module):
             check_per_sample(relaxation)
             logits = logits[:, None].expand(-1, num_samples, -1)
             mask = None if mask is None else mask[:, None]
+        if relaxation.num_active is not None and relaxation.num_active > self._fewest:
+            raise ValueError(
+                f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {self._fewest}"
+            )
         weights = relaxation(logits, tau, mask=mask, generator=generator)
-        active = None
-        if relaxation.num_active is not None:
-            fewest = min(len(labels) for labels in self.choices.values())
-            if relaxation.num_active > fewest:
-                raise ValueError(
-                    f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {fewest}"
-                )
-            active = weights.detach().topk(relaxation.num_active, dim=-1).indices.sort(dim=-1).values.cpu()
-        return OpWeights(weights, active, sampler)
+        active = active_candidates(relaxation, weights)
+        return OpWeights(weights, None if active is None else active.cpu(), sampler)
 
     def one_hot(self, genotype: Genotype | Mapping[str, Any], *, run_all: bool = True) -> OpWeights:
         """Op weights that select one architecture.

@@ -40,7 +40,7 @@ def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
         optimizer.step()
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be used: {error}") from error
-    return factory(parameters)
+    return optimizer
 
 
 class TrainModule(pl.LightningModule):

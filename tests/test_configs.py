@@ -13,6 +13,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config(path):
+    load_experiment(ConfigSource((path,)), stage="retrain")
     experiment = load_experiment(ConfigSource((path,)))
     module = SearchModule(**experiment.model, seed=experiment.seed)
     assert module.supernet.choices

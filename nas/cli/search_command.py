@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.errors import UsageError
-from nas.runs.options import ConfigSource
+from nas.runs.options import trust_words
 
 PARSER = ThinParser("search", overrides=True)
 PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         from nas.runs.search import search
 
         folder = search(source, options.out)
-    trust = ConfigSource((), (), trusted).trust_words
+    trust = trust_words(trusted)
     return {
         "run": folder.shown,
         **folder.read_summary(),

@@ -94,6 +94,32 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits.masked_fill(~mask, -torch.inf)
 
 
+def filled_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits with 0 where `mask` is False: for arithmetic in which minus infinity would make NaN."""
+    return logits if mask is None else logits.masked_fill(~mask, 0.0)
+
+
+def tempered_softmax(logits: Tensor, tau: Tau, mask: Tensor | None) -> Tensor:
+    """``softmax(logits / tau)`` over what `mask` allows; shapes as in :class:`Relaxation`.
+
+    Minus infinity comes after the division: before it, the gradient of a learned tau would be 0 times infinity.
+    """
+    scaled = filled_logits(logits, mask) / checked_tau(tau)
+    return torch.softmax(scaled if mask is None else scaled.masked_fill(~mask, -torch.inf), dim=-1)
+
+
+def active_candidates(relaxation: Relaxation, weights: Tensor) -> Tensor | None:
+    """The candidates that run, in rising order; None: all of them.
+
+    Shape:
+        - weights: (..., K), as drawn by `relaxation`
+        - result: (..., num_active) int64
+    """
+    if relaxation.num_active is None:
+        return None
+    return weights.detach().topk(relaxation.num_active, dim=-1).indices.sort(dim=-1).values
+
+
 def exponential_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard exponential noise, shape and dtype of `like`, at or above the smallest normal number: its logarithm is finite."""
     noise = torch.empty_like(like, requires_grad=False, memory_format=torch.contiguous_format)
@@ -141,8 +167,7 @@ def replace_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
 def gumbel_softmax(logits: Tensor, tau: Tau, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """``softmax((logits + Gumbel noise) / tau)``, masked; shapes as in :class:`Relaxation`."""
     logits = masked_logits(logits, mask)
-    noisy = logits + gumbel_noise(logits, generator)
-    return torch.softmax(noisy / checked_tau(tau), dim=-1)
+    return tempered_softmax(logits + gumbel_noise(logits, generator), tau, mask)
 
 
 def straight_through(soft: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from torch import Tensor
 from nas.relaxations.base import (
     Relaxation,
     Tau,
-    checked_tau,
     exponential_noise,
+    filled_logits,
     gumbel_max,
     masked_logits,
     one_hot,
     replace_gradient,
+    tempered_softmax,
 )
 
 
@@ -48,9 +49,9 @@ class GumbelRao(Relaxation):
         index = gumbel_max(logits, generator)
         with torch.no_grad():
             noisy = conditional_gumbels(logits, index, self.num_samples, generator)
-        finite = logits if mask is None else logits.masked_fill(~mask, 0.0)
+        finite = filled_logits(logits, mask)
         shifted = noisy + (finite - finite.detach())  # the noise is held fixed while the logits are differentiated
-        soft = torch.softmax(shifted / checked_tau(tau), dim=-1).mean(0)
+        soft = tempered_softmax(shifted, tau, mask).mean(0)
         return replace_gradient(one_hot(index, logits), soft)
 
 

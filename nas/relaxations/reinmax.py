@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas.relaxations.base import Relaxation, Tau, checked_tau, gumbel_max, masked_logits, one_hot, replace_gradient
+from nas.relaxations.base import (
+    Relaxation,
+    Tau,
+    checked_tau,
+    filled_logits,
+    gumbel_max,
+    masked_logits,
+    one_hot,
+    replace_gradient,
+)
 
 
 class ReinMax(Relaxation):
@@ -31,7 +40,7 @@ class ReinMax(Relaxation):
         with torch.no_grad():
             p0 = torch.softmax(logits, dim=-1)
             p1 = (sample + torch.softmax(logits / checked_tau(tau), dim=-1)) / 2
-        finite = logits if mask is None else logits.masked_fill(~mask, 0.0)
+        finite = filled_logits(logits, mask)
         return replace_gradient(sample, 2 * _jacobian(p1, finite) - _jacobian(p0, finite) / 2)
 
 

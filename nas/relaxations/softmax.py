@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas.relaxations.base import Relaxation, Tau, checked_tau, masked_logits
+from nas.relaxations.base import Relaxation, Tau, masked_logits, tempered_softmax
 
 
 class Softmax(Relaxation):
@@ -22,4 +22,4 @@ class Softmax(Relaxation):
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        return torch.softmax(masked_logits(logits, mask) / checked_tau(tau), dim=-1)
+        return tempered_softmax(masked_logits(logits, mask), tau, mask)

@@ -39,9 +39,8 @@ class TwoPath(Relaxation):
         logits = masked_logits(logits, mask)
         drawn = (logits.detach() + gumbel_noise(logits, generator)).topk(2, dim=-1).indices
         pair = torch.softmax(logits.gather(-1, drawn) / checked_tau(tau), dim=-1)
-        pair = pair.clamp_min(
-            torch.finfo(pair.dtype).tiny
-        )  # never 0: that is how it is told from those that do not run
+        # never 0: that is how it is told from those that do not run
+        pair = pair.clamp_min(torch.finfo(pair.dtype).tiny)
         return torch.zeros_like(logits).scatter(-1, drawn, pair)
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ class Experiment:
         data: The data.
         retrain: How the derived network is trained.
         values: The resolved configuration as plain values.
-        source: Where it came from.
+        trusted: The user's own modules that it names.
     """
 
     seed: int
@@ -75,7 +75,7 @@ class Experiment:
     data: SearchDataModule
     retrain: RetrainOptions
     values: dict[str, Any]
-    source: ConfigSource
+    trusted: tuple[str, ...]
 
     def yaml(self) -> str:
         """The text of config.yaml."""
@@ -101,11 +101,8 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         try:
             parsed = parser.parse_args([*words, *source.overrides])
             values = _plain(parser, parsed)
-            retraining = parser.parse_object(
-                _retraining(values)
-            )  # also before a search: its errors should not come after it
             if stage == "retrain":
-                parsed = retraining
+                parsed = parser.parse_object(_retraining(values))
             made = parser.instantiate(parsed)
         except ArgumentError as error:
             raise UsageError(f"{where}: {_short(error)}") from None
@@ -125,7 +122,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         data=made.data,
         retrain=made.retrain,
         values=values,
-        source=source,
+        trusted=source.trusted,
     )
 
 

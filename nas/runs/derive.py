@@ -10,7 +10,6 @@ from nas.errors import UsageError
 from nas.runs.build import restore_search
 from nas.runs.config import import_class, load_experiment
 from nas.runs.folder import RunFolder
-from nas.runs.options import ConfigSource
 from nas.runs.results import derive_and_score
 from nas.runs.trainer import prepare_machine
 
@@ -31,7 +30,7 @@ def derive_run(
         ValueError: No checkpoint is whole.
     """
     folder = RunFolder.open(path, "search")
-    experiment = load_experiment(ConfigSource((folder.config,), (), trusted))
+    experiment = load_experiment(folder.source(trusted))
     chosen = experiment.derive if strategy is None else _strategy(strategy, trusted)
     device = prepare_machine(experiment.trainer)
     module = restore_search(folder, experiment)

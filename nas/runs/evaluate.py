@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas.costs import latency_ms
 from nas.evaluation import evaluate, first_sample
 from nas.runs.build import refusals, restore_search
 from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
-from nas.runs.options import ConfigSource
 from nas.runs.results import cost_of, example_inputs, inherited_network
 from nas.runs.retrain import restore_network, retrain_task
 from nas.runs.trainer import prepare_machine
@@ -33,8 +30,8 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
     if folder.stage == "search" and folder.retrain.finished:
         folder = folder.retrain
     stage = folder.stage
-    experiment = load_experiment(ConfigSource((folder.config,), (), trusted), stage=stage)
-    device: torch.device = prepare_machine(experiment.trainer)
+    experiment = load_experiment(folder.source(trusted), stage=stage)
+    device = prepare_machine(experiment.trainer)
     data = experiment.data
     if stage == "retrain":
         folder.read_summary()  # refuses a retraining that is not finished

@@ -17,10 +17,9 @@ from nas.checkpoint_io import LAST, PREVIOUS
 from nas.errors import UsageError
 from nas.files import sha256, write_atomic
 from nas.genotype import Genotype
+from nas.runs.options import ConfigSource
 
 PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")
-
-
 STAGES = ("search", "retrain")
 SUMMARY_KEYS = {"stage", "genotype", "metric"}
 
@@ -55,17 +54,13 @@ class RunFolder:
         while True:
             folder = cls(path if path is not None else Path("runs") / name / str(number))
             try:
-                os.makedirs(folder.path.parent, exist_ok=True)
+                os.makedirs(folder.path)
             except OSError as error:
-                raise UsageError(f"run folder {folder.shown} cannot be made: {error.strerror}") from None
-            try:
-                folder.path.mkdir()
-            except FileExistsError:
+                if not os.path.exists(folder.path):
+                    raise UsageError(f"run folder {folder.shown} cannot be made: {error.strerror}") from None
                 if path is not None:
                     raise UsageError(f"run folder {folder.shown} exists already; name another with --out") from None
                 number += 1
-            except OSError as error:
-                raise UsageError(f"run folder {folder.shown} cannot be made: {error.strerror}") from None
             else:
                 return folder
 
@@ -116,6 +111,10 @@ class RunFolder:
     def retrain(self) -> RunFolder:
         """The folder of the retraining."""
         return RunFolder(self.path / "retrain")
+
+    def source(self, trusted: tuple[str, ...]) -> ConfigSource:
+        """The run's resolved configuration; `trusted` is never stored, so it is said again."""
+        return ConfigSource((self.config,), (), trusted)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a state to go on from."""

@@ -33,14 +33,14 @@ class ConfigSource(NamedTuple):
         """The last file's name without its ending: what the run folder is called."""
         return self.files[-1].stem
 
-    @property
-    def trust_words(self) -> str:
-        """The ``--trust-module`` words to repeat in a printed command."""
-        return "".join(f" --trust-module {name}" for name in self.trusted)
-
     def overridden(self, key: str, value: Any) -> ConfigSource:
         """The same with one more override."""
         return self._replace(overrides=(*self.overrides, f"--{key}={json.dumps(value)}"))
+
+
+def trust_words(trusted: tuple[str, ...]) -> str:
+    """The ``--trust-module`` words to repeat in a printed command."""
+    return "".join(f" --trust-module {name}" for name in trusted)
 
 
 class _Loader(yaml.SafeLoader):

@@ -43,7 +43,7 @@ def retrain_run(
     """
     run = RunFolder.open(path, "search")
     genotype = run.read_genotype()
-    source = ConfigSource((run.config,), (), trusted)
+    source = run.source(trusted)
     if inherit:
         source = source.overridden("retrain.inherit", True)
     if seed is not None:
@@ -51,7 +51,7 @@ def retrain_run(
     experiment = load_experiment(source, stage="retrain")
     weights = None
     if experiment.retrain.inherit:
-        searched = load_experiment(ConfigSource((run.config,), (), trusted))
+        searched = load_experiment(run.source(trusted))
         module = restore_search(run, searched)
         weights = inherited_network(module, genotype, searched.data, module.device).state_dict()
     return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights)

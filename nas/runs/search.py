@@ -12,7 +12,7 @@ from nas.rng import keyed_generator
 from nas.runs.build import build_search, refusals, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
-from nas.runs.options import ConfigSource
+from nas.runs.options import ConfigSource, trust_words
 from nas.runs.results import derive_and_score
 from nas.runs.retrain import check_retraining
 from nas.runs.trainer import check_batches, prepare_machine, train
@@ -47,7 +47,7 @@ def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
     """
     folder = RunFolder.open(path, "search")
     if not folder.finished:
-        experiment = load_experiment(ConfigSource((folder.config,), (), trusted))
+        experiment = load_experiment(folder.source(trusted))
         module, loader = _prepare(experiment)
         _run(experiment, module, loader, folder)
     return folder
@@ -74,7 +74,7 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
 
 
 def _run(experiment: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder) -> None:
-    again = f"nas search --resume {folder.quoted}{experiment.source.trust_words}"
+    again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
     trained = train(experiment.trainer, module, loader, folder, "search", again)
     derived = derive_and_score(experiment, module.float(), experiment.derive, folder, trained.device)
     folder.finish(

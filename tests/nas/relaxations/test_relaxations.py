@@ -156,3 +156,29 @@ def test_the_checker_catches_wrong_relaxations():
     for wrong, rule in ((Unmasked(), "exactly 0"), (Detached(), "no gradient"), (Global(), "equal generators")):
         with pytest.raises(AssertionError, match=rule):
             check_relaxation(wrong)
+
+
+@pytest.mark.parametrize("relaxation", [Softmax(), GumbelSoftmax(), TwoPath()], ids=["softmax", "soft", "two_path"])
+def test_gradient_by_tau_is_that_of_finite_differences_where_choices_are_ragged(relaxation):
+    logits = torch.randn(2, 4, dtype=torch.float64, generator=generator(3))
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    values = torch.randn(2, 4, dtype=torch.float64, generator=generator(4))
+
+    def total(tau):
+        return (relaxation(logits, tau, mask=mask, generator=generator(5)) * values).sum()
+
+    tau = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(total(tau), tau)
+    numeric = (total(0.8 + 1e-6) - total(0.8 - 1e-6)) / 2e-6
+    torch.testing.assert_close(gradient, numeric, atol=1e-8, rtol=1e-6)  # central differences in float64
+
+
+@pytest.mark.parametrize(
+    "relaxation", [GumbelSoftmax(hard=True), SampledPath(), GumbelRao(3)], ids=["hard", "sampled", "rao"]
+)
+def test_gradient_by_tau_is_finite_where_the_forward_is_one_hot(relaxation):
+    tau = torch.tensor(0.8, requires_grad=True)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    weights = relaxation(torch.randn(2, 4, generator=generator(3)), tau, mask=mask, generator=generator(5))
+    (gradient,) = torch.autograd.grad((weights * torch.arange(4)).sum(), tau)
+    assert torch.isfinite(gradient) and gradient != 0
