@@ -13,9 +13,14 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "choice": "nas.choices",
     "gate": "nas.choices",
-    "scope": "nas.choices",
+    "repeat": "nas.choices",
+    "inputs": "nas.choices",
+    "width": "nas.choices",
+    "searching": "nas.choices",
     "replace": "nas.choices",
-    "architecture": "nas.choices",
+    "scope": "nas.building",
+    "architecture": "nas.building",
+    "Projection": "nas.candidates",
     "sample": "nas.mixed_op",
     "checkpoint": "nas.mixed_op",
     "MixedOp": "nas.mixed_op",
@@ -30,11 +35,16 @@ _EXPORTS = {
 __all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
-    from nas.choices import architecture as architecture
+    from nas.building import architecture as architecture
+    from nas.building import scope as scope
+    from nas.candidates import Projection as Projection
     from nas.choices import choice as choice
     from nas.choices import gate as gate
+    from nas.choices import inputs as inputs
+    from nas.choices import repeat as repeat
     from nas.choices import replace as replace
-    from nas.choices import scope as scope
+    from nas.choices import searching as searching
+    from nas.choices import width as width
     from nas.genotype import Genotype as Genotype
     from nas.mixed_op import MixedOp as MixedOp
     from nas.mixed_op import checkpoint as checkpoint

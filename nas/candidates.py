@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +47,74 @@ class Select(nn.Module):
             - output: the same but len(indices) along `dim`
         """
         return x.index_select(self.dim, self.index)
+
+
+class SumInputs(nn.Module):
+    """Sums chosen inputs, each through a module of its own: what remains of :func:`nas.inputs`."""
+
+    def __init__(self, branches: Mapping[int, nn.Module]) -> None:
+        """Sets the branches.
+
+        Args:
+            branches: Position of an input -> its module, positions rising.
+        """
+        super().__init__()
+        self.indices = tuple(branches)
+        self.branches = nn.ModuleList(branches.values())
+
+    def extra_repr(self) -> str:
+        return f"inputs={list(self.indices)}"
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The sum.
+
+        Args:
+            inputs: All inputs, also those that are not used.
+
+        Shape:
+            - output: that of each branch
+        """
+        outputs = [branch(inputs[i]) for i, branch in zip(self.indices, self.branches, strict=True)]
+        total: Tensor = outputs[0]
+        for output in outputs[1:]:
+            total = total + output
+        return total
+
+
+class Projection(nn.Sequential):
+    """A candidate followed by a learned 1x1 projection to the channels (and, by average pooling, the size) of its siblings."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        in_channels: int,
+        out_channels: int,
+        *,
+        dim: int = 2,
+        size: Sequence[int] | None = None,
+    ) -> None:
+        """Appends the projection.
+
+        Args:
+            module: The candidate.
+            in_channels: Channels (features) that come out of it.
+            out_channels: Channels that its siblings give.
+            dim: Spatial dimensions: 0 for features (B, C), 1 for sequences (B, C, L), 2 for images (B, C, H, W), 3 for volumes.
+            size: Spatial size to pool to; None: it agrees already.
+
+        Raises:
+            ValueError: A `dim` out of range, or a size of another number of dimensions.
+        """
+        if dim not in (0, 1, 2, 3):
+            raise ValueError(f"Projection: dim must be 0, 1, 2 or 3, got {dim}")
+        if size is not None and len(size) != dim:
+            raise ValueError(f"Projection: size must have {dim} numbers, got {list(size)}")
+        steps: list[nn.Module] = [module]
+        if dim == 0:
+            steps.append(nn.Linear(in_channels, out_channels))
+        else:
+            if size is not None:
+                pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dim - 1]
+                steps.append(pool(size[0] if dim == 1 else tuple(size)))
+            steps.append((nn.Conv1d, nn.Conv2d, nn.Conv3d)[dim - 1](in_channels, out_channels, 1))
+        super().__init__(*steps)

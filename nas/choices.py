@@ -1,95 +1,23 @@
-"""Writing choices into a network, and building the network with the choices made."""
+"""Writing choices into a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from torch import nn
 
-from nas.gates import DROP, KEEP, LABELS, Factory, Gate, gate_names, kept_elements, plain
-from nas.genotype import Genotype
-from nas.mixed_op import MixedOp, check_choice
-
-Candidates = Mapping[str, nn.Module | Callable[[], nn.Module]]
-
-_SCOPE: ContextVar[tuple[str, ...]] = ContextVar("nas_scope", default=())
-
-
-class _Build:
-    """A build under `nas.architecture`: the choices to make, and those made so far."""
-
-    def __init__(self, choices: Mapping[str, Any]) -> None:
-        self.choices = choices
-        self.uses: dict[str, bool] = {}  # name -> shared
-        self.made: list[tuple[str, nn.Module]] = []
-        self.open: list[_Unmade] = []
-
-    def label(self, name: str, labels: Iterable[str], shared: bool) -> str | _Unmade:
-        """The label that the genotype gives to a choice, or a stand-in where it gives none."""
-        if name in self.uses and not (shared and self.uses[name]):
-            raise ValueError(f"choice {name!r} is used twice; say shared=True at every use if that is meant")
-        self.uses[name] = shared
-        if name not in self.choices:
-            self.open.append(_Unmade(name))
-            return self.open[-1]
-        label = self.choices[name]
-        if not isinstance(label, str) or label not in labels:
-            raise ValueError(f"choice {name!r} has no candidate {label!r}; it has {', '.join(labels)}")
-        return label
-
-    def gate(self, name: str, factory: Factory, elements: Sequence[str], dim: int, shared: bool) -> nn.Module:
-        """The plain form of a gate, built for what is kept."""
-        names = gate_names(name, elements)
-        labels = [self.label(row, LABELS, shared) for row in names]
-        if unmade := [label for label in labels if isinstance(label, _Unmade)]:
-            return nn.ModuleList(unmade)
-        kept = kept_elements(name, cast(list[str], labels))
-        module = plain(factory(len(kept)), kept, len(names), dim)
-        self.made += [(row, module) for row in names]
-        return module
-
-    def make(self, name: str, candidates: Candidates, shared: bool) -> nn.Module:
-        label = self.label(name, candidates, shared)
-        if isinstance(label, _Unmade):
-            return label
-        for other, candidate in candidates.items():
-            if other != label and isinstance(candidate, nn.Module):
-                self._drop(candidate)
-        chosen = _build_candidate(candidates[label])
-        self.made.append((name, chosen))
-        return chosen
-
-    def _drop(self, candidate: nn.Module) -> None:
-        """Forgets choices inside a candidate that was built beforehand and not chosen."""
-        inside = {id(module) for module in candidate.modules()}
-        self.made = [(name, module) for name, module in self.made if id(module) not in inside]
-        self.open = [unmade for unmade in self.open if id(unmade) not in inside]
-
-    def check(self) -> None:
-        if self.open:
-            names = ", ".join(repr(name) for name in sorted({unmade.name for unmade in self.open}))
-            raise ValueError(f"genotype: no label for choice {names}")
-        made = {name for name, _ in self.made}
-        extra = [name for name in self.choices if name not in made]
-        if extra:
-            raise ValueError(f"genotype: unknown or inactive choice {extra[0]!r}")
+from nas.building import Candidates, build_candidate, present_build, scoped
+from nas.candidates import SumInputs
+from nas.choice_module import check_choice
+from nas.gates import DROP, KEEP, Gate
+from nas.input_choice import InputChoice, check_inputs
+from nas.mixed_op import MixedOp
+from nas.repeats import Repeat, check_counts
+from nas.widths import check_sizes, make_width
 
 
-class _Unmade(nn.Module):
-    """Stands for a choice that the genotype does not name, until it is known whether that matters."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-
-_BUILD: ContextVar[_Build | None] = ContextVar("nas_build", default=None)
-
-
-def choice(name: str, candidates: Candidates, *, shared: bool = False) -> nn.Module:
+def choice(name: str, candidates: Candidates, *, shared: bool = False, search_only: Sequence[str] = ()) -> nn.Module:
     """One place with several candidate ops.
 
     While searching it is a :class:`MixedOp`. Under :func:`architecture` it is the chosen candidate itself, and factories of the others
@@ -99,17 +27,18 @@ def choice(name: str, candidates: Candidates, *, shared: bool = False) -> nn.Mod
         name: Unique in the network, after the enclosing :func:`scope` prefixes.
         candidates: label -> module, or label -> zero-argument factory of one; at least two. Labels: letters, digits and ``_ . + -``.
         shared: Several choices of this name are one decision (cells); their labels must agree.
+        search_only: Labels that compete while searching but cannot be derived (the "none" of DARTS).
 
     Raises:
         ValueError: A bad name or label, fewer than two candidates, or, under a genotype, a choice that it does not fit.
     """
-    name = ".".join((*_SCOPE.get(), name))
-    check_choice(name, candidates)
-    build = _BUILD.get()
+    name = scoped(name)
+    check_choice(name, candidates, search_only)
+    build = present_build()
     if build is not None:
-        return build.make(name, candidates, shared)
-    built = {label: _build_candidate(candidate) for label, candidate in candidates.items()}
-    return MixedOp(name, built, shared=shared)
+        return build.choice(name, candidates, shared, search_only)
+    built = {label: build_candidate(candidate) for label, candidate in candidates.items()}
+    return MixedOp(name, built, shared=shared, search_only=search_only)
 
 
 def gate(
@@ -154,50 +83,94 @@ def gate(
             f"gate {name!r}: gating elements needs a function from the number kept to a module, got a module"
         )
     named = [str(i) for i in range(size)] if size is not None else list(cast(Sequence[str], elements))
-    name = ".".join((*_SCOPE.get(), name))
-    build = _BUILD.get()
+    name = scoped(name)
+    build = present_build()
     if build is not None:
         return build.gate(name, module, named, dim, shared)
     return Gate(name, module, named, dim=dim, shared=shared)
 
 
-def _build_candidate(candidate: Any) -> Any:
-    if isinstance(candidate, nn.Module) or not callable(candidate):
-        return candidate
-    return candidate()
+def repeat(name: str, block: Callable[[int], nn.Module], counts: Sequence[int], *, shared: bool = False) -> nn.Module:
+    """Depth: how many of a row of blocks there are.
 
-
-@contextmanager
-def scope(name: str) -> Iterator[None]:
-    """Prefixes the names of all choices made inside with ``name.``, for blocks that are built several times."""
-    token = _SCOPE.set((*_SCOPE.get(), name))
-    try:
-        yield
-    finally:
-        _SCOPE.reset(token)
-
-
-@contextmanager
-def architecture(genotype: Genotype | Mapping[str, Any]) -> Iterator[None]:
-    """Builds networks with the choices made: ``with nas.architecture(genotype): net = space.network()``.
+    ``nas.repeat("depth", lambda i: Block(16), (1, 2, 4))``. While searching the row runs once, and the op weights mix what comes out after
+    1, 2 and 4 blocks; derived, it is an ``nn.Sequential`` of the chosen number. Blocks may hold choices; those of blocks that are not
+    used are inactive.
 
     Args:
-        genotype: A Genotype, or its choices (name -> label).
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        block: Makes the i-th block, i from 0 on.
+        counts: Numbers of blocks to choose from, at least two; 0 passes the input on.
+        shared: Several choices of this name are one decision.
 
     Raises:
-        ValueError: On leaving the block, when the genotype misses a choice that was reached or names one that was not.
+        ValueError: A bad name or bad counts, or, under a genotype, a choice that it does not fit.
     """
-    choices = genotype.choices if isinstance(genotype, Genotype) else dict(genotype)
-    build = _Build(choices)
-    token = _BUILD.set(build)
-    try:
-        yield
-    except AttributeError:
-        build.check()  # a missing label may be why the attribute was not there
-        raise
-    finally:
-        _BUILD.reset(token)
-    build.check()
+    name = scoped(name)
+    numbers = check_counts(name, counts)
+    build = present_build()
+    if build is not None:
+        return build.repeat(name, block, numbers, shared)
+    return Repeat(name, [block(i) for i in range(numbers[-1])], numbers, shared=shared)
+
+
+def inputs(name: str, candidates: Candidates, k: int, *, learned: bool = True, shared: bool = False) -> nn.Module:
+    """Edge choice: which k of several inputs are summed, each through a module of its own.
+
+    The module that is returned is called with a sequence of tensors, one for each candidate. See :class:`nas.input_choice.InputChoice`
+    for how inputs are weighed while searching. Where there are just k candidates nothing is chosen, and all are summed.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        candidates: label -> module of one input, or a factory of one; it may hold choices.
+        k: How many are chosen.
+        learned: Whether logits of their own weigh the inputs; otherwise an input is worth as much as the best candidates inside it.
+        shared: Several choices of this name are one decision (cells).
+
+    Raises:
+        ValueError: A bad name or label, or a k out of range, or, under a genotype, a choice that it does not fit.
+    """
+    name = scoped(name)
+    build = present_build()
+    if k == len(candidates):
+        return SumInputs({i: build_candidate(candidate) for i, candidate in enumerate(candidates.values())})
+    check_inputs(name, candidates, k)
+    if build is not None:
+        return build.inputs(name, candidates, k, shared)
+    built = {label: build_candidate(candidate) for label, candidate in candidates.items()}
+    return InputChoice(name, built, k, learned=learned, shared=shared)
+
+
+def width(name: str, sizes: Sequence[int], *, shared: bool = False) -> int:
+    """Width: how many channels (features) layers have.
+
+    ``w = nas.width("hidden", (16, 32, 64))`` is a number to give to layers of ``torch.nn`` as channels, features or groups:
+    ``nn.Sequential(nn.Linear(8, w), nn.ReLU(), nn.Linear(w, 2))``. While searching it is the largest size, and layers that read it see
+    the channels beyond the chosen size multiplied by 0; under :func:`architecture` it is the chosen size. A derived network has smaller
+    layers, which inherit the first n channels. It may be multiplied and divided by whole numbers (``4 * w``).
+
+    Only Linear, Conv1d to Conv3d, BatchNorm and PReLU can be cut. What mixes channels otherwise (a layer norm, a softmax over channels)
+    would see the zeros.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        sizes: Sizes to choose from, at least two, from 1 on.
+        shared: Several widths of this name are one decision.
+
+    Raises:
+        ValueError: A bad name or bad sizes, or, under a genotype, a choice that it does not fit.
+    """
+    name = scoped(name)
+    numbers = check_sizes(name, sizes)
+    build = present_build()
+    if build is not None:
+        return build.width(name, numbers, shared)
+    return make_width(name, numbers, shared)
+
+
+def searching() -> bool:
+    """Whether choices stay open here: not under :func:`architecture`."""
+    return present_build() is None
 
 
 def replace(model: nn.Module, choices: Mapping[str, Candidates]) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.candidates import Select
-from nas.mixed_op import ChoiceModule, check_choice, context_of
+from nas.choice_module import ChoiceModule, Literals, check_choice, context_of
 
 DROP, KEEP = "drop", "keep"
 LABELS = (DROP, KEEP)
@@ -56,12 +56,15 @@ class Gate(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(self.names, LABELS)
 
-    def branches(self, made: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str], list[nn.Module]]]:
+    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
         decided = [made[name] for name in self.names if name in made]
         number = 2 ** (len(self.names) - len(decided))
         yield (number if KEEP in decided else number - 1), dict.fromkeys(set(self.names) - set(made), KEEP), []
 
-    def derived(self, choices: Mapping[str, str], copies: dict[int, Any]) -> nn.Module:
+    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+        yield {}, self.module
+
+    def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         kept = kept_elements(self.name, [choices[name] for name in self.names])
         if len(kept) == len(self.names):
             module: nn.Module = copy.deepcopy(self.module, copies)

@@ -1,89 +1,19 @@
-"""One place with K candidate ops, and how the op weights reach it."""
+"""One place with K candidate ops."""
 
 from __future__ import annotations
 
 import copy
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from nas.choice_module import ChoiceModule, Context, Literals, active_context, check_choice, context_of, present_context
 from nas.ops import mix
 from nas.ops.mix import weighted
-from nas.relaxations import Sampler
-
-LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
-CHOICE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What one forward of a supernet hands to the choices inside it."""
-
-    rows: Mapping[str, int]
-    weights: tuple[Tensor, ...]
-    stacked: Tensor
-    active: list[list[int]] | None
-    sampler: Sampler | None
-    checkpoint_candidates: bool
-
-
-_CONTEXT: ContextVar[Context | None] = ContextVar("nas_context", default=None)
-
-
-@contextmanager
-def active_context(context: Context | None) -> Iterator[None]:
-    """Makes `context` the one that choices see; what was there before returns on exit, also on an error."""
-    token = _CONTEXT.set(context)
-    try:
-        yield
-    finally:
-        _CONTEXT.reset(token)
-
-
-def context_of(name: str) -> Context:
-    """The context of the enclosing supernet's forward.
-
-    Raises:
-        RuntimeError: There is none, or its supernet does not own the choice.
-    """
-    context = _CONTEXT.get()
-    if context is None or name not in context.rows:
-        where = "outside a supernet" if context is None else "in a supernet that does not own it"
-        raise RuntimeError(
-            f"choice {name!r} was called {where}: call nas.Supernet(network)(..., op_weights=...), with the choice "
-            "registered as a submodule of the network. Under activation checkpointing use nas.checkpoint."
-        )
-    return context
-
-
-class ChoiceModule(nn.Module, ABC):
-    """A module at which something is decided: one row of alpha for each name it gives.
-
-    Attributes:
-        shared: Whether other modules may give the same names, and so use the same logits.
-    """
-
-    shared: bool
-
-    @abstractmethod
-    def rows(self) -> dict[str, tuple[str, ...]]:
-        """Choice name -> labels."""
-
-    @abstractmethod
-    def branches(self, made: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str], list[nn.Module]]]:
-        """The ways to decide what `made` leaves open: how many each stands for, what it decides, and the modules then entered."""
-
-    @abstractmethod
-    def derived(self, choices: Mapping[str, str], copies: dict[int, Any]) -> nn.Module:
-        """The plain module under `choices`, weights copied; `copies` is the memo of ``copy.deepcopy``."""
 
 
 class MixedOp(ChoiceModule):
@@ -97,21 +27,30 @@ class MixedOp(ChoiceModule):
         labels: K labels, in the order of `candidates`.
         candidates: K modules.
         shared: Whether other MixedOps may use the same name, and so the same logits.
+        search_only: Labels that compete while searching but cannot be derived.
     """
 
-    def __init__(self, name: str, candidates: Mapping[str, nn.Module], *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        candidates: Mapping[str, nn.Module],
+        *,
+        shared: bool = False,
+        search_only: Sequence[str] = (),
+    ) -> None:
         """Checks and stores the candidates.
 
         Args:
             name: The choice's name; letters, digits and ``_ . + -``.
             candidates: label -> module, at least two.
             shared: Allow several choices of this name; they then have one row of alpha.
+            search_only: Labels that compete while searching but cannot be derived.
 
         Raises:
             ValueError: A bad name or label, or fewer than two candidates.
         """
         super().__init__()
-        check_choice(name, candidates)
+        check_choice(name, candidates, search_only)
         for label, candidate in candidates.items():
             if not isinstance(candidate, nn.Module):
                 raise ValueError(
@@ -122,6 +61,7 @@ class MixedOp(ChoiceModule):
         self.labels = tuple(candidates)
         self.candidates = nn.ModuleList(candidates.values())
         self.shared = shared
+        self.search_only = frozenset(search_only)
         self._shapes_checked = False
 
     def extra_repr(self) -> str:
@@ -130,11 +70,15 @@ class MixedOp(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def branches(self, made: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str], list[nn.Module]]]:
-        for label in [made[self.name]] if self.name in made else self.labels:
+    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
+        for label in [made[self.name]] if self.name in made else self.derivable(self.labels):
             yield 1, {self.name: label}, [self.candidates[self.labels.index(label)]]
 
-    def derived(self, choices: Mapping[str, str], copies: dict[int, Any]) -> nn.Module:
+    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+        for label, candidate in zip(self.labels, self.candidates, strict=True):
+            yield {self.name: frozenset({label})}, candidate
+
+    def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         chosen: nn.Module = copy.deepcopy(self.candidates[self.labels.index(choices[self.name])], copies)
         return chosen
 
@@ -204,7 +148,7 @@ class MixedOp(ChoiceModule):
         shapes = {self.labels[k]: tuple(result.shape) for k in indices}
         devices = [result.device] if result.device.type == "cuda" else []
         modes = [(module, module.training) for module in self.modules()]
-        with torch.random.fork_rng(devices=devices), active_context(_repeatable(_CONTEXT.get())()):
+        with torch.random.fork_rng(devices=devices), active_context(_repeatable(present_context())()):
             try:
                 for k in idle:
                     output = self.candidates[k].eval()(*args, **kwargs)
@@ -219,20 +163,9 @@ class MixedOp(ChoiceModule):
 
 def _shape_error(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ValueError:
     text = ", ".join(f"{label}: {shape}" for label, shape in shapes.items())
-    return ValueError(f"choice {name!r}: candidate outputs differ in shape ({text})")
-
-
-def check_choice(name: str, candidates: Mapping[str, Any]) -> None:
-    """Raises ValueError for a bad choice name, bad labels or fewer than two candidates."""
-    if not isinstance(name, str) or not CHOICE_NAME.fullmatch(name):
-        raise ValueError(f"choice name {name!r} must match {CHOICE_NAME.pattern}")
-    if not isinstance(candidates, Mapping):
-        raise ValueError(f"choice {name!r}: candidates must map labels to modules, got {type(candidates).__name__}")
-    if len(candidates) < 2:
-        raise ValueError(f"choice {name!r} has {len(candidates)} candidate(s); a choice needs at least two")
-    for label in candidates:
-        if not isinstance(label, str) or not LABEL.fullmatch(label):
-            raise ValueError(f"choice {name!r}: label {label!r} must match {LABEL.pattern}")
+    return ValueError(
+        f"choice {name!r}: candidate outputs differ in shape ({text}); nas.Projection brings them to a common one"
+    )
 
 
 def _repeatable(context: Context | None) -> Callable[[], Context | None]:
@@ -261,7 +194,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         *args: Passed to it.
         **kwargs: Passed to it.
     """
-    context = _CONTEXT.get()
+    context = present_context()
     repeat = _repeatable(context)
     first = True
 
@@ -290,7 +223,7 @@ def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: Called outside a supernet's forward, or in one whose op weights did not come from ``Supernet.sample``.
     """
-    context = _CONTEXT.get()
+    context = present_context()
     if context is None or context.sampler is None:
         raise RuntimeError(
             "nas.sample was called outside a supernet, or with op weights that no relaxation drew: "

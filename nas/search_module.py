@@ -168,10 +168,11 @@ class SearchModule(TrainModule):
             generator = keyed_generator(self.seed, f"perturb/{level}", self.num_batches_done, device=self.device)
             for regularizer in self.regularizers:
                 sample = sample._replace(weights=regularizer.perturb(sample.weights, state, level, generator))
+            sample = sample._replace(weights=self.supernet.with_inputs(sample.weights))
         return sample
 
     def _state(self) -> ArchState:
-        alpha, mask = self.supernet.alpha, self.supernet.mask
+        alpha, mask = self.supernet.learned_alpha(), self.supernet.mask
         probabilities = self.relaxation.probabilities(alpha, mask)
         return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(self.progress), self.progress)
 
@@ -238,7 +239,8 @@ class SearchModule(TrainModule):
         if not self.supernet.choices:
             return {}
         rows = entropy(self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)).tolist()
-        return dict(zip(self.supernet.choices, rows, strict=True))
+        named = zip(self.supernet.choices, rows, strict=True)
+        return {name: value for name, value in named if name not in self.supernet.resting}
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:

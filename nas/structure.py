@@ -4,54 +4,76 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from nas.choice_module import ChoiceModule, check_value
 from nas.gates import DROP, KEEP, Gate, kept_elements
-from nas.mixed_op import ChoiceModule
+from nas.input_choice import InputChoice
+from nas.widths import WidthRow, narrowed, widths_of
 
 
-def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """All choices of a network: name -> labels, in module order.
+def decisions(module: nn.Module) -> list[ChoiceModule]:
+    """The places of decision that a module is or holds itself: the module, or its widths."""
+    if isinstance(module, ChoiceModule):
+        return [module]
+    return [WidthRow(width) for width in widths_of(module).values()]
+
+
+def find_rows(network: nn.Module) -> dict[str, ChoiceModule]:
+    """All choices of a network: name -> the first place that decides it, in module order.
 
     Raises:
         ValueError: A name used twice without ``shared=True``, or with different labels; both module paths are named.
     """
     first: dict[str, tuple[str, ChoiceModule]] = {}
     for path, module in network.named_modules():
-        if not isinstance(module, ChoiceModule):
-            continue
-        rows = module.rows()
-        for name, labels in rows.items():
-            if name not in first:
-                first[name] = (path, module)
-                continue
-            other_path, other = first[name]
-            if not (module.shared and other.shared):
-                raise ValueError(
-                    f"choice {name!r} is used twice, at {other_path!r} and {path!r}; "
-                    "say shared=True at every use if one decision is meant, or use nas.scope"
-                )
-            if labels != other.rows()[name]:
-                raise ValueError(
-                    f"shared choice {name!r} has labels {list(other.rows()[name])} at {other_path!r} "
-                    f"but {list(labels)} at {path!r}"
-                )
-            if rows.keys() != other.rows().keys():
-                raise ValueError(
-                    f"shared choice {name!r} is decided together with other elements at {other_path!r} than at {path!r}; "
-                    "gates that are shared must have the same elements"
-                )
-    return {name: module.rows()[name] for name, (_, module) in first.items()}
+        for place in decisions(module):
+            for name in place.rows():
+                if name in first:
+                    _check_same(name, *first[name], path, place)
+                else:
+                    first[name] = (path, place)
+    return {name: place for name, (_, place) in first.items()}
+
+
+def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """All choices of a network: name -> labels, in module order; raises like :func:`find_rows`."""
+    return {name: place.rows()[name] for name, place in find_rows(network).items()}
+
+
+def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, other: ChoiceModule) -> None:
+    if isinstance(place, WidthRow) and isinstance(other, WidthRow) and place.width.origin is other.width.origin:
+        return
+    if not (place.shared and other.shared):
+        raise ValueError(
+            f"choice {name!r} is used twice, at {path!r} and {other_path!r}; "
+            "say shared=True at every use if one decision is meant, or use nas.scope"
+        )
+    rows, others = place.rows(), other.rows()
+    if rows[name] != others[name]:
+        raise ValueError(
+            f"shared choice {name!r} has labels {list(rows[name])} at {path!r} but {list(others[name])} at {other_path!r}"
+        )
+    if rows.keys() != others.keys():
+        raise ValueError(
+            f"shared choice {name!r} is decided together with other elements at {path!r} than at {other_path!r}; "
+            "gates that are shared must have the same elements"
+        )
+    kinds = [(p.num_chosen, p.search_only, p.learned) for p in (place, other)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"shared choice {name!r} differs between {path!r} and {other_path!r} in k, learned or search_only"
+        )
 
 
 def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:
-    """The choices in `modules` that are not inside another choice."""
+    """The places of decision in `modules` that are not inside a choice."""
     for module in modules:
-        if isinstance(module, ChoiceModule):
-            yield module
-        else:
+        yield from decisions(module)
+        if not isinstance(module, ChoiceModule):
             yield from outermost(module.children())
 
 
@@ -69,7 +91,7 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
     pending = [network]
     while pending:
         for module in list(outermost([pending.pop()])):
-            made = {name: _checked_label(name, labels, choices) for name, labels in module.rows().items()}
+            made = {name: _checked(name, module, choices) for name in module.rows()}
             active |= made
             for _, _, entered in module.branches(made):
                 pending.extend(entered)
@@ -77,24 +99,43 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
     return {name: active[name] for name in order if name in active}
 
 
-def _checked_label(name: str, labels: tuple[str, ...], choices: Mapping[str, Any]) -> str:
+def _checked(name: str, place: ChoiceModule, choices: Mapping[str, Any]) -> Any:
     if name not in choices:
         raise ValueError(f"genotype: no label for choice {name!r}")
-    label = choices[name]
-    if not isinstance(label, str) or label not in labels:
-        raise ValueError(f"genotype: choice {name!r} has no candidate {label!r}; it has {', '.join(labels)}")
-    return label
+    labels = place.rows()[name]
+    return check_value(name, labels, choices[name], num_chosen=place.num_chosen, search_only=place.search_only)
 
 
-def keep_something(
+def completed(
     network: nn.Module, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """`choices`, in which each group of gates that drops everything keeps the most probable element."""
+    """`choices` with what a label for each name cannot say.
+
+    Each group of gates that drops everything keeps the most probable element; a choice that was given a label of the search only gets the
+    most probable other; a choice of several inputs gets as many as it needs.
+    """
     result = dict(choices)
-    for gate in network.modules():
-        if isinstance(gate, Gate) and all(result.get(name) == DROP for name in gate.rows()):
-            result[max(gate.rows(), key=lambda name: probabilities[name][KEEP])] = KEEP
+    for name, place in find_rows(network).items():
+        value = result.get(name)
+        if isinstance(place, InputChoice) and isinstance(value, str):
+            worth = {label: _worth(place, label, probabilities) for label in place.labels}
+            result[name] = sorted(sorted(worth, key=lambda label: -worth[label])[: place.num_chosen])
+        elif isinstance(value, str) and value in place.search_only:
+            result[name] = max(place.derivable(place.rows()[name]), key=probabilities[name].__getitem__)
+        elif isinstance(place, Gate) and all(result.get(row) == DROP for row in place.rows()):
+            result[max(place.rows(), key=lambda row: probabilities[row][KEEP])] = KEEP
     return result
+
+
+def _worth(place: InputChoice, label: str, probabilities: Mapping[str, Mapping[str, float]]) -> float:
+    """How probable an input is: by its own logit where that is learned, else by the best candidates inside its module."""
+    if place.learned:
+        return probabilities[place.name][label]
+    worth = 1.0
+    for inner in outermost([place.candidates[place.labels.index(label)]]):
+        for name, labels in inner.rows().items():
+            worth *= max(probabilities[name][other] for other in inner.derivable(labels))
+    return worth
 
 
 def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,13 +164,11 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
     Candidates that were not chosen are never copied.
     """
     copies: dict[int, Any] = {}
-    decided = [
-        module
-        for module in network.modules()
-        if isinstance(module, ChoiceModule) and set(module.rows()) <= set(choices)
-    ]
-    for module in reversed(decided):  # inner choices first: they are copied before what holds them
-        copies[id(module)] = module.derived(choices, copies)
+    for module in reversed(list(network.modules())):  # inner modules first: they are copied before what holds them
+        names = {name for place in decisions(module) for name in place.rows()}
+        if names and names <= set(choices):
+            make = module.derived if isinstance(module, ChoiceModule) else partial(narrowed, module)
+            copies[id(module)] = make(choices, copies)
     derived: nn.Module = copy.deepcopy(network, copies)
     return derived
 
@@ -137,13 +176,15 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
 def num_architectures(network: nn.Module) -> int:
     """The number of distinct assignments of active choices."""
     known: dict[Any, int] = {}
+    signature = _Signatures()
 
-    def count(frontier: list[ChoiceModule], made: dict[str, str]) -> int:
+    def count(frontier: Iterable[ChoiceModule], made: dict[str, Any]) -> int:
         """Splits the frontier into groups that share no choice name, then branches inside each; equal groups are counted once."""
         total = 1
-        for names, group in _independent(frontier):
+        distinct = list({signature(place): place for place in frontier}.values())  # alike and shared: decided together
+        for names, group in _independent(distinct):
             relevant = {name: label for name, label in made.items() if name in names}
-            key = (tuple(id(module) for module in group), tuple(sorted(relevant.items())))
+            key = (tuple(signature(place) for place in group), tuple(sorted(relevant.items())))
             if key not in known:
                 first, rest = group[0], group[1:]
                 known[key] = sum(
@@ -153,13 +194,37 @@ def num_architectures(network: nn.Module) -> int:
             total *= known[key]
         return total
 
-    return count(list(outermost([network])), {})
+    return count(outermost([network]), {})
+
+
+class _Signatures:
+    """What a place decides, with all that lies inside it: equal for places that are decided alike."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[ChoiceModule, Any]] = {}  # keeps the module, so that its id is not used again
+
+    def __call__(self, place: ChoiceModule) -> Any:
+        if isinstance(place, WidthRow):
+            return tuple(place.rows().items())
+        if id(place) not in self.known:
+            inside = [
+                (tuple(sorted((name, tuple(sorted(labels))) for name, labels in literals.items())), self(inner))
+                for literals, module in place.parts()
+                for inner in outermost([module])
+            ]
+            self.known[id(place)] = (place, (tuple(place.rows().items()), tuple(inside)))
+        return self.known[id(place)][1]
+
+
+def names_inside(place: ChoiceModule) -> set[str]:
+    """The names that a place decides, and those of every choice inside it."""
+    return {name for module in place.modules() for inner in decisions(module) for name in inner.rows()}
 
 
 def _independent(frontier: list[ChoiceModule]) -> list[tuple[set[str], list[ChoiceModule]]]:
     groups: list[tuple[set[str], list[ChoiceModule]]] = []
     for outer in frontier:
-        names = {name for module in outer.modules() if isinstance(module, ChoiceModule) for name in module.rows()}
+        names = names_inside(outer)
         joined, apart = [outer], []
         for other_names, others in groups:
             if names & other_names:

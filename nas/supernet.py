@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.choice_module import Context, active_context
 from nas.genotype import Genotype
-from nas.mixed_op import Context, active_context
 from nas.relaxations import OpWeights, Relaxation, Sampler, Softmax
 from nas.relaxations.base import active_candidates
 from nas.structure import (
     active_choices,
     checked_choices,
+    completed,
     derive,
-    find_choices,
-    keep_something,
+    find_rows,
     num_architectures,
 )
+from nas.widths import mask_readers
 
 
 class Supernet(nn.Module):
@@ -33,6 +34,7 @@ class Supernet(nn.Module):
         choices: choice name -> labels; row e of alpha belongs to the e-th name.
         alpha: (E, K) arch parameters, K the largest number of candidates; zeros at first, so all candidates start equal.
         mask: (E, K) bool, False in padded columns.
+        resting: Names of the choices whose rows of alpha are not trained.
     """
 
     def __init__(self, network: nn.Module, *, checkpoint_candidates: bool = False) -> None:
@@ -51,7 +53,10 @@ class Supernet(nn.Module):
             raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")
         self.network = network
         self.checkpoint_candidates = checkpoint_candidates
-        self.choices = find_choices(network)
+        places = find_rows(network)
+        mask_readers(network)
+        self.choices = {name: place.rows()[name] for name, place in places.items()}
+        self.resting = frozenset(name for name, place in places.items() if not place.learned)
         self._rows = {name: row for row, name in enumerate(self.choices)}
         sizes = [len(labels) for labels in self.choices.values()]
         width = max(sizes, default=0)
@@ -59,6 +64,14 @@ class Supernet(nn.Module):
         mask = torch.arange(width) < torch.tensor(sizes, dtype=torch.int64)[:, None]
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
+        # rows that are not drawn: how many labels are chosen (0: drawn), and whether they are learned
+        num_summed = [place.num_chosen if place.num_chosen > 1 else 0 for place in places.values()]
+        self._sums_inputs = any(num_summed)
+        self._num_summed: Tensor
+        self.register_buffer("_num_summed", torch.tensor(num_summed, dtype=torch.int64)[:, None], persistent=False)
+        self._learned: Tensor
+        learned = torch.tensor([[name not in self.resting] for name in self.choices], dtype=torch.bool)
+        self.register_buffer("_learned", learned, persistent=False)
         self._ragged = len(set(sizes)) > 1
         self._fewest = min(sizes, default=0)
         self.register_load_state_dict_pre_hook(_check_choices)
@@ -121,7 +134,22 @@ class Supernet(nn.Module):
             )
         weights = relaxation(logits, tau, mask=mask, generator=generator)
         active = active_candidates(relaxation, weights)
-        return OpWeights(weights, None if active is None else active.cpu(), sampler)
+        return OpWeights(self.with_inputs(weights), None if active is None else active.cpu(), sampler)
+
+    def with_inputs(self, weights: Tensor) -> Tensor:
+        """`weights` in which the rows of :func:`nas.inputs` are what they always are: nothing of them is drawn.
+
+        Shape:
+            - weights, result: (E, K), or (E, B, K) per sample
+        """
+        if not self._sums_inputs:
+            return weights
+        summed = self._num_summed * Softmax().probabilities(self.alpha, self.mask)
+        rows = torch.where(self._learned, summed, self.mask.to(summed.dtype))
+        is_drawn = self._num_summed == 0
+        if weights.dim() == 3:
+            rows, is_drawn = rows[:, None], is_drawn[:, None]
+        return torch.where(is_drawn, weights, rows.to(weights.dtype))
 
     def one_hot(self, genotype: Genotype | Mapping[str, Any], *, run_all: bool = True) -> OpWeights:
         """Op weights that select one architecture.
@@ -134,11 +162,14 @@ class Supernet(nn.Module):
             ValueError: The genotype does not fit this supernet.
         """
         active = checked_choices(self.network, _choices_of(genotype))
-        index = torch.tensor([labels.index(active.get(name, labels[0])) for name, labels in self.choices.items()])
         weights = torch.zeros_like(self.alpha, requires_grad=False)
-        if self.choices:
-            weights.scatter_(1, index[:, None].to(weights.device), 1.0)
-        return OpWeights(weights, None if run_all or not self.choices else index[:, None])
+        first = []
+        for row, (name, labels) in enumerate(self.choices.items()):
+            value = active.get(name, labels[0])
+            chosen = [labels.index(label) for label in ([value] if isinstance(value, str) else value)]
+            weights[row, chosen] = 1.0
+            first.append(chosen[:1])
+        return OpWeights(weights, None if run_all or not self.choices else torch.tensor(first))
 
     def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
         """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
@@ -159,16 +190,17 @@ class Supernet(nn.Module):
     def prune(self, genotype: Genotype, probabilities: Mapping[str, Mapping[str, float]] | None = None) -> Genotype:
         """The same genotype without the choices that it makes inactive.
 
-        Gates that would keep no element at all keep the one that is most probable.
+        Gates that would keep no element at all keep the one that is most probable; a choice that was given a label of the search only
+        gets the most probable other; an input choice with one label gets the k that are worth most.
 
         Args:
             genotype: May name inactive choices.
-            probabilities: Those that say which gate is most probable; None: softmax of alpha.
+            probabilities: Those that say what is most probable; None: softmax of alpha.
 
         Raises:
             ValueError: An active choice is missing or has an unknown label.
         """
-        choices = keep_something(self.network, genotype.choices, probabilities or self.probabilities())
+        choices = completed(self.network, genotype.choices, probabilities or self.probabilities())
         active = active_choices(self.network, choices)
         return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
 
@@ -184,6 +216,10 @@ class Supernet(nn.Module):
     def num_architectures(self) -> int:
         """The number of distinct assignments of active choices."""
         return num_architectures(self.network)
+
+    def learned_alpha(self) -> Tensor:
+        """Alpha, with no gradient to the rows that rest."""
+        return torch.where(self._learned, self.alpha, self.alpha.detach()) if self.resting else self.alpha
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Alpha, or nothing when there is no choice."""

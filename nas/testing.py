@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.choices import architecture
+from nas.building import architecture
 from nas.data import SearchDataModule
 from nas.data.loader import num_samples
 from nas.gates import Gate

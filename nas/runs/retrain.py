@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nas.choices import architecture
+from nas.building import architecture
 from nas.data.loader import ResumableLoader
 from nas.errors import UsageError
 from nas.evaluation import evaluate

@@ -1,0 +1,158 @@
+"""Widths: masked while searching, smaller layers once derived."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import nas
+from nas.relaxations import GumbelSoftmax, Softmax
+
+
+class Net(nn.Module):
+    """A stem, a depthwise block with expansion and a residual, squeeze and excite, a flattened head."""
+
+    def __init__(self):
+        super().__init__()
+        width = nas.width("width", (2, 4, 6))
+        hidden = nas.width("hidden", (3, 5))
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.PReLU(width))
+        self.expand = nn.Conv2d(width, 2 * width, 1)
+        self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width, bias=False)
+        self.project = nn.Conv2d(2 * width, width, 1)
+        self.squeeze = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, width))
+        self.op = nas.choice("op", {"conv": lambda: nn.Conv2d(width, width, 1), "skip": nn.Identity})
+        self.head = nn.Sequential(nn.Linear(width * 16, hidden), nn.Tanh(), nn.Linear(hidden, 3))
+        self.width = width
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.project(self.depthwise(self.expand(x)).relu())
+        x = x * self.squeeze(x.mean((2, 3))).sigmoid()[..., None, None]
+        return self.head(self.op(x).flatten(1))
+
+
+def everything():
+    for width, hidden, op in itertools.product(("2", "4", "6"), ("3", "5"), ("conv", "skip")):
+        yield {"width": width, "hidden": hidden, "op": op}
+
+
+@pytest.mark.parametrize("choices", list(everything()), ids=str)
+@pytest.mark.parametrize("training", [False, True])
+def test_one_hot_derived_and_fresh_agree(choices, training):
+    torch.manual_seed(0)
+    supernet = nas.Supernet(Net()).double().train(training)
+    x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    derived = supernet.derive(choices)
+    got = derived(x)
+    # sums over fewer channels are rounded otherwise than sums with zeros among them
+    torch.testing.assert_close(supernet(x, op_weights=supernet.one_hot(choices)), got, rtol=1e-12, atol=1e-12)
+    with nas.architecture(choices):
+        fresh = Net().double().train(training)
+    assert {k: v.shape for k, v in derived.state_dict().items()} == {k: v.shape for k, v in fresh.state_dict().items()}
+    fresh.load_state_dict(supernet.derive(choices).state_dict())
+    assert torch.equal(fresh(x), got)
+    assert type(derived.width) is int and derived.width == int(choices["width"])
+    assert derived.depthwise.groups == 2 * derived.width and type(derived.depthwise.groups) is int
+    assert not any(module._forward_pre_hooks for module in derived.modules())
+
+
+def test_inherited_weights_are_the_first_channels():
+    supernet = nas.Supernet(Net())
+    derived = supernet.derive({"width": "4", "hidden": "3", "op": "conv"})
+    assert torch.equal(derived.stem[0].weight, supernet.network.stem[0].weight[:4])
+    assert torch.equal(derived.head[0].weight, supernet.network.head[0].weight[:3, :64])
+    derived.stem[0].weight.data.zero_()
+    assert supernet.network.stem[0].weight.abs().min() > 0, "the supernet's own weights were not copied"
+
+
+def test_soft_masks_are_cumulative_weights_and_differentiable():
+    supernet = nas.Supernet(nn.Sequential(nn.Identity(), nn.Linear(nas.width("w", (1, 2, 4)), 1, bias=False))).double()
+    nn.init.ones_(supernet.network[1].weight)
+    x = torch.eye(4, dtype=torch.float64)
+    weights = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64, requires_grad=True)
+    y = supernet(x, op_weights=nas.OpWeights(weights, None))
+    torch.testing.assert_close(y[:, 0], torch.tensor([1.0, 0.8, 0.5, 0.5], dtype=torch.float64))
+    y.sum().backward()
+    assert weights.grad.tolist() == [[1.0, 2.0, 4.0]]
+
+
+def test_noise_per_sample_masks_each_sample():
+    supernet = nas.Supernet(nn.Linear(nas.width("w", (1, 3)), 1))
+    sample = supernet.sample(GumbelSoftmax(hard=True), 1.0, num_samples=16)
+    y = supernet(torch.ones(16, 3), op_weights=sample)
+    rows = [supernet(torch.ones(1, 3), op_weights=nas.OpWeights(sample.weights[:, i], None)) for i in range(16)]
+    torch.testing.assert_close(y, torch.cat(rows))
+    assert len(y.unique()) == 2
+
+
+def test_copies_and_state_dicts_keep_the_width():
+    supernet = nas.Supernet(Net())
+    again = copy.deepcopy(supernet)
+    again.load_state_dict(supernet.state_dict())
+    x = torch.randn(2, 1, 4, 4)
+    sample = supernet.sample(Softmax(), 1.0)
+    assert torch.equal(supernet(x, op_weights=sample), again(x, op_weights=sample))
+    assert nas.Supernet(again.network).choices == supernet.choices
+    twice = nas.Supernet(supernet.network)  # masks are not put on twice
+    assert torch.equal(twice(x, op_weights=sample), supernet(x, op_weights=sample))
+
+
+def test_number_of_architectures():
+    assert nas.Supernet(Net()).num_architectures == 12
+
+
+def test_a_width_used_inside_a_candidate_only_is_inactive_without_it():
+    def network():
+        def block():
+            w = nas.width("w", (2, 3))
+            return nn.Sequential(nn.Linear(4, w), nn.Linear(w, 4))
+
+        return nas.choice("op", {"block": block, "skip": nn.Identity})
+
+    supernet = nas.Supernet(network())
+    assert supernet.num_architectures == 3
+    for choices in ({"op": "skip"}, {"op": "block", "w": "2"}):
+        with nas.architecture(choices):
+            fresh = network()
+        assert fresh.state_dict().keys() == supernet.derive(choices).state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda w: w + 1, "width 'w' cannot be added to"),
+        (lambda w: w * w, "multiplied by a whole number only"),
+        (lambda w: w * 1.5, "multiplied by a whole number only"),
+        (lambda w: nas.Supernet(nn.Sequential(nn.LayerNorm(4), nn.GRUCell(w, 2))).derive({"w": "2"}), "GRUCell"),
+        (
+            lambda w: nas.Supernet(nn.Conv1d(w, w, 1, groups=2)).derive({"w": "2"}),
+            "a width in a convolution of 2 groups",
+        ),
+    ],
+)
+def test_what_cannot_be_done_with_a_width(use, message):
+    with pytest.raises(ValueError, match=message):
+        use(nas.width("w", (2, 4)))
+
+
+@pytest.mark.parametrize("sizes", [(0, 2), (2, 2), (1.5, 2)])
+def test_bad_sizes(sizes):
+    with pytest.raises(ValueError, match="sizes must be different whole numbers from 1 on"):
+        nas.width("w", sizes)
+
+
+def test_a_name_used_for_two_widths_is_refused_unless_shared():
+    def network(shared):
+        return nn.Sequential(*[nn.Linear(2, nas.width("w", (1, 2), shared=shared)) for _ in range(2)])
+
+    with pytest.raises(ValueError, match="choice 'w' is used twice, at '0' and '1'"):
+        nas.Supernet(network(False))
+    assert nas.Supernet(network(True)).num_architectures == 2
+
+
+def test_a_network_with_widths_outside_a_supernet_says_so():
+    with pytest.raises(RuntimeError, match="choice 'hidden' was called outside a supernet|choice 'width' was called"):
+        nas.Supernet(Net()).network(torch.randn(1, 1, 4, 4))
