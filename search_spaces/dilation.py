@@ -1,21 +1,30 @@
-"""Dilation rates, one choice a layer."""
+"""Dilation rates, and kernel sizes with them, one choice a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 import nas
+from search_spaces.blocks import check_options, check_sizes
+
+_CONVS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d}
+_NORMS: dict[int, Callable[[int], nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+_POOLS: dict[int, Callable[[int], nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}
 
 
-class DilationNet1d(nas.SearchSpace):
-    """A plain stack of 1-D convolution layers for sequences; each layer's dilation is chosen.
+class _DilationNet(nas.SearchSpace):
+    """What the spaces of one and two dimensions have in common.
 
-    A layer is convolution (kernel 3, length kept), batch norm, ReLU; then global average pooling and a linear head. There is one batch
-    norm a layer, after the choice.
+    Attributes:
+        dim: The number of spatial dimensions.
     """
+
+    dim: ClassVar[int]
 
     def __init__(
         self,
@@ -24,58 +33,92 @@ class DilationNet1d(nas.SearchSpace):
         dilations: Sequence[int] = (1, 2, 4, 8, 16),
         in_channels: int = 1,
         num_classes: int = 10,
+        depthwise: bool = False,
+        kernel_sizes: Sequence[int] = (3,),
     ) -> None:
         """Sets the sizes.
 
         Args:
             num_layers: Layers, and so choices, at least 1.
             channels: Channels of every layer.
-            dilations: The candidates of each choice, steps between taps; at least two, all different.
+            dilations: Steps between taps to choose from, all different.
             in_channels: Channels of the input.
             num_classes: Outputs.
+            depthwise: Choose among depthwise convolutions, each followed by a fixed pointwise one.
+            kernel_sizes: Taps to choose from, odd and all different; with dilations, at least two candidates.
 
         Raises:
             ValueError: A value out of range.
         """
-        for name, value in [("num_layers", num_layers), ("channels", channels), ("in_channels", in_channels)]:
-            if value < 1:
-                raise ValueError(f"DilationNet1d: {name} must be at least 1, got {value}")
-        if min(dilations, default=1) < 1 or len(set(dilations)) != len(dilations):
-            raise ValueError(f"DilationNet1d: dilations must be different and at least 1, got {list(dilations)}")
+        space = type(self).__name__
+        check_sizes(space, num_layers=num_layers, channels=channels, in_channels=in_channels)
+        check_options(space, "dilations", dilations)
+        check_options(space, "kernel_sizes", kernel_sizes, odd=True)
         self.num_layers = num_layers
         self.channels = channels
         self.dilations = tuple(dilations)
         self.in_channels = in_channels
         self.num_classes = num_classes
+        self.depthwise = depthwise
+        self.kernel_sizes = tuple(kernel_sizes)
 
     def network(self, stage: str = "search") -> nn.Module:
         """The stack.
 
         Shape:
-            - input: (B, in_channels, L)
+            - input: (B, in_channels, L), or (B, in_channels, H, W) for images
             - output: (B, num_classes)
         """
         layers = nn.Sequential()
         channels = self.in_channels
         for i in range(self.num_layers):
             with nas.scope(f"layer{i + 1}"):
-                layers.append(_Layer(channels, self.channels, self.dilations))
+                layers.append(_Layer(self, channels))
             channels = self.channels
-        return nn.Sequential(layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(channels, self.num_classes))
+        return nn.Sequential(layers, _POOLS[self.dim](1), nn.Flatten(), nn.Linear(channels, self.num_classes))
+
+    def convs(self, in_channels: int, out_channels: int) -> dict[str, Callable[[], nn.Module]]:
+        """The candidates of one layer's choice."""
+        conv = partial(_CONVS[self.dim], in_channels, out_channels, bias=False)
+        if self.depthwise:
+            conv = partial(_CONVS[self.dim], in_channels, in_channels, groups=in_channels, bias=False)
+        several = len(self.kernel_sizes) > 1
+        return {
+            f"kernel_{k}_dilation_{d}" if several else f"dilation_{d}": partial(
+                conv, kernel_size=k, padding=k // 2 * d, dilation=d
+            )
+            for k, d in product(self.kernel_sizes, self.dilations)
+        }
+
+
+class DilationNet1d(_DilationNet):
+    """A plain stack of 1-D convolution layers for sequences; each layer's dilation is chosen, and its kernel size if there are several.
+
+    A layer is convolution (length kept), batch norm, ReLU; then global average pooling and a linear head. There is one batch norm a layer,
+    after the choice. Labels are ``dilation_2`` or, with several kernel sizes, ``kernel_5_dilation_2``.
+    """
+
+    dim = 1
+
+
+class DilationNet2d(_DilationNet):
+    """The same as :class:`DilationNet1d` for images."""
+
+    dim = 2
 
 
 class _Layer(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, dilations: Sequence[int]) -> None:
+    def __init__(self, space: _DilationNet, in_channels: int) -> None:
         super().__init__()
-        self.conv = nas.choice(
-            "conv",
-            {
-                f"dilation_{d}": partial(nn.Conv1d, in_channels, out_channels, 3, padding=d, dilation=d, bias=False)
-                for d in dilations
-            },
-        )
-        self.norm = nn.BatchNorm1d(out_channels)
+        self.conv = nas.choice("conv", space.convs(in_channels, space.channels))
+        self.pointwise: nn.Module | None = None
+        if space.depthwise:
+            self.pointwise = _CONVS[space.dim](in_channels, space.channels, 1, bias=False)
+        self.norm = _NORMS[space.dim](space.channels)
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        x = self.conv(x)
+        if self.pointwise is not None:
+            x = self.pointwise(x)
+        return self.act(self.norm(x))

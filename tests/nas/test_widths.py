@@ -154,5 +154,5 @@ def test_a_name_used_for_two_widths_is_refused_unless_shared():
 
 
 def test_a_network_with_widths_outside_a_supernet_says_so():
-    with pytest.raises(RuntimeError, match="choice 'hidden' was called outside a supernet|choice 'width' was called"):
+    with pytest.raises(RuntimeError, match="was called outside a supernet"):
         nas.Supernet(Net()).network(torch.randn(1, 1, 4, 4))

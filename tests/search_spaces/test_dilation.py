@@ -1,14 +1,36 @@
+from itertools import product
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 import nas
 from nas.costs import num_macs, num_params
 from nas.testing import check_search_space
-from search_spaces.dilation import DilationNet1d
+from search_spaces.dilation import DilationNet1d, DilationNet2d
 
 
 def test_space_keeps_the_rules():
     check_search_space(DilationNet1d(), [torch.randn(3, 1, 64)])
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("kernel_sizes", [(3,), (3, 5)])
+def test_every_option_keeps_the_rules(depthwise, kernel_sizes):
+    options = {"num_layers": 2, "channels": 4, "dilations": (1, 3), "in_channels": 2}
+    options |= {"depthwise": depthwise, "kernel_sizes": kernel_sizes}
+    check_search_space(DilationNet1d(**options), [torch.randn(3, 2, 16)], num_architectures=4)
+    check_search_space(DilationNet2d(**options), [torch.randn(3, 2, 8, 8)], num_architectures=4)
+
+
+def test_default_names_have_not_changed():
+    network = DilationNet1d().network()
+    labels = ("dilation_1", "dilation_2", "dilation_4", "dilation_8", "dilation_16")
+    assert nas.Supernet(network).choices == {f"layer{i}.conv": labels for i in (1, 2, 3)}
+    norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    layer = [*(f"conv.candidates.{k}.weight" for k in range(5)), *(f"norm.{name}" for name in norm)]
+    keys = [f"0.{i}.{key}" for i in range(3) for key in layer]
+    assert list(network.state_dict()) == [*keys, "3.weight", "3.bias"]
 
 
 def test_counts_agree_with_arithmetic():
@@ -31,6 +53,54 @@ def test_length_is_kept_and_the_taps_are_where_they_should_be(dilation):
     assert touched == [32 - dilation, 32, 32 + dilation]
 
 
+@pytest.mark.parametrize(("space", "dim"), [(DilationNet1d, 1), (DilationNet2d, 2)])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_counts_of_the_options_agree_with_arithmetic(space, dim, depthwise):
+    made = space(in_channels=3, channels=8, dilations=(1, 2), kernel_sizes=(3, 5), depthwise=depthwise)
+    assert nas.Supernet(made.network()).num_architectures == 4**3
+    labels = ["kernel_5_dilation_2", "kernel_3_dilation_1", "kernel_5_dilation_1"]
+    with nas.architecture({f"layer{i + 1}.conv": label for i, label in enumerate(labels)}):
+        net = made.network()
+    convs = 0
+    for channels, kernel_size in [(3, 5), (8, 3), (8, 5)]:
+        taps = kernel_size**dim
+        convs += channels * taps + channels * 8 if depthwise else channels * 8 * taps
+    assert num_params(net) == convs + 3 * 2 * 8 + 8 * 10 + 10
+    assert num_macs(net, [torch.zeros(2, 3, *[16] * dim)]) == 16**dim * convs + 80
+
+
+@pytest.mark.parametrize("space", [DilationNet1d, DilationNet2d])
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 2), (3, 1), (3, 4), (5, 2), (7, 3)])
+def test_size_is_kept_and_taps_are_where_they_should_be(space, depthwise, kernel_size, dilation):
+    made = space(num_layers=1, dilations=(dilation,), kernel_sizes=(kernel_size, 9), depthwise=depthwise)
+    with nas.architecture({"layer1.conv": f"kernel_{kernel_size}_dilation_{dilation}"}):
+        net = made.network()
+    x = torch.zeros(1, 1, *[32] * made.dim)
+    x[0, 0][(16,) * made.dim] = 1.0
+    y = net[0][0].conv(x)
+    assert y.shape == (1, 1 if depthwise else 16, *x.shape[2:])
+    reach = kernel_size // 2 * dilation
+    taps = list(range(16 - reach, 16 + reach + 1, dilation))
+    touched = y[0].abs().sum(0).nonzero().tolist()
+    assert touched == [list(tap) for tap in product(taps, repeat=made.dim)]
+
+
+def test_depthwise_layer_computes_what_two_convolutions_do():
+    torch.manual_seed(0)
+    made = DilationNet2d(num_layers=1, channels=6, in_channels=3, dilations=(2, 3), depthwise=True)
+    with nas.architecture({"layer1.conv": "dilation_3"}):
+        net = made.network().double()
+    x = torch.randn(4, 3, 9, 9, dtype=torch.float64)
+    layer = net[0][0]
+    columns = F.unfold(x, 3, dilation=3, padding=3).view(4, 3, 9, 81)
+    deep = torch.einsum("bctp,ct->bcp", columns, layer.conv.weight.view(3, 9))
+    wide = torch.einsum("bcp,oc->bop", deep, layer.pointwise.weight.view(6, 3))
+    wide = (wide - wide.mean((0, 2), keepdim=True)) / (wide.var((0, 2), keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = F.relu(wide).view(4, 6, 9, 9)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)  # float64, sums in another order
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -38,14 +108,23 @@ def test_length_is_kept_and_the_taps_are_where_they_should_be(dilation):
         ({"channels": 0}, "channels must be at least 1"),
         ({"dilations": [1, 0]}, "dilations must be different and at least 1"),
         ({"dilations": [2, 2]}, "dilations must be different"),
+        ({"kernel_sizes": [3, 4]}, r"kernel_sizes must be odd, got \[3, 4\]"),
+        ({"kernel_sizes": [3, 3]}, "kernel_sizes must be different"),
+        ({"kernel_sizes": [-1, 3]}, "kernel_sizes must be different and at least 1"),
     ],
 )
-def test_bad_sizes(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        DilationNet1d(**arguments)
+@pytest.mark.parametrize("space", [DilationNet1d, DilationNet2d])
+def test_bad_sizes(space, arguments, message):
+    with pytest.raises(ValueError, match=f"{space.__name__}: {message}"):
+        space(**arguments)
 
 
 @pytest.mark.parametrize("dilations", [[], [4]])
 def test_too_few_dilations(dilations):
     with pytest.raises(ValueError, match="a choice needs at least two"):
         DilationNet1d(dilations=dilations).network()
+
+
+def test_too_few_kernel_sizes():
+    with pytest.raises(ValueError, match="a choice needs at least two"):
+        DilationNet2d(kernel_sizes=[]).network()
