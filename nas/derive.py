@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from nas.genotype import Genotype
+from nas.limits import Limit, most_probable
 from nas.relaxations import Relaxation
 from nas.search_space import SearchSpace
 from nas.supernet import Supernet
@@ -14,19 +16,36 @@ class DeriveStrategy(ABC):
     """Picks the architecture at the end of a search."""
 
     @abstractmethod
-    def genotype(self, supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
-        """The chosen architecture, active choices only.
+    def genotype(
+        self, supernet: Supernet, relaxation: Relaxation, space: SearchSpace, limits: Sequence[Limit] = ()
+    ) -> Genotype:
+        """The chosen architecture, active choices only, within every limit.
 
         Args:
             supernet: After the search.
             relaxation: The one it was searched with; says what the probabilities are.
-            space: Says how probabilities are discretised.
+            space: Says how probabilities are discretised, and which architectures make no sense.
+            limits: Costs, and the most that they may be.
         """
 
 
 class Argmax(DeriveStrategy):
-    """The most probable candidate of every choice, or what the space's own ``discretize`` says."""
+    """The most probable candidate of every choice, or what the space's own ``discretize`` says.
 
-    def genotype(self, supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
+    Where there are limits, or that architecture makes no sense (a dead cell), it is the most probable one among those that keep the limits
+    and make sense: the one whose active choices' probabilities have the largest product.
+    """
+
+    def genotype(
+        self, supernet: Supernet, relaxation: Relaxation, space: SearchSpace, limits: Sequence[Limit] = ()
+    ) -> Genotype:
         probabilities = supernet.probabilities(relaxation)
-        return supernet.prune(space.discretize(probabilities), probabilities)
+        if not limits:
+            found = supernet.prune(space.discretize(probabilities), probabilities)
+            try:
+                space.check_genotype(found.choices)
+            except ValueError:
+                pass
+            else:
+                return found
+        return Genotype(most_probable(supernet.network, probabilities, limits, space.check_genotype))

@@ -53,7 +53,7 @@ def evaluate(network: nn.Module, loader: Iterable[Any], task: Task, device: torc
         task.check_target(target)
         output = call_network(network, to_device(inputs, device))
         target = target.to(device)
-        update_metrics(metrics, task.loss(output, target), output, target)
+        update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
     network.train(training)
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 

@@ -104,15 +104,23 @@ class Genotype:
         Raises:
             UsageError: The file cannot be read or is no genotype.
         """
-        path = Path(path)
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise UsageError(f"{path}: {reason}") from None
-        return cls.from_json(text, str(path))
+        return cls.from_json(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a genotype's file.
+
+    Raises:
+        UsageError: It cannot be read, is too large, or is not text.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"{path}: {reason}") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.optim import Adam, AdamW, Optimizer
 
 from nas.bilevel import Bilevel, FirstOrder, Level
+from nas.cost_penalty import CostPenalty
 from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
 from nas.regularizers import ArchState, Regularizer, entropy
@@ -225,12 +226,16 @@ class SearchModule(TrainModule):
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float | None]:
-        """Losses, metrics, learning rates, tau, entropies (nats) and probabilities of every choice."""
+        """Losses, metrics, learning rates, tau, expected costs, entropies (nats) and probabilities of every choice."""
         result = super().scalars()
         result["search/tau"] = float(self.tau(self.progress))
         entropies = self._entropies()
         result["search/entropy"] = sum(entropies.values()) / len(entropies) if entropies else None
         result |= {f"entropy/{name}": value for name, value in entropies.items()}
+        for regularizer in self.regularizers:
+            if isinstance(regularizer, CostPenalty):
+                expected = regularizer.expected(self._state().probabilities)
+                result[f"cost/{regularizer.expected.table.name}"] = float(expected)
         for name, row in self.supernet.probabilities(self.relaxation).items():
             result |= {f"choice/{name}/{label}": p for label, p in row.items()}
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,13 @@ from nas.supernet import argmax_choices
 
 
 class SearchSpace(ABC):
-    """A family of networks, written as one network with choices in it."""
+    """A family of networks, written as one network with choices in it.
+
+    Attributes:
+        inherits_weights: Whether a derived network can take the supernet's weights; otherwise it is always built afresh.
+    """
+
+    inherits_weights: bool = True
 
     @abstractmethod
     def network(self, stage: str = "search") -> nn.Module:
@@ -25,3 +32,18 @@ class SearchSpace(ABC):
     def discretize(self, probabilities: Mapping[str, Mapping[str, float]]) -> Genotype:
         """Probabilities (choice name -> label -> probability) to a genotype; by default the most probable labels."""
         return Genotype(argmax_choices(probabilities))
+
+    def check_genotype(self, choices: Mapping[str, Any]) -> None:  # noqa: B027  (most spaces take every architecture)
+        """Raises ValueError for an architecture that makes no sense, such as a cell whose input reaches no output.
+
+        Args:
+            choices: The active choices.
+        """
+
+    def parse_genotype(self, text: str) -> Genotype:
+        """The genotype that a text of the space's published notation means.
+
+        Raises:
+            ValueError: The text is broken, or the space has no notation of its own.
+        """
+        raise ValueError(f"{type(self).__name__} has no notation of its own; give a genotype.json")

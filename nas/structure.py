@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from nas.choice_module import ChoiceModule, check_value
+from nas.choice_module import ChoiceModule, Literals, check_value
 from nas.gates import DROP, KEEP, Gate, kept_elements
 from nas.input_choice import InputChoice
 from nas.widths import WidthRow, narrowed, widths_of
@@ -104,6 +105,38 @@ def _checked(name: str, place: ChoiceModule, choices: Mapping[str, Any]) -> Any:
         raise ValueError(f"genotype: no label for choice {name!r}")
     labels = place.rows()[name]
     return check_value(name, labels, choices[name], num_chosen=place.num_chosen, search_only=place.search_only)
+
+
+def conjunction(first: Literals, second: Literals) -> Literals | None:
+    """Both conditions; None where they cannot hold together."""
+    both = dict(first)
+    for name, labels in second.items():
+        both[name] = both[name] & labels if name in both else labels
+    return both if all(both.values()) else None
+
+
+def first_choices(network: nn.Module) -> dict[str, Any]:
+    """The first label, or labels, that a genotype may have of every choice, also of inactive ones."""
+    result: dict[str, Any] = {}
+    for name, place in find_rows(network).items():
+        labels = place.derivable(place.rows()[name])
+        result[name] = labels[0] if place.num_chosen == 1 else sorted(labels[: place.num_chosen])
+        if isinstance(place, Gate):
+            result[name] = KEEP
+    return result
+
+
+def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
+    """A random architecture: labels for every active choice, each drawn evenly."""
+    draw = random.Random(seed)
+    everything: dict[str, Any] = {}
+    even: dict[str, dict[str, float]] = {}
+    for name, place in find_rows(network).items():
+        labels = place.derivable(place.rows()[name])
+        several = place.num_chosen > 1
+        everything[name] = sorted(draw.sample(labels, place.num_chosen)) if several else draw.choice(labels)
+        even[name] = {label: draw.random() for label in labels}
+    return active_choices(network, completed(network, everything, even))
 
 
 def completed(

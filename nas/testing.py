@@ -6,7 +6,6 @@ Call them from your tests: ``nas.testing.check_relaxation(MyRelaxation())``.
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +16,9 @@ from nas.building import architecture
 from nas.data import SearchDataModule
 from nas.data.loader import num_samples
 from nas.gates import Gate
-from nas.genotype import Genotype, Label
 from nas.relaxations import Relaxation
 from nas.search_space import SearchSpace
+from nas.structure import random_choices
 from nas.supernet import Supernet
 from nas.tau import TauSchedule
 
@@ -27,13 +26,6 @@ from nas.tau import TauSchedule
 def _require(condition: bool, rule: str) -> None:
     if not condition:
         raise AssertionError(rule)
-
-
-def random_choices(supernet: Supernet, seed: int) -> dict[str, Label]:
-    """A random architecture: a label for every active choice."""
-    draw = random.Random(seed)
-    everything = {name: draw.choice(labels) for name, labels in supernet.choices.items()}
-    return dict(supernet.prune(Genotype(everything)).choices)
 
 
 def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_architectures: int = 10) -> None:
@@ -57,7 +49,7 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
     genotype = supernet.prune(space.discretize(uniform))
     supernet.derive(genotype)
     for seed in range(num_architectures):
-        choices = random_choices(supernet, seed)
+        choices = random_choices(network, seed)
         derived = supernet.derive(choices)
         with architecture(choices):
             fresh = space.network("search")

@@ -70,6 +70,7 @@ class TrainModule(pl.LightningModule):
         self.meters = nn.ModuleDict()
         self._optimizers_by_name: dict[str, Any] = {}
         self._schedulers_by_name: dict[str, LRScheduler] = {}
+        self._scheduled: list[nn.Module] = []
 
     @property
     def num_batches_total(self) -> int:
@@ -104,7 +105,9 @@ class TrainModule(pl.LightningModule):
 
     def update_meters(self, level: str, loss: Tensor, output: Any, target: Tensor) -> None:
         """Adds one batch to the meters of `level`."""
-        update_metrics(cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, output, target)
+        update_metrics(
+            cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, self.task.prediction(output), target
+        )
 
     def scalars(self) -> dict[str, float | None]:
         """Deterministic scalars of the epoch so far: tag -> value, None where nothing was measured; always the same tags."""
@@ -172,7 +175,11 @@ class TrainModule(pl.LightningModule):
         return [batch]
 
     def on_train_start(self) -> None:
-        """Puts the loader where the batch counter is. Lightning itself restores a loader only in the middle of an epoch."""
+        """Puts the loader where the batch counter is. Lightning itself restores a loader only in the middle of an epoch.
+
+        Modules of the network that have a ``set_progress`` (a scheduled drop path) hear the completed share of the run before each batch.
+        """
+        self._scheduled = [module for module in self.modules() if callable(getattr(module, "set_progress", None))]
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
             loader.load_state_dict({"num_done": self.num_batches_done})
@@ -180,6 +187,8 @@ class TrainModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keys dropout and everything else that draws from the global generators to (seed, batch, rank)."""
         seed_global_generators(derive_seed(self.seed, "batch", self.num_batches_done, self.global_rank))
+        for module in self._scheduled:
+            cast(Any, module).set_progress(self.progress)
 
     def on_train_epoch_end(self) -> None:
         """Starts the meters anew, after callbacks have read them."""

@@ -180,6 +180,22 @@ def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, An
     return small
 
 
+def narrow_inputs(module: nn.Module, choices: Mapping[str, Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments that a layer with widths gets once they are chosen: the first channels of the first one."""
+    for key, width in widths_of(module).items():
+        dim = _channel_dim(module, key)
+        if args and dim is not None:
+            args = (args[0].narrow(dim, 0, width.size(choices[width.name])), *args[1:])
+    return args
+
+
+def _channel_dim(module: nn.Module, key: str) -> int | None:
+    """Where the channels that an attribute numbers are in a layer's input; None where they are not in it."""
+    if key == "in_channels":
+        return -(module.weight.dim() - 1)  # type: ignore[operator]
+    return {"in_features": -1, "num_features": 1, "num_parameters": 1}.get(key)
+
+
 def _axes(module: nn.Module, held: Sequence[str]) -> dict[str, dict[int, str]]:
     """Tensor name -> dimension -> the attribute whose width sizes it."""
     known = next((sizes for kind, sizes in _LAYERS if isinstance(module, kind)), None)
@@ -246,5 +262,6 @@ def mask_readers(network: nn.Module) -> None:
         for key, width in widths_of(module).items():
             present = any(isinstance(hook, MaskInput) for hook in module._forward_pre_hooks.values())
             if key in _READS and not present:
-                dim = -1 if key == "in_features" else -(module.weight.dim() - 1)  # type: ignore[operator]
+                dim = _channel_dim(module, key)
+                assert dim is not None
                 module.register_forward_pre_hook(MaskInput(width, dim))

@@ -99,5 +99,5 @@ def try_once(
     network.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         output = forward(*as_args(inputs))
-        update_metrics(dict(task.metrics()), task.loss(output, target), output, target)
+        update_metrics(dict(task.metrics()), task.loss(output, target), task.prediction(output), target)
     network.train(training)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from torch.optim import AdamW
 
+from nas.costs import COSTS, CostFunction
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
 from nas.errors import UsageError, describe
@@ -53,6 +55,22 @@ class RetrainOptions:
     inherit: bool = False
 
 
+class Target(NamedTuple):
+    """A cost, and the most that the retrained network's may be.
+
+    Attributes:
+        name: Its word, or the dotted path of a function of the user's.
+        max: The limit, above 0.
+        weight: Factor of the penalty while searching.
+        function: What computes it.
+    """
+
+    name: str
+    max: float
+    weight: float
+    function: CostFunction
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A configuration, instantiated.
@@ -62,6 +80,7 @@ class Experiment:
         trainer: Trainer options.
         model: Arguments of :class:`nas.SearchModule`.
         derive: The derive strategy.
+        targets: Costs, and the most that they may be.
         data: The data.
         retrain: How the derived network is trained.
         values: The resolved configuration as plain values.
@@ -72,6 +91,7 @@ class Experiment:
     trainer: TrainerOptions
     model: dict[str, Any]
     derive: DeriveStrategy
+    targets: tuple[Target, ...]
     data: SearchDataModule
     retrain: RetrainOptions
     values: dict[str, Any]
@@ -112,18 +132,46 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         raise UsageError(f"{where}: seed_everything must be a whole number, got {made.seed_everything}")
     model = dict(vars(made.model))
     derive = model.pop("derive")
-    if model.pop("cost"):
-        raise UsageError(f"{where}: model.cost: cost targets are not supported yet; leave it empty")
+    try:
+        targets = read_targets(model.pop("cost"), source.trusted)
+    except UsageError as error:
+        raise UsageError(f"{where}: model.cost: {error}") from error
     return Experiment(
         seed=made.seed_everything,
         trainer=made.trainer,
         model=model,
         derive=derive,
+        targets=targets,
         data=made.data,
         retrain=made.retrain,
         values=values,
         trusted=source.trusted,
     )
+
+
+def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Target, ...]:
+    """The targets of ``model.cost``: cost name -> {max, weight}.
+
+    Raises:
+        UsageError: An unknown cost or key, or a number out of range.
+    """
+    targets = []
+    for name, options in values.items():
+        if name not in COSTS and "." not in name:
+            raise UsageError(
+                f"no cost is called {name!r}; there are {', '.join(COSTS)}, or the dotted path of a function of yours"
+            )
+        if not isinstance(options, Mapping) or "max" not in options or not set(options) <= {"max", "weight"}:
+            raise UsageError(
+                f"{name} must be given as {{max: NUMBER}}, or {{max: NUMBER, weight: NUMBER}}, got {options!r:.80}"
+            )
+        for key, value in options.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not (value > 0 or (key == "weight" and value == 0)):
+                raise UsageError(f"{name}.{key} must be a number above 0, got {value!r}")
+        function = COSTS[name] if name in COSTS else import_function(name, trusted)
+        targets.append(Target(name, float(options["max"]), float(options.get("weight", 1.0)), function))
+    return tuple(targets)
 
 
 def make_parser() -> ArgumentParser:
@@ -194,16 +242,33 @@ def import_class(class_path: str, trusted: Sequence[str]) -> type:
     Raises:
         UsageError: A module that is not trusted, or no such class.
     """
-    module, _, name = class_path.rpartition(".")
-    if not module:
-        raise UsageError(f"{class_path}: not a class; give its dotted path, for example nas.tau.Exponential")
-    if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
-        raise UsageError(_not_trusted(class_path))
-    with allowed_imports(trusted):
-        try:
-            found = getattr(import_module(module), name)
-        except Exception as error:  # a user's own module may raise anything
-            raise UsageError(f"{class_path}: {describe(error)}") from error
+    found = _import(class_path, trusted)
     if not isinstance(found, type):
         raise UsageError(f"{class_path}: not a class")
     return found
+
+
+def import_function(path: str, trusted: Sequence[str]) -> Callable[..., Any]:
+    """The function of a dotted path that a configuration may name.
+
+    Raises:
+        UsageError: A module that is not trusted, or no such function.
+    """
+    found = _import(path, trusted)
+    if not callable(found) or isinstance(found, type):
+        raise UsageError(f"{path}: not a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _import(path: str, trusted: Sequence[str]) -> Any:
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise UsageError(f"{path}: not a class; give its dotted path, for example nas.tau.Exponential")
+    if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
+        raise UsageError(_not_trusted(path))
+    with allowed_imports(trusted):
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:  # a user's own module may raise anything
+            raise UsageError(f"{path}: {describe(error)}") from error

@@ -11,6 +11,7 @@ from nas.runs.build import restore_search
 from nas.runs.config import import_class, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import derive_and_score
+from nas.runs.retrain import load_retraining
 from nas.runs.trainer import prepare_machine
 
 
@@ -30,17 +31,18 @@ def derive_run(
         ValueError: No checkpoint is whole.
     """
     folder = RunFolder.open(path, "search")
-    experiment = load_experiment(folder.source(trusted))
+    source = folder.source(trusted)
+    experiment, retraining = load_experiment(source), load_retraining(source)
     chosen = experiment.derive if strategy is None else _strategy(strategy, trusted)
     device = prepare_machine(experiment.trainer)
     module = restore_search(folder, experiment)
-    derived = derive_and_score(experiment, module, chosen, folder, device)
+    derived = derive_and_score(experiment, retraining, module, chosen, folder, device)
     if out is not None:
         try:
             derived.genotype.save(out)
         except OSError as error:
             raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
-    return {"genotype": dict(derived.genotype.choices), "metric": derived.metric, "cost": derived.genotype.cost}
+    return derived.summary()
 
 
 def _strategy(class_path: str, trusted: tuple[str, ...]) -> DeriveStrategy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,15 +10,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nas.costs import num_macs, num_params
+from nas.building import architecture
+from nas.cost_table import CostTable
+from nas.costs import latency_ms, num_macs, num_params
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
-from nas.evaluation import as_args, evaluate, recalibrate_batch_norm, to_device
+from nas.evaluation import as_args, evaluate, first_sample, recalibrate_batch_norm, to_device
 from nas.files import sha256
 from nas.genotype import Genotype
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder, versions
+from nas.runs.targets import limits_of, load_tables
 from nas.search_module import SearchModule
+from nas.supernet import Supernet
 from nas.tasks import Task
 
 
@@ -27,45 +32,119 @@ class Derived(NamedTuple):
     Attributes:
         genotype: With space, probabilities, cost and provenance.
         metric: The headline metric on the arch half, weights inherited.
+        target: Of every cost target the limit, what the cost table says, and what the retrained network has (a latency: measured anew).
+        target_met: Whether every limit is kept; a measured cost is judged by the table. None without targets.
     """
 
     genotype: Genotype
     metric: dict[str, Any]
+    target: dict[str, dict[str, float]]
+    target_met: bool | None
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json and the commands say of it."""
+        return {
+            "genotype": dict(self.genotype.choices),
+            "probabilities": self.genotype.probabilities,
+            "metric": self.metric,
+            "cost": self.genotype.cost,
+            "target": self.target,
+            "target_met": self.target_met,
+        }
 
 
 def derive_and_score(
-    experiment: Experiment, module: SearchModule, strategy: DeriveStrategy, folder: RunFolder, device: torch.device
+    experiment: Experiment,
+    retraining: Experiment,
+    module: SearchModule,
+    strategy: DeriveStrategy,
+    folder: RunFolder,
+    device: torch.device,
 ) -> Derived:
     """Picks the architecture, and judges it with inherited weights on the arch half.
 
     Args:
         experiment: What was searched.
+        retraining: The same, loaded for the stage ``"retrain"``.
         module: In its trained state.
         strategy: Picks the architecture.
         folder: The run folder; only read.
         device: Where to evaluate.
+
+    Raises:
+        ValueError: The strategy's architecture breaks a limit, or makes no sense.
     """
     supernet, data, task = module.supernet, experiment.data, module.task
-    found = strategy.genotype(supernet, module.relaxation, module.space)
-    network = inherited_network(module, found, data, device)
-    scores = evaluate(network, data.arch_loader(), task, device)
+    tables = load_tables(experiment.targets, folder.path)
+    limits = limits_of(experiment.targets, tables)
+    found = strategy.genotype(supernet, module.relaxation, module.space, limits)
+    for limit in limits:
+        if limit.table.of(found.choices) > limit.max:
+            raise ValueError(
+                f"{type(strategy).__name__} chose an architecture that breaks the limit of {limit.table.name}"
+            )
+    module.space.check_genotype(found.choices)
+    scores = evaluate(inherited_network(module, found, data, device), data.arch_loader(), task, device)
+    target, met = describe_targets(retraining, tables, found.choices, device)
     genotype = replace(
         found,
         space=experiment.values["model"]["space"],
         probabilities=supernet.probabilities(module.relaxation),
-        cost=cost_of(network, data),
+        cost=cost_of(plain_network(module, found), data),
         provenance={"seed": experiment.seed, "config_sha256": sha256(folder.config), "versions": versions()},
     )
-    return Derived(genotype, {**headline(task, scores), "split": "arch"})
+    return Derived(genotype, {**headline(task, scores), "split": "arch"}, target, met)
 
 
 def inherited_network(
     module: SearchModule, genotype: Genotype, data: SearchDataModule, device: torch.device
 ) -> nn.Module:
-    """The plain network with the supernet's weights, batch-norm statistics recalibrated on the weight half."""
-    network = module.supernet.derive(genotype)
+    """A network with the supernet's weights, batch-norm statistics recalibrated on the weight half.
+
+    It is the derived one, or, where that cannot take the supernet's weights, a copy of the supernet with one candidate a choice.
+    """
+    network = module.supernet.derive(genotype) if module.space.inherits_weights else Selected(module.supernet, genotype)
     recalibrate_batch_norm(network, data.weight_loader(), device)
     return network
+
+
+class Selected(nn.Module):
+    """A copy of a supernet that runs one architecture."""
+
+    def __init__(self, supernet: Supernet, genotype: Genotype) -> None:
+        """Copies the supernet."""
+        super().__init__()
+        self.supernet = copy.deepcopy(supernet)
+        self.genotype = genotype
+
+    def forward(self, *args: Any) -> Any:
+        """Runs the architecture."""
+        return self.supernet(*args, op_weights=self.supernet.one_hot(self.genotype, run_all=False))
+
+
+def plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:
+    """The derived network in the sizes of the search; its weights matter only where they are inherited."""
+    if module.space.inherits_weights:
+        return module.supernet.derive(genotype)
+    with torch.random.fork_rng(devices=[]), architecture(genotype):
+        return module.space.network("search")
+
+
+def describe_targets(
+    retraining: Experiment, tables: Mapping[str, CostTable], choices: Mapping[str, Any], device: torch.device
+) -> tuple[dict[str, dict[str, float]], bool | None]:
+    """What :class:`Derived` says of targets."""
+    if not retraining.targets:
+        return {}, None
+    with torch.random.fork_rng(devices=[]), architecture(choices):
+        network = retraining.model["space"].network("retrain").to(device)
+    inputs = first_sample(example_inputs(network, retraining.data))
+    described, met = {}, True
+    for name, limit, _, function in retraining.targets:
+        row = {"max": limit, "table": tables[name].of(choices), "network": float(function(network, inputs))}
+        met = met and row["table" if function is latency_ms else "network"] <= limit
+        described[name] = row
+    return described, met
 
 
 def headline(task: Task, scores: Mapping[str, float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nas.data.loader import ResumableLoader
 from nas.errors import UsageError
 from nas.evaluation import evaluate
 from nas.files import write_atomic
-from nas.genotype import Genotype
+from nas.genotype import Genotype, read_text
 from nas.retrain_module import RetrainModule
 from nas.rng import derive_seed, seed_global_generators
 from nas.runs.build import refusals, restore_search, restore_weights, try_once
@@ -53,6 +53,8 @@ def retrain_run(
     if experiment.retrain.inherit:
         searched = load_experiment(run.source(trusted))
         module = restore_search(run, searched)
+        if not module.space.inherits_weights:
+            raise UsageError(f"--inherit: networks of {type(module.space).__name__} cannot take the supernet's weights")
         weights = inherited_network(module, genotype, searched.data, module.device).state_dict()
     return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights)
 
@@ -69,10 +71,10 @@ def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, 
     Raises:
         UsageError: Found before anything was written.
     """
-    found = Genotype.load(genotype)
     if seed is not None:
         source = source.overridden("seed_everything", seed)
     experiment = load_experiment(source, stage="retrain")
+    found = load_genotype(genotype, experiment.model["space"])
     if experiment.retrain.inherit:
         raise UsageError("retrain.inherit: inherited weights come from a run; use nas retrain --run DIR --inherit")
     path = experiment.values["model"]["space"]["class_path"]
@@ -83,6 +85,19 @@ def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, 
     return _retrain(experiment, found, out, source.name, None)
 
 
+def load_genotype(path: Path, space: SearchSpace) -> Genotype:
+    """Reads a genotype.json, or a text in the space's own published notation.
+
+    Raises:
+        UsageError: The file cannot be read, or is neither.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("{"):
+        return Genotype.from_json(text, str(path))
+    with refusals(str(path)):
+        return space.parse_genotype(text.strip())
+
+
 def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
     """The plain network of a genotype, weights drawn from the seed.
 
@@ -91,8 +106,10 @@ def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
     """
     seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
     space: SearchSpace = experiment.model["space"]
-    with refusals(), architecture(genotype):
-        return space.network("retrain")
+    with refusals():
+        space.check_genotype(genotype.choices)
+        with architecture(genotype):
+            return space.network("retrain")
 
 
 def retrain_task(experiment: Experiment) -> Task:
@@ -112,14 +129,30 @@ def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
     return module.network
 
 
-def check_retraining(source: ConfigSource, genotype: Genotype) -> None:
+def load_retraining(source: ConfigSource) -> Experiment:
+    """The configuration of the retraining that follows a search.
+
+    Raises:
+        UsageError: The retrain section does not fit.
+    """
+    try:
+        return load_experiment(source, stage="retrain")
+    except UsageError as error:
+        raise UsageError(f"retrain: {error}") from error
+
+
+def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
     """Tries the retrain section before a search, on any architecture of the space, so that its errors do not come after hours.
+
+    Args:
+        experiment: Loaded for the stage ``"retrain"``.
+        genotype: The architecture.
 
     Raises:
         UsageError: It does not work.
     """
     try:
-        _prepare(load_experiment(source, stage="retrain"), genotype, None, test=False)
+        _prepare(experiment, genotype, None, test=False)
     except UsageError as error:
         raise UsageError(f"retrain: {error}") from error
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from nas.data.loader import ResumableLoader
+from nas.derive import Argmax
 from nas.errors import UsageError
 from nas.files import write_atomic
 from nas.rng import keyed_generator
@@ -14,7 +17,8 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.results import derive_and_score
-from nas.runs.retrain import check_retraining
+from nas.runs.retrain import check_retraining, load_retraining
+from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
 from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_module import SearchModule
 
@@ -29,12 +33,17 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     Raises:
         UsageError: Found before anything was written.
     """
-    experiment = load_experiment(source)
-    module, loader = _prepare(experiment)
-    check_retraining(source, module.supernet.discretize())
+    experiment, retraining = load_experiment(source), load_retraining(source)
+    module, loader, device = _prepare(experiment)
+    tables = targets_tables(retraining, device)
+    penalise(module, experiment.targets, tables)
+    limits = limits_of(experiment.targets, tables)
+    check_feasible(module, limits)
+    check_retraining(retraining, Argmax().genotype(module.supernet, module.relaxation, module.space, limits))
     folder = RunFolder.create(out, source.name)
+    save_tables(tables, folder.path)
     write_atomic(folder.config, experiment.yaml())
-    _run(experiment, module, loader, folder)
+    _run(experiment, retraining, module, loader, folder)
     return folder
 
 
@@ -47,14 +56,16 @@ def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
     """
     folder = RunFolder.open(path, "search")
     if not folder.finished:
-        experiment = load_experiment(folder.source(trusted))
-        module, loader = _prepare(experiment)
-        _run(experiment, module, loader, folder)
+        source = folder.source(trusted)
+        experiment, retraining = load_experiment(source), load_retraining(source)
+        module, loader, _ = _prepare(experiment)
+        penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
+        _run(experiment, retraining, module, loader, folder)
     return folder
 
 
-def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
-    prepare_machine(experiment.trainer)
+def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, torch.device]:
+    device = prepare_machine(experiment.trainer)
     module = build_search(experiment)
     epochs = experiment.trainer.max_epochs
     if module.supernet.choices and module.warmup_epochs >= epochs:
@@ -70,22 +81,21 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader]:
         loader = experiment.data.search_loader(experiment.seed)
         check_batches(experiment.trainer, loader)
         try_once(module.supernet, forward, experiment.data, module.task, experiment.data.train_targets())
-    return module, loader
+    return module, loader, device
 
 
-def _run(experiment: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder) -> None:
+def _run(
+    experiment: Experiment, retraining: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder
+) -> None:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
     trained = train(experiment.trainer, module, loader, folder, "search", again)
-    derived = derive_and_score(experiment, module.float(), experiment.derive, folder, trained.device)
+    derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device)
     folder.finish(
         {
             "stage": "search",
-            "genotype": dict(derived.genotype.choices),
-            "probabilities": derived.genotype.probabilities,
-            "metric": derived.metric,
+            **derived.summary(),
             "search_seconds": trained.seconds,
             "num_architectures": module.supernet.num_architectures,
-            "cost": derived.genotype.cost,
             "seed": experiment.seed,
             "device": str(trained.device),
         },

@@ -29,5 +29,9 @@ class Task(nn.Module, ABC):
     def metrics(self) -> Mapping[str, Metric]:
         """Fresh metrics by name, each updated with (output, target); the first one is the headline."""
 
+    def prediction(self, output: Any) -> Any:
+        """The part of a network's output that metrics see; by default all of it."""
+        return output
+
     def check_target(self, target: Tensor) -> None:
         """Raises ValueError for targets that the task cannot have; sees every batch while it is on the CPU."""

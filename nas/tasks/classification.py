@@ -14,30 +14,46 @@ from nas.tasks.base import Task
 
 
 class Classification(Task):
-    """Cross-entropy; accuracy (the share of right samples)."""
+    """Cross-entropy; accuracy (the share of right samples).
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
+    Where a network returns a tuple, its first element is the prediction and the others are auxiliary ones, of auxiliary heads.
+    """
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, auxiliary_weight: float = 0.4) -> None:
         """Sets the task.
 
         Args:
             num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1.
             label_smoothing: Share of the target spread over all classes, in [0, 1).
+            auxiliary_weight: Weight of each auxiliary prediction's loss, at least 0.
         """
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        if not 0.0 <= auxiliary_weight < float("inf"):
+            raise ValueError(f"auxiliary_weight must be at least 0, got {auxiliary_weight}")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.auxiliary_weight = auxiliary_weight
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy in nats.
+    def loss(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, auxiliary predictions' added with their weight.
 
         Shape:
-            - output: (B, num_classes, *)
+            - output: (B, num_classes, *), or a tuple of such
             - target: (B, *) int64
         """
+        if isinstance(output, Tensor):
+            return self._loss(output, target)
+        main, *others = [self._loss(each, target) for each in output]
+        return main + self.auxiliary_weight * sum(others)
+
+    def prediction(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return output if isinstance(output, Tensor) else output[0]
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         if output.dim() < 2 or output.shape[1] != self.num_classes:
             raise ValueError(
                 f"Classification expects outputs of shape (batch, {self.num_classes}), got {tuple(output.shape)}"
