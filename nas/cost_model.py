@@ -201,33 +201,33 @@ class _Tabulation:
 
     def _alone(self, part: Part, call: Call) -> Iterator[tuple[Literals, float]]:
         module = part.module
-        if isinstance(module, Gate):
-            yield from self._gate(module, part.literals, call)
-            return
-        widths = {width.name: width for width in widths_of(module).values()}
+        widths = {width.name: width for inner in module.modules() for width in widths_of(inner).values()}
         for labels in itertools.product(*[width.labels for width in widths.values()]):
             choices = dict(zip(widths, labels, strict=True))
             literals = conjunction(part.literals, {name: frozenset({label}) for name, label in choices.items()})
             if literals is None:
                 continue
-            if choices:
+            if isinstance(module, Gate):
+                for extra, value in self._gate(module, call, choices):
+                    yield {**literals, **extra}, value
+            elif choices:
                 args = narrow_inputs(module, choices, call.args)
                 yield literals, self._value(narrowed(module, choices, {}), call._replace(args=args))
             else:
                 yield literals, self._value(module, call)
 
-    def _gate(self, gate: Gate, literals: Literals, call: Call) -> Iterator[tuple[Literals, float]]:
-        """A fixed part, and one for each element."""
+    def _gate(self, gate: Gate, call: Call, choices: Mapping[str, str]) -> Iterator[tuple[Literals, float]]:
+        """A fixed part, and one for each element, where the widths inside are chosen."""
         number = len(gate.names)
 
         def of(num_kept: int) -> float:
             with torch.random.fork_rng(devices=[]):
-                module = gate.factory(num_kept)
+                module = derive(gate.factory(num_kept), choices)
             args = (call.args[0].narrow(gate.dim, 0, num_kept), *call.args[1:]) if call.args else ()
             return self._value(module, call._replace(args=args))
 
         if number == 1:
-            yield literals, of(1)
+            yield {}, of(1)
             return
         first, last = of(1), of(number)
         slope = (last - first) / (number - 1)
@@ -235,9 +235,9 @@ class _Tabulation:
             raise ValueError(
                 f"gate {gate.name!r}: its cost is not linear in the number of elements kept, so it cannot be tabulated"
             )
-        yield literals, first - slope
+        yield {}, first - slope
         for name in gate.names:
-            yield {**literals, name: frozenset({KEEP})}, slope
+            yield {name: frozenset({KEEP})}, slope
 
     def _value(self, module: nn.Module, call: Call) -> float:
         key = (module_key(module), call_key(call.args), call_key(call.kwargs))

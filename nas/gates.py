@@ -59,7 +59,11 @@ class Gate(ChoiceModule):
     def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
         decided = [made[name] for name in self.names if name in made]
         number = 2 ** (len(self.names) - len(decided))
-        yield (number if KEEP in decided else number - 1), dict.fromkeys(set(self.names) - set(made), KEEP), []
+        yield (
+            (number if KEEP in decided else number - 1),
+            dict.fromkeys(set(self.names) - set(made), KEEP),
+            [self.module],
+        )
 
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
         yield {}, self.module
@@ -145,5 +149,5 @@ def _inherit(name: str, small: nn.Module, large: nn.Module, kept: Sequence[int],
             )
         target.data = source.detach().clone()
         if isinstance(target, nn.Parameter):
-            target.requires_grad_(source.requires_grad)
+            target.requires_grad_(theirs[key].requires_grad)
     small.train(large.training)

@@ -76,7 +76,8 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return f"{platform.machine()} {device.type}"
-    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+    number = torch.get_num_threads()
+    return f"{_cpu_model()}, {number} thread{'s' if number > 1 else ''}"
 
 
 def _cpu_model() -> str:

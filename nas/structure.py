@@ -116,27 +116,35 @@ def conjunction(first: Literals, second: Literals) -> Literals | None:
 
 
 def first_choices(network: nn.Module) -> dict[str, Any]:
-    """The first label, or labels, that a genotype may have of every choice, also of inactive ones."""
+    """The first label, or labels, that a genotype may have of every choice, also of inactive ones; all of what is gated, full widths."""
     result: dict[str, Any] = {}
     for name, place in find_rows(network).items():
         labels = place.derivable(place.rows()[name])
         result[name] = labels[0] if place.num_chosen == 1 else sorted(labels[: place.num_chosen])
         if isinstance(place, Gate):
             result[name] = KEEP
+        elif isinstance(place, WidthRow):
+            result[name] = labels[-1]
     return result
 
 
 def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
     """A random architecture: labels for every active choice, each drawn evenly."""
     draw = random.Random(seed)
-    everything: dict[str, Any] = {}
-    even: dict[str, dict[str, float]] = {}
-    for name, place in find_rows(network).items():
+    places = find_rows(network)
+    everything = draw_labels(places, draw)
+    even = {name: {label: draw.random() for label in place.rows()[name]} for name, place in places.items()}
+    return active_choices(network, completed(network, everything, even))
+
+
+def draw_labels(places: Mapping[str, ChoiceModule], draw: random.Random) -> dict[str, Any]:
+    """Labels for every choice, active or not, each drawn evenly."""
+    result: dict[str, Any] = {}
+    for name, place in places.items():
         labels = place.derivable(place.rows()[name])
         several = place.num_chosen > 1
-        everything[name] = sorted(draw.sample(labels, place.num_chosen)) if several else draw.choice(labels)
-        even[name] = {label: draw.random() for label in labels}
-    return active_choices(network, completed(network, everything, even))
+        result[name] = sorted(draw.sample(labels, place.num_chosen)) if several else draw.choice(labels)
+    return result
 
 
 def completed(
@@ -161,10 +169,8 @@ def completed(
 
 
 def _worth(place: InputChoice, label: str, probabilities: Mapping[str, Mapping[str, float]]) -> float:
-    """How probable an input is: by its own logit where that is learned, else by the best candidates inside its module."""
-    if place.learned:
-        return probabilities[place.name][label]
-    worth = 1.0
+    """How probable an input is: the best candidates inside its module, times its own probability where that is learned."""
+    worth = probabilities[place.name][label] if place.learned else 1.0
     for inner in outermost([place.candidates[place.labels.index(label)]]):
         for name, labels in inner.rows().items():
             worth *= max(probabilities[name][other] for other in inner.derivable(labels))
@@ -201,9 +207,15 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
         names = {name for place in decisions(module) for name in place.rows()}
         if names and names <= set(choices):
             make = module.derived if isinstance(module, ChoiceModule) else partial(narrowed, module)
-            copies[id(module)] = make(choices, copies)
+            plain = make(choices, copies)
+            # a gate makes its module anew, with widths open
+            copies[id(module)] = derive(plain, choices) if isinstance(module, Gate) and _is_open(plain) else plain
     derived: nn.Module = copy.deepcopy(network, copies)
     return derived
+
+
+def _is_open(module: nn.Module) -> bool:
+    return any(decisions(inner) for inner in module.modules())
 
 
 def num_architectures(network: nn.Module) -> int:

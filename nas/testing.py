@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.building import architecture
+from nas.cost_model import CostModel
+from nas.costs import CostFunction, count_macs, num_params
 from nas.data import SearchDataModule
 from nas.data.loader import num_samples
 from nas.gates import Gate
@@ -21,6 +23,7 @@ from nas.search_space import SearchSpace
 from nas.structure import random_choices
 from nas.supernet import Supernet
 from nas.tau import TauSchedule
+from nas.widths import widths_of
 
 
 def _require(condition: bool, rule: str) -> None:
@@ -32,7 +35,8 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
     """Checks that a space's networks agree however they are built.
 
     For random architectures: the derived network and the one built fresh under ``nas.architecture`` have the same state-dict keys and
-    shapes; neither holds a choice; the derived network computes what the supernet computes with one-hot op weights.
+    shapes; neither holds a choice; the derived network computes what the supernet computes with one-hot op weights; the tables of
+    parameters and MACs say what is counted on it. Of a space that does not inherit weights, only networks built fresh are looked at.
 
     Args:
         space: The space.
@@ -44,36 +48,70 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
     _require(space.network("search") is not network, "network() must return a fresh network at each call")
     supernet = Supernet(network).eval()
     _require(bool(supernet.choices), "the network has no choices")
-    gated = any(isinstance(module, Gate) for module in network.modules())
+    larger = space.network("retrain")
+    _require(isinstance(larger, nn.Module), 'network("retrain") must return an nn.Module')
+    _require(
+        Supernet(larger).choices == supernet.choices,
+        'network("retrain") must have the choices of network("search")',
+    )
     uniform = {name: {label: 1 / len(labels) for label in labels} for name, labels in supernet.choices.items()}
-    genotype = supernet.prune(space.discretize(uniform))
-    supernet.derive(genotype)
+    try:
+        with architecture(supernet.prune(space.discretize(uniform))):
+            space.network("search")
+    except ValueError as error:
+        raise AssertionError(f"discretize() must return a genotype of the space: {error}") from error
     for seed in range(num_architectures):
         choices = random_choices(network, seed)
-        derived = supernet.derive(choices)
         with architecture(choices):
             fresh = space.network("search")
-        shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (derived, fresh)]
-        _require(
-            shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}"
-        )
-        for net in (derived, fresh):
-            _require(not Supernet(net).choices, f"a choice is left in the network of {choices}")
-        with torch.no_grad():
-            mixed = supernet(*inputs, op_weights=supernet.one_hot(choices))
-            plain = derived(*inputs)
-        _require(
-            _equal(mixed, plain, gated), f"the derived network computes something else than the supernet: {choices}"
-        )
         with architecture(choices):
-            _require(isinstance(space.network("retrain"), nn.Module), 'network("retrain") must return an nn.Module')
+            retrained = space.network("retrain")
+        for net in (fresh, retrained):
+            _require(not Supernet(net).choices, f"a choice is left in the network of {choices}")
+        if space.inherits_weights:
+            _check_derived(supernet, choices, fresh, inputs)
+    for stage in ("search", "retrain") if space.inherits_weights else ("retrain",):
+        _check_costs(space, stage, [tensor[:1] for tensor in inputs], num_architectures)
 
 
-def _equal(a: Any, b: Any, gated: bool) -> bool:
+def _check_derived(supernet: Supernet, choices: dict[str, Any], fresh: nn.Module, inputs: Sequence[Tensor]) -> None:
+    derived = supernet.derive(choices)
+    shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (derived, fresh)]
+    _require(
+        shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}"
+    )
+    trained = [[name for name, p in net.named_parameters() if p.requires_grad] for net in (derived, fresh)]
+    _require(trained[0] == trained[1], f"derived and freshly built network differ in what is trained: {choices}")
+    _require(not Supernet(derived).choices, f"a choice is left in the network of {choices}")
+    with torch.no_grad():
+        mixed = supernet(*inputs, op_weights=supernet.one_hot(choices))
+        plain = derived(*inputs)
+    cut = any(isinstance(module, Gate) or widths_of(module) for module in supernet.network.modules())
+    _require(_equal(mixed, plain, cut), f"the derived network computes something else than the supernet: {choices}")
+
+
+def _check_costs(space: SearchSpace, stage: str, inputs: Sequence[Tensor], num_architectures: int) -> None:
+    supernet = Supernet(space.network(stage))
+    model = CostModel(supernet, inputs)
+    costs: dict[str, CostFunction] = {"params": num_params, "macs": count_macs}
+    tables = {name: model.table(name, cost) for name, cost in costs.items()}
+    for seed in range(num_architectures):
+        choices = random_choices(supernet.network, seed)
+        derived = supernet.derive(choices)
+        for name, cost in costs.items():
+            table, counted = tables[name].of(choices), cost(derived, inputs)
+            _require(
+                table == counted,
+                f"the table of {name} says {table:,.0f}, counted are {counted:,} ({stage} network of {choices}): what runs "
+                "outside candidates must not depend on the choices",
+            )
+
+
+def _equal(a: Any, b: Any, cut: bool) -> bool:
     if isinstance(a, Tensor):
-        # behind a gate, sums over fewer elements are rounded otherwise than sums with zeros among them
-        return torch.allclose(a, b, rtol=1e-4, atol=1e-5) if gated else torch.equal(a, b)
-    return len(a) == len(b) and all(_equal(x, y, gated) for x, y in zip(a, b, strict=True))
+        # where channels are cut, sums over fewer elements are rounded otherwise than sums with zeros among them
+        return torch.allclose(a, b, rtol=1e-4, atol=1e-5) if cut else torch.equal(a, b)
+    return len(a) == len(b) and all(_equal(x, y, cut) for x, y in zip(a, b, strict=True))
 
 
 def check_relaxation(relaxation: Relaxation, *, tau: float = 1.0) -> None:

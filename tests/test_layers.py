@@ -53,6 +53,7 @@ LAYERS = {
     "nas.retrain_module": 4,
     "nas.callbacks": 4,
     "nas.runs": 5,
+    "nas.profile": 5,
     "nas.cli": 6,
     "nas.__main__": 6,
 }

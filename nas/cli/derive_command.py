@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser
-from nas.cli.printing import print_pairs
+from nas.cli.printing import print_pairs, target_lines
 
 PARSER = ThinParser("derive")
 PARSER.add_argument("--run", type=Path, required=True, metavar="DIR")
@@ -26,4 +26,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The choices and the score, a line each."""
     metric = result["metric"]
-    print_pairs(result["genotype"] | {f"{metric['name']} (inherited weights, arch half)": metric["value"]})
+    choices = {
+        name: label if isinstance(label, str) else ", ".join(label) for name, label in result["genotype"].items()
+    }
+    print_pairs(choices | {f"{metric['name']} (inherited weights, arch half)": metric["value"]} | target_lines(result))

@@ -25,8 +25,10 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
   model.weight_optimizer, model.arch_optimizer
                          classes of torch.optim
   model.warmup_epochs    epochs before alpha moves
+  model.cost             limits: {macs: {max: 4.0e7}, latency_ms: {max: 3}}; also params, activations,
+                         or the dotted path of a function of yours
   model.derive           nas.derive.Argmax
-  data                   nas.data.SequentialDigits | Digits | Npz | Vision
+  data                   nas.data.SequentialDigits | Digits | BreastCancer | Npz | Vision
   retrain                trainer, optimizer, scheduler, space, task of the retraining
 'nas help CLASS' prints a class's options, for example: nas help nas.tau.Exponential
 --print_config shows the resolved configuration."""
@@ -64,6 +66,12 @@ Trains the derived network on all training data and tests it once.
 Test metrics of the retrained (else the derived) network, with parameters, MACs and latency of one sample.
 
   --run DIR            run folder{_TRUST}{_COMMON}""",
+    "profile": f"""usage: nas profile --config FILE [--KEY VALUE]...
+
+Before a search: what each candidate adds to each cost, the number of architectures, the range of costs, a forecast of the memory
+of a step, and whether the targets of model.cost can be met. Latencies are measured on this device and kept for searches.
+
+  --config FILE        YAML; may be repeated, later files win{_TRUST}{_COMMON}""",
     "doctor": f"""usage: nas doctor
 
 Versions, devices, and which backend the mixing operation uses.
@@ -76,6 +84,7 @@ Signature and documentation of a class that a configuration can name, for exampl
 
 _SUMMARIES = {
     "search": "search a space, derive and evaluate the architecture",
+    "profile": "what a search will cost, before it runs",
     "derive": "derive again from a finished or running search",
     "retrain": "train the derived network, test it once",
     "evaluate": "test metrics and cost of what a run found",

@@ -12,9 +12,19 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
         print(f"{key}: {_text(value)}")
 
 
+def target_lines(result: Mapping[str, Any]) -> dict[str, str]:
+    """A line for each cost target: the limit, what the table says, and what the network has."""
+    return {
+        f"target {name}": f"at most {_text(row['max'])}, by the table {_text(row['table'])}, the network has {_text(row['network'])}"
+        for name, row in result["target"].items()
+    }
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
+    return str(value)

@@ -48,6 +48,8 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nas.cli.printing import target_lines
+
     console = Console(highlight=False)
     table = Table("choice", "chosen", "probability", title="architecture")
     for name, label in result["genotype"].items():
@@ -62,6 +64,7 @@ def show(result: dict[str, Any]) -> None:
         "MACs": f"{cost['macs']:,}",
         "architectures": f"{result['num_architectures']:,}",
         "search time": f"{result['search_seconds']:.1f} s",
+        **target_lines(result),
         "run folder": result["run"],
     }
     for key, value in lines.items():

@@ -1,8 +1,9 @@
 """Data: train and test sets, split and loaded so that a search resumes exactly."""
 
 from nas.data.base import SearchDataModule
+from nas.data.breast_cancer import BreastCancer
 from nas.data.digits import Digits, SequentialDigits
 from nas.data.npz import Npz
 from nas.data.vision import Vision
 
-__all__ = ["Digits", "Npz", "SearchDataModule", "SequentialDigits", "Vision"]
+__all__ = ["BreastCancer", "Digits", "Npz", "SearchDataModule", "SequentialDigits", "Vision"]

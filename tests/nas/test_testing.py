@@ -68,9 +68,63 @@ class NoRetrain(Space):
         return net if stage == "search" else None
 
 
+class ChoiceLeft(Space):
+    def network(self, stage="search"):
+        left = nas.MixedOp("left", {"a": nn.ReLU(), "b": nn.Identity()})
+        return nn.Sequential(super().network(), nn.Identity() if nas.searching() else left)
+
+
+class OtherChoicesWhenRetrained(Space):
+    def network(self, stage="search"):
+        name = "c" if stage == "search" else "d"
+        return nas.choice(name, {"a": nn.ReLU, "b": nn.Identity})
+
+
+class Frozen(Space):
+    """Weights that are frozen under a genotype only."""
+
+    def network(self, stage="search"):
+        net = nn.Sequential(nas.choice("c", {"a": nn.ReLU, "b": nn.Identity}), nn.Linear(3, 3))
+        return net if nas.searching() else net.requires_grad_(False)
+
+
+class WorkOutsideCandidates(Space):
+    """A matrix product in the forward that is there for one label only."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.op = nas.choice("c", {"a": nn.Tanh, "b": nn.Identity})
+
+        def forward(self, x):
+            return self.op(x) + (x @ x.T @ x if isinstance(self.op, nn.Tanh) else 0) * 0
+
+    def network(self, stage="search"):
+        return self.Net()
+
+
+class Mixing(Space):
+    """A layer norm sees the zeros of channels that are not there."""
+
+    def network(self, stage="search"):
+        width = nas.width("w", (2, 4))
+        return nn.Sequential(nn.Linear(3, width), nn.Softmax(-1), nn.Linear(width, 2))
+
+
+class BadDiscretize(Space):
+    def discretize(self, probabilities):
+        return nas.Genotype({"nothing": "a"})
+
+
 @pytest.mark.parametrize(
     ("space", "rule"),
     [
+        (ChoiceLeft, "choice is left"),
+        (OtherChoicesWhenRetrained, "must have the choices"),
+        (Frozen, "differ in what is trained"),
+        (WorkOutsideCandidates, "table of macs"),
+        (Mixing, "computes something else"),
+        (BadDiscretize, "discretize"),
         (NoChoices, "no choices"),
         (SameNetwork, "fresh network"),
         (NotAModule, "must return an nn.Module"),

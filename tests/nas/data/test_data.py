@@ -8,11 +8,15 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
-from nas.data import Digits, Npz, SearchDataModule, SequentialDigits, Vision
+from nas.data import BreastCancer, Digits, Npz, SearchDataModule, SequentialDigits, Vision
 from nas.testing import check_data
 
 
-@pytest.mark.parametrize("data", [SequentialDigits(), Digits(batch_size=32, num_workers=2)], ids=["sequence", "image"])
+@pytest.mark.parametrize(
+    "data",
+    [SequentialDigits(), Digits(batch_size=32, num_workers=2), BreastCancer()],
+    ids=["sequence", "image", "table"],
+)
 def test_digits_keep_the_rules(data):
     check_data(data)
 
@@ -227,3 +231,12 @@ def test_vision_data_that_is_not_there(tmp_path):
         Vision("ImageFolder", str(tmp_path)).train_set(False)
     with pytest.raises(ValueError, match="download must be false"):
         Vision("ImageFolder", str(tmp_path), download=True)
+
+
+def test_measurements_are_standardised_by_the_training_set_alone():
+    x, y = BreastCancer().train_set(False).tensors
+    torch.testing.assert_close(x.mean(0), torch.zeros(30), atol=1e-5, rtol=0)  # float32 rounding of 400 values
+    torch.testing.assert_close(x.std(0), torch.ones(30), atol=1e-5, rtol=0)
+    test, test_y = BreastCancer().test_set().tensors
+    assert len(x) == 400 and len(test) == 169 and int(y.sum() + test_y.sum()) == 357
+    assert test.mean(0).abs().max() > 0.01

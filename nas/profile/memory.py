@@ -1,0 +1,228 @@
+"""Forecast of a search's peak memory, from two small batches."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from nas.choice_module import ChoiceModule
+from nas.evaluation import call_network
+from nas.relaxations import OpWeights
+from nas.rng import keyed_generator
+from nas.search_module import SearchModule
+from nas.train_module import OptimizerFactory
+
+SMALL_BATCHES = (2, 4)
+NUM_PATHS = 16
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes of one training step at its peak.
+
+    Attributes:
+        weights: Parameters and buffers, alpha included.
+        gradients: Of every trained parameter.
+        optimizer_states: Of both optimizers.
+        saved_fixed: Saved tensors that do not grow with the batch.
+        saved_per_sample: Saved tensors of each sample.
+    """
+
+    weights: int
+    gradients: int
+    optimizer_states: int
+    saved_fixed: float
+    saved_per_sample: float
+
+    def saved(self, batch_size: int) -> float:
+        """Tensors that autograd keeps for the backward pass."""
+        return self.saved_fixed + self.saved_per_sample * batch_size
+
+    def total(self, batch_size: int) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer_states + self.saved(batch_size)
+
+    def largest_batch(self, memory: float) -> int:
+        """The largest batch whose step fits into so many bytes; 0 where none does."""
+        room = memory - self.total(0)
+        return max(0, int(room / self.saved_per_sample)) if self.saved_per_sample > 0 else 0
+
+
+def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
+    """The forecasts of the ways to run candidates.
+
+    Args:
+        module: On the CPU; not changed.
+        example: A batch (inputs, target) of two samples.
+
+    Returns:
+        ``soft``: every candidate runs. ``sampled``: one candidate of every choice runs, the mean over random paths. ``sampled_largest``:
+        the candidate of every choice that keeps most.
+    """
+    module = copy.deepcopy(module).train()
+    supernet = module.supernet
+    weights = [*module.weight_parameters(), *supernet.buffers()]
+    arch = module.arch_parameters()
+    trained = [p for p in (*module.weight_parameters(), *arch) if p.requires_grad]
+    fixed = {
+        "weights": num_bytes([*weights, *arch]),
+        "gradients": num_bytes(trained),
+        "optimizer_states": state_bytes(module.weight_optimizer, module.weight_parameters())
+        + (state_bytes(module.arch_optimizer, arch) if arch else 0),
+    }
+
+    def measured(op_weights: OpWeights) -> tuple[float, float]:
+        small, large = (_saved_by_step(module, batch_of(example, n), op_weights) for n in SMALL_BATCHES)
+        slope = (large - small) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
+        return small - slope * SMALL_BATCHES[0], slope
+
+    with torch.random.fork_rng(devices=[]):
+        soft = measured(_all_candidates(module))
+        paths = [measured(_random_path(module, seed)) for seed in range(NUM_PATHS)]
+        largest = measured(_largest_path(module, example))
+    mean = tuple(sum(values) / len(paths) for values in zip(*paths, strict=True))
+    found = {"soft": soft, "sampled": mean, "sampled_largest": largest}
+    return {mode: Forecast(**fixed, saved_fixed=saved[0], saved_per_sample=saved[1]) for mode, saved in found.items()}
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the numbers of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def state_bytes(factory: OptimizerFactory, parameters: Sequence[nn.Parameter]) -> int:
+    """Bytes of an optimizer's state after its first step."""
+    copies = [nn.Parameter(torch.zeros_like(p), p.requires_grad) for p in parameters]
+    for parameter in copies:
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer = factory(copies)
+    optimizer.step()
+    return optimizer_state_bytes(optimizer)
+
+
+def optimizer_state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of an optimizer's present state."""
+    return num_bytes(
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+    )
+
+
+def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages that autograd keeps for the backward pass of `forward`.
+
+    Args:
+        forward: Called once.
+        exclude: Tensors that are there anyway: parameters, buffers, inputs.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in exclude}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(kept.values())
+
+
+def batch_of(example: Any, size: int) -> Any:
+    """A batch of `size` samples: those of `example`, over and over."""
+    return tree_map_only(Tensor, lambda t: t.repeat(-(-size // len(t)), *[1] * (t.dim() - 1))[:size], example)
+
+
+def _saved_by_step(module: SearchModule, batch: Any, op_weights: OpWeights) -> int:
+    inputs, target = batch
+
+    def forward() -> Tensor:
+        return module.task.loss(call_network(module.supernet, inputs, op_weights=op_weights), target)
+
+    return saved_bytes(forward, [*module.parameters(), *module.buffers()])
+
+
+def _all_candidates(module: SearchModule) -> OpWeights:
+    weights = module.supernet.mask / module.supernet.mask.sum(-1, keepdim=True)
+    return OpWeights(module.supernet.with_inputs(weights.requires_grad_(bool(module.supernet.choices))), None)
+
+
+def _path(module: SearchModule, index: Tensor) -> OpWeights:
+    weights = torch.zeros_like(module.supernet.alpha, requires_grad=False)
+    weights.scatter_(1, index[:, None], 1.0)
+    return OpWeights(module.supernet.with_inputs(weights.requires_grad_()), index[:, None])
+
+
+def _random_path(module: SearchModule, seed: int) -> OpWeights:
+    if not module.supernet.choices:
+        return _all_candidates(module)
+    generator = keyed_generator(seed, "path")
+    return _path(module, torch.multinomial(module.supernet.mask.float(), 1, generator=generator)[:, 0])
+
+
+def _largest_path(module: SearchModule, example: Any) -> OpWeights:
+    """The path of the candidates that, each by itself on the first candidates of the others, keep most."""
+    supernet = module.supernet
+    if not supernet.choices:
+        return _all_candidates(module)
+    kept = _bytes_inside(module, batch_of(example, SMALL_BATCHES[0]))
+    index = []
+    for name, labels in supernet.choices.items():
+        each = [kept.get((name, label), 0) for label in labels]
+        index.append(each.index(max(each)))
+    return _path(module, torch.tensor(index))
+
+
+def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int]:
+    """(choice, label) -> bytes kept by what runs under that label, in a step of every candidate."""
+    kept: dict[tuple[str, str], int] = {}
+    inside: list[Any] = []
+    seen: set[int] = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            for literals in inside:
+                for name, labels in literals.items():
+                    for label in labels:
+                        kept[name, label] = kept.get((name, label), 0) + storage.nbytes()
+        return tensor
+
+    handles = []
+    for place in module.supernet.network.modules():
+        for literals, part in place.parts() if isinstance(place, ChoiceModule) else ():
+            handles.append(part.register_forward_pre_hook(partial(_enter, inside, literals)))
+            handles.append(part.register_forward_hook(partial(_leave, inside)))
+    inputs, target = batch
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = module.task.loss(call_network(module.supernet, inputs, op_weights=_all_candidates(module)), target)
+    del result
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def _enter(inside: list[Any], literals: Any, *_: Any) -> None:
+    inside.append(literals)
+
+
+def _leave(inside: list[Any], *_: Any) -> None:
+    inside.pop()
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

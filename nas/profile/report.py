@@ -1,0 +1,151 @@
+"""The profile of a configuration."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from nas.cost_table import CostTable
+from nas.costs import COSTS
+from nas.derive import Argmax
+from nas.latency import device_name
+from nas.limits import Infeasible, Limit, cheapest, dearest, most_probable
+from nas.profile.memory import Forecast, device_memory, forecast
+from nas.runs.build import build_search, refusals
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.options import ConfigSource
+from nas.runs.retrain import check_retraining, load_retraining
+from nas.runs.targets import cost_model, cost_tables
+from nas.runs.trainer import prepare_machine
+from nas.search_module import SearchModule
+from nas.search_space import SearchSpace
+from nas.structure import draw_labels, find_rows
+from nas.supernet import Supernet
+
+NUM_RANDOM = 1000
+
+
+def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any]:
+    """Everything that can be said of a search before it runs.
+
+    Args:
+        source: The configuration.
+        memory: Bytes of the device; None: what it has.
+
+    Raises:
+        UsageError: The configuration does not work.
+    """
+    experiment, retraining = load_experiment(source), load_retraining(source)
+    device = prepare_machine(experiment.trainer)
+    module = build_search(experiment)
+    with refusals():
+        forecasts = forecast(module, experiment.data.example())
+    check_retraining(retraining, Argmax().genotype(module.supernet, module.relaxation, module.space))
+    costs = {**COSTS, **{target.name: target.function for target in experiment.targets}}
+    tables = cost_tables(retraining, device, costs, measure=True)
+    network = module.supernet.network
+    return {
+        "device": device_name(device),
+        "num_architectures": module.supernet.num_architectures,
+        "candidates": candidate_rows(module.supernet, tables, _shapes(retraining, device)),
+        "costs": {name: cost_range(module.supernet, table, module.space) for name, table in tables.items()},
+        "memory": memory_report(module, forecasts, experiment, memory or device_memory(device)),
+        "targets": target_report(network, module.space, [Limit(tables[t.name], t.max) for t in experiment.targets]),
+    }
+
+
+def _shapes(retraining: Experiment, device: torch.device) -> Mapping[tuple[str, str], tuple[int, ...]]:
+    return cost_model(retraining, device).shapes()
+
+
+def candidate_rows(
+    supernet: Supernet, tables: Mapping[str, CostTable], shapes: Mapping[tuple[str, str], tuple[int, ...]]
+) -> list[dict[str, Any]]:
+    """A row for each candidate of each choice: its output's shape for one sample, and what it adds to each cost at most."""
+    return [
+        {
+            "choice": name,
+            "candidate": label,
+            "shape": list(shapes.get((name, label), ())),
+            **{cost: table.largest(name, label) for cost, table in tables.items()},
+        }
+        for name, labels in supernet.choices.items()
+        for label in labels
+    ]
+
+
+def cost_range(supernet: Supernet, table: CostTable, space: SearchSpace) -> dict[str, float]:
+    """The smallest cost, the mean and standard deviation of random architectures, and the largest."""
+    network = supernet.network
+    places, draw = find_rows(network), random.Random(0)
+    values = torch.tensor([table.of(draw_labels(places, draw)) for _ in range(NUM_RANDOM)], dtype=torch.float64)
+    return {
+        "smallest": table.of(cheapest(network, table, (), space.check_genotype)),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "largest": table.of(dearest(network, table)),
+    }
+
+
+def memory_report(
+    module: SearchModule, forecasts: Mapping[str, Forecast], experiment: Experiment, memory: int
+) -> dict[str, Any]:
+    """Bytes of a step at the configured batch size, whether they fit, and what would."""
+    batch_size = experiment.data.batch_size
+    mode = "soft" if module.relaxation.num_active is None else "sampled"
+    modes = {
+        name: {
+            "weights": each.weights,
+            "gradients": each.gradients,
+            "optimizer_states": each.optimizer_states,
+            "saved_tensors": round(each.saved(batch_size)),
+            "total": round(each.total(batch_size)),
+            "largest_batch": each.largest_batch(memory),
+        }
+        for name, each in forecasts.items()
+    }
+    needed = modes["soft" if mode == "soft" else "sampled_largest"]["total"]
+    return {
+        "batch_size": batch_size,
+        "mode": mode,
+        "device_bytes": memory,
+        "fits": needed <= memory,
+        **modes,
+        "advice": _advice(mode, modes, memory) if needed > memory else "",
+    }
+
+
+def _advice(mode: str, modes: Mapping[str, Mapping[str, int]], memory: int) -> str:
+    largest = modes["soft" if mode == "soft" else "sampled_largest"]["largest_batch"]
+    ways = [f"data.batch_size {largest}"] if largest else []
+    if mode == "soft" and modes["sampled_largest"]["total"] <= memory:
+        ways.append("model.relaxation nas.relaxations.SampledPath at this batch size")
+    elif mode == "soft" and modes["sampled_largest"]["largest_batch"]:
+        ways.append(
+            f"model.relaxation nas.relaxations.SampledPath with data.batch_size {modes['sampled_largest']['largest_batch']}"
+        )
+    return f"would fit: {', or '.join(ways)}" if ways else "no batch size would fit; take a smaller space"
+
+
+def target_report(network: torch.nn.Module, space: SearchSpace, limits: Sequence[Limit]) -> dict[str, Any]:
+    """For every target the limit and the smallest cost; and whether all can be kept at once."""
+    if not limits:
+        return {}
+    check = space.check_genotype
+    rows = {
+        limit.table.name: {"max": limit.max, "smallest": limit.table.of(cheapest(network, limit.table, (), check))}
+        for limit in limits
+    }
+    even = {
+        name: {label: 1 / len(labels) for label in labels}
+        for name, place in find_rows(network).items()
+        for labels in [place.rows()[name]]
+    }
+    try:
+        most_probable(network, even, limits, check)
+    except Infeasible as error:
+        return {"limits": rows, "can_be_met": False, "why": str(error)}
+    return {"limits": rows, "can_be_met": True, "why": ""}

@@ -1,0 +1,108 @@
+"""Partial channel connections: a search in which each edge's operation sees only a part of the channels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nas
+from search_spaces.cells import CellSpace
+
+
+class PartialChannels(nas.SearchSpace):
+    """The cells of another space, searched with a part of their channels.
+
+    While searching, the operations of an edge see the first ``1 / proportion`` of the channels; the others pass (max-pooled where the
+    operation halves the image), and both are joined and shuffled. Logits of their own weigh the edges of a node. So a search takes a
+    fraction of the memory. The derived network is that of the wrapped space, at full width: it cannot have the supernet's weights.
+
+    Source: Xu et al. 2020, "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search", and its code,
+    yuhuixu1993/PC-DARTS, model_search.py.
+
+    Deviation: A node's edge weights sum to the number of edges that it keeps instead of to 1 (see :func:`nas.inputs`), and the node that
+    keeps all of its edges has no logits for them. Odd images are pooled with their last row and column.
+    """
+
+    inherits_weights = False
+
+    def __init__(self, space: CellSpace, proportion: int = 4) -> None:
+        """Sets what is searched.
+
+        Args:
+            space: The space of cells.
+            proportion: One channel out of so many goes through the operations; it must divide the channels of every cell.
+
+        Raises:
+            ValueError: A space that is not one of cells, or a proportion below 2.
+        """
+        if not isinstance(space, CellSpace):
+            raise ValueError(f"PartialChannels: space must be a CellSpace, got {type(space).__name__}")
+        if proportion < 2:
+            raise ValueError(f"PartialChannels: proportion must be at least 2, got {proportion}")
+        self.space = space
+        self.proportion = proportion
+
+    def network(self, stage: str = "search") -> nn.Module:
+        """The wrapped space's network, with partial channels where choices are open.
+
+        Raises:
+            ValueError: The proportion does not divide the channels of a cell.
+        """
+        if not nas.searching():
+            return self.space.network(stage)
+        space = copy.copy(self.space)
+        space.learned_edges = True
+
+        def edge(name: str, channels: int, stride: int, stage: str) -> nn.Module:
+            if channels % self.proportion:
+                raise ValueError(
+                    f"PartialChannels: proportion must divide the channels, got {self.proportion} for {channels} channels"
+                )
+            op = self.space.edge(name, channels // self.proportion, stride, stage)
+            return PartialEdge(op, channels, stride, proportion=self.proportion)
+
+        space.edge = edge  # type: ignore[method-assign]
+        return space.network(stage)
+
+    def discretize(self, probabilities: Mapping[str, Mapping[str, float]]) -> nas.Genotype:
+        return self.space.discretize(probabilities)
+
+    def check_genotype(self, choices: Mapping[str, Any]) -> None:
+        self.space.check_genotype(choices)
+
+    def parse_genotype(self, text: str) -> nas.Genotype:
+        return self.space.parse_genotype(text)
+
+
+class PartialEdge(nn.Module):
+    """An operation on the first channels; the others pass, and all are shuffled."""
+
+    def __init__(self, op: nn.Module, channels: int, stride: int, *, proportion: int) -> None:
+        """Sets the parts.
+
+        Args:
+            op: Takes and gives ``channels / proportion`` channels.
+            channels: All channels.
+            stride: That of `op`; 2: the other channels are max-pooled, 2 x 2.
+            proportion: One channel out of so many goes through `op`; also the number of groups between which channels are shuffled.
+        """
+        super().__init__()
+        self.split = (channels // proportion, channels - channels // proportion)
+        self.op = op
+        self.rest = nn.Identity() if stride == 1 else nn.MaxPool2d(stride, ceil_mode=True)
+        self.shuffle = nn.ChannelShuffle(proportion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The joined channels.
+
+        Shape:
+            - input: (B, channels, H, W)
+            - output: (B, channels, ceil(H / stride), ceil(W / stride))
+        """
+        seen, rest = x.split(self.split, dim=1)
+        joined: Tensor = self.shuffle(torch.cat([self.op(seen), self.rest(rest)], dim=1))
+        return joined
