@@ -182,7 +182,8 @@ class TrainModule(pl.LightningModule):
         self._scheduled = [module for module in self.modules() if callable(getattr(module, "set_progress", None))]
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
-            loader.load_state_dict({"num_done": self.num_batches_done})
+            epoch, first = divmod(self.num_batches_done, self.num_batches_per_epoch)  # an epoch may be cut short
+            loader.load_state_dict({"num_done": epoch * len(loader) + first})
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keys dropout and everything else that draws from the global generators to (seed, batch, rank)."""

@@ -21,7 +21,8 @@ from nas.search_module import SearchModule
 from nas.train_module import OptimizerFactory
 
 SMALL_BATCHES = (2, 4)
-NUM_PATHS = 16
+LARGE_BATCH = 64
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
 
     with torch.random.fork_rng(devices=[]):
         soft = measured(_all_candidates(module))
-        paths = [measured(_random_path(module, seed)) for seed in range(NUM_PATHS)]
+        paths = [measured(path) for path in _even_paths(module)]
         largest = measured(_largest_path(module, example))
     mean = tuple(sum(values) / len(paths) for values in zip(*paths, strict=True))
+    largest = max([largest, *paths], key=lambda saved: saved[0] + saved[1] * LARGE_BATCH)
     found = {"soft": soft, "sampled": mean, "sampled_largest": largest}
     return {mode: Forecast(**fixed, saved_fixed=saved[0], saved_per_sample=saved[1]) for mode, saved in found.items()}
 
@@ -163,11 +165,14 @@ def _path(module: SearchModule, index: Tensor) -> OpWeights:
     return OpWeights(module.supernet.with_inputs(weights.requires_grad_()), index[:, None])
 
 
-def _random_path(module: SearchModule, seed: int) -> OpWeights:
-    if not module.supernet.choices:
-        return _all_candidates(module)
-    generator = keyed_generator(seed, "path")
-    return _path(module, torch.multinomial(module.supernet.mask.float(), 1, generator=generator)[:, 0])
+def _even_paths(module: SearchModule) -> list[OpWeights]:
+    """Random paths in which the candidates of a choice come equally often, as far as their number allows."""
+    sizes = module.supernet.mask.sum(-1).tolist()
+    if not sizes:
+        return [_all_candidates(module)]
+    number, generator = ROUNDS * max(sizes), keyed_generator(0, "paths")
+    rows = [torch.arange(number)[torch.randperm(number, generator=generator)] % size for size in sizes]
+    return [_path(module, index) for index in torch.stack(rows).unbind(1)]
 
 
 def _largest_path(module: SearchModule, example: Any) -> OpWeights:
@@ -185,40 +190,40 @@ def _largest_path(module: SearchModule, example: Any) -> OpWeights:
 
 def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int]:
     """(choice, label) -> bytes kept by what runs under that label, in a step of every candidate."""
-    kept: dict[tuple[str, str], int] = {}
+    kept: dict[tuple[str, str], dict[int, int]] = {}
     inside: list[Any] = []
-    seen: set[int] = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    there = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
+        if storage.data_ptr() not in there:
             for literals in inside:
                 for name, labels in literals.items():
                     for label in labels:
-                        kept[name, label] = kept.get((name, label), 0) + storage.nbytes()
+                        kept.setdefault((name, label), {})[storage.data_ptr()] = storage.nbytes()
         return tensor
+
+    def leave(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            pack(output)  # the mixture keeps it, for the gradient of its weight
+        inside.pop()
 
     handles = []
     for place in module.supernet.network.modules():
         for literals, part in place.parts() if isinstance(place, ChoiceModule) else ():
             handles.append(part.register_forward_pre_hook(partial(_enter, inside, literals)))
-            handles.append(part.register_forward_hook(partial(_leave, inside)))
+            handles.append(part.register_forward_hook(leave))
     inputs, target = batch
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = module.task.loss(call_network(module.supernet, inputs, op_weights=_all_candidates(module)), target)
     del result
     for handle in handles:
         handle.remove()
-    return kept
+    return {key: sum(storages.values()) for key, storages in kept.items()}
 
 
 def _enter(inside: list[Any], literals: Any, *_: Any) -> None:
     inside.append(literals)
-
-
-def _leave(inside: list[Any], *_: Any) -> None:
-    inside.pop()
 
 
 def device_memory(device: torch.device) -> int:
