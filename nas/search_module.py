@@ -218,7 +218,7 @@ class SearchModule(TrainModule):
         self.descend_along(loss, levels)
         if "arch" in levels:
             sample = self._samples["arch" if "arch" in self._samples else "weight"]
-            self.relaxation.after_arch_step(self.supernet.alpha, sample)
+            self.supernet.after_arch_step(self.relaxation, sample)
 
     def batches_of(self, batch: Any) -> list[Any]:
         """Both halves' batches."""

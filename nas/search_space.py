@@ -17,9 +17,11 @@ class SearchSpace(ABC):
 
     Attributes:
         inherits_weights: Whether a derived network can take the supernet's weights; otherwise it is always built afresh.
+        counting_rule: How the number of architectures comes about, for people; empty where that is plain.
     """
 
     inherits_weights: bool = True
+    counting_rule: str = ""
 
     @abstractmethod
     def network(self, stage: str = "search") -> nn.Module:

@@ -217,6 +217,14 @@ class Supernet(nn.Module):
         """The number of distinct assignments of active choices."""
         return num_architectures(self.network)
 
+    @torch.no_grad()
+    def after_arch_step(self, relaxation: Relaxation, sample: OpWeights) -> None:
+        """What the relaxation does to alpha after a step of the arch parameters; rows that it does not draw stay as they are."""
+        stepped = self.alpha.clone()
+        relaxation.after_arch_step(self.alpha, sample)
+        if self._sums_inputs:
+            self.alpha.copy_(torch.where(self._num_summed == 0, self.alpha, stepped))
+
     def learned_alpha(self) -> Tensor:
         """Alpha, with no gradient to the rows that rest."""
         return torch.where(self._learned, self.alpha, self.alpha.detach()) if self.resting else self.alpha

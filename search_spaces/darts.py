@@ -43,6 +43,8 @@ class Darts(CellSpace):
     Deviation: The ImageNet network ends in an average over the whole image; the published one's is over 7 x 7, the same for 224 x 224.
     """
 
+    counting_rule = "node i sums 2 of i + 2 states, each through one of 7 operations; normal times reduction cells"
+
     def __init__(
         self,
         search_channels: int = 16,

@@ -45,14 +45,15 @@ class PartialChannels(nas.SearchSpace):
             raise ValueError(f"PartialChannels: proportion must be at least 2, got {proportion}")
         self.space = space
         self.proportion = proportion
+        self.counting_rule = space.counting_rule
 
     def network(self, stage: str = "search") -> nn.Module:
-        """The wrapped space's network, with partial channels where choices are open.
+        """The wrapped space's network, with partial channels where it is searched.
 
         Raises:
             ValueError: The proportion does not divide the channels of a cell.
         """
-        if not nas.searching():
+        if stage != "search" or not nas.searching():
             return self.space.network(stage)
         space = copy.copy(self.space)
         space.learned_edges = True

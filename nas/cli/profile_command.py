@@ -57,7 +57,10 @@ def show(result: dict[str, Any]) -> None:
     ]
     title = f"memory of a step at batch size {memory['batch_size']} (MB)"
     _table(console, title, ["mode", "weights", "gradients", "optimizers", "saved tensors", "total"], rows)
-    lines = [f"architectures: {result['num_architectures']:,}", f"device: {result['device']}"]
+    lines = [
+        f"architectures: {result['num_architectures']:,} ({result['counting_rule']})",
+        f"device: {result['device']}",
+    ]
     fits = "fits" if memory["fits"] else f"does not fit; {memory['advice']}"
     lines.append(f"memory: {_mb(memory['device_bytes'])} MB on the device; this search ({memory['mode']}) {fits}")
     if result["targets"]:

@@ -50,6 +50,7 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     return {
         "device": device_name(device),
         "num_architectures": module.supernet.num_architectures,
+        "counting_rule": module.space.counting_rule or "distinct assignments of active choices",
         "candidates": candidate_rows(module.supernet, tables, _shapes(retraining, device)),
         "costs": {name: cost_range(module.supernet, table, module.space) for name, table in tables.items()},
         "memory": memory_report(module, forecasts, experiment, memory or device_memory(device)),

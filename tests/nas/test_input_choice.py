@@ -137,3 +137,15 @@ def test_shared_places_must_agree_in_k():
 
     with pytest.raises(ValueError, match=r"shared choice 'node' differs between '0' and '1' in k"):
         nas.Supernet(nn.Sequential(place(2), place(3)))
+
+
+def test_rows_that_are_not_drawn_are_left_alone_by_relaxations_that_rescale():
+    """TwoPath puts logits that it did not draw back; an input choice's logits were all trained."""
+    supernet = nas.Supernet(Node(learned=True))
+    relaxation = TwoPath()
+    sample = supernet.sample(relaxation, 1.0, generator=torch.Generator().manual_seed(0))
+    row = list(supernet.choices).index("node")
+    with torch.no_grad():
+        supernet.alpha[row] += torch.tensor([0.1, 0.2, 0.3])
+    supernet.after_arch_step(relaxation, sample)
+    torch.testing.assert_close(supernet.alpha[row], torch.tensor([0.1, 0.2, 0.3]))
