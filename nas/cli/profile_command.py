@@ -12,7 +12,7 @@ PARSER = ThinParser("profile", overrides=True)
 PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
 PARSER.add_trust()
 
-_UNITS = {"macs": "MACs", "latency_ms": "ms"}
+_UNITS = {"macs": "MACs", "activations": "acts", "latency_ms": "ms"}
 
 
 def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def show(result: dict[str, Any]) -> None:
 
     from nas.limits import number
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(100, Console().width))  # rows are of no use when they are cut
     costs = list(result["costs"])
     headers = [_UNITS.get(cost, cost) for cost in costs]
     rows = [
@@ -78,10 +78,10 @@ def _table(console: Any, title: str, headers: list[str], rows: list[list[str]]) 
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for i, header in enumerate(headers):
         words = i == 0 or header in ("candidate", "output")
-        table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        table.add_column(header, justify="left" if words else "right", no_wrap=True, min_width=len(header))
     for row in rows:
         table.add_row(*row)
     console.print(table)
