@@ -61,14 +61,22 @@ def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
     """The forecasts of the ways to run candidates.
 
     Args:
-        module: On the CPU; not changed.
+        module: On the CPU; not changed. Its operations run on the meta device where they can: sizes alone, no numbers, no memory.
         example: A batch (inputs, target) of two samples.
 
     Returns:
         ``soft``: every candidate runs. ``sampled``: one candidate of every choice runs, the mean over random paths. ``sampled_largest``:
         the candidate of every choice that keeps most.
     """
-    module = copy.deepcopy(module).train()
+    try:
+        return _forecast(copy.deepcopy(module).to("meta"), tree_map_only(Tensor, lambda t: t.to("meta"), example))
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        # a network that looks at values, or an operation without a meta kernel: run it for real
+        return _forecast(copy.deepcopy(module), example)
+
+
+def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
+    module.train()
     supernet = module.supernet
     weights = [*module.weight_parameters(), *supernet.buffers()]
     arch = module.arch_parameters()
@@ -125,19 +133,23 @@ def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
         forward: Called once.
         exclude: Tensors that are there anyway: parameters, buffers, inputs.
     """
-    known = {tensor.untyped_storage().data_ptr() for tensor in exclude}
+    known = {_storage_id(tensor) for tensor in exclude}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if _storage_id(tensor) not in known:
+            kept[_storage_id(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
     return sum(kept.values())
+
+
+def _storage_id(tensor: Tensor) -> int:
+    """Equal for views of one storage, on the meta device too, where there is no address."""
+    return tensor.untyped_storage()._cdata
 
 
 def batch_of(example: Any, size: int) -> Any:
@@ -161,13 +173,13 @@ def _all_candidates(module: SearchModule) -> OpWeights:
 
 def _path(module: SearchModule, index: Tensor) -> OpWeights:
     weights = torch.zeros_like(module.supernet.alpha, requires_grad=False)
-    weights.scatter_(1, index[:, None], 1.0)
+    weights.scatter_(1, index[:, None].to(weights.device), 1.0)
     return OpWeights(module.supernet.with_inputs(weights.requires_grad_()), index[:, None])
 
 
 def _even_paths(module: SearchModule) -> list[OpWeights]:
     """Random paths in which the candidates of a choice come equally often, as far as their number allows."""
-    sizes = module.supernet.mask.sum(-1).tolist()
+    sizes = [len(labels) for labels in module.supernet.choices.values()]
     if not sizes:
         return [_all_candidates(module)]
     number, generator = ROUNDS * max(sizes), keyed_generator(0, "paths")
@@ -192,15 +204,14 @@ def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int
     """(choice, label) -> bytes kept by what runs under that label, in a step of every candidate."""
     kept: dict[tuple[str, str], dict[int, int]] = {}
     inside: list[Any] = []
-    there = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    there = {_storage_id(tensor) for tensor in (*module.parameters(), *module.buffers())}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in there:
+        if _storage_id(tensor) not in there:
             for literals in inside:
                 for name, labels in literals.items():
                     for label in labels:
-                        kept.setdefault((name, label), {})[storage.data_ptr()] = storage.nbytes()
+                        kept.setdefault((name, label), {})[_storage_id(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     def leave(_: nn.Module, __: Any, output: Any) -> None:

@@ -49,8 +49,8 @@ class RetrainOptions:
     optimizer: OptimizerFactory = AdamW
     scheduler: LRSchedule = "constant"
     gradient_clip_norm: float | None = None
-    space: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
+    space: dict | None = None  # not dict[str, Any]: jsonargparse would take class paths inside for classes to make
+    data: dict | None = None
     task: Task | None = None
     inherit: bool = False
 
