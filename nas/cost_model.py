@@ -231,6 +231,8 @@ class _Tabulation:
             return
         first, last = of(1), of(number)
         slope = (last - first) / (number - 1)
+        if self.measured:
+            slope = max(0.0, slope)  # below 0 is noise, which all the elements together would make large
         if not self.measured and abs(of(2) - first - slope) > 1e-6 * abs(last):
             raise ValueError(
                 f"gate {gate.name!r}: its cost is not linear in the number of elements kept, so it cannot be tabulated"
