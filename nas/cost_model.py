@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from nas.supernet import Supernet
 from nas.widths import narrow_inputs, narrowed, widths_of
 
 NUM_REFERENCES = 5
+NUM_CHECKS = 8
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,25 @@ class CostModel:
             choices = random_choices(self.supernet.network, seed)
             total = float(cost(self.supernet.derive(choices), self.inputs))
             fixed.append(total - sum(term.value for term in terms if term.holds(choices)))
-        return CostTable(name, sum(fixed) / len(fixed), merged(terms))
+        table = CostTable(name, sum(fixed) / len(fixed), merged(terms))
+        if not measured:
+            self._verify(table, cost)
+        return table
+
+    def _verify(self, table: CostTable, cost: CostFunction) -> None:
+        """Compares a table with what is counted on random architectures.
+
+        Raises:
+            ValueError: They differ, so the cost does not add up over candidates.
+        """
+        for seed in range(NUM_CHECKS):
+            choices = random_choices(self.supernet.network, seed + 1)
+            counted = float(cost(self.supernet.derive(choices), self.inputs))
+            if not math.isclose(table.of(choices), counted, rel_tol=1e-9, abs_tol=1e-9):
+                raise ValueError(
+                    f"{table.name} does not add up over candidates: the table says {table.of(choices):,.6g} and {counted:,.6g} is "
+                    f"counted for {choices}. What runs outside candidates must not depend on choices, and candidates must not share weights"
+                )
 
     def shapes(self) -> dict[tuple[str, str], tuple[int, ...]]:
         """(choice, label) -> shape of what that candidate puts out for one sample, where it is one tensor."""
@@ -245,7 +265,10 @@ class _Tabulation:
         key = (module_key(module), call_key(call.args), call_key(call.kwargs))
         if key not in self.known:
             bound = _Bound(module, call.kwargs) if call.kwargs else module
-            self.known[key] = float(self.cost(bound, call.args))
+            value = float(self.cost(bound, call.args))
+            if not math.isfinite(value):
+                raise ValueError(f"a cost must be a finite number, got {value} for a {type(module).__name__}")
+            self.known[key] = value
         return self.known[key]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor
 
 from nas.choice_module import Literals
+
+MAX_ASSIGNMENTS = 4096
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,18 @@ class CostTable:
 
     def largest(self, name: str, label: str) -> float:
         """What a label adds where everything else that it needs is there."""
-        alternatives: dict[tuple[str, ...], float] = {}
-        total = 0.0
-        for term in self.terms:
-            if label not in term.literals.get(name, ()):
-                continue
-            others = tuple(sorted(other for other in term.literals if other != name))
-            if others:
-                alternatives[others] = max(alternatives.get(others, 0.0), term.value)
-            else:
-                total += term.value
-        return total + sum(alternatives.values())
+        terms = [term for term in self.terms if label in term.literals.get(name, ())]
+        others: dict[str, set[str]] = {}
+        for term in terms:
+            for other, labels in term.literals.items():
+                if other != name:
+                    others.setdefault(other, set()).update(labels)
+        if math.prod(len(labels) for labels in others.values()) > MAX_ASSIGNMENTS:
+            return sum(max(0.0, term.value) for term in terms)  # more than can be together
+        return max(
+            sum(term.value for term in terms if term.holds({**dict(zip(others, chosen, strict=True)), name: label}))
+            for chosen in itertools.product(*[sorted(labels) for labels in others.values()])
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

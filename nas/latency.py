@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,12 @@ class MeasuredLatency:
         return self._known[key]
 
     def save(self) -> None:
-        """Writes the file, whole or not at all; what another process added meanwhile is kept."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path, json.dumps({**_read(self.path), **self._known}, indent=0) + "\n")
+        """Writes the file, whole or not at all, with what another process has added; warns where it cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, json.dumps({**_read(self.path), **self._known}, indent=0) + "\n")
+        except OSError as error:
+            warnings.warn(f"latencies are not kept: {self.path} cannot be written ({error.strerror})", stacklevel=2)
 
 
 def device_name(device: torch.device) -> str:
@@ -104,4 +108,4 @@ def _read(path: Path) -> dict[str, float]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {key: value for key, value in content.items() if isinstance(value, float) and value > 0}
+    return {key: value for key, value in content.items() if isinstance(value, float) and 0 < value < float("inf")}

@@ -18,6 +18,7 @@ from nas.structure import conjunction, find_rows, outermost
 
 SMALLEST = 1e-30  # probabilities below count as this: their logarithm stays a number the solver can weigh
 MAX_CUTS = 20_000
+LARGEST = 1e6  # what coefficients are scaled to: the solver's tolerances are absolute, 1e-6, so they mean 1e-12 of the largest
 
 Check = Callable[[Mapping[str, Any]], None]
 
@@ -90,6 +91,10 @@ def dearest(network: nn.Module, table: CostTable) -> dict[str, Any]:
 
 
 def _why(network: nn.Module, limits: Sequence[Limit], check: Check | None) -> str:
+    try:
+        cheapest(network, CostTable("nothing", 0.0, ()), (), check)
+    except Infeasible:
+        return "the space's check_genotype refuses every architecture"
     for limit in limits:
         least = limit.table.of(cheapest(network, limit.table, (), check))
         if least > limit.max:
@@ -213,21 +218,23 @@ class _Program:
         total: Linear = {}
         for term in limit.table.terms:
             total = _add(total, self.all_of(term.literals), term.value)
-        scale = max([1e-30, *map(abs, total.values())])  # so that tolerances are relative
+        scale = max([1e-30, *map(abs, total.values())]) / LARGEST
         scaled = {variable: value / scale for variable, value in total.items()}
         self._row(scaled, -math.inf, (limit.max - limit.table.fixed) / scale)
 
     def solve(self, objective: Linear, limits: Sequence[Limit], check: Check | None) -> dict[str, Any] | None:
         """The best choices. Those that break a limit by less than the solver's tolerance, or fail the check, are cut off one by one."""
-        largest = max([1e-30, *map(abs, objective.values())])
+        largest = max([1e-30, *map(abs, objective.values())]) / LARGEST
         for _ in range(MAX_CUTS):
             values = self._solution({variable: value / largest for variable, value in objective.items()})
             if values is None:
                 return None
             chosen = [key for key, variable in self.labels.items() if values[variable] > 0.5]
             found = self._choices(chosen)
-            if all(limit.table.of(found) <= limit.max for limit in limits) and _passes(check, found):
+            if all(limit.table.of(found) <= limit.max for limit in limits) and passes(check, found):
                 return found
+            if not chosen:
+                return None
             self.rows.append(({self.labels[key]: 1.0 for key in chosen}, -math.inf, len(chosen) - 1.0))
         raise RuntimeError(f"no architecture of {MAX_CUTS} tried is allowed by the space")
 
@@ -271,7 +278,8 @@ def _add(total: Linear, other: Linear, factor: float) -> Linear:
     return total
 
 
-def _passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
+def passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
+    """Whether a check has nothing against an architecture."""
     if check is None:
         return True
     try:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 _PLAIN = (int, float, str, bool, bytes, type(None))
+MAX_DEPTH = 6
+_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def module_key(module: nn.Module) -> str:
@@ -15,9 +20,7 @@ def module_key(module: nn.Module) -> str:
     lines = []
     for path, inner in module.named_modules():
         kind = type(inner)
-        attributes = {
-            key: _plain(value) for key, value in vars(inner).items() if not key.startswith("_") and key != "training"
-        }
+        attributes = {key: _plain(value) for key, value in vars(inner).items() if key not in _OF_TORCH}
         lines.append(f"{path}:{kind.__module__}.{kind.__qualname__}:{attributes}")
     tensors = [*module.named_parameters(), *module.named_buffers()]
     lines += [f"{name}:{tuple(t.shape)}:{t.dtype}:{t.requires_grad}" for name, t in tensors]
@@ -29,14 +32,38 @@ def call_key(arguments: Any) -> str:
     return repr(_plain(arguments))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value as text that is the same in every process."""
     if isinstance(value, Tensor):
         return ("tensor", tuple(value.shape), str(value.dtype), str(value.device))
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, _PLAIN):
         return value
+    if depth > MAX_DEPTH:
+        return "..."
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    kind = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(str(_plain(item, depth + 1)) for item in value)
+    if isinstance(value, FunctionType):
+        code = value.__code__
+        cells = [_plain(cell.cell_contents, depth + 1) for cell in value.__closure__ or ()]
+        return [
+            value.__qualname__,
+            code.co_code.hex(),
+            [_plain(c, depth + 1) for c in code.co_consts],
+            code.co_names,
+            cells,
+        ]
+    if isinstance(value, (type, torch.dtype, torch.device)) or not hasattr(value, "__dict__"):
+        return getattr(
+            value, "__qualname__", str(value) if isinstance(value, (torch.dtype, torch.device)) else _kind(value)
+        )
+    return [_kind(value), _plain(vars(value), depth + 1)]
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -62,6 +62,8 @@ class Width(int):
         return width
 
     def _with(self, sizes: Sequence[int]) -> Width:
+        if min(sizes) < 1:
+            raise ValueError(f"width {self.name!r} would become {list(sizes)}; sizes must stay at least 1")
         return Width(self.name, self.labels, sizes, self.origin, self.shared)
 
     def __mul__(self, factor: int) -> Width:
@@ -73,8 +75,9 @@ class Width(int):
 
     def __floordiv__(self, divisor: int) -> int:
         if isinstance(divisor, Width):
-            ratios = {a // b for a, b in zip(self.sizes, divisor.sizes, strict=True)}
-            if self.name != divisor.name or len(ratios) > 1:
+            same = self.name == divisor.name
+            ratios = {a // b for a, b in zip(self.sizes, divisor.sizes, strict=True)} if same else set()
+            if len(ratios) != 1:
                 raise ValueError(f"width {self.name!r} cannot be divided by width {divisor.name!r}")
             return ratios.pop()
         return self._with([size // divisor for size in self.sizes])
@@ -83,6 +86,25 @@ class Width(int):
         raise ValueError(f"width {self.name!r} cannot be added to; bring the branches to one width and sum them")
 
     __radd__ = __sub__ = __rsub__ = __add__
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        raise ValueError(f"width {self.name!r} can only be multiplied by a whole number or divided by one with //")
+
+    __truediv__ = __rtruediv__ = __rfloordiv__ = __rpow__ = __lshift__ = __rshift__ = __and__ = __or__ = __pow__
+    __divmod__ = __pow__
+
+    def __neg__(self) -> Any:
+        return self.__pow__(None)
+
+    def __mod__(self, divisor: int) -> int:
+        rests = {size % divisor for size in self._sizes_of(divisor)}
+        if len(rests) > 1:
+            raise ValueError(f"width {self.name!r}: sizes {list(self.sizes)} leave different remainders by {divisor}")
+        return rests.pop()
+
+    def _sizes_of(self, divisor: int) -> tuple[int, ...]:
+        """The sizes; of a division of a width by itself just the largest, since all leave the same."""
+        return self.sizes[-1:] if isinstance(divisor, Width) else self.sizes
 
     def __copy__(self) -> Width:
         return self
@@ -200,7 +222,7 @@ def _axes(module: nn.Module, held: Sequence[str]) -> dict[str, dict[int, str]]:
     """Tensor name -> dimension -> the attribute whose width sizes it."""
     known = next((sizes for kind, sizes in _LAYERS if isinstance(module, kind)), None)
     if known is None:
-        own = [*module._parameters, *(name for name, buffer in module._buffers.items() if buffer is not None)]
+        own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
         if own:
             raise ValueError(
                 f"{type(module).__name__} holds a width and weights of its own ({own[0]}); use layers of torch.nn"
@@ -212,9 +234,13 @@ def _axes(module: nn.Module, held: Sequence[str]) -> dict[str, dict[int, str]]:
             raise ValueError(f"{type(module).__name__}.{key} cannot be a width")
         for name, dim in known[key].items():
             axes.setdefault(name, {})[dim] = key
-    if "in_channels" in held and "groups" in held:
+    if "groups" in held:
+        if not {"in_channels", "out_channels"} <= set(held):
+            raise ValueError(
+                f"{type(module).__name__}: where groups is a width, in_channels and out_channels must be too"
+            )
         axes["weight"].pop(1)  # depthwise: one input channel a filter
-    elif "in_channels" in held and getattr(module, "groups", 1) != 1:
+    elif {"in_channels", "out_channels"} & set(held) and getattr(module, "groups", 1) != 1:
         raise ValueError(
             f"{type(module).__name__}: a width in a convolution of {module.groups} groups; groups must be 1 or the width"
         )
@@ -250,15 +276,31 @@ class MaskInput:
         return (x * mask.reshape(shape), *args[1:])
 
 
-@lru_cache(maxsize=1024)
 def _steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
+        return _made_steps(sizes, device, dtype)
+
+
+@lru_cache(maxsize=1024)
+def _made_steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(K, N): 1 where channel j is among the first sizes[k]."""
     return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device, dtype)
 
 
 def mask_readers(network: nn.Module) -> None:
-    """Makes the layers of `network` that read a width mask their input; where they do already, nothing changes."""
+    """Makes the layers of `network` that read a width mask their input; where they do already, nothing changes.
+
+    Raises:
+        ValueError: A layer holds a width that it could not be cut to.
+    """
     for module in network.modules():
+        if held := widths_of(module):
+            _axes(module, list(held))
+        for value in vars(module).values():
+            if isinstance(value, (tuple, list)) and any(isinstance(item, Width) for item in value):
+                raise ValueError(
+                    f"{type(module).__name__} cannot be cut to a width: it is not a layer that nas.width knows"
+                )
         for key, width in widths_of(module).items():
             present = any(isinstance(hook, MaskInput) for hook in module._forward_pre_hooks.values())
             if key in _READS and not present:

@@ -21,7 +21,7 @@ import matplotlib
 
 from nas.costs import COSTS
 from nas.genotype import Genotype
-from nas.limits import number
+from nas.limits import number, passes
 from nas.profile.report import profile
 from nas.runs.build import build_search
 from nas.runs.config import load_experiment
@@ -42,6 +42,11 @@ Row = dict[str, Any]
 def limits_between(smallest: float, largest: float, num: int) -> list[float]:
     """`num` limits, evenly spaced from a step above the cheapest architecture to the dearest."""
     return [smallest + (largest - smallest) * (i + 1) / num for i in range(num)]
+
+
+def folder_name(limit: float, seed: int) -> str:
+    """One for each limit, so that a command with others does not take a run for its own."""
+    return f"at_most_{limit:.8g}_seed{seed}"
 
 
 def once(out: Path, run: Callable[[], RunFolder]) -> RunFolder:
@@ -66,8 +71,9 @@ def searched(source: ConfigSource, cost: str, limit: float, seed: int, out: Path
 
 def drawn(source: ConfigSource, cost_of: Callable[[Any], float], seed: int, out: Path) -> Row:
     """One random architecture, trained."""
-    network = build_search(load_experiment(source)).supernet.network
-    genotype = Genotype(random_choices(network, seed))
+    module = build_search(load_experiment(source))
+    tries = (random_choices(module.supernet.network, seed + 1_000_000 * i) for i in range(1000))
+    genotype = Genotype(next(choices for choices in tries if passes(module.space.check_genotype, choices)))
     path = out.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     genotype.save(path)
@@ -114,25 +120,27 @@ def plot(rows: Sequence[Row], cost: str, metric: str, path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--cost", default="macs", help="params, macs, activations or latency_ms")
+    parser.add_argument("--cost", default="macs", choices=list(COSTS))
     parser.add_argument("--num-limits", type=int, default=4)
     parser.add_argument("--num-random", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3, help="searches for each limit")
     parser.add_argument("--trust-module", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     options, overrides = parser.parse_known_args(argv)
+    if min(options.num_limits, options.num_random, options.seeds) < 1:
+        parser.error("--num-limits, --num-random and --seeds must be at least 1")
     source = ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
     options.out.mkdir(parents=True, exist_ok=True)
     known = profile(source)["costs"][options.cost]
     limits = limits_between(known["smallest"], known["largest"], options.num_limits)
     rows = [
-        searched(source, options.cost, limit, seed, options.out / f"limit{i}_seed{seed}")
-        for i, limit in enumerate(limits)
+        searched(source, options.cost, limit, seed, options.out / folder_name(limit, seed))
+        for limit in limits
         for seed in range(options.seeds)
     ]
     cost_of = random_cost(source, options.cost)
     rows += [drawn(source, cost_of, seed, options.out / f"random{seed}") for seed in range(options.num_random)]
-    metric = RunFolder(options.out / "limit0_seed0").read_summary()["metric"]["name"]
+    metric = RunFolder(options.out / folder_name(limits[0], 0)).read_summary()["metric"]["name"]
     with open(options.out / "pareto.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -56,7 +56,7 @@ Derives again from the last checkpoint of a finished or running search; the run 
 Trains the derived network on all training data and tests it once.
 
   --run DIR            run folder of a finished search; the result goes to its retrain folder
-  --genotype FILE      a genotype.json, found or written by hand
+  --genotype FILE      a genotype.json, found or written by hand, or a text in the space's published notation
   --config FILE        YAML of the genotype's space; may be repeated
   --seed N             seed of weights and data order (default: seed_everything)
   --inherit            start from the weights found by the search

@@ -11,8 +11,9 @@ import torch
 from nas.cost_table import CostTable
 from nas.costs import COSTS
 from nas.derive import Argmax
+from nas.gates import DROP, Gate
 from nas.latency import device_name
-from nas.limits import Infeasible, Limit, cheapest, dearest, most_probable
+from nas.limits import Infeasible, Limit, cheapest, dearest, most_probable, passes
 from nas.profile.memory import Forecast, device_memory, forecast
 from nas.runs.build import build_search, refusals
 from nas.runs.config import Experiment, load_experiment
@@ -81,14 +82,30 @@ def candidate_rows(
 def cost_range(supernet: Supernet, table: CostTable, space: SearchSpace) -> dict[str, float]:
     """The smallest cost, the mean and standard deviation of random architectures, and the largest."""
     network = supernet.network
-    places, draw = find_rows(network), random.Random(0)
-    values = torch.tensor([table.of(draw_labels(places, draw)) for _ in range(NUM_RANDOM)], dtype=torch.float64)
+    values = torch.tensor([table.of(choices) for choices in _random_architectures(network, space)], dtype=torch.float64)
     return {
         "smallest": table.of(cheapest(network, table, (), space.check_genotype)),
         "mean": float(values.mean()),
         "std": float(values.std()),
         "largest": table.of(dearest(network, table)),
     }
+
+
+def _random_architectures(network: torch.nn.Module, space: SearchSpace) -> list[dict[str, Any]]:
+    """Labels of every choice, active or not; gates keep something, and what the space refuses is drawn again."""
+    places, draw = find_rows(network), random.Random(0)
+    gates = {id(place): place for place in places.values() if isinstance(place, Gate)}.values()
+    found: list[dict[str, Any]] = []
+    for _ in range(100 * NUM_RANDOM):
+        choices = draw_labels(places, draw)
+        if any(all(choices[name] == DROP for name in gate.rows()) for gate in gates) or not passes(
+            space.check_genotype, choices
+        ):
+            continue
+        found.append(choices)
+        if len(found) == NUM_RANDOM:
+            break
+    return found
 
 
 def memory_report(

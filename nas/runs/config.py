@@ -157,7 +157,7 @@ def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Tar
     """
     targets = []
     for name, options in values.items():
-        if name not in COSTS and "." not in name:
+        if not isinstance(name, str) or (name not in COSTS and "." not in name):
             raise UsageError(
                 f"no cost is called {name!r}; there are {', '.join(COSTS)}, or the dotted path of a function of yours"
             )
@@ -166,12 +166,23 @@ def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Tar
                 f"{name} must be given as {{max: NUMBER}}, or {{max: NUMBER, weight: NUMBER}}, got {options!r:.80}"
             )
         for key, value in options.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not (value > 0 or (key == "weight" and value == 0)):
-                raise UsageError(f"{name}.{key} must be a number above 0, got {value!r}")
+            number = _finite_number(value)
+            if number is None or not (number > 0 or (key == "weight" and number == 0)):
+                raise UsageError(f"{name}.{key} must be a number above 0, got {value!r:.80}")
         function = COSTS[name] if name in COSTS else import_function(name, trusted)
         targets.append(Target(name, float(options["max"]), float(options.get("weight", 1.0)), function))
     return tuple(targets)
+
+
+def _finite_number(value: Any) -> float | None:
+    """A number, also as the text that the command line gives; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def make_parser() -> ArgumentParser:

@@ -63,7 +63,7 @@ def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, 
     """Trains the architecture of a genotype file, from wherever it comes.
 
     Args:
-        genotype: A genotype.json.
+        genotype: A genotype.json, or a text in the space's published notation.
         source: Configuration of its space.
         seed: Seed of weights and data order; None: the configuration's.
         out: The folder to make; None: ``runs/<config name>/<n>``.

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
+from nas.building import architecture
+from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
 from nas.errors import UsageError
+from nas.evaluation import as_args
 from nas.files import write_atomic
 from nas.rng import keyed_generator
 from nas.runs.build import build_search, refusals, try_once
@@ -21,6 +24,10 @@ from nas.runs.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
 from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_module import SearchModule
+from nas.structure import random_choices
+from nas.supernet import Supernet
+
+NUM_TRIED = 3
 
 
 def search(source: ConfigSource, out: Path | None) -> RunFolder:
@@ -35,6 +42,7 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     """
     experiment, retraining = load_experiment(source), load_retraining(source)
     module, loader, device = _prepare(experiment)
+    check_choices(module, retraining, experiment.data)
     tables = targets_tables(retraining, device)
     penalise(module, experiment.targets, tables)
     limits = limits_of(experiment.targets, tables)
@@ -62,6 +70,29 @@ def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
         penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
         _run(experiment, retraining, module, loader, folder)
     return folder
+
+
+def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
+    """Tries what comes after a search: that architectures can be derived, and that the retrained network has the same choices.
+
+    Raises:
+        UsageError: It does not work.
+    """
+    inputs, _ = data.example()
+    supernet = module.supernet
+    with refusals(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        retrained = Supernet(retraining.model["space"].network("retrain")).choices
+        if retrained != supernet.choices:
+            name = next(n for n in [*supernet.choices, *retrained] if supernet.choices.get(n) != retrained.get(n))
+            raise ValueError(
+                f'network("retrain") has other choices than network("search"): {name!r} has labels '
+                f"{retrained.get(name, 'none')} there, {supernet.choices.get(name, 'none')} here"
+            )
+        for seed in range(NUM_TRIED if module.space.inherits_weights else 0):
+            choices = random_choices(supernet.network, seed)
+            supernet.derive(choices).eval()(*as_args(inputs))
+            with architecture(choices):
+                retraining.model["space"].network("retrain")
 
 
 def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, torch.device]:

@@ -353,3 +353,88 @@ def test_counts_by_hand():
     assert count_macs(net, [x]) == 8 * 3 * 9 * 16 + 8 * 16 * 5
     assert count_activations(net, [x]) == 8 * 16 + 5
     assert num_macs(net, [x.repeat(3, 1, 1, 1)]) == count_macs(net, [x])
+
+
+def test_small_differences_beside_a_large_term_are_seen():
+    """The solver's own tolerances are absolute; one of 1e9 among numbers of 1 to 500 must not hide these."""
+    network = nn.ModuleList(nas.choice(f"c{i}", {label: nn.Identity() for label in "abc"}) for i in range(6))
+    for seed in range(20):
+        draw = random.Random(seed)
+        terms = [
+            Term({f"c{i}": frozenset({label})}, float(draw.randint(1, 500) if i else draw.randint(10**9, 10**9 + 500)))
+            for i in range(6)
+            for label in "abc"
+        ]
+        table = CostTable("cost", 0.0, tuple(terms))
+        assignments = [
+            dict(zip((f"c{i}" for i in range(6)), labels, strict=True)) for labels in itertools.product("abc", repeat=6)
+        ]
+        costs = [table.of(choices) for choices in assignments]
+        assert table.of(cheapest(network, table)) == min(costs)
+        assert table.of(dearest(network, table)) == max(costs)
+        probabilities = {f"c{i}": {label: draw.random() for label in "abc"} for i in range(6)}
+        limit = Limit(table, min(costs) + 1)
+        best = max(
+            log_probability(c, probabilities, ())
+            for c, cost in zip(assignments, costs, strict=True)
+            if cost <= limit.max
+        )
+        found = most_probable(network, probabilities, [limit])
+        assert log_probability(found, probabilities, ()) == pytest.approx(best, abs=1e-12)
+
+
+def test_modules_that_look_alike_and_work_otherwise_are_told_apart():
+    class Applied(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function(x)
+
+    ops = {"relu": Applied(lambda x: x.relu()), "product": Applied(lambda x: (x @ x.mT) @ x)}
+    x = torch.randn(1, 3, 4)
+    supernet = nas.Supernet(nas.choice("op", ops))
+    table = CostModel(supernet, [x]).table("macs", count_macs)
+    assert [table.of({"op": label}) for label in ops] == [0, 72]
+
+
+@pytest.mark.parametrize("kind", ["shared", "functional", "nan"])
+def test_costs_that_do_not_add_up_are_refused(kind):
+    def attention(w):
+        class Attention(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.q, self.v = nn.Linear(4, w), nn.Linear(w, 4)
+
+            def forward(self, x):
+                q = self.q(x)
+                return self.v((q @ q.mT) @ q)
+
+        return Attention()
+
+    same = nn.Linear(4, 4)
+    networks = {
+        "shared": lambda: nn.Sequential(
+            nas.choice("a", {"x": nn.Sequential(same, nn.ReLU()), "y": nn.Identity()}),
+            nas.choice("b", {"x": nn.Sequential(same, nn.Tanh()), "y": nn.Identity()}),
+        ),
+        "functional": lambda: attention(nas.width("w", (2, 4))),
+        "nan": lambda: nas.choice("a", {"x": nn.Linear(4, 4), "y": nn.Identity()}),
+    }
+    cost = {"shared": num_params, "functional": count_macs, "nan": lambda module, inputs: float("nan")}[kind]
+    model = CostModel(nas.Supernet(networks[kind]()), [torch.randn(1, 3, 4)])
+    with pytest.raises(
+        ValueError, match="must be a finite number" if kind == "nan" else "does not add up over candidates"
+    ):
+        model.table("cost", cost)
+
+
+def test_what_a_label_adds_is_the_sum_of_what_it_brings():
+    width = nas.width("w", (4, 8))
+    network = nn.Sequential(
+        nn.Linear(3, width), nas.repeat("depth", lambda i: nn.Linear(width, width), (0, 1, 2)), nn.Linear(width, 2)
+    )
+    table = CostModel(nas.Supernet(network), [torch.randn(1, 3)]).table("params", num_params)
+    assert table.largest("depth", "2") == 2 * (8 * 8 + 8)
+    assert table.largest("w", "8") == table.of({"w": "8", "depth": "2"}) - table.fixed

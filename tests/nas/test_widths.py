@@ -156,3 +156,35 @@ def test_a_name_used_for_two_widths_is_refused_unless_shared():
 def test_a_network_with_widths_outside_a_supernet_says_so():
     with pytest.raises(RuntimeError, match="was called outside a supernet"):
         nas.Supernet(Net()).network(torch.randn(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda w: w / 2, "can only be multiplied"),
+        (lambda w: w**2, "can only be multiplied"),
+        (lambda w: w >> 1, "can only be multiplied"),
+        (lambda w: -w, "can only be multiplied"),
+        (lambda w: 3 // w, "can only be multiplied"),
+        (lambda w: w // 4, "sizes must stay at least 1"),
+        (lambda w: w * 0, "sizes must stay at least 1"),
+        (lambda w: w % 4, "different remainders"),
+        (lambda w: w // nas.width("v", (1, 2, 3)), "cannot be divided by width 'v'"),
+        (lambda w: nas.Supernet(nn.LayerNorm(w)), "LayerNorm cannot be cut to a width"),
+        (lambda w: nas.Supernet(nn.Embedding(3, w)), "Embedding holds a width and weights"),
+        (lambda w: nas.Supernet(nn.Conv2d(4, w, 1, groups=2)), "a convolution of 2 groups"),
+        (lambda w: nas.Supernet(nn.Conv2d(w, 8, 1, groups=w)), "in_channels and out_channels must be too"),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused_at_once(use, message):
+    with pytest.raises(ValueError, match=message):
+        use(nas.width("w", (2, 4)))
+
+
+def test_inference_mode_does_not_spoil_later_training():
+    supernet = nas.Supernet(nn.Linear(nas.width("w", (7, 13)), 1))
+    sample = supernet.sample(Softmax(), 1.0)
+    with torch.inference_mode():
+        supernet(torch.ones(2, 13), op_weights=sample)
+    supernet(torch.ones(2, 13), op_weights=sample).sum().backward()
+    assert supernet.alpha.grad is not None
