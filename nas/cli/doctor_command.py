@@ -16,6 +16,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     """Collects the facts."""
     import torch
 
+    from nas.ops import fused
     from nas.runs.folder import versions
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -25,7 +26,8 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         **versions(),
         "cpu threads": torch.get_num_threads(),
         "gpus": ", ".join(gpus) or "none",
-        "mixing backend": "reference (torch expressions)",
+        "mixing backend": fused.describe(torch.device("cpu")),
+        "mixing backend, cuda": fused.describe(torch.device("cuda")) if gpus else "none: no device",
     }
 
 

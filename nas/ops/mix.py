@@ -4,33 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from nas.ops.fused import fused_mix, fused_sum, layout_of
 
-def mix(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """``sum_k weights[..., k] * outputs[k]``, the reference expression.
+
+def mix(outputs: Sequence[Tensor], weights: Tensor, *, dim: int = 0) -> Tensor:
+    """``sum_k weights[..., k] * outputs[k]``.
+
+    Native kernels (``kernels/``) compute it in one pass, and all gradients in another, where they can take the tensors: eager mode, one
+    dtype (float32, float64, float16, bfloat16), one device, one dense memory order, at most 64 outputs. Everything else, and everything
+    under ``NAS_KERNELS=reference``, is :func:`mix_reference`. In float32 and float64 both give the same bits on a CPU, but for the
+    gradient of the weights, which is summed in another order; in the 16-bit types the kernels round once instead of after every term.
 
     Args:
         outputs: K tensors of one shape.
-        weights: One weight a candidate, or one a candidate and sample.
+        weights: One weight a candidate, or one a candidate and sample (or whatever `dim` counts).
+        dim: The dimension of the outputs that the first of two dimensions of the weights belongs to.
 
     Shape:
         - outputs: K times (*), or (B, *) when the weights are per sample
         - weights: (K,) or (B, K)
         - result: like one output
+
+    Raises:
+        ValueError: A number of weights that does not fit, or NAS_KERNELS asks for what is not there.
     """
+    if not torch.compiler.is_compiling():
+        layout = layout_of(outputs, weights, dim)
+        if layout is not None:
+            return fused_mix(outputs, weights, layout)
+    return mix_reference(outputs, weights, dim=dim)
+
+
+def mix_reference(outputs: Sequence[Tensor], weights: Tensor, *, dim: int = 0) -> Tensor:
+    """:func:`mix` as an expression of plain torch operations, which works everywhere."""
     total: Tensor | None = None
     for output, weight in zip(outputs, weights.unbind(-1), strict=True):
-        term = weighted(output, weight)
+        term = _term(output, weight, dim)
         total = term if total is None else total + term
     assert total is not None, "mix needs at least one output"
     return total
 
 
+def sum_outputs(outputs: Sequence[Tensor]) -> Tensor:
+    """``sum_k outputs[k]``, natively where :func:`mix` would be.
+
+    Args:
+        outputs: K tensors of one shape.
+    """
+    # the sum of two is one operation anyway
+    if len(outputs) > 2 and not torch.compiler.is_compiling():
+        layout = layout_of(outputs, None, 0)
+        if layout is not None:
+            return fused_sum(outputs, layout)
+    total = outputs[0]
+    for output in outputs[1:]:
+        total = total + output
+    return total
+
+
 def weighted(output: Tensor, weight: Tensor) -> Tensor:
-    """One term of :func:`mix`: `output` scaled by a 0-d or (B,) `weight`, in the output's dtype."""
+    """One term of :func:`mix`: `output` scaled by a 0-d or (B,) `weight`.
+
+    The kernels of the CPU sum every gradient as :func:`mix` of all outputs does, to the last bit, so that recomputing candidates one by
+    one changes none.
+    """
+    return mix([output], weight[..., None])
+
+
+def _term(output: Tensor, weight: Tensor, dim: int) -> Tensor:
     if weight.dim() == 1:
-        if len(weight) != len(output):
-            raise ValueError(f"op weights of {len(weight)} samples do not fit outputs of {len(output)}")
-        weight = weight.view(-1, *[1] * (output.dim() - 1))
+        if len(weight) != output.shape[dim]:
+            raise ValueError(f"op weights of {len(weight)} samples do not fit outputs of {output.shape[dim]}")
+        shape = [1] * output.dim()
+        shape[dim] = -1
+        weight = weight.view(shape)
     return output * weight.to(output.dtype)

@@ -1,0 +1,216 @@
+"""The mixing operation on the native libraries: when they can take it, and its autograd function."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from nas.ops import native
+from nas.ops.calls import Layout, backward, forward, self_check
+from nas.ops.native import DTYPES, MAX_K, Library
+
+try:
+    from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+    from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
+except ImportError:
+    SEES_TRANSFORMS = False  # a later torch, which calls these something else
+else:
+    SEES_TRANSFORMS = True
+
+_TENSORS = (Tensor, nn.Parameter)
+_live: dict[str, Library | None] = {}
+_why_not: dict[str, str] = {}
+
+
+def is_plain_eager() -> bool:
+    """Whether nothing watches, records or transforms the operations that run: then raw pointers may be passed on."""
+    return (
+        SEES_TRANSFORMS
+        and not torch.compiler.is_compiling()
+        and peek_interpreter_stack() is None
+        and _len_torch_dispatch_stack() == 0
+        and _get_tracing_state() is None
+        and forward_ad._current_level < 0
+    )
+
+
+def _is_plain(grad: Tensor) -> bool:
+    """Whether a gradient that autograd passes is memory that a pointer can say everything about."""
+    return (
+        is_plain_eager() and type(grad) is Tensor and grad.layout is torch.strided and not is_legacy_batchedtensor(grad)
+    )
+
+
+def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int) -> Layout | None:
+    """How a native library would mix these tensors; None: it does not take them.
+
+    Args:
+        outputs: See :func:`nas.ops.mix`.
+        weights: Likewise; None: all are 1.
+        dim: Likewise.
+    """
+    if not is_plain_eager() or not 1 <= len(outputs) <= MAX_K:
+        return None
+    first = outputs[0]
+    dtype, shape, device = first.dtype, first.shape, first.device
+    if dtype not in DTYPES or (num_elements := first.numel()) == 0 or (library := live(device)) is None:
+        return None
+    strides, on_cpu = None, first.is_cpu
+    for output in outputs:
+        if (
+            type(output) not in _TENSORS
+            or output.dtype is not dtype
+            or output.layout is not torch.strided
+            or (output is not first and output.shape != shape)
+            or not (output.is_cpu if on_cpu else output.device == device)
+            or output.is_neg()
+        ):
+            return None
+        if not output.is_contiguous():
+            strides = first.stride()
+    if strides is not None and not (is_dense(first) and all(output.stride() == strides for output in outputs)):
+        return None
+    groups, inner = 1, num_elements
+    if weights is not None:
+        if (
+            type(weights) not in _TENSORS
+            or weights.device != device
+            or weights.layout is not torch.strided
+            or not weights.is_floating_point()
+            or weights.is_neg()
+            or weights.shape[-1:] != (len(outputs),)
+        ):
+            return None
+        if weights.dim() == 2:
+            if not -len(shape) <= dim < len(shape) or len(weights) != shape[dim]:
+                return None
+            if len(weights) > 1:
+                groups, inner = len(weights), first.stride(dim)
+        elif weights.dim() != 1:
+            return None
+    return Layout(library, DTYPES[dtype][0], num_elements, groups, inner, dim, strides)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill their memory without gap or overlap, in any order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def fused_mix(outputs: Sequence[Tensor], weights: Tensor, layout: Layout) -> Tensor:
+    """The native :func:`nas.ops.mix` of tensors that have a layout."""
+    if torch.is_grad_enabled():
+        result: Tensor = _Mix.apply(layout, weights, *outputs)
+        return result
+    return forward(outputs, weights, layout)
+
+
+def fused_sum(outputs: Sequence[Tensor], layout: Layout) -> Tensor:
+    """The native :func:`nas.ops.sum_outputs` of tensors that have a layout."""
+    result: Tensor = _Sum.apply(layout, *outputs) if torch.is_grad_enabled() else forward(outputs, None, layout)
+    return result
+
+
+class _Mix(torch.autograd.Function):
+    """y from all outputs in one pass; all gradients in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, weights: Tensor, *outputs: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.layout = layout
+        ctx.save_for_backward(weights, *(outputs if ctx.needs_input_grad[1] else ()))
+        return forward(outputs, weights, layout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad
+        if grad is None:
+            return (None,) * len(needs)
+        weights, *outputs = ctx.saved_tensors
+        # with create_graph the gradients must be differentiable themselves: plain operations are
+        if torch.is_grad_enabled() or not _is_plain(grad):
+            grads = expression_backward(grad, outputs, weights, ctx.layout.dim, needs[2:])
+        else:
+            grads = backward(grad, outputs, weights, ctx.layout, needs[2:])
+        return None, *grads
+
+
+class _Sum(torch.autograd.Function):
+    """The plain sum; its gradient moves nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, *outputs: Tensor) -> Tensor:
+        return forward(outputs, None, layout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(grad if needed else None for needed in ctx.needs_input_grad[1:])
+
+
+def expression_backward(
+    grad: Tensor, outputs: Sequence[Tensor], weights: Tensor, dim: int, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The same as :func:`backward` in plain operations, differentiable."""
+    shape = [1] * grad.dim()
+    summed = list(range(grad.dim()))
+    if weights.dim() == 2:
+        shape[dim] = -1
+        del summed[dim]
+    grads = [
+        grad * weight.view(shape).to(grad.dtype) if needed else None
+        for weight, needed in zip(weights.unbind(-1), needs, strict=True)
+    ]
+    weight_grad = None
+    if outputs:
+        kind = DTYPES[grad.dtype][1]
+        products = [(grad * output).to(kind) for output in outputs]
+        weight_grad = torch.stack([p.sum(summed) if summed else p for p in products], -1).to(weights.dtype)
+    return weight_grad, *grads
+
+
+def live(device: torch.device) -> Library | None:
+    """The library for a device, found on first use; None: the reference expression is used.
+
+    Raises:
+        ValueError: NAS_KERNELS is ``native`` and there is no library that works, or it is no word that is known.
+    """
+    try:
+        return _live[device.type]
+    except KeyError:
+        return _resolve(device)
+
+
+def _resolve(device: torch.device) -> Library | None:
+    mode, kind = native.mode(), device.type
+    if kind == "cuda" and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        return None  # the check below would end the capture: not now
+    found: Library | str = f"{native.VARIABLE}=reference" if mode == "reference" else native.find(kind)
+    if isinstance(found, Library) and kind == "cuda" and (wrong := self_check(found, device)):
+        warnings.warn(f"{found.path}: {wrong}; the reference expression is used", stacklevel=2)
+        found = wrong
+    if isinstance(found, str) and mode == "native" and kind in ("cpu", "cuda"):
+        raise ValueError(f"{native.VARIABLE}=native, but the native library cannot be used: {found}")
+    _why_not[kind] = found if isinstance(found, str) else ""
+    _live[kind] = found if isinstance(found, Library) else None
+    return _live[kind]
+
+
+def describe(device: torch.device) -> str:
+    """Which backend is live for a device, and why: for ``nas doctor``."""
+    try:
+        library = live(device)
+    except ValueError as error:
+        return f"none: {error}"
+    if library is None:
+        return f"reference (torch expressions): {_why_not.get(device.type, 'a graph is being captured')}"
+    return f"native: {library.path.name}, {library.build}"

@@ -1,0 +1,190 @@
+"""The CUDA sources under g++: a thread for each CUDA thread, against float64, under sanitizers, and broken on purpose."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+OPTIONS = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing", "-pthread")
+# small, so that small tensors have several tiles, chunks, blocks and rounds of each loop
+SMALL = (
+    "-DNAS_MIX_THREADS=64",
+    "-DNAS_MIX_REDUCE_THREADS=64",
+    "-DNAS_MIX_TILES=8",
+    "-DNAS_MIX_WIDE_OUTPUTS=16",
+    "-DNAS_MIX_BLOCKS_PER_PROCESSOR=2",
+)
+PLAIN = ("-O0",)
+THREAD = ("-O0", "-g1", "-fsanitize=thread")
+ADDRESS = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A build of the driver and how to run it; a mutation is (file, text, what replaces it)."""
+
+    options: tuple[str, ...]
+    words: tuple[str, ...] = ()  # for the driver: every n-th case, from which on
+    mutation: tuple[str, str, str] | None = None
+    constants: tuple[str, ...] = SMALL
+
+    def __call__(self, folder):
+        sources = KERNELS
+        if self.mutation:
+            sources = folder / "kernels"
+            sources.mkdir()
+            for path in KERNELS.glob("mix*.*"):
+                shutil.copy(path, sources)
+            name, old, new = self.mutation
+            text = (sources / name).read_text()
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+            (sources / name).write_text(text.replace(old, new))
+        emulation = KERNELS / "emulation"
+        command = ["g++", *OPTIONS, *self.options, *self.constants, f"-I{sources}", f"-I{emulation}"]
+        built = run([*command, emulation / "driver.cpp", "-o", folder / "driver"])
+        assert built.returncode == 0, built.stderr
+        ran = run([folder / "driver", *self.words])
+        if "unexpected memory mapping" in ran.stderr:  # an older sanitizer on a kernel that randomises more bits
+            ran = run(["setarch", "-R", folder / "driver", *self.words])
+        return ran
+
+
+def run(words):
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=600, env=environment)
+
+
+SOUND = {
+    "numerics": Job(PLAIN, ("2",)),
+    "address": Job(ADDRESS, ("4",)),
+    "thread": Job(THREAD, ("13", "4")),
+}
+SLOW = {
+    "numerics, all cases": Job(PLAIN),
+    "address, all cases": Job(ADDRESS),
+    "thread, all cases": Job(THREAD),
+    "block sizes as built": Job(("-O2",), ("4",), constants=()),
+}
+
+# What the run is to say: of a race, of bad memory, or of a wrong number.
+RACE, MEMORY, WRONG = "data race", "runtime error|AddressSanitizer|past the end", "expected|failed"
+COLUMNS, TILES = "51", "18"  # the first case of each, for a quick find
+
+# name: (options, first case, file, text, replacement, what is said)
+MUTATIONS = {
+    "no barrier before the sums of columns are read": (
+        *(THREAD, COLUMNS, "mix.cuh"),
+        "sums[warp][lane * V + e] = sum[c][e];\n            __syncthreads();",
+        "sums[warp][lane * V + e] = sum[c][e];",
+        RACE,
+    ),
+    "no barrier before the weights are overwritten": (
+        *(THREAD, COLUMNS, "mix.cuh"),
+        "__syncthreads();  // the weights before these have been read",
+        "",
+        RACE,
+    ),
+    "no barrier before the sums of a block are read": (
+        *(THREAD, TILES, "mix.cuh"),
+        "if (lane == 0) sums[warp] = sum;\n            __syncthreads();",
+        "if (lane == 0) sums[warp] = sum;",
+        RACE,
+    ),
+    "a vector too many": (
+        *(ADDRESS, TILES, "mix.cuh"),
+        "v < end; v += kWarp",
+        "v <= end; v += kWarp",
+        f"{MEMORY}|{WRONG}",
+    ),
+    "alignment ignored": (*(ADDRESS, "", "mix.cu"), "(pointer) % 16 == 0", "(pointer) % 1 == 0", MEMORY),
+    "no tail": (*(PLAIN, "", "mix.cuh"), "lane < a.rest", "false", WRONG),
+    "one shuffle short": (*(PLAIN, "", "mix_types.cuh"), "distance > 0;", "distance > 1;", WRONG),
+    "weights in the wrong order": (
+        *(PLAIN, "", "mix.cuh"),
+        "weight[c] = weight_of<A>(a.w, first + c, a.groups, g);",
+        "weight[c] = weight_of<A>(a.w, C - 1 - c, a.groups, g);",
+        WRONG,
+    ),
+    "the group of the next element": (*(PLAIN, "", "mix.cuh"), "a.by_inner.of(i)", "a.by_inner.of(i + 1)", WRONG),
+    "the group of another strip": (*(PLAIN, "", "mix.cuh"), "of(left + j % kWidth)", "of(j % kWidth)", WRONG),
+}
+MORE_MUTATIONS = {
+    "no barrier before the sums of columns are overwritten": (
+        *(THREAD, COLUMNS, "mix.cuh"),
+        "__syncthreads();  // the sums before these have been read",
+        "",
+        RACE,
+    ),
+    "no barrier before the next output": (
+        *(THREAD, TILES, "mix.cuh"),
+        "__syncthreads();  // before the next output overwrites the sums",
+        "",
+        RACE,
+    ),
+    "the last chunk is not cut": (
+        *(ADDRESS, COLUMNS, "mix.cuh"),
+        "(chunk + 1) * a.chunk * a.columns < a.n ?",
+        "true ?",
+        f"{MEMORY}|{WRONG}",
+    ),
+    "runs not skipped": (*(PLAIN, "", "mix.cuh"), " + a.by_run.of(v) * (a.groups - 1) * a.inner", "", WRONG),
+    "sums of another tile": (
+        *(PLAIN, "", "mix.cuh"),
+        "* a.groups * a.tiles + t] = total",
+        "* a.groups * a.tiles + tile] = total",
+        WRONG,
+    ),
+    "one line reduced again and again": (*(PLAIN, "", "mix.cuh"), "a.by_run.of(j) * skip", "0 * skip", WRONG),
+    "rounded to zero": (*(PLAIN, "", "mix_types.cuh"), "bits += 0x7fffu + ((bits >> 16) & 1u);", "", WRONG),
+    "ties rounded up": (*(PLAIN, "", "mix_types.cuh"), "0x7fffu + ((bits >> 16) & 1u)", "0x8000u", WRONG),
+    "vectors across groups": (*(ADDRESS, "", "mix.cu"), "(s.groups == 1 || p.inner %", "(true || p.inner %", MEMORY),
+    "a workspace for one group": (
+        *(ADDRESS, "", "mix.cu"),
+        "s.k * p.lines * s.groups * p.run * s",
+        "s.k * p.lines * p.run * s",
+        MEMORY,
+    ),
+}
+
+
+def job(name):
+    if name in SOUND or name in SLOW:
+        return {**SOUND, **SLOW}[name]
+    options, first, file, old, new, _ = {**MUTATIONS, **MORE_MUTATIONS}[name]
+    return Job(options, ("1", first) if first else (), (file, old, new))
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory):
+    """The jobs of the selected tests, two at a time."""
+    items = [item for item in request.session.items if item.path == Path(__file__)]
+    names = [item.callspec.params["name"] for item in items if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(job(name), tmp_path_factory.mktemp("driver")) for name in names}
+        pool.shutdown(cancel_futures=True)
+
+
+def slow(names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", [*SOUND, *slow(SLOW)])
+def test_kernels_agree_with_float64(outcomes, name):
+    ran = outcomes[name].result()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert int(ran.stdout.split()[0]) >= 25
+
+
+@pytest.mark.parametrize("name", [*MUTATIONS, *slow(MORE_MUTATIONS)])
+def test_a_broken_kernel_is_caught(outcomes, name):
+    ran = outcomes[name].result()
+    assert ran.returncode != 0, "nothing noticed"
+    assert re.search({**MUTATIONS, **MORE_MUTATIONS}[name][-1], ran.stdout + ran.stderr), ran.stdout + ran.stderr

@@ -1,0 +1,78 @@
+"""`nas.ops` on the CUDA launchers, built for emulation: what Python passes is what they expect."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.ops import fused, mix, mix_reference, native, sum_outputs
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+SMALL = [f"-DNAS_MIX_{name}" for name in ("THREADS=32", "REDUCE_THREADS=32", "TILES=4", "UNROLLED_K=0")]
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    path = tmp_path_factory.mktemp("library") / "mix.so"
+    options = ["-std=c++20", "-O1", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-pthread", "-shared", "-fPIC"]
+    sources = [f"-I{KERNELS / 'emulation'}", "-x", "c++", KERNELS / "mix.cu"]
+    subprocess.run(["g++", *options, *SMALL, *sources, "-o", path], check=True)
+    return native.load(path)
+
+
+@pytest.fixture
+def emulated(library, monkeypatch):
+    """Makes `nas.ops` take the emulated library for CPU tensors, and counts its calls."""
+    calls = []
+
+    def watched(function):
+        return lambda *args: calls.append(args) or function(*args)
+
+    watching = native.Library(
+        library.path, library.build, library.workspace, watched(library.forward), watched(library.backward)
+    )
+    monkeypatch.setitem(fused._live, "cpu", watching)
+    return calls
+
+
+def gradients(function, outputs, weights, wanted, grad):
+    result = function(outputs, weights)
+    return result, *torch.autograd.grad(result, wanted, grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [None, 0, 1])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_mix(emulated, dtype, dim, memory_format):
+    generator = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(3, 8, 5, 5, generator=generator, dtype=dtype) for _ in range(3)]
+    outputs = [x.contiguous(memory_format=memory_format).requires_grad_(k != 1) for k, x in enumerate(outputs)]
+    shape = (3,) if dim is None else (outputs[0].shape[dim], 3)
+    weights = torch.rand(shape, generator=generator, dtype=dtype, requires_grad=True)
+    grad = torch.randn(3, 8, 5, 5, generator=generator, dtype=dtype)
+    problem = (outputs, weights, [weights, outputs[0], outputs[2]], grad)
+    got = gradients(lambda x, w: mix(x, w, dim=dim or 0), *problem)
+    assert len(emulated) == 2
+    expected = gradients(lambda x, w: mix_reference(x, w, dim=dim or 0), *problem)
+    # at most 600 products of order one
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_plain_sum(emulated):
+    outputs = list(torch.arange(4 * 77.0).view(4, 7, 11))
+    assert torch.equal(sum_outputs(outputs), torch.stack(outputs).sum(0))
+    assert len(emulated) == 1
+
+
+def test_a_library_that_is_wrong_fails_the_check(library):
+    assert not fused.self_check(library, torch.device("cpu"))
+
+    def unweighted(*args):
+        return library.backward(*args[:6], None, *args[7:])
+
+    wrong = native.Library(library.path, "", library.workspace, library.forward, unweighted)
+    assert "gradient" in fused.self_check(wrong, torch.device("cpu"))
