@@ -17,7 +17,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-CPU, CUDA = "nas.ops._mix_cpu", "nas.ops._mix_cuda"
+CPU, CUDA = "nas.ops._kernels_cpu", "nas.ops._kernels_cuda"
 # -ffp-contract=off: no fused multiply-adds, so that every processor gives the same bits
 CPU_OPTIONS = ["-std=c++17", "-O2", "-g0", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
 CUDA_OPTIONS = [
@@ -98,10 +98,10 @@ class BuildLibraries(build_ext):
 
 
 KERNELS = Path("kernels")
-CPU_HEADERS = [str(path) for path in sorted(KERNELS.glob("*.h"))]
-CUDA_HEADERS = [str(path) for path in (KERNELS / "mix.h", *sorted(KERNELS.glob("*.cuh")))]
-LIBRARIES = [Extension(CPU, ["kernels/mix.cpp"], depends=CPU_HEADERS, language="c++", optional=True)]
+HEADERS = [str(path) for path in sorted(KERNELS.glob("*.h"))]
+CUDA_HEADERS = [*HEADERS, *(str(path) for path in sorted(KERNELS.glob("*.cuh")))]
+LIBRARIES = [Extension(CPU, ["kernels/mix.cpp", "kernels/taps.cpp"], depends=HEADERS, language="c++", optional=True)]
 if wants_cuda():
-    LIBRARIES.append(Extension(CUDA, ["kernels/mix.cu"], depends=CUDA_HEADERS, optional=True))
+    LIBRARIES.append(Extension(CUDA, ["kernels/mix.cu", "kernels/taps.cu"], depends=CUDA_HEADERS, optional=True))
 
 setup(ext_modules=LIBRARIES, cmdclass={"build_ext": BuildLibraries})

@@ -12,20 +12,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu.h"
 #include "mix_loops.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#elif defined(NAS_MIX_STD_THREADS)  // for ThreadSanitizer, which does not see through an OpenMP library
-#include <thread>
-#include <vector>
-#endif
-
-#ifndef NAS_MIX_VECTOR_BYTES  // the widest vectors to use; tests build narrower ones
-#define NAS_MIX_VECTOR_BYTES 64
-#endif
-
-#define NAS_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace nas_mix {
 namespace {
@@ -40,35 +28,22 @@ void run_16(const Job<T>& job, int64_t first, int64_t last) {
     run_tasks<T, 16, K, VARY, DIRECTION>(job, first, last);
 }
 
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES >= 32
+#ifdef NAS_HAS_32
 template <typename T, int K, bool VARY, Direction DIRECTION>
-__attribute__((target("avx2"))) void run_32(const Job<T>& job, int64_t first, int64_t last) {
+NAS_TARGET_32 void run_32(const Job<T>& job, int64_t first, int64_t last) {
     run_tasks<T, 32, K, VARY, DIRECTION>(job, first, last);
 }
 #endif
 
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES >= 64
+#ifdef NAS_HAS_64
 template <typename T, int K, bool VARY, Direction DIRECTION>
-__attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl"))) void run_64(const Job<T>& job, int64_t first, int64_t last) {
+NAS_TARGET_64 void run_64(const Job<T>& job, int64_t first, int64_t last) {
     run_tasks<T, 64, K, VARY, DIRECTION>(job, first, last);
 }
 #endif
 
-// The widest vectors, in bytes, that both the processor and this build have.
-int vector_bytes() {
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES >= 64
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        return 64;
-#endif
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES >= 32
-    if (__builtin_cpu_supports("avx2")) return 32;
-#endif
-    return 16;
-}
-
 // The oldest x86-64 processors get the general loop only, to keep the library small.
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES > 16
+#ifdef NAS_HAS_32
 constexpr bool is_16_general = true;
 #else
 constexpr bool is_16_general = false;
@@ -77,10 +52,10 @@ constexpr bool is_16_general = false;
 template <typename T, int K, bool VARY, Direction DIRECTION>
 Function<T> for_processor() {
     switch (vector_bytes()) {
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES >= 64
+#ifdef NAS_HAS_64
         case 64: return run_64<T, K, VARY, DIRECTION>;
 #endif
-#if defined(NAS_MIX_X86) && NAS_MIX_VECTOR_BYTES >= 32
+#ifdef NAS_HAS_32
         case 32: return run_32<T, K, VARY, DIRECTION>;
 #endif
         default: return run_16<T, is_16_general ? 0 : K, VARY, DIRECTION>;
@@ -106,46 +81,6 @@ Function<T> function_for(const Job<T>& job) {
         }
     }
     return for_processor<T, 0, false, DIRECTION>();
-}
-
-// ---- Threads -------------------------------------------------------------------------------------------------------------------------
-
-// All of `num_threads` or one: a team smaller than the pool would end the pool's other threads, and the next large team start them anew.
-template <typename T>
-void run_threads(const Job<T>& job, Function<T> function, int num_threads) {
-    const int64_t count = job.tasks.count();
-#if defined(_OPENMP)
-    if (num_threads > 1) {
-#pragma omp parallel num_threads(num_threads)
-        {
-            const int64_t number = omp_get_thread_num(), total = omp_get_num_threads();
-            function(job, count * number / total, count * (number + 1) / total);
-        }
-        return;
-    }
-#elif defined(NAS_MIX_STD_THREADS)
-    std::vector<std::thread> threads;
-    for (int64_t i = 1; i < num_threads; i++)
-        threads.emplace_back([&, i] { function(job, count * i / num_threads, count * (i + 1) / num_threads); });
-    function(job, 0, num_threads > 1 ? count / num_threads : count);
-    for (std::thread& thread : threads) thread.join();
-    return;
-#endif
-    (void)num_threads;
-    function(job, 0, count);
-}
-
-// The second stage: dw from the slots, in their order, in double.
-template <typename A>
-void add_slots(const A* partial, int64_t num_slots, int64_t size, A* dw) {
-    constexpr int64_t block = 64;
-    for (int64_t begin = 0; begin < size; begin += block) {
-        const int64_t count = smaller(block, size - begin);
-        double sums[block] = {};
-        for (int64_t slot = 0; slot < num_slots; slot++)
-            for (int64_t i = 0; i < count; i++) sums[i] += double(partial[slot * size + begin + i]);
-        for (int64_t i = 0; i < count; i++) dw[begin + i] = A(sums[i]);
-    }
 }
 
 // ---- The functions of mix.h, for one type --------------------------------------------------------------------------------------------
@@ -179,6 +114,11 @@ void fill(A* ones, int k) {
 int threads_for(int64_t bytes, int num_threads) { return num_threads > 1 && bytes >= thread_bytes ? num_threads : 1; }
 
 template <typename T>
+void run_job(const Job<T>& job, Function<T> function, int num_threads) {
+    run_threads(job.tasks.count(), num_threads, [&](int64_t, int64_t first, int64_t last) { function(job, first, last); });
+}
+
+template <typename T>
 void forward(int k, int64_t n, int64_t groups, int64_t inner, const void* const* x, const void* w, void* y, int num_threads) {
     Acc<T> ones[NAS_MIX_MAX_K];
     if (!w) {
@@ -192,7 +132,7 @@ void forward(int k, int64_t n, int64_t groups, int64_t inner, const void* const*
     job.w = w ? (const Acc<T>*)w : ones;
     job.y = (T*)y;
     job.stream = bytes >= stream_forward_bytes && can_stream<T>(job.tasks, y);
-    run_threads(job, function_for<T, FORWARD>(job), threads_for((k + 1) * bytes, num_threads));
+    run_job(job, function_for<T, FORWARD>(job), threads_for((k + 1) * bytes, num_threads));
 }
 
 template <typename T>
@@ -221,7 +161,7 @@ void backward(int k, int64_t n, int64_t groups, int64_t inner, const void* const
         is_aligned = is_aligned && can_stream<T>(job.tasks, dx[i]);
     }
     job.stream = num_written * bytes >= stream_backward_bytes && is_aligned;
-    run_threads(job, function_for<T, BACKWARD>(job), threads_for((k + 1 + num_written) * bytes, num_threads));
+    run_job(job, function_for<T, BACKWARD>(job), threads_for((k + 1 + num_written) * bytes, num_threads));
     if (dw && num_slots != 1) add_slots(job.partial, num_slots, k * groups, (Acc<T>*)dw);
 }
 

@@ -1,24 +1,11 @@
 // Launchers of the weighted K-ary sum behind mix.h: which kernel, on how many blocks. No allocation, no synchronisation: what is launched
 // depends on the arguments alone and may be captured in a CUDA graph.
-#include <cuda_runtime.h>
-
+#include "launch.cuh"
 #include "mix.cuh"
 
-// Macros because the tests under emulation make them smaller.
-#ifndef NAS_MIX_UNROLLED_K
+#ifndef NAS_MIX_UNROLLED_K  // a macro because the tests under emulation make it smaller
 #define NAS_MIX_UNROLLED_K 8  // kernels of their own up to this K
 #endif
-#ifndef NAS_MIX_TILES
-#define NAS_MIX_TILES 8192  // of one launch, about: warps enough for any device, partial sums few enough for the second stage
-#endif
-#ifndef NAS_MIX_WIDE_OUTPUTS
-#define NAS_MIX_WIDE_OUTPUTS 1024  // second stage: up to so many, a block sums each
-#endif
-#ifndef NAS_MIX_BLOCKS_PER_PROCESSOR
-#define NAS_MIX_BLOCKS_PER_PROCESSOR 32  // at most, in a grid: a few waves
-#endif
-
-#define NAS_EXPORT extern "C" __attribute__((visibility("default")))
 #define NAS_MIX_TEXT(...) #__VA_ARGS__
 #define NAS_MIX_TEXT_OF(...) NAS_MIX_TEXT(__VA_ARGS__)
 
@@ -28,16 +15,7 @@ namespace {
 constexpr int64_t kShortRun = 64;      // elements; shorter contiguous runs of a group are columns
 constexpr int64_t kRowsPerThread = 8;  // at least, of a chunk of rows
 
-int64_t up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
-
 int64_t greatest_common_divisor(int64_t a, int64_t b) { return b ? greatest_common_divisor(b, a % b) : a; }
-
-Divisor divisor(int64_t d) {
-    int shift = 0;
-    while (uint64_t(1) << shift < static_cast<uint64_t>(d)) ++shift;
-    const unsigned __int128 numerator = static_cast<unsigned __int128>(1) << (63 + shift);
-    return {static_cast<uint64_t>((numerator + d - 1) / d), shift};
-}
 
 struct Shape {
     int dtype, k;
@@ -98,31 +76,7 @@ int64_t workspace(const Shape& s, const Plan& p) {
     return p.lines * p.run == 1 ? 0 : s.k * p.lines * s.groups * p.run * s.accumulator_size();
 }
 
-bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 // ---- launching ----------------------------------------------------------------------------------------------------------------------
-
-int num_processors() {
-    static int cache[64];  // by device; a race would write the same number twice
-    int device = 0, count = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return 1;
-    if (device < 64 && (count = __atomic_load_n(&cache[device], __ATOMIC_RELAXED)) > 0) return count;
-    if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 1;
-    if (device < 64) __atomic_store_n(&cache[device], count, __ATOMIC_RELAXED);
-    return count;
-}
-
-template <class Args>
-int launch(void (*kernel)(Args), const Args& args, int64_t blocks, int threads, void* stream) {
-    const int64_t most = int64_t(num_processors()) * NAS_MIX_BLOCKS_PER_PROCESSOR;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(blocks < 1 ? 1 : blocks < most ? blocks : most));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.stream = static_cast<cudaStream_t>(stream);
-    if (cudaLaunchKernelEx(&config, kernel, args) == cudaSuccess) return NAS_MIX_OK;
-    cudaGetLastError();  // ours: the caller's next check is not to find it
-    return NAS_MIX_DEVICE;
-}
 
 template <class T>
 constexpr int kUnrolled = sizeof(T) == 8 && NAS_MIX_UNROLLED_K > kBatch ? kBatch : NAS_MIX_UNROLLED_K;  // more would spill
@@ -216,10 +170,7 @@ int backward(const Shape& s, const void* const* x, const void* w, const void* dy
     r.lines = p.lines;
     r.groups = s.groups;
     r.run = p.run;
-    r.by_groups = divisor(s.groups);
-    r.by_run = divisor(p.run);
-    r.wide = r.outputs <= NAS_MIX_WIDE_OUTPUTS;
-    return launch(reduce<Acc<T>>, r, r.wide ? r.outputs : up(r.outputs, kReduceThreads / kWarp), kReduceThreads, stream);
+    return launch_reduce<Acc<T>>(r, stream);
 }
 
 }  // namespace

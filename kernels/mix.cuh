@@ -8,25 +8,17 @@
 //     forward_scalar    pointers that are not aligned to 16 bytes
 //     backward_tiles    a group is long contiguous runs: a warp sums one group, by shuffles
 //     backward_columns  runs are short: a thread owns columns of the matrix (n / period, period), a block sums its warps in shared memory
-//     reduce            second stage of dw, in a fixed order
+//     reduce            second stage of dw, in a fixed order (reduce.cuh)
 //
-// Needs no header but these two, and compiles under nvcc, and under g++ with emulation/simt.h.
+// Needs no header but these, and compiles under nvcc, and under g++ with emulation/simt.h.
 #pragma once
 
 #include "mix.h"
 #include "mix_types.cuh"
-
-#ifndef NAS_MIX_THREADS
-#define NAS_MIX_THREADS 256
-#endif
-#ifndef NAS_MIX_REDUCE_THREADS
-#define NAS_MIX_REDUCE_THREADS 512
-#endif
+#include "reduce.cuh"
 
 namespace nas_mix {
 
-constexpr int kThreads = NAS_MIX_THREADS;
-constexpr int kReduceThreads = NAS_MIX_REDUCE_THREADS;
 constexpr int kBatch = 4;  // candidates at once where K is no template argument
 
 // ---- forward ------------------------------------------------------------------------------------------------------------------------
@@ -283,40 +275,6 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) backward_columns(co
                 static_cast<A*>(a.partial)[((first + c) * a.chunks + chunk) * a.columns + left + j] = total;
             }
         }
-    }
-}
-
-// ---- second stage of dw -------------------------------------------------------------------------------------------------------------
-
-struct ReduceArgs {
-    const void* partial;  // [k][lines][groups][run]
-    void* dw;             // [k][groups]
-    int64_t outputs, lines, groups, run;
-    Divisor by_groups, by_run;
-    bool wide;  // a block sums one output; otherwise a warp does
-};
-
-template <class A>
-__global__ void __launch_bounds__(kReduceThreads, 1024 / kReduceThreads) reduce(const __grid_constant__ ReduceArgs a) {
-    __shared__ A sums[kReduceThreads / kWarp];
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    const int team = a.wide ? kReduceThreads : kWarp, rank = a.wide ? threadIdx.x : lane;
-    const int64_t count = a.lines * a.run, skip = (a.groups - 1) * a.run;
-    const int64_t step = a.wide ? gridDim.x : num_threads() / kWarp;
-    for (int64_t output = a.wide ? blockIdx.x : thread_index() / kWarp; output < a.outputs; output += step) {
-        const int64_t k = a.by_groups.of(output), g = output - k * a.groups;
-        const A* from = static_cast<const A*>(a.partial) + (k * a.lines * a.groups + g) * a.run;
-        A sum = 0;
-#pragma unroll 8
-        for (int64_t j = rank; j < count; j += team) sum += from[j + a.by_run.of(j) * skip];
-        sum = warp_sum(sum);
-        if (a.wide) {
-            if (lane == 0) sums[warp] = sum;
-            __syncthreads();
-            if (warp == 0) sum = warp_sum(lane < kReduceThreads / kWarp ? sums[lane] : A(0));
-            __syncthreads();  // before the next output overwrites the sums
-        }
-        if (rank == 0) static_cast<A*>(a.dw)[output] = sum;
     }
 }
 

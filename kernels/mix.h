@@ -30,7 +30,7 @@
 
 #include <stdint.h>
 
-#define NAS_MIX_ABI 1
+#define NAS_MIX_ABI 2
 #define NAS_MIX_MAX_K 64
 
 enum nas_mix_dtype {
@@ -53,7 +53,7 @@ enum nas_mix_error {
 extern "C" {
 #endif
 
-/* The number of this ABI, NAS_MIX_ABI of the header that the library was built from. */
+/* The number of the ABI of this header and of taps.h, NAS_MIX_ABI of the header that the library was built from. */
 int nas_mix_abi(void);
 
 /* Compiler, options and targets the library was built with, for people. Static storage. */

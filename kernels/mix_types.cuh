@@ -1,12 +1,17 @@
-// What the kernels of mix.cuh are made of: element types, vectors of 16 bytes, division, the sum over a warp.
+// What the kernels of mix.cuh and taps.cuh are made of: element types, vectors of 16 bytes, division, the sum over a warp.
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
+#ifndef NAS_MIX_THREADS  // a macro because the tests under emulation make it smaller, as all of these
+#define NAS_MIX_THREADS 256
+#endif
+
 namespace nas_mix {
 
 constexpr int kWarp = 32;
+constexpr int kThreads = NAS_MIX_THREADS;
 
 // ---- element types ------------------------------------------------------------------------------------------------------------------
 

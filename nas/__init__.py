@@ -21,6 +21,7 @@ _EXPORTS = {
     "scope": "nas.building",
     "architecture": "nas.building",
     "Projection": "nas.candidates",
+    "mixed_sum": "nas.mixed_op",
     "sample": "nas.mixed_op",
     "checkpoint": "nas.mixed_op",
     "MixedOp": "nas.mixed_op",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from nas.genotype import Genotype as Genotype
     from nas.mixed_op import MixedOp as MixedOp
     from nas.mixed_op import checkpoint as checkpoint
+    from nas.mixed_op import mixed_sum as mixed_sum
     from nas.mixed_op import sample as sample
     from nas.relaxations import OpWeights as OpWeights
     from nas.retrain_module import RetrainModule as RetrainModule

@@ -10,8 +10,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from nas.mixture import Folded
 from nas.relaxations import Sampler
 
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
@@ -26,19 +28,36 @@ class Context:
     """What one forward of a supernet hands to the choices inside it."""
 
     rows: Mapping[str, int]
-    weights: tuple[Tensor, ...]
     stacked: Tensor
     active: list[list[int]] | None
     sampler: Sampler | None
     checkpoint_candidates: bool
+    folded: Folded | None = None
 
 
 _CONTEXT: ContextVar[Context | None] = ContextVar("nas_context", default=None)
 
 
+class _Traced:
+    """The context while torch.compile traces, which cannot set a ContextVar; None again once it has."""
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+
+
+_TRACED = _Traced()
+
+
 @contextmanager
 def active_context(context: Context | None) -> Iterator[None]:
     """Makes `context` the one that choices see; what was there before returns on exit, also on an error."""
+    if torch.compiler.is_compiling():
+        before, _TRACED.context = _TRACED.context, context
+        try:
+            yield
+        finally:
+            _TRACED.context = before
+        return
     token = _CONTEXT.set(context)
     try:
         yield
@@ -52,7 +71,7 @@ def context_of(name: str) -> Context:
     Raises:
         RuntimeError: There is none, or its supernet does not own the choice.
     """
-    context = _CONTEXT.get()
+    context = present_context()
     if context is None or name not in context.rows:
         where = "outside a supernet" if context is None else "in a supernet that does not own it"
         raise RuntimeError(
@@ -64,6 +83,8 @@ def context_of(name: str) -> Context:
 
 def present_context() -> Context | None:
     """What the enclosing supernet's forward handed over; None outside of one."""
+    if torch.compiler.is_compiling() and _TRACED.context is not None:
+        return _TRACED.context
     return _CONTEXT.get()
 
 

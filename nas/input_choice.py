@@ -95,7 +95,7 @@ class InputChoice(ChoiceModule):
         if len(inputs) != len(self.labels):
             raise ValueError(f"inputs {self.name!r}: {len(inputs)} inputs for {len(self.labels)} labels")
         context = context_of(self.name)
-        weights = context.weights[context.rows[self.name]][..., : len(self.labels)]
+        weights = context.stacked[context.rows[self.name]][..., : len(self.labels)]
         outputs = [
             checkpoint(candidate, x) if context.checkpoint_candidates else candidate(x)
             for candidate, x in zip(self.candidates, inputs, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from nas.choice_module import ChoiceModule, Context, Literals, active_context, check_choice, context_of, present_context
-from nas.ops import mix
+from nas.folding import has_hooks
+from nas.mixture import Outputs, run
+from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
 
 
@@ -91,25 +94,44 @@ class MixedOp(ChoiceModule):
         """
         context = context_of(self.name)
         row = context.rows[self.name]
-        indices, weights = self._running(context.weights[row], context.active[row] if context.active else None)
+        active = context.active[row] if context.active else None
+        if _folds(context, args, kwargs):
+            total = self.run(args[0]).total()
+            if total is None:
+                total = mix([torch.zeros_like(args[0])], self._weights(context.stacked[row], active)[..., :1])
+            return total
+        indices = list(range(len(self.labels))) if active is None else active
+        weights = self._weights(context.stacked[row], active)
         if context.checkpoint_candidates:
             result = self._checkpointed(indices, weights, args, kwargs)
         else:
             outputs = [self.candidates[k](*args, **kwargs) for k in indices]
             self._check_outputs(indices, outputs)
             result = mix(outputs, weights)
-        if not self._shapes_checked:
-            self._check_idle(indices, result, args, kwargs)
-            self._shapes_checked = True
+        self._check_once(indices, result, args, kwargs)
         return result
 
-    def _running(self, weights: Tensor, active: list[int] | None) -> tuple[list[int], Tensor]:
-        """The candidates to run, and their weights (..., n)."""
+    def run(self, x: Tensor) -> Outputs:
+        """What the candidates contribute to the mixture, not yet summed.
+
+        Raises:
+            ValueError: The candidates' outputs differ in shape, or are not tensors.
+        """
+        folded = context_of(self.name).folded
+        assert folded is not None, "only where op weights are folded"
+        outputs = run(folded.terms[id(self)], folded, x)
+        self._check_outputs([candidates[0] for candidates in outputs.candidates], outputs.tensors)
+        ran = list(itertools.chain(*outputs.candidates))
+        self._check_once(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {})
+        return outputs
+
+    def _weights(self, weights: Tensor, active: list[int] | None) -> Tensor:
+        """The weights (..., n) of the candidates to run."""
         if active is None:
-            return list(range(len(self.labels))), weights[..., : len(self.labels)]
+            return weights[..., : len(self.labels)]
         if len(active) == 1:  # a view; a list index would copy
-            return active, weights[..., active[0] : active[0] + 1]
-        return active, weights[..., active]
+            return weights[..., active[0] : active[0] + 1]
+        return weights[..., active]
 
     def _checkpointed(self, indices: list[int], weights: Tensor, args: tuple, kwargs: dict) -> Tensor:
         def run(candidate: nn.Module, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -136,6 +158,12 @@ class MixedOp(ChoiceModule):
             shapes = {self.labels[k]: tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
             raise _shape_error(self.name, shapes)
 
+    def _check_once(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
+        # a graph that is being compiled has all candidates in it, and would be compiled anew once the mark has changed
+        if not torch.compiler.is_compiling() and not self._shapes_checked:
+            self._check_idle(indices, result, args, kwargs)
+            self._shapes_checked = True
+
     @torch.no_grad()
     def _check_idle(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
         """Runs the candidates that were not sampled, once, so that a wrong shape is noticed at the first forward.
@@ -143,7 +171,7 @@ class MixedOp(ChoiceModule):
         In eval mode and on forked random state: it leaves no trace in buffers or in later draws.
         """
         idle = [k for k in range(len(self.labels)) if k not in indices]
-        if not idle or torch.compiler.is_compiling():
+        if not idle:
             return
         shapes = {self.labels[k]: tuple(result.shape) for k in indices}
         devices = [result.device] if result.device.type == "cuda" else []
@@ -159,6 +187,44 @@ class MixedOp(ChoiceModule):
                     module.training = training
         if len(set(shapes.values())) > 1:
             raise _shape_error(self.name, shapes)
+
+
+def _folds(context: Context, args: tuple, kwargs: dict) -> bool:
+    return context.folded is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+
+
+def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
+    """``sum_i modules[i](inputs[i])``; the terms of choices among the modules join one sum, instead of one each and one over all.
+
+    For a node of a cell, whose edges are choices. In a derived network it is the plain sum.
+
+    Args:
+        modules: At least one; choices or anything else.
+        inputs: One for each.
+
+    Shape:
+        - inputs: any
+        - result: that of each module's output
+    """
+    context = present_context()
+    tensors: list[Tensor] = []
+    unweighted: list[int] = []
+    weights: list[Tensor] = []
+    for module, x in zip(modules, inputs, strict=True):
+        if type(module) is MixedOp and context is not None and _folds(context, (x,), {}) and not has_hooks(module):
+            outputs = module.run(x)
+            unweighted += [len(tensors) + i for i in outputs.unweighted]
+            tensors += outputs.tensors
+            weights.append(outputs.weights)
+        else:
+            unweighted.append(len(tensors))
+            tensors.append(module(x))
+    if not tensors:  # nothing contributes: as a choice alone would say it
+        return sum_outputs([module(x) for module, x in zip(modules, inputs, strict=True)])
+    joined = torch.cat(weights) if len(weights) > 1 else weights[0] if weights else inputs[0].new_empty(0)
+    total = Outputs([], tensors, unweighted, joined).total()
+    assert total is not None
+    return total
 
 
 def _shape_error(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ValueError:
@@ -202,6 +268,8 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal first
         here = context if first else repeat()
         first = False
+        if here is not None:
+            here = replace(here, folded=None)  # what was shared outside would be missing in the recomputation
         with active_context(here):
             return function(*args, **kwargs)
 

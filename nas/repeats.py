@@ -83,7 +83,7 @@ class Repeat(ChoiceModule):
         if any(output.shape != chosen[0].shape for output in chosen):
             shapes = ", ".join(f"{self.labels[k]}: {tuple(outputs[self.counts[k]].shape)}" for k in indices)
             raise ValueError(f"choice {self.name!r}: outputs after these numbers of blocks differ in shape ({shapes})")
-        return mix(chosen, context.weights[row][..., indices])
+        return mix(chosen, context.stacked[row][..., indices])
 
 
 def _call(block: nn.Module, x: Tensor) -> Any:

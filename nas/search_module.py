@@ -47,6 +47,7 @@ class SearchModule(TrainModule):
         regularizers: Sequence[Regularizer] = (),
         noise: Literal["batch", "sample"] = "batch",
         checkpoint_candidates: bool = False,
+        compile: Literal["off", "default", "reduce-overhead"] = "off",
         seed: int = 0,
     ) -> None:
         """Builds the supernet of `space`.
@@ -66,6 +67,8 @@ class SearchModule(TrainModule):
             regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
             noise: One draw for each batch, or each sample's own (only where every candidate runs).
             checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
+            compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which on CUDA replays
+                CUDA graphs. Only where every candidate runs; the first step takes minutes.
             seed: Seed of noise, data order and dropout; the command line sets it from seed_everything.
 
         Raises:
@@ -90,6 +93,8 @@ class SearchModule(TrainModule):
             raise ValueError(
                 f"{type(self.bilevel).__name__} cannot recompute candidates: set checkpoint_candidates to false"
             )
+        if compile != "off":
+            self._compile(compile, checkpoint_candidates)
         self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer))
         check_optimizer("arch_optimizer", arch_optimizer)
         self.weight_optimizer = weight_optimizer
@@ -104,6 +109,17 @@ class SearchModule(TrainModule):
         self._batch: dict[str, Any] = {}
         self._samples: dict[Level, OpWeights] = {}
         self._losses: dict[str, Tensor] = {}
+
+    def _compile(self, mode: str, checkpoint_candidates: bool) -> None:
+        """Has the supernet compiled at its first call, as one graph."""
+        if self.relaxation.num_active is not None:
+            raise ValueError(
+                f"compile: {type(self.relaxation).__name__} runs other candidates each step; set it to off"
+            )
+        if not self.bilevel.recomputes or checkpoint_candidates:
+            name = "checkpoint_candidates" if checkpoint_candidates else type(self.bilevel).__name__
+            raise ValueError(f"compile: {name} needs more than the compiled graph's first gradient; set it to off")
+        self.supernet.compile(fullgraph=True, mode=mode)
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Parameters of the network and the task."""

@@ -267,7 +267,7 @@ class MaskInput:
         """The arguments, the first one masked."""
         x = args[0]
         context = context_of(self.width.name)
-        weights = context.weights[context.rows[self.width.name]][..., : len(self.width.labels)]
+        weights = context.stacked[context.rows[self.width.name]][..., : len(self.width.labels)]
         mask = (weights @ _steps(self.width.sizes, weights.device, weights.dtype)).to(x.dtype)  # (N,) or (B, N)
         shape = [1] * x.dim()
         shape[self.dim] = mask.shape[-1]
@@ -278,7 +278,9 @@ class MaskInput:
 
 def _steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        return _made_steps(sizes, device, dtype)
+        # torch.compile warns of caches, and keeps constants itself
+        made = _made_steps.__wrapped__ if torch.compiler.is_compiling() else _made_steps
+        return made(sizes, device, dtype)
 
 
 @lru_cache(maxsize=1024)

@@ -25,7 +25,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,24 @@ def measure(shape: tuple[int, ...], k: int, depth: int, dtype: torch.dtype, roun
     repeats = min(
         50, max(1, 4_000_000 // (depth * torch.Size(shape).numel()))
     )  # a turn must outlast the change of contestants
+    times = take_turns(contestants, sets, repeats, rounds)
+    return [
+        {
+            "shape": list(shape),
+            "k": k,
+            "depth": depth,
+            "dtype": str(dtype).removeprefix("torch."),
+            "contestant": name,
+            **figures([value / depth for value in values], [value / depth for value in times["native"]]),
+        }
+        for name, values in times.items()
+    ]
+
+
+def take_turns(
+    contestants: Mapping[str, Callable[[Any], None]], sets: Sequence[Any], repeats: int, rounds: int
+) -> dict[str, list[float]]:
+    """Microseconds of one step of each contestant, in each round; the order is drawn anew each round, the inputs rotate."""
     for step in contestants.values():
         for inputs in sets[:3]:
             step(inputs)
@@ -130,21 +148,18 @@ def measure(shape: tuple[int, ...], k: int, depth: int, dtype: torch.dtype, roun
             for _ in range(repeats):
                 turn += 1
                 contestants[name](sets[turn % len(sets)])
-            times[name].append((clock() - begin) / (repeats * depth) * 1e6)
-    return [
-        {
-            "shape": list(shape),
-            "k": k,
-            "depth": depth,
-            "dtype": str(dtype).removeprefix("torch."),
-            "contestant": name,
-            "median_us": statistics.median(values),
-            "min_us": min(values),
-            "ratio": statistics.median(v / n for v, n in zip(values, times["native"], strict=True)),
-            "ratio_of_min": min(values) / min(times["native"]),
-        }
-        for name, values in times.items()
-    ]
+            times[name].append((clock() - begin) / repeats * 1e6)
+    return times
+
+
+def figures(values: Sequence[float], native: Sequence[float]) -> dict[str, float]:
+    """Of one contestant's times, and of native's in the same rounds."""
+    return {
+        "median_us": statistics.median(values),
+        "min_us": min(values),
+        "ratio": statistics.median(v / n for v, n in zip(values, native, strict=True)),
+        "ratio_of_min": min(values) / min(native),
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

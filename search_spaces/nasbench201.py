@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import nas
@@ -205,8 +204,7 @@ class _Cell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         nodes = [x]
         for node in range(1, NUM_NODES):
-            outputs = [self.edges[edge_name(source, node)](nodes[source]) for source in range(node)]
-            nodes.append(reduce(torch.add, outputs))
+            nodes.append(nas.mixed_sum([self.edges[edge_name(source, node)] for source in range(node)], nodes))
         return nodes[-1]
 
 

@@ -5,21 +5,11 @@
 //
 // Most cases hold small integers, whose sums and products are exact: there every bit counts, and one element left out, counted twice or
 // given to another group cannot hide in a tolerance. Prints the first mismatch and exits with 1.
-#include <unistd.h>
-
-#include <algorithm>
-#include <array>
-#include <cstdio>
-#include <cstdlib>
-#include <map>
-#include <string>
-
 #include "mix.cu"
+// after it
+#include "driver.h"
 
 namespace {
-
-constexpr double kUnit[] = {0x1p-24, 0x1p-53, 0x1p-11, 0x1p-8};  // of rounding, by dtype
-constexpr const char* kName[] = {"float32", "float64", "float16", "bfloat16"};
 
 struct Case {
     int dtype, k;
@@ -36,89 +26,6 @@ struct Case {
                 Long(c.groups), Long(c.inner), c.shift, c.weights, c.dw, c.dx, c.integers);
     std::printf("%s[%lld][%lld] is %.17g, expected %.17g\n", what, Long(k), Long(i), got, expected);
     std::exit(1);
-}
-
-void expect(bool condition, const char* what) {
-    if (condition) return;
-    std::printf("failed: %s\n", what);
-    std::exit(1);
-}
-
-// ---- the types, in other ways than the kernels' -------------------------------------------------------------------------------------
-
-double decode(uint16_t bits, int fraction_bits) {
-    const int exponent_bits = 15 - fraction_bits, bias = (1 << (exponent_bits - 1)) - 1;
-    const int exponent = bits >> fraction_bits & ((1 << exponent_bits) - 1);
-    const double fraction = bits & ((1 << fraction_bits) - 1), sign = bits >> 15 ? -1 : 1;
-    if (exponent == (1 << exponent_bits) - 1) return fraction ? NAN : sign * INFINITY;
-    if (exponent == 0) return sign * std::ldexp(fraction, 1 - bias - fraction_bits);
-    return sign * std::ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits);
-}
-
-double rounded(double x, int dtype) {
-    if (dtype == NAS_MIX_FLOAT64 || x == 0) return x;
-    const int fraction_bits = dtype == NAS_MIX_FLOAT32 ? 23 : dtype == NAS_MIX_FLOAT16 ? 10 : 7;
-    const int least = dtype == NAS_MIX_FLOAT16 ? -14 : -126;
-    const double unit = std::ldexp(1.0, std::max(std::ilogb(x), least) - fraction_bits), result = std::nearbyint(x / unit) * unit;
-    return dtype == NAS_MIX_FLOAT16 && std::fabs(result) > 65504 ? std::copysign(INFINITY, x) : result;
-}
-
-double get(const void* from, int64_t i, int dtype) {
-    if (dtype == NAS_MIX_FLOAT32) return static_cast<const float*>(from)[i];
-    if (dtype == NAS_MIX_FLOAT64) return static_cast<const double*>(from)[i];
-    return decode(static_cast<const uint16_t*>(from)[i], dtype == NAS_MIX_FLOAT16 ? 10 : 7);
-}
-
-void set(void* to, int64_t i, int dtype, double x) {
-    static std::map<double, uint16_t> patterns[2];
-    if (dtype == NAS_MIX_FLOAT32) {
-        static_cast<float*>(to)[i] = static_cast<float>(x);
-    } else if (dtype == NAS_MIX_FLOAT64) {
-        static_cast<double*>(to)[i] = x;
-    } else {
-        auto& pattern = patterns[dtype - NAS_MIX_FLOAT16];
-        for (int bits = pattern.empty() ? 65535 : -1; bits >= 0; --bits) {
-            const double value = decode(static_cast<uint16_t>(bits), dtype == NAS_MIX_FLOAT16 ? 10 : 7);
-            if (!std::isnan(value)) pattern[value] = static_cast<uint16_t>(bits);
-        }
-        static_cast<uint16_t*>(to)[i] = pattern.at(rounded(x, dtype));
-    }
-}
-
-int size_of(int dtype) { return dtype == NAS_MIX_FLOAT32 ? 4 : dtype == NAS_MIX_FLOAT64 ? 8 : 2; }
-
-// ---- memory: not a byte longer than said, and guarded -------------------------------------------------------------------------------
-
-class Buffer {
-#ifdef __SANITIZE_ADDRESS__
-    static constexpr size_t kGuard = 0;  // the sanitizer's own is better
-#else
-    static constexpr size_t kGuard = 64;
-#endif
-    size_t shift_, bytes_;
-    char* memory_;
-
-public:
-    Buffer(int64_t elements, int size, int shift)
-        : shift_(static_cast<size_t>(shift) * size), bytes_(static_cast<size_t>(elements) * size),
-          memory_(static_cast<char*>(std::malloc(std::max<size_t>(shift_ + bytes_ + kGuard, 1)))) {
-        std::memset(memory_, 0xff, shift_ + bytes_ + kGuard);  // NaN, of every type
-    }
-    Buffer(const Buffer&) = delete;
-    ~Buffer() {
-        for (size_t i = 0; i < kGuard; ++i) expect(memory_[shift_ + bytes_ + i] == '\xff', "nothing is written past the end");
-        for (size_t i = 0; i < shift_; ++i) expect(memory_[i] == '\xff', "nothing is written before the start");
-        std::free(memory_);
-    }
-    void* data() { return memory_ + shift_; }
-    size_t bytes() const { return bytes_; }
-};
-
-uint64_t state;
-double draw(bool integer) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    const uint32_t high = static_cast<uint32_t>(state >> 32);
-    return integer ? static_cast<double>(high % 9) - 4 : high * 0x1p-31 - 1;
 }
 
 // ---- one case -----------------------------------------------------------------------------------------------------------------------
@@ -151,12 +58,6 @@ std::string run(const Case& c) {
                             c.dw ? dw.data() : nullptr, c.dw && bytes ? workspace.data() : nullptr, 1, nullptr) == NAS_MIX_OK,
            "nas_mix_backward");
 
-    // A result differs from the exact one by at most its own rounding and, of the sum of magnitudes, one rounding a term.
-    const double unit = kUnit[c.dtype], acc_unit = kUnit[acc];
-    const auto close = [&](double got, double exact, double magnitude, double terms, int type, double result_unit) {
-        if (c.integers) return got == rounded(exact, type);
-        return std::fabs(got - exact) <= 1.01 * (result_unit * std::fabs(exact) + terms * acc_unit * magnitude) + 0x1p-25;
-    };
     std::vector<double> sum(c.k * c.groups), magnitude(c.k * c.groups);
     for (int64_t i = 0; i < c.n; ++i) {
         const int64_t g = i / c.inner % c.groups;
@@ -170,11 +71,11 @@ std::string run(const Case& c) {
             magnitude[k * c.groups + g] += std::fabs(gradient * value);
             if (c.dx && pdx[k]) {
                 const double got = get(pdx[k], i, c.dtype), product = weight * gradient;
-                if (!close(got, product, std::fabs(product), 1, c.dtype, unit)) fail(c, "dx", k, i, product, got);
+                if (!is_close(got, product, std::fabs(product), 1, c.dtype, c.integers)) fail(c, "dx", k, i, product, got);
             }
         }
         const double got = get(y.data(), i, c.dtype);
-        if (!close(got, exact, total, c.k + 1, c.dtype, unit)) fail(c, "y", 0, i, exact, got);
+        if (!is_close(got, exact, total, c.k + 1, c.dtype, c.integers)) fail(c, "y", 0, i, exact, got);
     }
     for (int k = 0; k < c.k; ++k) {
         for (int64_t i = 0; i < c.n && !(c.dx && pdx[k]); ++i)
@@ -182,7 +83,7 @@ std::string run(const Case& c) {
         for (int64_t g = 0; g < c.groups && c.dw; ++g) {
             const int64_t at = k * c.groups + g;
             const double got = get(dw.data(), at, acc), terms = static_cast<double>(c.n / c.groups + 1);
-            if (!close(got, sum[at], magnitude[at], terms, acc, acc_unit)) fail(c, "dw", k, g, sum[at], got);
+            if (!is_close(got, sum[at], magnitude[at], terms, acc, c.integers)) fail(c, "dw", k, g, sum[at], got);
         }
     }
     return {static_cast<const char*>(dw.data()), dw.bytes()};

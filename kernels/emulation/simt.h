@@ -1,4 +1,4 @@
-// The part of CUDA that mix.cuh and mix.cu use, for g++ -std=c++20: one std::thread for each thread of a block, one block at a time.
+// The part of CUDA that the kernels and launchers use, for g++ -std=c++20: one std::thread for each thread of a block, one block at a time.
 //
 // What it shows: indices, bounds, barriers, shuffles and the launchers, on the very text that nvcc compiles, under gdb and the sanitizers.
 // What it does not: the device's memory model between blocks, the few lines of PTX, alignment faults (UBSan does), speed.
@@ -134,6 +134,10 @@ struct cudaLaunchConfig_t {
     cudaStream_t stream = nullptr;
 };
 
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+    std::memset(to, value, bytes);
+    return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) {
     *device = 64;  // past what a launcher may cache: tests change num_processors

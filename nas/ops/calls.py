@@ -1,4 +1,4 @@
-"""Calls of the native libraries: what their C interface needs of tensors, and a check that the answers are right."""
+"""Calls of the native mixing functions: what their C interface needs of tensors."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ class Layout(NamedTuple):
     strides: tuple[int, ...] | None  # None: contiguous
 
 
-def forward(outputs: Sequence[Tensor], weights: Tensor | None, layout: Layout) -> Tensor:
-    """Calls ``nas_mix_forward``."""
+def forward(
+    outputs: Sequence[Tensor], weights: Tensor | None, layout: Layout, unweighted: tuple[int, ...] = ()
+) -> Tensor:
+    """Calls ``nas_mix_forward``; `unweighted` outputs, positions rising, have weight 1."""
     library, code, num_elements, groups, inner, _, _ = layout
     num = len(outputs)
     result = torch.empty_like(outputs[0])
     # a name keeps the memory
     kernel_weights = None if weights is None else _kernel_weights(weights, result.dtype)
-    _call(
+    if kernel_weights is not None and unweighted:
+        kernel_weights = _with_ones(kernel_weights, unweighted, num)
+    call(
         library.forward,
         result,
         code,
@@ -84,7 +88,7 @@ def backward(
         weight_grad = torch.empty_like(kernel_weights)
         if num_bytes := _workspace(library, code, num, num_elements, groups, inner):
             workspace = torch.empty(num_bytes, dtype=torch.uint8, device=grad.device)
-    _call(
+    call(
         library.backward,
         grad,
         code,
@@ -112,40 +116,41 @@ def _kernel_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
     return weights if weights.dtype is kind and weights.is_contiguous() else weights.to(kind).contiguous()
 
 
+def _with_ones(weights: Tensor, positions: tuple[int, ...], num: int) -> Tensor:
+    """(num,) weights, 1 at these positions."""
+    ones, order = _ones(positions, num, weights.dtype, weights.device)
+    joined = torch.cat((weights, ones))
+    return joined if order is None else joined[order]
+
+
+@functools.lru_cache(maxsize=1024)
+def _ones(
+    positions: tuple[int, ...], num: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """The ones, and where in (weights, ones) each output's weight is; None: in its place."""
+    first = num - len(positions)
+    rest = iter(range(first))
+    order = [first + positions.index(k) if k in positions else next(rest) for k in range(num)]
+    with torch.inference_mode(False):
+        ones = torch.ones(len(positions), dtype=dtype, device=device)
+        return ones, None if order == list(range(num)) else torch.tensor(order, device=device)
+
+
 @functools.lru_cache(maxsize=4096)
 def _workspace(library: Library, *sizes: int) -> int:
     return library.workspace(*sizes)
 
 
-def _call(function: Any, tensor: Tensor, *args: Any) -> None:
+def call(function: Any, tensor: Tensor, *args: Any, num_threads: int | None = None) -> None:
+    """Calls a function of a library on the device of a tensor: on its current stream, or in `num_threads` (as many as torch has) threads.
+
+    Raises:
+        RuntimeError: It returns an error code.
+    """
     if tensor.is_cpu:
-        error = function(*args, torch.get_num_threads(), None)
+        error = function(*args, num_threads or torch.get_num_threads(), None)
     else:
         with torch.cuda.device(tensor.device):
             error = function(*args, 0, torch.cuda.current_stream().cuda_stream)
     if error:
         raise RuntimeError(f"{function.__name__} failed with error {error} of kernels/mix.h for sizes {args[:5]}")
-
-
-def self_check(library: Library, device: torch.device) -> str:
-    """Compares a library, forward and backward, with float64 expressions on small tensors; says what differs, or nothing."""
-    generator = torch.Generator().manual_seed(0)
-    for dtype, (code, kind) in DTYPES.items():
-        for shape in ((5,), (4, 5)):
-            *outputs, grad = torch.randn(6, 4, 517, generator=generator).to(device, dtype)
-            weights = torch.rand(shape, generator=generator).to(device, kind)
-            groups = len(weights) if len(shape) == 2 else 1
-            layout = Layout(library, code, grad.numel(), groups, grad.numel() // groups, 0, None)
-            got = [
-                forward(outputs, weights, layout),
-                *backward(grad, outputs, weights, layout, [True] * 5),
-            ]
-            x, dy, w = torch.stack(outputs, -1).double(), grad.double()[..., None], weights.double().view(groups, 1, 5)
-            expected = [(x * w).sum(-1), (dy * x).sum(1 if groups > 1 else (0, 1)), *(dy * w).unbind(-1)]
-            names = ("the result", "the gradient of the weights", *["the gradient of an output"] * 5)
-            for name, value, true in zip(names, got, expected, strict=True):
-                # sums of 2068 products in the accumulation type, or one rounding to the dtype
-                room = torch.finfo(kind).eps * 1e3 if name.endswith("weights") else torch.finfo(dtype).eps * 16
-                if value is None or not torch.allclose(value.double(), true, rtol=room, atol=room):
-                    return f"{name} is wrong for {dtype} and weights {tuple(shape)}"
-    return ""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from nas.ops import native
-from nas.ops.calls import Layout, backward, forward, self_check
+from nas.ops.calls import Layout, backward, forward
 from nas.ops.native import DTYPES, MAX_K, Library
+from nas.ops.self_check import self_check
 
 try:
     from torch._C import _get_tracing_state, _len_torch_dispatch_stack
@@ -29,30 +30,42 @@ _why_not: dict[str, str] = {}
 
 def is_plain_eager() -> bool:
     """Whether nothing watches, records or transforms the operations that run: then raw pointers may be passed on."""
+    return is_eager() and _len_torch_dispatch_stack() == 0
+
+
+def is_eager() -> bool:
+    """Whether operations run as they are written, and a simple ``autograd.Function`` is differentiated."""
     return (
         SEES_TRANSFORMS
         and not torch.compiler.is_compiling()
         and peek_interpreter_stack() is None
-        and _len_torch_dispatch_stack() == 0
         and _get_tracing_state() is None
         and forward_ad._current_level < 0
     )
 
 
-def _is_plain(grad: Tensor) -> bool:
+def is_plain_tensor(tensor: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is memory of a device that a pointer and strides can say everything about."""
+    return (
+        type(tensor) in _TENSORS and tensor.device == device and tensor.layout is torch.strided and not tensor.is_neg()
+    )
+
+
+def is_plain_gradient(grad: Tensor) -> bool:
     """Whether a gradient that autograd passes is memory that a pointer can say everything about."""
     return (
         is_plain_eager() and type(grad) is Tensor and grad.layout is torch.strided and not is_legacy_batchedtensor(grad)
     )
 
 
-def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int) -> Layout | None:
+def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_unweighted: int = 0) -> Layout | None:
     """How a native library would mix these tensors; None: it does not take them.
 
     Args:
         outputs: See :func:`nas.ops.mix`.
         weights: Likewise; None: all are 1.
         dim: Likewise.
+        num_unweighted: How many outputs have no weight; then one weight a candidate is all that is taken.
     """
     if not is_plain_eager() or not 1 <= len(outputs) <= MAX_K:
         return None
@@ -78,16 +91,13 @@ def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int) -> La
     groups, inner = 1, num_elements
     if weights is not None:
         if (
-            type(weights) not in _TENSORS
-            or weights.device != device
-            or weights.layout is not torch.strided
+            not is_plain_tensor(weights, device)
             or not weights.is_floating_point()
-            or weights.is_neg()
-            or weights.shape[-1:] != (len(outputs),)
+            or weights.shape[-1:] != (len(outputs) - num_unweighted,)
         ):
             return None
         if weights.dim() == 2:
-            if not -len(shape) <= dim < len(shape) or len(weights) != shape[dim]:
+            if num_unweighted or not -len(shape) <= dim < len(shape) or len(weights) != shape[dim]:
                 return None
             if len(weights) > 1:
                 groups, inner = len(weights), first.stride(dim)
@@ -107,12 +117,12 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def fused_mix(outputs: Sequence[Tensor], weights: Tensor, layout: Layout) -> Tensor:
+def fused_mix(outputs: Sequence[Tensor], weights: Tensor, layout: Layout, unweighted: tuple[int, ...] = ()) -> Tensor:
     """The native :func:`nas.ops.mix` of tensors that have a layout."""
     if torch.is_grad_enabled():
-        result: Tensor = _Mix.apply(layout, weights, *outputs)
+        result: Tensor = _Mix.apply(layout, unweighted, weights, *outputs)
         return result
-    return forward(outputs, weights, layout)
+    return forward(outputs, weights, layout, unweighted)
 
 
 def fused_sum(outputs: Sequence[Tensor], layout: Layout) -> Tensor:
@@ -125,11 +135,11 @@ class _Mix(torch.autograd.Function):
     """y from all outputs in one pass; all gradients in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, layout: Layout, weights: Tensor, *outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, layout: Layout, unweighted: tuple[int, ...], weights: Tensor, *outputs: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.layout = layout
-        ctx.save_for_backward(weights, *(outputs if ctx.needs_input_grad[1] else ()))
-        return forward(outputs, weights, layout)
+        ctx.layout, ctx.unweighted = layout, unweighted
+        ctx.save_for_backward(weights, *(_without(outputs, unweighted) if ctx.needs_input_grad[2] else ()))
+        return forward(outputs, weights, layout, unweighted)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -137,12 +147,19 @@ class _Mix(torch.autograd.Function):
         if grad is None:
             return (None,) * len(needs)
         weights, *outputs = ctx.saved_tensors
+        weighted = _without(needs[3:], ctx.unweighted)
         # with create_graph the gradients must be differentiable themselves: plain operations are
-        if torch.is_grad_enabled() or not _is_plain(grad):
-            grads = expression_backward(grad, outputs, weights, ctx.layout.dim, needs[2:])
+        if torch.is_grad_enabled() or not is_plain_gradient(grad):
+            weight_grad, *grads = expression_backward(grad, outputs, weights, ctx.layout.dim, weighted)
         else:
-            grads = backward(grad, outputs, weights, ctx.layout, needs[2:])
-        return None, *grads
+            weight_grad, *grads = backward(grad, outputs, weights, ctx.layout, weighted)
+        for k in ctx.unweighted:
+            grads.insert(k, grad if needs[3 + k] else None)
+        return None, None, weight_grad, *grads
+
+
+def _without(values: Sequence[Any], positions: tuple[int, ...]) -> Sequence[Any]:
+    return [value for k, value in enumerate(values) if k not in positions] if positions else values
 
 
 class _Sum(torch.autograd.Function):

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 
-ABI = 1
+ABI = 2
 MAX_K = 64
+MAX_TAPS = 128
 VARIABLE = "NAS_KERNELS"
 MODES = ("auto", "native", "reference")
 FOLDER = Path(__file__).parent
@@ -26,10 +28,23 @@ DTYPES = {
     torch.bfloat16: (3, torch.float32),
 }
 
+_INT, _SIZE, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+_MIX = [_INT, _INT, _SIZE, _SIZE, _SIZE]
+_TAPS = [_INT, _SIZE, _SIZE, _SIZE, _SIZE, _INT, _POINTER]
+# name -> (type of the result, types of the arguments), in the order of Library
+FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "nas_mix_workspace": (_SIZE, _MIX),
+    "nas_mix_forward": (_INT, [*_MIX, *[_POINTER] * 3, _INT, _POINTER]),
+    "nas_mix_backward": (_INT, [*_MIX, *[_POINTER] * 6, _INT, _POINTER]),
+    "nas_taps_workspace": (_SIZE, [*_TAPS, _INT, _INT]),
+    "nas_taps_forward": (_INT, [*_TAPS, *[_POINTER] * 4, _INT, _POINTER]),
+    "nas_taps_backward": (_INT, [*_TAPS, *[_POINTER] * 6, _INT, _POINTER]),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """One loaded library; its functions are those of ``kernels/mix.h``.
+    """One loaded library; its functions are those of ``kernels/mix.h`` and ``kernels/taps.h``.
 
     Attributes:
         path: The file.
@@ -37,6 +52,9 @@ class Library:
         workspace: ``nas_mix_workspace``.
         forward: ``nas_mix_forward``.
         backward: ``nas_mix_backward``.
+        taps_workspace: ``nas_taps_workspace``.
+        taps_forward: ``nas_taps_forward``.
+        taps_backward: ``nas_taps_backward``.
     """
 
     path: Path
@@ -44,6 +62,9 @@ class Library:
     workspace: Callable[..., int]
     forward: Callable[..., int]
     backward: Callable[..., int]
+    taps_workspace: Callable[..., int]
+    taps_forward: Callable[..., int]
+    taps_backward: Callable[..., int]
 
 
 def mode() -> str:
@@ -68,20 +89,18 @@ def load(path: Path) -> Library:
     handle = ctypes.CDLL(str(path))
     try:
         abi, build = handle.nas_mix_abi, handle.nas_mix_build
-        workspace, forward, backward = handle.nas_mix_workspace, handle.nas_mix_forward, handle.nas_mix_backward
+        abi.restype, build.restype = ctypes.c_int, ctypes.c_char_p
+        number = abi()
+        functions = []
+        for name, (result, arguments) in FUNCTIONS.items() if number == ABI else ():
+            function = getattr(handle, name)
+            function.restype, function.argtypes = result, arguments
+            functions.append(function)
     except AttributeError as error:
-        raise OSError(f"{path} is not a mixing library: {error}") from None
-    abi.restype = ctypes.c_int
-    if (number := abi()) != ABI:
+        raise OSError(f"{path} is not a library of kernels: {error}") from None
+    if number != ABI:
         raise OSError(f"{path} has ABI {number}, but this version of nas needs {ABI}: build it again")
-    build.restype = ctypes.c_char_p
-    sizes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
-    pointer = ctypes.c_void_p
-    workspace.argtypes, workspace.restype = sizes, ctypes.c_int64
-    forward.argtypes, forward.restype = [*sizes, pointer, pointer, pointer, ctypes.c_int, pointer], ctypes.c_int
-    backward.argtypes = [*sizes, pointer, pointer, pointer, pointer, pointer, pointer, ctypes.c_int, pointer]
-    backward.restype = ctypes.c_int
-    return Library(path, build().decode(errors="replace"), workspace, forward, backward)
+    return Library(path, build().decode(errors="replace"), *functions)
 
 
 def find(device_type: str) -> Library | str:
@@ -91,7 +110,7 @@ def find(device_type: str) -> Library | str:
     """
     if device_type not in ("cpu", "cuda"):
         return f"there is none for {device_type}"
-    paths = [FOLDER / f"_mix_{device_type}{suffix}" for suffix in EXTENSION_SUFFIXES]
+    paths = [FOLDER / f"_kernels_{device_type}{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return f"{paths[0].name} was not built"

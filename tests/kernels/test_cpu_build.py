@@ -14,7 +14,7 @@ import pytest
 from nas.ops import native
 
 ROOT = Path(__file__).parents[2]
-NAME = f"_mix_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
+NAME = f"_kernels_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
 CUDA_NAME = NAME.replace("cpu", "cuda")
 
 pytest.importorskip("setuptools")

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.ops import native
+
 KERNELS = Path(__file__).parents[2] / "kernels"
 ARCHITECTURES = [75, 80, 90, 100, *(pytest.param(number, marks=pytest.mark.slow) for number in (86, 89, 120))]
 TYPES = {"f": "float", "d": "double", "NS_4HalfE": "half", "NS_8BFloat16E": "bfloat16"}
 NVCC = ("nvcc", "-std=c++17", "-O3")
+SOURCES = (KERNELS / "mix.cu", KERNELS / "taps.cu")
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 
@@ -51,7 +54,7 @@ def disassembler():
     return None
 
 
-def accesses(architecture, cubin, ptx):
+def accesses(architecture, source, cubin, ptx):
     """kernel -> its instructions that touch memory, from SASS, or else from PTX."""
     if found := disassembler():
         command, environment = found
@@ -59,7 +62,7 @@ def accesses(architecture, cubin, ptx):
         parts = re.split(r"Function : (\w+)", text)[1:]
         instruction = r"\b(?:LDG|STG|LD|ST|LDL|STL|LDS|STS)\b[.\w]*"
     else:
-        command = [*NVCC, f"-arch=sm_{architecture}", "-ptx", KERNELS / "mix.cu", "-o", ptx]
+        command = [*NVCC, f"-arch=sm_{architecture}", "-ptx", source, "-o", ptx]
         subprocess.run(command, check=True)
         parts = re.split(r"\.entry (\w+)", ptx.read_text())[1:]
         instruction = r"\b(?:ld|st)\.[.\w]*"
@@ -74,12 +77,16 @@ def compiled(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cubins")
 
     def build(architecture):
-        cubin = folder / f"{architecture}.cubin"
-        command = [*NVCC, f"-arch=sm_{architecture}", "-Xptxas", "-v", "-cubin", KERNELS / "mix.cu", "-o", cubin]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "warning" not in done.stderr, done.stderr
-        return resources(done.stderr), accesses(architecture, cubin, folder / f"{architecture}.ptx")
+        used, touched = {}, {}
+        for source in SOURCES:
+            cubin, ptx = (folder / f"{source.stem}{architecture}.{suffix}" for suffix in ("cubin", "ptx"))
+            command = [*NVCC, f"-arch=sm_{architecture}", "-Xptxas", "-v", "-cubin", source, "-o", cubin]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert "warning" not in done.stderr, done.stderr
+            used |= resources(done.stderr)
+            touched |= accesses(architecture, source, cubin, ptx)
+        return used, touched
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(numbers, pool.map(build, numbers), strict=True))
@@ -95,11 +102,16 @@ def vector_kernels():
         columns, size = (2, 8) if name == "double" else (4, 4) if name == "float" else (4, 2)
         wide[f"forward_mixed<{name}>"] = (columns * size, 4, 1)
         wide[f"backward_columns<{name}, {columns}>"] = (columns * size, 5, 4)
+        wide[f"taps_forward<{name}, 1>"] = (16, 1, 1)
+        wide[f"taps_weight<{name}, 1>"] = (16, 2, 0)
     return wide
 
 
 def scalar_kernels():
-    shapes = ("forward_scalar<{}>", "backward_tiles<{}, 0, 0>", "backward_columns<{}, 1>")
+    shapes = (
+        *("forward_scalar<{}>", "backward_tiles<{}, 0, 0>", "backward_columns<{}, 1>"),
+        *("taps_forward<{}, 0>", "taps_forward_direct<{}>", "taps_weight<{}, 0>", "taps_weight_direct<{}>"),
+    )
     return {*(shape.format(name) for shape in shapes for name in TYPES.values()), "reduce<float>", "reduce<double>"}
 
 
@@ -137,9 +149,9 @@ ptxas info    : Used 72 registers, used 0 barriers, 8 bytes cumulative stack siz
 
 
 def test_the_library_loads_and_answers_without_a_device(tmp_path):
-    path = tmp_path / "mix.so"
+    path = tmp_path / "kernels.so"
     command = [*NVCC, "-arch=sm_80", "-shared", "-cudart", "static", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-    subprocess.run([*command, KERNELS / "mix.cu", "-o", path], check=True)
+    subprocess.run([*command, *SOURCES, "-o", path], check=True)
     if readelf := shutil.which("readelf"):
         needed = re.findall(r"NEEDED.*\[(.*)\]", subprocess.check_output([readelf, "-d", path], text=True))
         assert not [name for name in needed if re.search("cuda|torch|nv", name)], needed
@@ -147,11 +159,18 @@ def test_the_library_loads_and_answers_without_a_device(tmp_path):
     library.nas_mix_build.restype = ctypes.c_char_p
     library.nas_mix_workspace.restype = ctypes.c_int64
     sizes = [ctypes.c_int64(size) for size in (1000, 1, 1000)]
-    assert library.nas_mix_abi() == 1
+    assert library.nas_mix_abi() == native.ABI
     assert re.fullmatch(rb"nvcc \d+\.\d+, architectures 800", library.nas_mix_build())
     assert library.nas_mix_workspace(0, 2, *sizes) == 2 * 8 * 4  # 250 vectors are 8 tiles of a warp
     assert library.nas_mix_workspace(9, 2, *sizes) == -1
+    library.nas_taps_workspace.restype = ctypes.c_int64
+    offsets = (ctypes.c_int64 * 6)(0, -1, 0, 0, 0, 1)
+    shape = [ctypes.c_int64(size) for size in (8, 2, 1, 1000)]
+    assert library.nas_taps_workspace(0, *shape, 3, offsets, 1, 1) == 2 * 3 * 8 * 4  # 8 tiles are as many chunks
+    assert library.nas_taps_workspace(0, *shape, 129, offsets, 1, 1) == -2
     if not torch.cuda.is_available():
         memory = (ctypes.c_char * 8000)()
         x = (ctypes.c_void_p * 1)(ctypes.addressof(memory))
         assert library.nas_mix_forward(0, 1, *sizes, x, None, memory, 1, None) == 5  # NAS_MIX_DEVICE, and no crash
+        one = [ctypes.c_int64(1)] * 4
+        assert library.nas_taps_forward(0, *one, 3, offsets, memory, memory, memory, None, 1, None) == 5

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from nas.ops import mix, mix_reference, sum_outputs
-from nas.ops.fused import backward, forward, layout_of, live
+from nas.ops import mix, mix_reference, sum_outputs, tap_conv, tap_conv_reference
+from nas.ops.calls import backward, forward
+from nas.ops.fused import layout_of, live
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # shape, whether channels_last, the dimension that weights of two dimensions belong to (None: weights of one)
@@ -150,3 +151,87 @@ def test_more_than_two_to_the_31_elements():
     exact = n - 2 + 9 + 25
     # both: the outputs are the same tensor
     assert all(abs(value - exact) <= 1e-5 * exact for value in weight_grad.tolist())
+
+
+# ---- Depthwise convolution with few taps --------------------------------------------------------------------------------
+
+# shape, offsets: tiles of whole vectors and not, one and many a plane, taps that are too far apart for tiles, 128 of them
+TAPS = {
+    "sequences": ((8, 32, 1024), tuple((o,) for d in (1, 2, 4, 8, 16) for o in (-d, 0, d))),
+    "maps": ((8, 16, 32, 32), tuple((i * d, j * d) for d in range(1, 6) for i in (-1, 0, 1) for j in (-1, 0, 1))),
+    "odd maps": ((5, 3, 57, 71), ((-1, -2), (0, 0), (0, 3), (9, -9), (0, 71))),
+    "7x7": ((64, 48, 7, 7), ((-1, -1), (0, 0), (3, 2))),
+    "far apart": ((2, 3, 100, 90), ((-99, 3), (0, 0), (70, -80))),
+    "long and far": ((2, 3, 20011), ((-9000,), (0,), (1,), (20010,))),
+    "128 taps": ((4, 4, 24, 32), tuple((t % 11 - 5, t % 13 - 6) for t in range(128))),
+}
+
+
+def tap_problem(name, dtype, offset=0):
+    shape, offsets = TAPS[name]
+    (x,), grad, _ = tensors(1, shape, dtype, offset=offset)
+    kind = torch.float64 if dtype is torch.float64 else torch.float32
+    weights = torch.randn(shape[1], len(offsets), generator=torch.Generator().manual_seed(1)).to("cuda", kind)
+    return x, weights, grad, offsets
+
+
+def tap_gradients(function, x, weights, grad, offsets):
+    leaves = [x.detach().requires_grad_(), weights.detach().requires_grad_()]
+    result = function(*leaves, offsets)
+    return result.detach(), *torch.autograd.grad(result, leaves, grad)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", TAPS)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_taps_agree_with_float64(dtype, name, offset):
+    x, weights, grad, offsets = tap_problem(name, dtype, offset)
+    got = tap_gradients(tap_conv, x, weights, grad, offsets)
+    exact = tap_gradients(tap_conv_reference, x.double(), weights.double(), grad.double(), offsets)
+    eps, acc_eps = torch.finfo(dtype).eps, torch.finfo(weights.dtype).eps
+    for index, (value, true) in enumerate(zip(got, exact, strict=True)):
+        # as for the mix: dw is a sum over all images, y and dx are sums of the taps, rounded once
+        magnitude = (grad.numel() / x.shape[1]) ** 0.5 * 8 if index == 2 else len(offsets)
+        room = acc_eps * 8 * magnitude
+        torch.testing.assert_close(value.double(), true, rtol=room if index == 2 else eps + room, atol=16 * room)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TAPS)
+def test_taps_have_the_same_bits_every_time_and_for_every_alignment(name):
+    seen = [tap_gradients(tap_conv, *tap_problem(name, torch.float32, offset)) for offset in (0, 0, 1, 3)]
+    assert all(torch.equal(a, b) for other in seen for a, b in zip(seen[0], other, strict=True))
+
+
+@pytest.mark.gpu
+def test_taps_are_captured_in_a_graph():
+    x, weights, grad, offsets = tap_problem("maps", torch.float32)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        tap_gradients(tap_conv, x, weights, grad, offsets)  # loads the kernels
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = tap_gradients(tap_conv, x, weights, grad, offsets)
+    x.mul_(2)
+    weights.add_(1)
+    graph.replay()
+    torch.cuda.synchronize()
+    for replayed, again in zip(captured, tap_gradients(tap_conv, x, weights, grad, offsets), strict=True):
+        assert torch.equal(replayed, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_taps_of_more_than_two_to_the_31_elements():
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GB of device memory")
+    length = 2**31 + 2**20 + 3
+    x = torch.zeros(1, 1, length, dtype=torch.bfloat16, device="cuda")
+    x[..., -1], x[..., 2**31] = 3, 5
+    weights = torch.tensor([[1.0, 2.0]], device="cuda", requires_grad=True)
+    result = tap_conv(x, weights, ((0,), (1,)))
+    assert result[0, 0, -2] == 6 and result[0, 0, -1] == 3 and result[0, 0, 2**31 - 1] == 10 and result[0, 0, 0] == 0
+    (weight_grad,) = torch.autograd.grad(result, weights, x)
+    assert weight_grad.tolist() == [[9 + 25, 0]]

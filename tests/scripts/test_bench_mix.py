@@ -1,18 +1,12 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-PATH = Path(__file__).parents[2] / "scripts" / "bench_mix.py"
-
 
 @pytest.fixture
-def bench_mix(monkeypatch):
-    spec = importlib.util.spec_from_file_location("bench_mix", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def bench_mix(script, monkeypatch):
+    module = script("bench_mix")
     monkeypatch.setattr(module, "pin", lambda threads: None)
     return module
 

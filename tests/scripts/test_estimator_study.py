@@ -1,18 +1,11 @@
 import csv
-import importlib.util
-from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).parents[2] / "scripts" / "estimator_study.py"
-
 
 @pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("estimator_study", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def study(script):
+    return script("estimator_study")
 
 
 def test_it_writes_what_it_says(study, tmp_path, capsys):

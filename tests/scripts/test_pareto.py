@@ -1,18 +1,12 @@
 import csv
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).parents[2] / "scripts" / "pareto.py"
-
 
 @pytest.fixture(scope="module")
-def pareto():
-    spec = importlib.util.spec_from_file_location("pareto", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def pareto(script):
+    return script("pareto")
 
 
 def test_it_keeps_each_limit_and_goes_on_where_it_stopped(pareto, config, tmp_path, monkeypatch, capsys):

@@ -203,7 +203,8 @@ def test_help_does_not_import_torch():
 def test_doctor_and_help(nas):
     facts = nas("doctor", "--json").result
     assert (
-        facts["mixing backend"].startswith(("native: _mix_cpu", "reference (torch expressions): ")) and facts["torch"]
+        facts["mixing backend"].startswith(("native: _kernels_cpu", "reference (torch expressions): "))
+        and facts["torch"]
     )
     assert facts["gpus"] != "none" or facts["mixing backend, cuda"] == "none: no device"
     assert "start: Tau at the beginning" in nas("help", "nas.tau.Exponential").out

@@ -269,8 +269,49 @@ def test_bad_numbers_of_weights_are_refused_alike(calls):
     for function in (mix, mix_reference):
         with pytest.raises(ValueError, match="op weights of 3 samples do not fit outputs of 4"):
             function(outputs, torch.ones(3, 2))
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match="weights for 2 outputs"):
             function(outputs, torch.ones(3))
+
+
+@pytest.mark.parametrize("unweighted", [(), (0,), (4,), (1, 3), (0, 1, 2, 3), (3, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_without_a_weight_count_as_they_are(calls, unweighted, dtype):
+    outputs, weights, grad = inputs(dtype=dtype)
+    weighted = [k for k in range(5) if k not in unweighted]
+    every = torch.ones(5)
+    every[weighted] = weights.detach()[weighted]
+    every.requires_grad_()
+    few = every.detach()[weighted].requires_grad_()
+    expected = gradients(mix, outputs, every, grad)
+    got = gradients(lambda outputs, weights: mix(outputs, weights, unweighted=unweighted), outputs, few, grad)
+    assert len(calls) >= 4  # both natively, forward and backward
+    torch.testing.assert_close(got[0], expected[0], rtol=0, atol=0)
+    torch.testing.assert_close(got[1], expected[1][weighted], rtol=0, atol=0)
+    for ours, theirs in zip(got[2:], expected[2:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    reference = gradients(
+        lambda outputs, weights: mix_reference(outputs, weights, unweighted=unweighted), outputs, few, grad
+    )
+    for ours, theirs in zip(got, reference, strict=True):
+        # one rounding of each term and sum, or sums in another order
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=60 * torch.finfo(dtype).eps)
+
+
+def test_gradgradcheck_with_outputs_without_a_weight(calls):
+    outputs = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    weights = torch.rand(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w, *x: mix(x, w, unweighted=(0, 2)), (weights, *outputs))
+    assert torch.autograd.gradgradcheck(lambda w, *x: mix(x, w, unweighted=(0, 2)), (weights, *outputs))
+
+
+def test_only_outputs_that_have_a_weight_are_kept():
+    outputs, weights, _ = inputs()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        mix(outputs, weights.detach()[:2].requires_grad_(), unweighted=(0, 1, 3))
+    assert {outputs[2].data_ptr(), outputs[4].data_ptr()} <= set(kept) and not {
+        o.data_ptr() for o in outputs[:2]
+    } & set(kept)
 
 
 def test_weights_may_be_views(calls):

@@ -14,7 +14,7 @@ from nas.ops import fused, mix, mix_reference, native
 
 CPU = torch.device("cpu")
 SUFFIX = native.EXTENSION_SUFFIXES[0]
-NAMES = ("nas_mix_workspace", "nas_mix_forward", "nas_mix_backward")
+NAMES = tuple(native.FUNCTIONS)
 
 
 @pytest.fixture
@@ -57,12 +57,12 @@ def mixes():
 
 def test_without_a_library_the_reference_is_used_silently(folder):
     assert mixes()
-    assert fused.describe(CPU) == f"reference (torch expressions): _mix_cpu{SUFFIX} was not built"
+    assert fused.describe(CPU) == f"reference (torch expressions): _kernels_cpu{SUFFIX} was not built"
 
 
 def test_native_without_a_library_is_an_error(folder, monkeypatch):
     monkeypatch.setenv(native.VARIABLE, "native")
-    with pytest.raises(ValueError, match=r"NAS_KERNELS=native, but .* _mix_cpu.* was not built"):
+    with pytest.raises(ValueError, match=r"NAS_KERNELS=native, but .* _kernels_cpu.* was not built"):
         mixes()
     assert fused.describe(CPU).startswith("none: NAS_KERNELS=native")
 
@@ -74,7 +74,7 @@ def test_an_unknown_word_is_an_error(folder, monkeypatch):
 
 
 def test_a_damaged_library_is_refused_once_with_its_path(folder):
-    path = folder / f"_mix_cpu{SUFFIX}"
+    path = folder / f"_kernels_cpu{SUFFIX}"
     path.write_bytes(b"\x7fELF" + bytes(60))
     with pytest.warns(UserWarning, match="cannot be used, the reference expression is") as caught:
         assert mixes()
@@ -84,7 +84,7 @@ def test_a_damaged_library_is_refused_once_with_its_path(folder):
 
 
 def test_a_library_with_another_abi_is_refused(folder):
-    compiled(folder / f"_mix_cpu{SUFFIX}", abi=native.ABI + 1)
+    compiled(folder / f"_kernels_cpu{SUFFIX}", abi=native.ABI + 1)
     with pytest.warns(
         UserWarning, match=rf"has ABI {native.ABI + 1}, but this version of nas needs {native.ABI}: build it again"
     ):
@@ -92,8 +92,8 @@ def test_a_library_with_another_abi_is_refused(folder):
 
 
 def test_a_library_that_lacks_a_function_is_refused(folder, monkeypatch):
-    compiled(folder / f"_mix_cpu{SUFFIX}", names=NAMES[:2])
-    with pytest.warns(UserWarning, match=r"is not a mixing library: .*nas_mix_backward"):
+    compiled(folder / f"_kernels_cpu{SUFFIX}", names=[name for name in NAMES if name != "nas_taps_backward"])
+    with pytest.warns(UserWarning, match=r"is not a library of kernels: .*nas_taps_backward"):
         assert mixes()
     monkeypatch.setenv(native.VARIABLE, "native")
     fused._live.clear()
@@ -105,8 +105,10 @@ def test_a_library_that_lacks_a_function_is_refused(folder, monkeypatch):
 
 
 def test_the_abi_number_is_that_of_the_header():
-    text = (Path(__file__).parents[3] / "kernels" / "mix.h").read_text()
-    assert f"#define NAS_MIX_ABI {native.ABI}\n" in text and f"#define NAS_MIX_MAX_K {native.MAX_K}\n" in text
+    folder = Path(__file__).parents[3] / "kernels"
+    text = (folder / "mix.h").read_text() + (folder / "taps.h").read_text()
+    for name, number in (("MIX_ABI", native.ABI), ("MIX_MAX_K", native.MAX_K), ("TAPS_MAX", native.MAX_TAPS)):
+        assert f"#define NAS_{name} {number}\n" in text
 
 
 def test_the_library_says_how_it_was_built(built):

@@ -1,0 +1,163 @@
+"""Op weights inside candidates' last layers.
+
+``w * BN(z)`` is a batch norm whose scale and shift are multiplied by w; ``w * (W z + b)`` a layer of weights w W and w b. So a candidate
+that ends in such a layer puts out its term of the mixture at once: the mixture is a plain sum, keeps nothing for its backward pass, and
+the gradient of w falls out of the layer's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+_FOLDABLE = frozenset(
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+)
+
+
+class Scaled(NamedTuple):
+    """A layer's parameters, multiplied by an op weight; the shift is None where there is none."""
+
+    scale: Tensor
+    shift: Tensor | None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the module that calling its parts would leave out."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def is_foldable(layer: nn.Module) -> bool:
+    """Whether a layer can take an op weight into its parameters: batch norm, convolution or linear, of exactly these types.
+
+    Hooks and parametrisations (which change the type) see the layer as it is, so they exclude it.
+    """
+    return type(layer) in _FOLDABLE and not has_hooks(layer) and "forward" not in layer.__dict__
+
+
+def scale_all(layers: Sequence[nn.Module], weights: Tensor) -> list[Scaled]:
+    """The parameters of many layers, each multiplied by its op weight, by a few operations in all.
+
+    Args:
+        layers: Ones that are foldable; one may come several times.
+        weights: One number for each.
+
+    Shape:
+        - weights: (len(layers),)
+    """
+    tensors: list[Tensor] = []
+    owners: list[int] = []
+    for i, layer in enumerate(layers):
+        for tensor in (_scale_of(layer, weights), layer.bias):
+            if isinstance(tensor, Tensor):
+                tensors.append(tensor)
+                owners.append(i)
+    scaled = iter(_multiplied(tensors, weights, owners))
+    return [Scaled(next(scaled), None if layer.bias is None else next(scaled)) for layer in layers]
+
+
+def _scale_of(layer: nn.Module, weights: Tensor) -> Tensor:
+    if layer.weight is None:  # a batch norm without parameters
+        return weights.new_ones(layer.num_features)
+    return layer.weight  # type: ignore[return-value]
+
+
+def _multiplied(tensors: Sequence[Tensor], weights: Tensor, owners: Sequence[int]) -> list[Tensor]:
+    """Every tensor times the weight of its owner."""
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        return [tensor * weights[i].to(tensor.dtype) for tensor, i in zip(tensors, owners, strict=True)]
+    return list(_MultiplyParts.apply(weights.to(tensors[0].dtype), owners, *tensors))
+
+
+class _MultiplyParts(torch.autograd.Function):
+    """Tensors, each times its owner's weight, as parts of one long one: a few operations, however many they are."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, owners: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        owner = _owner_of_each(tuple(owners), tuple(tensor.numel() for tensor in tensors), weights.device)
+        ctx.save_for_backward(weights, owner, *tensors)
+        return _parts(_joined(tensors) * weights[owner], tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        weights, owner, *tensors = ctx.saved_tensors
+        # a layer that did not run has no gradient: its optimizer must leave it alone
+        grad = _joined([torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)])
+        weight_grad = None
+        if ctx.needs_input_grad[0]:
+            weight_grad = torch.zeros_like(weights).index_add(0, owner, grad * _joined(tensors))
+        scaled = _parts(grad * weights[owner], tensors)
+        return weight_grad, None, *(None if g is None else s for g, s in zip(grads, scaled, strict=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _owner_of_each(owners: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(owners).repeat_interleave(torch.tensor(sizes)).to(device)
+
+
+@functools.lru_cache(maxsize=1024)
+def indices(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Indices as a tensor that is made once, so that no step waits for a copy to the device."""
+    with torch.inference_mode(False):  # one made in inference mode could not be used in training later
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors])
+
+
+def _parts(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    parts = flat.split([tensor.numel() for tensor in like])
+    return tuple(part if t.dim() == 1 else part.view(t.shape) for part, t in zip(parts, like, strict=True))
+
+
+def call_scaled(layer: nn.Module, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
+    """A layer with scaled parameters: the op weight times what it would put out.
+
+    Args:
+        layer: A foldable one.
+        x: Its input.
+        scaled: Its parameters.
+        tracked: Takes the batch counters that :func:`count_batches` is still to raise.
+    """
+    if isinstance(layer, _BatchNorm):
+        return _batch_norm(layer, x, scaled, tracked)
+    if isinstance(layer, _ConvNd):
+        return layer._conv_forward(x, scaled.scale, scaled.shift)
+    return F.linear(x, scaled.scale, scaled.shift)
+
+
+def _batch_norm(norm: _BatchNorm, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
+    """What ``_BatchNorm.forward`` does, with another scale and shift."""
+    norm._check_input_dim(x)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        if norm.momentum is None:
+            norm.num_batches_tracked.add_(1)
+            momentum = 1.0 / float(norm.num_batches_tracked)
+        else:
+            tracked.append(norm.num_batches_tracked)
+    of_batch = norm.training or (norm.running_mean is None and norm.running_var is None)
+    keep = not norm.training or norm.track_running_stats
+    mean, var = (norm.running_mean, norm.running_var) if keep else (None, None)
+    return F.batch_norm(x, mean, var, scaled.scale, scaled.shift, of_batch, momentum, norm.eps)
+
+
+def count_batches(tracked: Sequence[Tensor]) -> None:
+    """Raises batch counters by 1 for every time they are in the list, by one operation for all that are there as often."""
+    times = Counter(map(id, tracked))
+    counters = {id(counter): counter for counter in tracked}
+    for number in set(times.values()):
+        torch._foreach_add_([counter for key, counter in counters.items() if times[key] == number], number)
