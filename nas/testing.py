@@ -84,10 +84,20 @@ def _check_derived(supernet: Supernet, choices: dict[str, Any], fresh: nn.Module
     _require(trained[0] == trained[1], f"derived and freshly built network differ in what is trained: {choices}")
     _require(not Supernet(derived).choices, f"a choice is left in the network of {choices}")
     with torch.no_grad():
-        mixed = supernet(*inputs, op_weights=supernet.one_hot(choices))
+        folded, mixed = (_mixed(supernet, choices, inputs, fold) for fold in (True, False))
         plain = derived(*inputs)
     cut = any(isinstance(module, Gate) or widths_of(module) for module in supernet.network.modules())
     _require(_equal(mixed, plain, cut), f"the derived network computes something else than the supernet: {choices}")
+    # convolutions that run as one are rounded otherwise than each by itself
+    _require(_equal(folded, plain, True), f"with op weights folded, the supernet computes something else: {choices}")
+
+
+def _mixed(supernet: Supernet, choices: dict[str, Any], inputs: Sequence[Tensor], fold: bool) -> Any:
+    before, supernet.fold_weights = supernet.fold_weights, fold
+    try:
+        return supernet(*inputs, op_weights=supernet.one_hot(choices))
+    finally:
+        supernet.fold_weights = before
 
 
 def _check_costs(space: SearchSpace, stage: str, inputs: Sequence[Tensor], num_architectures: int) -> None:
