@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "cpu.h"
+#include "taps_shape.h"
 #include "taps_tiles.h"
 
 namespace nas_taps {
@@ -145,33 +146,13 @@ Function<T> for_processor() {
 
 // ---- The functions of taps.h ---------------------------------------------------------------------------------------------------------
 
-struct Shape {
-    int dtype;
-    int64_t batch, channels, height, width;
-    int num_taps;
-    const int64_t* offsets;
-
-    int64_t count() const { return batch * channels * height * width; }
-    int64_t wide() const { return dtype == NAS_MIX_FLOAT64 ? 8 : 4; }
+struct Shape : TapsShape {
     Taps taps() const { return Taps(num_taps, offsets, height, width); }
-    Tiles tiles(const Taps& taps) const { return Tiles(taps, batch, height, width, pack_bytes / wide()); }
+    Tiles tiles(const Taps& taps) const { return Tiles(taps, batch, height, width, pack_bytes / accumulator_size()); }
     // with fewer products, one thread is faster than waking another
     int threads(int most) const { return most > 1 && count() >= (1 << 19) / num_taps ? most : 1; }
     int64_t slots(const Tiles& tiles) const { return tiles.num_chunks * channels * num_taps; }
 };
-
-int check(const Shape& s) {
-    if (s.dtype < NAS_MIX_FLOAT32 || s.dtype > NAS_MIX_BFLOAT16) return NAS_MIX_BAD_DTYPE;
-    if (s.num_taps < 1 || s.num_taps > NAS_TAPS_MAX) return NAS_MIX_BAD_K;
-    if (s.batch < 0 || s.channels < 0 || s.height < 0 || s.width < 0) return NAS_MIX_BAD_SIZE;
-    int64_t room = int64_t(1) << 62;
-    const int64_t sizes[] = {s.batch, s.channels, s.height, s.width};
-    for (const int64_t size : sizes) {
-        if (size >= room) return NAS_MIX_BAD_SIZE;
-        room /= larger(size, 1);
-    }
-    return s.offsets ? NAS_MIX_OK : NAS_MIX_NULL;
-}
 
 template <typename T>
 void run(const Shape& s, const void* x, const void* w, void* y, const void* dy, void* dx, void* dw, void* workspace, int num_threads) {
@@ -205,18 +186,18 @@ using namespace nas_taps;
 
 NAS_EXPORT int64_t nas_taps_workspace(int dtype, int64_t batch, int64_t channels, int64_t height, int64_t width, int num_taps,
                                       const int64_t* offsets, int wants_dw, int num_threads) {
-    const nas_taps::Shape s{dtype, batch, channels, height, width, num_taps, offsets};
+    const nas_taps::Shape s{{dtype, batch, channels, height, width, num_taps, offsets}};
     if (const int error = check(s)) return -error;
     if (s.count() == 0) return 0;
     const Tiles tiles = s.tiles(s.taps());
-    return (tiles.elements * s.threads(num_threads) + (wants_dw ? s.slots(tiles) : 0)) * s.wide();
+    return (tiles.elements * s.threads(num_threads) + (wants_dw ? s.slots(tiles) : 0)) * s.accumulator_size();
 }
 
 NAS_EXPORT int nas_taps_forward(int dtype, int64_t batch, int64_t channels, int64_t height, int64_t width, int num_taps,
                                 const int64_t* offsets, const void* x, const void* w, void* y, void* workspace, int num_threads,
                                 void* stream) {
     (void)stream;
-    const nas_taps::Shape s{dtype, batch, channels, height, width, num_taps, offsets};
+    const nas_taps::Shape s{{dtype, batch, channels, height, width, num_taps, offsets}};
     const int error = check(s);
     if (error || s.count() == 0) return error;
     if (!x || !w || !y || !workspace) return NAS_MIX_NULL;
@@ -228,11 +209,11 @@ NAS_EXPORT int nas_taps_backward(int dtype, int64_t batch, int64_t channels, int
                                  const int64_t* offsets, const void* x, const void* w, const void* dy, void* dx, void* dw,
                                  void* workspace, int num_threads, void* stream) {
     (void)stream;
-    const nas_taps::Shape s{dtype, batch, channels, height, width, num_taps, offsets};
+    const nas_taps::Shape s{{dtype, batch, channels, height, width, num_taps, offsets}};
     const int error = check(s);
     if (error || (!dx && !dw)) return error;
     if (s.count() == 0) {
-        if (dw) std::memset(dw, 0, size_t(channels * num_taps * s.wide()));
+        if (dw) std::memset(dw, 0, size_t(channels * num_taps * s.accumulator_size()));
         return NAS_MIX_OK;
     }
     if (!dy || !workspace || (dw && !x) || (dx && !w)) return NAS_MIX_NULL;

@@ -1,6 +1,7 @@
 // Launchers of the depthwise convolution with few taps behind taps.h: which kernel, on how many blocks.
 #include "launch.cuh"
 #include "taps.cuh"
+#include "taps_shape.h"
 
 #ifndef NAS_TAPS_BLOCKS  // macros because the tests under emulation make them smaller
 #define NAS_TAPS_BLOCKS 2048  // of one launch for dw, about
@@ -12,30 +13,10 @@
 namespace nas_mix {
 namespace {
 
-struct TapsShape {
-    int dtype;
-    int64_t batch, channels, height, width;
-    int num_taps;
-    const int64_t* offsets;
-
-    int64_t count() const { return batch * channels * height * width; }
-    int64_t accumulator_size() const { return dtype == NAS_MIX_FLOAT64 ? 8 : 4; }
-    int64_t vector() const { return dtype == NAS_MIX_FLOAT64 ? 2 : dtype == NAS_MIX_FLOAT32 ? 4 : 8; }
-};
-
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-int check(const TapsShape& s) {
-    if (s.dtype < NAS_MIX_FLOAT32 || s.dtype > NAS_MIX_BFLOAT16) return NAS_MIX_BAD_DTYPE;
-    if (s.num_taps < 1 || s.num_taps > NAS_TAPS_MAX) return NAS_MIX_BAD_K;
-    int64_t room = int64_t(1) << 62;
-    for (const int64_t size : {s.batch, s.channels, s.height, s.width}) {
-        if (size < 0 || size >= room) return NAS_MIX_BAD_SIZE;
-        room /= larger(size, 1);
-    }
-    return s.offsets ? NAS_MIX_OK : NAS_MIX_NULL;
-}
+int64_t vector_of(const TapsShape& s) { return s.dtype == NAS_MIX_FLOAT64 ? 2 : s.dtype == NAS_MIX_FLOAT32 ? 4 : 8; }
 
 // Everything that follows from the shape and the offsets, which are turned for the gradient of the input. Whether there are tiles does
 // not depend on alignment: windows are as large as vectors need.
@@ -63,7 +44,7 @@ struct TapsPlan {
             low_x = smaller(low_x, a.right[t]);
             high_x = larger(high_x, a.right[t]);
         }
-        const int64_t vector = s.vector(), most = 1 << 20;  // more does not fit anyway, and the sizes below stay small
+        const int64_t vector = vector_of(s), most = 1 << 20;  // more does not fit anyway, and the sizes below stay small
         low_x = -up(-low_x, vector) * vector;
         const int64_t span_y = smaller(high_y - low_y, most), span_x = smaller(high_x - low_x, most);
         // Of the widths whose window fits, the one with the least work: elements to copy, and products, also those beyond the image.
@@ -159,7 +140,7 @@ int taps_backward_of(const TapsShape& s, const void* x, const void* w, const voi
 
 NAS_EXPORT int64_t nas_taps_workspace(int dtype, int64_t batch, int64_t channels, int64_t height, int64_t width, int num_taps,
                                       const int64_t* offsets, int wants_dw, int) {
-    const nas_mix::TapsShape s = {dtype, batch, channels, height, width, num_taps, offsets};
+    const TapsShape s = {dtype, batch, channels, height, width, num_taps, offsets};
     if (const int error = check(s)) return -error;
     return wants_dw && s.count() ? nas_mix::TapsPlan(s, false).workspace(s) : 0;
 }

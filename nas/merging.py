@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.folding import Scaled, indices
-from nas.ops import tap_conv
-from nas.ops.fused import live
+from nas.ops import runs_natively, tap_conv
 
 
 class Kernel(NamedTuple):
@@ -69,24 +68,22 @@ def plan(layers: Sequence[nn.Module], device: torch.device) -> Plan | None:
     convs = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
     first = convs[0]
     depthwise = first.groups == first.in_channels == first.out_channels and set(first.stride) == {1}
-    kernels = tuple(Kernel(conv.kernel_size, conv.dilation) for conv in convs)
-    return _plan(kernels, depthwise and live(device) is not None)
+    found = _plan(tuple(Kernel(conv.kernel_size, conv.dilation) for conv in convs))
+    return found if found.box is not None or (depthwise and runs_natively(device, len(found.taps))) else None
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(kernels: tuple[Kernel, ...], only_taps: bool) -> Plan | None:
+def _plan(kernels: tuple[Kernel, ...]) -> Plan:
+    """One dense kernel where it has no more weights than all together; otherwise their taps alone."""
     each = [kernel.taps() for kernel in kernels]
     union = sorted(set(itertools.chain(*each)))
     reach = [max(abs(tap[axis]) for tap in union) for axis in range(len(union[0]))]
     box = tuple(2 * r + 1 for r in reach)
-    if math.prod(box) <= sum(map(len, each)):
+    dense = math.prod(box) <= sum(map(len, each))
+    if dense:
         union = list(itertools.product(*[range(-r, r + 1) for r in reach]))
-    elif only_taps:
-        box = ()
-    else:
-        return None
     where = {tap: t for t, tap in enumerate(union)}
-    return Plan(tuple(union), tuple(where[tap] for taps in each for tap in taps), box or None)
+    return Plan(tuple(union), tuple(where[tap] for taps in each for tap in taps), box if dense else None)
 
 
 def merged(plan: Plan, parts: Sequence[Scaled]) -> Scaled:

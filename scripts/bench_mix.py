@@ -174,6 +174,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def show(rows: Sequence[dict[str, Any]], text: str, *, as_json: bool) -> None:
+    """Prints what was measured on and the rows: as one JSON object, or as the `text` of a table."""
+    facts = machine()
+    if as_json:
+        print(json.dumps({**facts, "rows": rows}))
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in facts.items()) + "\n\n" + text)
+
+
 def machine() -> dict[str, Any]:
     """What was measured on."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -222,11 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [
         row for shape, k in cases for row in measure(shape, k, options.depth, DTYPES[options.dtype], options.rounds)
     ]
-    facts = machine()
-    if options.json:
-        print(json.dumps({**facts, "rows": rows}))
-    else:
-        print("\n".join(f"{key}: {value}" for key, value in facts.items()) + "\n\n" + table(rows))
+    show(rows, table(rows), as_json=options.json)
     return 0
 
 

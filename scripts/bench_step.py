@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from bench_mix import machine, pin, take_turns  # type: ignore[import-not-found]
+from bench_mix import pin, show, take_turns  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -228,11 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     pin(options.threads)
     rows = measure(options.rounds)
-    facts = machine()
-    if options.json:
-        print(json.dumps({**facts, "rows": rows}))
-    else:
-        print("\n".join(f"{key}: {value}" for key, value in facts.items()) + "\n\n" + table(rows))
+    show(rows, table(rows), as_json=options.json)
     return 0
 
 

@@ -14,16 +14,17 @@ pass, each once. "difference" is the largest of any gradient from that of five c
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from bench_mix import CACHE_BYTES, figures, keep_memory, machine, pin, take_turns  # type: ignore[import-not-found]
+from bench_mix import CACHE_BYTES, figures, keep_memory, pin, show, take_turns  # type: ignore[import-not-found]
 from torch import Tensor
 from torch.nn import functional as F
 
 from nas.ops import mix_reference, tap_conv, tap_conv_reference
+from nas.profile.memory import saved_bytes
 
 Shape = tuple[int, ...]
 DILATIONS = {1: (1, 2, 4, 8, 16), 2: (1, 2, 3, 4, 5)}  # by number of dimensions
@@ -99,19 +100,6 @@ def copies(inputs: Inputs) -> None:
     torch.empty_like(half).copy_(half)
 
 
-def bytes_kept(function: Function, inputs: Inputs) -> int:
-    """Memory that is kept for the backward pass, the kernels and op weights included."""
-    kept: dict[int, int] = {}
-
-    def save(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = max(tensor.nbytes, kept.get(tensor.data_ptr(), 0))
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        function(inputs)
-    return sum(kept.values())
-
-
 def difference(function: Function, shape: Shape) -> float:
     """Of all gradients from those of five convolutions, in float64, relative to the largest of each."""
     inputs = inputs_of(shape, torch.float64)
@@ -134,7 +122,7 @@ def measure(shape: Shape, rounds: int) -> list[dict[str, Any]]:
             "shape": list(shape),
             "contestant": name,
             **figures(values, times["native"]),
-            "kept_bytes": bytes_kept(functions[name], sets[0]) if name in functions else 0,
+            "kept_bytes": saved_bytes(partial(functions[name], sets[0]), ()) if name in functions else 0,
             "difference": difference(functions[name], shape) if name in functions else 0.0,
         }
         for name, values in times.items()
@@ -169,11 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     cases = [tuple(int(size) for size in options.shape.split(","))] if options.shape else CASES
     rows = [row for shape in cases for row in measure(shape, options.rounds)]
-    facts = machine()
-    if options.json:
-        print(json.dumps({**facts, "rows": rows}))
-    else:
-        print("\n".join(f"{key}: {value}" for key, value in facts.items()) + "\n\n" + table(rows))
+    show(rows, table(rows), as_json=options.json)
     return 0
 
 

@@ -220,16 +220,10 @@ void errors() {
 }  // namespace
 
 int main(int argc, char** argv) {
-    alarm(500);  // a barrier that not all reach
-    const size_t step = argc > 1 ? std::max(1, std::atoi(argv[1])) : 1, first = argc > 2 ? std::atoi(argv[2]) : 0;
-    const std::vector<Case> all = cases();
-    size_t count = 0;
-    for (size_t i = first; i < all.size(); i += step, ++count) run(all[i]);
-    if (argc <= 2) {
+    return run_cases(argc, argv, cases(), [] {
         errors();
         divisors();
         determinism();
         conversions();
-    }
-    std::printf("%zu cases, %d launches\n", count, simt::num_launches);
+    });
 }

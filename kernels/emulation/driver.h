@@ -104,4 +104,16 @@ bool is_close(double got, double exact, double magnitude, double terms, int type
     return std::fabs(got - exact) <= 1.01 * (kUnit[type] * std::fabs(exact) + terms * acc_unit * magnitude) + 0x1p-25;
 }
 
+// Every STEP-th case, by default each, from FIRST on; without FIRST also what `rest` does.
+template <class C, class Rest>
+int run_cases(int argc, char** argv, const std::vector<C>& all, Rest rest) {
+    alarm(500);  // a barrier that not all reach
+    const size_t step = argc > 1 ? std::max(1, std::atoi(argv[1])) : 1, first = argc > 2 ? std::atoi(argv[2]) : 0;
+    size_t count = 0;
+    for (size_t i = first; i < all.size(); i += step, ++count) run(all[i]);
+    if (argc <= 2) rest();
+    std::printf("%zu cases, %d launches\n", count, simt::num_launches);
+    return 0;
+}
+
 }  // namespace

@@ -104,18 +104,29 @@ def _expression(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
     return convolution(x, kernel, padding=reach, groups=len(kernel))
 
 
+def runs_natively(device: torch.device, num_taps: int) -> bool:
+    """Whether a native kernel takes so many taps here and now; otherwise the cost is that of a dense kernel around all of them."""
+    # torch.is_autocast_enabled raises for devices that have no library
+    return (
+        num_taps <= MAX_TAPS
+        and is_plain_eager()
+        and live(device) is not None
+        and not torch.is_autocast_enabled(device.type)
+    )
+
+
 def _taps_of(x: Tensor, weights: Tensor, offsets: Offsets) -> Taps | None:
     """How a native library would compute it; None: it does not take these tensors."""
-    if not is_plain_eager() or len(offsets) > MAX_TAPS or x.dtype not in DTYPES or x.dim() != len(offsets[0]) + 2:
-        return None
     device = x.device
+    if x.dtype not in DTYPES or x.dim() != len(offsets[0]) + 2 or not runs_natively(device, len(offsets)):
+        return None
+    library = live(device)
     if (
         not is_plain_tensor(x, device)
         or not is_plain_tensor(weights, device)
         or not weights.is_floating_point()
         or x.numel() == 0
-        or (library := live(device)) is None
-        or torch.is_autocast_enabled(device.type)
+        or library is None
     ):
         return None
     batch, channels, *sizes = x.shape

@@ -157,6 +157,20 @@ int report() {
     return failures ? 1 : 0;
 }
 
+// `check SEED COUNT` or `huge`.
+template <typename Check, typename Huge>
+int run_mode(int argc, char** argv, Check check, Huge huge) {
+    const std::string mode = argc > 1 ? argv[1] : "";
+    if (mode == "check" && argc == 4) {
+        check(std::atoi(argv[2]), std::atoi(argv[3]));
+    } else if (mode == "huge") {
+        huge();
+    } else {
+        return 2;
+    }
+    return report();
+}
+
 }  // namespace
 
 #endif

@@ -199,14 +199,9 @@ void huge() {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const std::string mode = argc > 1 ? argv[1] : "";
-    if (mode == "check" && argc == 4) {
-        random_cases(std::atoi(argv[2]), std::atoi(argv[3]));
+    const auto check = [](int seed, int count) {
+        random_cases(seed, count);
         errors();
-    } else if (mode == "huge") {
-        huge();
-    } else {
-        return 2;
-    }
-    return report();
+    };
+    return run_mode(argc, argv, check, huge);
 }

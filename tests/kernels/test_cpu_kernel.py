@@ -15,7 +15,7 @@ NARROW = "-DNAS_MIX_VECTOR_BYTES=16"  # one compilation instead of three
 NUM_CASES = 150
 # the operations: the driver of each, kernels/<operation>.cpp being its source; and headers that are of others only
 DRIVERS = {"mix": "cpu_driver.cpp", "taps": "taps_driver.cpp"}
-FOREIGN = {"mix": ("taps.h", "taps_tiles.h"), "taps": ("mix_loops.h",)}
+FOREIGN = {"mix": ("taps.h", "taps_shape.h", "taps_tiles.h"), "taps": ("mix_loops.h",)}
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 each_operation = pytest.mark.parametrize("operation", DRIVERS)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.merging import Kernel, family
@@ -111,6 +112,20 @@ def test_what_is_merged_and_what_is_not():
     assert family(nn.Conv2d(4, 4, 3, padding=2)) is None and family(nn.Conv2d(4, 4, 3, padding="same")) is None
     assert family(nn.Conv2d(4, 4, (1, 3), padding=(0, 1))) == family(nn.Conv2d(4, 4, 3, padding=1))
     assert family(nn.ConvTranspose2d(4, 4, 3, padding=1)) is None and family(nn.Linear(4, 4)) is None
+
+
+def test_taps_run_as_one_only_where_a_kernel_visits_them_alone():
+    torch.manual_seed(0)
+    network = nas.choice("op", {f"d{d}": same(3, d) for d in (1, 2, 8)})
+    x = torch.randn(2, 4, 9, 9)
+    # otherwise a dense kernel of 17 x 17 would take the place of three of 3 x 3
+    three = [torch.Size((4, 1, 3, 3))] * 3
+    with torch.autocast("cpu", torch.bfloat16):
+        assert outputs_of(network, x) == three
+    with FlopCounterMode(display=False):
+        assert outputs_of(network, x) == three
+    many = {f"k{k}d{d}": same(k, d) for k, d in ((9, 1), (9, 2))}  # 81 + 81 - 25 taps
+    assert len(outputs_of(nas.choice("op", many), x)) == 2
 
 
 def test_hooks_keep_a_convolution_apart():
