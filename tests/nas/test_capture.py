@@ -10,6 +10,7 @@ from torch import nn
 
 import nas
 from nas.bilevel import Unrolled
+from nas.choice_module import _TRACED, present_context
 from nas.relaxations import GumbelSoftmax, SampledPath
 from nas.runs import trainer
 from nas.runs.folder import RunFolder
@@ -84,6 +85,7 @@ def test_a_soft_step_is_one_graph_compiled_once(name):
         # the second call must not compile anew
         with torch._dynamo.config.patch(error_on_recompile=seed > 0):
             got = results(supernet, x, sample)
+        assert present_context() is None and _TRACED.context is None
         expected = results(twin, x, sample)
         assert got.keys() == expected.keys()
         for key, value in expected.items():

@@ -116,19 +116,22 @@ def test_gradients_of_gradients():
     assert torch.autograd.gradgradcheck(run, (x, weights))
 
 
-def test_hooks_on_a_candidate_or_its_last_layer_are_called():
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_on_a_candidate_or_its_layers_are_called(kind):
     supernet = nas.Supernet(nas.choice("op", {"a": nn.Sequential(nn.ReLU(), nn.Linear(3, 3)), "b": nn.Identity()}))
-    x = torch.randn(2, 3)
+    x = torch.randn(2, 3, requires_grad=True)
     sample = supernet.sample(GumbelSoftmax(), 1.0)
-    expected = supernet(x, op_weights=sample)
+    expected = supernet(x, op_weights=sample).detach()
     for module in (
         supernet.network.candidates[0],
         supernet.network.candidates[0][1],
         supernet.network.candidates[0][0],
     ):
         seen = []
-        handle = module.register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        torch.testing.assert_close(supernet(x, op_weights=sample), expected)
+        handle = getattr(module, f"register_{kind}")(lambda *_, seen=seen: seen.append(1))
+        y = supernet(x, op_weights=sample)
+        torch.testing.assert_close(y.detach(), expected)
+        y.sum().backward(retain_graph=True)
         handle.remove()
         assert seen == [1]
 

@@ -100,7 +100,9 @@ def test_what_is_merged_and_what_is_not():
         "strided": [dense(3, 1, stride=2), dense(5, 1, stride=2)],
     }
     for name, ops in merge.items():
-        assert len(outputs_of(nas.choice("op", {str(i): op for i, op in enumerate(ops)}), x)) == 1, name
+        network = nas.choice("op", {str(i): op for i, op in enumerate(ops)})
+        assert len(outputs_of(network, x)) == 1, name
+        assert_same_step(network, x)
     apart = {
         "dense dilations take more work together": [dense(3, 1), dense(3, 4)],
         "channels": [dense(3, 1), same(3, 1, groups=2)],

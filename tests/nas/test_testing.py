@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import nas
+from nas import mixture
 from nas.data import SearchDataModule
 from nas.testing import check_data, check_search_space
 
@@ -24,6 +25,13 @@ INPUTS = [torch.randn(2, 3)]
 
 def test_a_right_space_passes():
     check_search_space(Space(), INPUTS)
+
+
+def test_op_weights_that_fold_wrongly_are_caught(monkeypatch):
+    right = mixture.call_scaled
+    monkeypatch.setattr(mixture, "call_scaled", lambda *arguments: right(*arguments) * 1.01)
+    with pytest.raises(AssertionError, match="with op weights folded, the supernet computes something else"):
+        check_search_space(Space(), INPUTS)
 
 
 class NoChoices(Space):
