@@ -63,6 +63,7 @@ def test_the_library_is_built_with_openmp_and_loads(tree):
     assert "GCC" in library.build and "OpenMP" in library.build
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 def test_a_compiler_without_openmp_builds_a_library_of_one_thread(tree):
     compiler = script(tree / "compiler", 'case "$*" in *-fopenmp*) exit 1 ;; esac; exec g++ "$@"')

@@ -183,6 +183,7 @@ RACES = {
 }
 
 
+@pytest.mark.slow
 @each_operation
 def test_a_race_is_noticed(operation, tmp_path):
     sources = mutant(operation, tmp_path, *RACES[operation])
