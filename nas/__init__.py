@@ -31,6 +31,9 @@ _EXPORTS = {
     "Genotype": "nas.genotype",
     "SearchModule": "nas.search_module",
     "RetrainModule": "nas.retrain_module",
+    "export_network": "nas.runs.export",
+    "load": "nas.runs.load",
+    "create_model": "nas.runs.load",
 }
 
 __all__ = [*_EXPORTS, "__version__"]
@@ -53,6 +56,9 @@ if TYPE_CHECKING:
     from nas.mixed_op import sample as sample
     from nas.relaxations import OpWeights as OpWeights
     from nas.retrain_module import RetrainModule as RetrainModule
+    from nas.runs.export import export_network as export_network
+    from nas.runs.load import create_model as create_model
+    from nas.runs.load import load as load
     from nas.search_module import SearchModule as SearchModule
     from nas.search_space import SearchSpace as SearchSpace
     from nas.supernet import Supernet as Supernet

@@ -50,7 +50,10 @@ class Select(nn.Module):
 
 
 class SumInputs(nn.Module):
-    """Sums chosen inputs, each through a module of its own: what remains of :func:`nas.inputs`."""
+    """Sums chosen inputs, each through a module of its own.
+
+    What remains of :func:`nas.inputs`.
+    """
 
     def __init__(self, branches: Mapping[int, nn.Module]) -> None:
         """Sets the branches.
@@ -74,7 +77,8 @@ class SumInputs(nn.Module):
         Shape:
             - output: that of each branch
         """
-        outputs = [branch(inputs[i]) for i, branch in zip(self.indices, self.branches, strict=True)]
+        pairs = zip(self.indices, self.branches, strict=True)
+        outputs = [branch(inputs[i]) for i, branch in pairs]
         total: Tensor = outputs[0]
         for output in outputs[1:]:
             total = total + output

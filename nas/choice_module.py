@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.genotype import CHOICE_NAME, LABEL
 from nas.mixture import Folded
 from nas.relaxations import Sampler
-
-LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
-CHOICE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
 
 Literals = Mapping[str, frozenset[str]]
 """Choice name -> labels: true of a genotype that has one of these labels at each of these choices."""

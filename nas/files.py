@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Writes the whole content of a file through :func:`replacing`."""
     with replacing(Path(path)) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON file, whole or not at all."""
+    write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(item: Any) -> Any:
+    """JSON knows no NaN and no infinity: null stands for them."""
+    if isinstance(item, Mapping):
+        return {key: _finite(value) for key, value in item.items()}
+    return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
 @contextmanager
@@ -34,7 +48,7 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         if keep_as is not None and path.exists():
             os.replace(path, keep_as)
         os.replace(temporary, path)
@@ -64,7 +78,8 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's file mode mask."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

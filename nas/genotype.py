@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from nas.files import write_atomic
 FORMAT = "gumbel-nas/genotype"
 VERSION = 1
 MAX_BYTES = 16 * 2**20
+
+LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+CHOICE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
 
 Label = str | list[str]
 
@@ -81,13 +85,22 @@ class Genotype:
         if "choices" not in fields:
             raise UsageError(f"{source}: key 'choices' is missing")
         for name, value in fields["choices"].items():
+            if not CHOICE_NAME.fullmatch(name):
+                raise UsageError(
+                    f"{source}: {name!r:.80} is not the name of a choice: it must match {CHOICE_NAME.pattern}"
+                )
             if not (isinstance(value, str) or _is_label_list(value)):
                 raise UsageError(
                     f"{source}: choice {name!r} must be a label or a sorted list of labels, got {value!r:.80}"
                 )
+            for label in [value] if isinstance(value, str) else value:
+                if not LABEL.fullmatch(label):
+                    raise UsageError(
+                        f"{source}: choice {name!r}: {label!r:.80} is not a label: it must match {LABEL.pattern}"
+                    )
         space = fields.get("space")
-        if space is not None and not isinstance(space.get("class_path"), str):
-            raise UsageError(f"{source}: space.class_path must be a string")
+        if space is not None and not _is_dotted(space.get("class_path")):
+            raise UsageError(f"{source}: space.class_path must be the dotted path of a class")
         for name, row in fields.get("probabilities", {}).items():
             if not isinstance(row, dict) or not all(isinstance(p, (int, float)) for p in row.values()):
                 raise UsageError(f"{source}: probabilities of choice {name!r} must map labels to numbers")
@@ -134,6 +147,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _is_dotted(value: Any) -> bool:
+    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
 
 
 def _is_label_list(value: Any) -> bool:

@@ -173,8 +173,9 @@ class _Network(nn.Module):
         auxiliary_logits = None
         for i, cell in enumerate(self.cells):
             s0, s1 = s1, cell(s0, s1)
-            if self.training and self.auxiliary_head is not None and i == self.auxiliary_at:
-                auxiliary_logits = self.auxiliary_head(s1)
+            if self.auxiliary_head is not None and i == self.auxiliary_at:
+                if self.training:
+                    auxiliary_logits = self.auxiliary_head(s1)
         logits: Tensor = self.classifier(self.pool(s1).flatten(1))
         return logits if auxiliary_logits is None else (logits, auxiliary_logits)
 

@@ -204,7 +204,8 @@ class _Cell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         nodes = [x]
         for node in range(1, NUM_NODES):
-            nodes.append(nas.mixed_sum([self.edges[edge_name(source, node)] for source in range(node)], nodes))
+            edges = [self.edges[edge_name(source, node)] for source in range(node)]
+            nodes.append(nas.mixed_sum(edges, nodes))
         return nodes[-1]
 
 

@@ -57,6 +57,12 @@ TINY = {
 }
 
 
+@pytest.fixture(scope="session")
+def tiny():
+    """The text of a small configuration."""
+    return yaml.safe_dump(TINY)
+
+
 class Answer:
     """What a command said."""
 

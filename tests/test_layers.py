@@ -57,6 +57,7 @@ LAYERS = {
     "nas.callbacks": 4,
     "nas.runs": 5,
     "nas.profile": 5,
+    "nas.export": 5,
     "nas.cli": 6,
     "nas.__main__": 6,
 }

@@ -66,12 +66,32 @@ Trains the derived network on all training data and tests it once.
 Test metrics of the retrained (else the derived) network, with parameters, MACs and latency of one sample.
 
   --run DIR            run folder{_TRUST}{_COMMON}""",
-    "profile": f"""usage: nas profile --config FILE [--KEY VALUE]...
+    "profile": f"""usage: nas profile --config FILE [--KEY VALUE]... [--genotype FILE]
 
 Before a search: what each candidate adds to each cost, the number of architectures, the range of costs, a forecast of the memory
 of a step, and whether the targets of model.cost can be met. Latencies are measured on this device and kept for searches.
 
-  --config FILE        YAML; may be repeated, later files win{_TRUST}{_COMMON}""",
+  --config FILE        YAML; may be repeated, later files win
+  --genotype FILE      the costs of this architecture alone{_TRUST}{_COMMON}""",
+    "export": f"""usage: nas export --run DIR [--formats A,B,...] [--fold-bn] [--out DIR]
+       nas export --genotype FILE --config FILE [--KEY VALUE]... --out DIR [--formats A,B,...] [--fold-bn]
+       nas export --verify DIR
+
+Writes the retrained (else the derived) network of a run into files that need no gumbel-nas, and proves them: each is run in a fresh
+interpreter that cannot import gumbel-nas, and its outputs are compared with the network's. A folder that does not hold is not kept.
+
+  --run DIR            run folder of a search or a retraining
+  --genotype FILE      a genotype.json or a text in the space's notation: the network with weights drawn from the seed
+  --config FILE        YAML of the genotype's space; may be repeated
+  --formats A,B        of genotype, python, safetensors, onnx, pt2 (default: all but onnx, which needs gumbel-nas[onnx])
+                         genotype     genotype.json
+                         python       network.py, which imports torch alone, and model.safetensors; network.load()
+                         safetensors  model.safetensors and config.json, for nas.load(DIR)
+                         onnx         model.onnx, any batch size
+                         pt2          model.pt2 of torch.export, any batch size
+  --fold-bn            make batch norms part of the layers before them
+  --out DIR            folder to make (default: export inside the run folder)
+  --verify DIR         check an export folder; this runs its network.py, so trust it first{_TRUST}{_COMMON}""",
     "doctor": f"""usage: nas doctor
 
 Versions, devices, and which backend the mixing operation uses.
@@ -88,6 +108,7 @@ _SUMMARIES = {
     "derive": "derive again from a finished or running search",
     "retrain": "train the derived network, test it once",
     "evaluate": "test metrics and cost of what a run found",
+    "export": "files that need no gumbel-nas, proven equal",
     "doctor": "versions, devices, backends",
     "help": "options of a class",
 }

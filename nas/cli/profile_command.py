@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
+from nas.cli.printing import print_pairs
 from nas.errors import UsageError
 
 PARSER = ThinParser("profile", overrides=True)
 PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
+PARSER.add_argument("--genotype", type=Path, metavar="FILE")
 PARSER.add_trust()
 
 _UNITS = {"macs": "MACs", "activations": "acts", "latency_ms": "ms"}
@@ -20,13 +23,20 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     if not options.config:
         raise UsageError("nas profile: --config FILE is needed")
     source = config_source(options, others)
+    if options.genotype is not None:
+        from nas.profile.architecture import profile_genotype
+
+        return profile_genotype(options.genotype, source)
     from nas.profile.report import profile
 
     return profile(source)
 
 
 def show(result: dict[str, Any]) -> None:
-    """Tables of candidates and costs, the memory forecast, and whether targets can be met."""
+    """Tables of candidates and costs, the memory forecast, and whether targets can be met; of one architecture, its costs."""
+    if "choices" in result:
+        _show_architecture(result)
+        return
     from rich.console import Console
 
     from nas.limits import number
@@ -72,6 +82,13 @@ def show(result: dict[str, Any]) -> None:
         if not result["targets"]["can_be_met"]:
             lines.append(f"targets: {result['targets']['why']}")
     console.print(*lines, sep="\n", markup=False, soft_wrap=True)
+
+
+def _show_architecture(result: dict[str, Any]) -> None:
+    lines = {f"{name}, one sample": value for name, value in result["costs"].items()}
+    for name, row in result["targets"].items():
+        lines[f"target {name}"] = f"at most {row['max']:g}, {'kept' if row['met'] else 'not kept'}"
+    print_pairs({"device": result["device"], **lines})
 
 
 def _table(console: Any, title: str, headers: list[str], rows: list[list[str]]) -> None:

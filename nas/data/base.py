@@ -21,7 +21,12 @@ class SearchDataModule(pl.LightningDataModule, ABC):
     A search never touches the test set: it splits the *training* set into a weight half, on which the network's weights are trained, and
     an arch half, on which alpha is trained and the derived network is judged. The split is drawn from `split_seed` alone, so runs of
     different seeds see the same halves.
+
+    Attributes:
+        preprocessing: What was done to raw inputs, in words, for those who use an exported network; empty where nobody said so.
     """
+
+    preprocessing: str = ""
 
     def __init__(
         self,

@@ -23,6 +23,8 @@ class BreastCancer(SearchDataModule):
     scikit-learn.
     """
 
+    preprocessing = "each measurement minus its mean, divided by its standard deviation, both over the training set"
+
     def train_set(self, augment: bool) -> Dataset:
         return self._set(slice(None, NUM_TRAIN))
 

@@ -20,6 +20,8 @@ class Digits(SearchDataModule):
     Source: E. Alpaydin and C. Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, as shipped by scikit-learn.
     """
 
+    preprocessing = "8x8 pixels of 0 to 16, divided by 16"
+
     def train_set(self, augment: bool) -> Dataset:
         return self._set(slice(None, NUM_TRAIN))
 

@@ -62,6 +62,7 @@ class Vision(SearchDataModule):
         self.download = download
         self.augmentations = list(train_transforms or [])
         self.transforms = list(transforms or [])
+        self.preprocessing = "; ".join(["pixels of 0 to 255, divided by 255", *map(str, self.transforms)])
 
     def train_set(self, augment: bool) -> Dataset:
         return self._set(True, self.augmentations if augment else [])

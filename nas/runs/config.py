@@ -24,6 +24,7 @@ from nas.lr_schedules import LRSchedule
 from nas.runs.options import ConfigSource, check_yaml
 from nas.runs.trainer import TrainerOptions
 from nas.search_module import SearchModule
+from nas.search_space import SearchSpace
 from nas.tasks import Task
 from nas.train_module import OptimizerFactory
 
@@ -245,6 +246,22 @@ def allowed_imports(trusted: Sequence[str]) -> Iterator[None]:
     finally:
         others = [name for name in trusted if name not in ALLOWED]
         set_parsing_settings(import_path_denylist=["*", *others])
+
+
+def load_space(spec: Mapping[str, Any], trusted: Sequence[str]) -> SearchSpace:
+    """The search space of a class path and its arguments.
+
+    Raises:
+        UsageError: A class that may not be named, or arguments that do not fit.
+    """
+    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser.add_argument("--space", type=SearchSpace, required=True)
+    with allowed_imports(trusted):
+        try:
+            space: SearchSpace = parser.instantiate(parser.parse_object({"space": dict(spec)})).space
+        except ArgumentError as error:
+            raise UsageError(f"space: {_short(error)}") from None
+    return space
 
 
 def import_class(class_path: str, trusted: Sequence[str]) -> type:

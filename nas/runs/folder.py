@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import shlex
@@ -15,7 +14,7 @@ from typing import Any
 
 from nas.checkpoint_io import LAST, PREVIOUS
 from nas.errors import UsageError
-from nas.files import sha256, write_atomic
+from nas.files import sha256, write_json
 from nas.genotype import Genotype
 from nas.runs.options import ConfigSource
 
@@ -160,18 +159,6 @@ class RunFolder:
             "sha256": {p.relative_to(self.path).as_posix(): sha256(p) for p in files},
         }
         write_json(self.manifest, manifest)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON file, whole or not at all."""
-    write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(item: Any) -> Any:
-    """JSON knows no NaN and no infinity: null stands for them."""
-    if isinstance(item, Mapping):
-        return {key: _finite(value) for key, value in item.items()}
-    return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
 def versions() -> dict[str, str]:

@@ -74,15 +74,25 @@ def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, 
     if seed is not None:
         source = source.overridden("seed_everything", seed)
     experiment = load_experiment(source, stage="retrain")
-    found = load_genotype(genotype, experiment.model["space"])
+    found = read_genotype_of(genotype, experiment)
     if experiment.retrain.inherit:
         raise UsageError("retrain.inherit: inherited weights come from a run; use nas retrain --run DIR --inherit")
-    path = experiment.values["model"]["space"]["class_path"]
-    if found.space is not None and found.space["class_path"] != path:
-        raise UsageError(
-            f"{genotype}: a genotype of {found.space['class_path']}, but the configuration's space is {path}"
-        )
     return _retrain(experiment, found, out, source.name, None)
+
+
+def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
+    """The architecture of a genotype file, which must be of the configuration's space.
+
+    Raises:
+        UsageError: It cannot be read, or is of another space.
+    """
+    genotype = load_genotype(path, experiment.model["space"])
+    expected = experiment.values["model"]["space"]["class_path"]
+    if genotype.space is not None and genotype.space["class_path"] != expected:
+        raise UsageError(
+            f"{path}: a genotype of {genotype.space['class_path']}, but the configuration's space is {expected}"
+        )
+    return genotype
 
 
 def load_genotype(path: Path, space: SearchSpace) -> Genotype:

@@ -14,11 +14,11 @@ from nas.cost_table import CostTable, ExpectedCost
 from nas.costs import CostFunction, latency_ms
 from nas.errors import UsageError
 from nas.evaluation import as_args, first_sample, to_device
+from nas.files import write_json
 from nas.latency import MeasuredLatency, NotProfiled
 from nas.limits import Infeasible, Limit, most_probable
 from nas.runs.build import refusals
 from nas.runs.config import Experiment, Target
-from nas.runs.folder import write_json
 from nas.search_module import SearchModule
 from nas.supernet import Supernet
 

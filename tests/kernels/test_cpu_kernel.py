@@ -158,18 +158,11 @@ MUTATIONS = {
 }
 
 
-# like others of the mix or of the taps
-SLOW_MUTATIONS = (
-    "a column right of the image is read",
-    "rows of a tile beyond the image",
-    "weights of the next image",
-    "an offset that just meets the image does not",
-    "sums of the chunk before",
-)
+QUICK_MUTATIONS = ("a slot is not added", "the gradient of the input does not turn the offsets")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_MUTATIONS)) for name in MUTATIONS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK_MUTATIONS)) for name in MUTATIONS]
 )
 def test_a_wrong_kernel_is_noticed(name, tmp_path):
     operation, before, after = MUTATIONS[name]

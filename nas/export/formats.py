@@ -1,0 +1,155 @@
+"""Writing each format of an export."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas.errors import UsageError, describe
+from nas.export.python import network_source
+from nas.export.subject import Subject
+from nas.export.verify import describe_tensors
+
+DEFAULT = ("genotype", "python", "safetensors", "pt2")
+"""Formats that need nothing beyond the core install."""
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats, each once.
+
+    Raises:
+        UsageError: None, an unknown one, or one that needs a package which is not installed.
+    """
+    chosen = tuple(dict.fromkeys(formats))
+    if not chosen:
+        raise UsageError(f"--formats: name at least one of {', '.join(WRITERS)}")
+    for name in chosen:
+        if name not in WRITERS:
+            raise UsageError(f"--formats: unknown format {name!r:.80}; there are {', '.join(WRITERS)}")
+    if "onnx" in chosen and (
+        missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]
+    ):
+        raise UsageError(f"--formats: onnx needs {', '.join(missing)}: pip install 'gumbel-nas[onnx]'")
+    return chosen
+
+
+def write_format(name: str, subject: Subject, folder: Path) -> None:
+    """Writes the files of one format.
+
+    Raises:
+        ValueError: The network cannot be written so; the message begins with the format.
+    """
+    try:
+        WRITERS[name](subject, folder)
+    except Exception as error:  # exporters raise whatever they meet inside a network
+        raise ValueError(f"{name}: {describe(error)}") from error
+
+
+def tensors(subject: Subject) -> dict[str, Tensor]:
+    """The state dict, each tensor with memory of its own."""
+    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in subject.network.state_dict().items()}
+
+
+def _genotype(subject: Subject, folder: Path) -> None:
+    subject.genotype.save(folder / "genotype.json")
+
+
+def _python(subject: Subject, folder: Path) -> None:
+    _weights(subject, folder)
+    (folder / "network.py").write_text(network_source(subject.network, about_text(subject)))
+
+
+def about_text(subject: Subject) -> str:
+    """A few lines of provenance."""
+    about, choices = subject.about, subject.genotype.choices
+    found = f", found by neural architecture search in {about['space']['class_path']}" if about["space"] else ""
+    lines = [f"{about['title']}{found}.", ""]
+    if choices:
+        chosen = {name: label if isinstance(label, str) else ", ".join(label) for name, label in choices.items()}
+        lines += ["Architecture:", *[f"    {name}: {label}" for name, label in chosen.items()], ""]
+    tools = ", ".join(f"{name} {about['versions'][name]}" for name in ("gumbel-nas", "torch"))
+    lines.append(f"Weights: {about['origin']}." + ("" if about["seed"] is None else f" Seed {about['seed']}; {tools}."))
+    if metric := about["metric"]:
+        lines.append(f"{metric['name']} ({metric['split']} split): {metric['value']:.4f}.")
+    lines.append(f"{about['params']:,} parameters, {about['macs']:,} MACs.")
+    return "\n".join(lines)
+
+
+def _safetensors(subject: Subject, folder: Path) -> None:
+    _weights(subject, folder)
+    config = {
+        "model_type": "gumbel-nas",
+        "architectures": ["Network"],
+        **{key: subject.about[key] for key in ("space", "stage", "input", "task")},
+        "choices": dict(subject.genotype.choices),
+        "folded": [list(pair) for pair in subject.folded],
+        "tensors": describe_tensors(tensors(subject)),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+
+def _weights(subject: Subject, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    if not path.exists():
+        save_file(tensors(subject), path, metadata={"format": "pt"})
+
+
+def _pt2(subject: Subject, folder: Path) -> None:
+    with _quiet():
+        program = torch.export.export(subject.network, subject.inputs, dynamic_shapes=_dynamic(subject))
+        torch.export.save(program, folder / "model.pt2")
+
+
+def _onnx(subject: Subject, folder: Path) -> None:
+    names = [f"input{i}" if i else "input" for i in range(len(subject.inputs))]
+    with _quiet():
+        torch.onnx.export(
+            subject.network,
+            subject.inputs,
+            folder / "model.onnx",
+            dynamo=True,
+            dynamic_shapes=_dynamic(subject),
+            external_data=False,
+            input_names=names,
+            output_names=["output"],
+        )
+
+
+def _dynamic(subject: Subject) -> tuple[dict[int, Any], ...]:
+    """The batch is dynamic, in all inputs the same."""
+    batch = torch.export.Dim("batch")
+    return tuple({0: batch} for _ in subject.inputs)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keeps exporters from talking: their warnings are not for the one who exports."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+WRITERS: Mapping[str, Callable[[Subject, Path], None]] = {
+    "genotype": _genotype,
+    "python": _python,
+    "safetensors": _safetensors,
+    "onnx": _onnx,
+    "pt2": _pt2,
+}

@@ -1,0 +1,106 @@
+"""The manifest of an export folder: what is in it, and how to recognise it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.errors import UsageError
+from nas.files import sha256
+
+FORMAT = "gumbel-nas/export"
+VERSION = 1
+MANIFEST = "manifest.json"
+EXAMPLES = "examples.safetensors"
+MAX_BYTES = 16 * 2**20
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What manifest.json of a folder says: every file's SHA-256, the formats, what is known, and on what machine it was made."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "formats": list(formats),
+        **about,
+        "machine": machine(),
+        "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
+    }
+
+
+def machine() -> dict[str, str]:
+    """What decides the last bits of a result."""
+    return {
+        "torch": torch.__version__,
+        "architecture": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export folder, its file names checked.
+
+    Raises:
+        UsageError: There is none, it is damaged, or it names a file that is not a plain file inside the folder.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    content = read_json(path, f"{folder}: not an export ({MANIFEST} is missing)")
+    if content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise UsageError(f'{path}: not the manifest of an export ("format" must be "{FORMAT}", "version" {VERSION})')
+    files, formats = content.get("sha256"), content.get("formats")
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        raise UsageError(f"{path}: sha256 must map file names to hexadecimal digests")
+    if not isinstance(formats, list) or not all(isinstance(item, str) for item in formats):
+        raise UsageError(f"{path}: formats must be a list of names")
+    for name in files:
+        if not _NAME.fullmatch(name) or name == MANIFEST:
+            raise UsageError(f"{path}: {name!r:.120} is not the name of a file in this folder")
+    return content
+
+
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    """The object in a JSON file of limited size.
+
+    Args:
+        path: The file.
+        missing: What to say where there is none.
+
+    Raises:
+        UsageError: It is missing, too large, or something else.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(missing) from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path}: damaged, not JSON") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: damaged, not an object")
+    return content
+
+
+def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """What is wrong with the files of a folder, a line each: missing, a link, or not as they were written."""
+    lines = []
+    for name, digest in files.items():
+        path = folder / name
+        if path.is_symlink():
+            lines.append(f"{name}: a symbolic link, not a file of the export")
+        elif not path.is_file():
+            lines.append(f"{name}: missing")
+        elif sha256(path) != digest:
+            lines.append(f"{name}: not as it was written (SHA-256 differs)")
+    return lines

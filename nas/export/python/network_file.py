@@ -1,0 +1,149 @@
+"""The whole file: docstring, imports, classes, and how to load the weights."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+from torch import nn
+from torchvision.ops import stochastic_depth
+
+from nas.export import plain
+from nas.export.python.classes import NETWORK, class_sources
+from nas.export.python.expressions import is_plain_name
+from nas.export.python.names import Import, Names
+from nas.mixed_op import checkpoint, mixed_sum
+
+WEIGHTS = "model.safetensors"
+
+_PLAIN = {mixed_sum: plain.sum_outputs, checkpoint: plain.checkpoint, stochastic_depth: plain.stochastic_depth}
+
+_LICENSES = {
+    "torchvision": "torchvision: Copyright (c) Soumith Chintala 2016, BSD 3-Clause License",
+    "nas": "gumbel-nas: Apache License 2.0",
+    "search_spaces": "gumbel-nas: Apache License 2.0",
+}
+
+_LOAD = '''
+def load(weights: str | Path = WEIGHTS) -> Network:
+    """The network with its weights, in eval mode.
+
+    Args:
+        weights: A safetensors file; by default the one beside this file.
+    """
+    from safetensors.torch import load_file
+
+    network = Network()
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+'''
+
+
+def network_source(network: nn.Module, about: str) -> str:
+    """A Python file that builds a network without this framework.
+
+    It has a class ``Network``, whose state dict has the same keys, and a function ``load`` that reads the weights from the file beside it.
+    Layers of torch's are built by their constructors with the arguments that they have; other modules get a class with their own forward
+    methods, written into the file with the functions that those call. Branches that the network never takes are left out, and modules that
+    differ in plain values only share a class. Nothing in the file is text from outside: names are checked, values go through ``repr``.
+
+    Args:
+        network: A plain network.
+        about: For the docstring: what it is and where it comes from.
+
+    Raises:
+        ValueError: A module cannot be written; the message names its place and the reason.
+    """
+    names = Names(_PLAIN, (NETWORK, "load", "WEIGHTS", "Path"))
+    names.imports["Path"] = Import("pathlib", "Path")
+    classes = class_sources(network, names)
+    ties = list(_ties(network))
+    if ties:
+        classes[-1] = _with_ties(classes[-1], ties)
+    definitions = "\n\n".join(text.strip("\n") + "\n" for text in [*names.definitions, *classes])
+    weights = f'WEIGHTS = Path(__file__).with_name("{WEIGHTS}")\n'
+    head = [_docstring(about, names), "from __future__ import annotations\n", _imports(names), weights]
+    return "\n".join(head) + "\n\n" + definitions + "\n" + _LOAD
+
+
+def _docstring(about: str, names: Names) -> str:
+    origins = dict.fromkeys(_LICENSES[package] for package in map(_package, names.origins) if package in _LICENSES)
+    text = re.sub(r"[^\x20-\x7e\n]", "?", about).replace("\\", "/").replace('"""', "'''").strip()
+    parts = [text]
+    if origins:
+        parts.append("Parts of this file are from\n" + "\n".join(f"- {line}" for line in origins))
+    return '"""' + "\n\n".join(parts) + '\n"""\n'
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _imports(names: Names) -> str:
+    """Import statements, the standard library's first, one for all that comes from a module."""
+    plain_lines, grouped = [], dict[str, list[tuple[str, str]]]()
+    for bound, found in names.imports.items():
+        if found.name:
+            grouped.setdefault(found.module, []).append((found.name, bound))
+        else:
+            plain_lines.append((found.module, found.line(bound)))
+    for module, pairs in grouped.items():
+        words = [name if name == bound else f"{name} as {bound}" for name, bound in sorted(pairs, key=_import_order)]
+        plain_lines.append((module, f"from {module} import {', '.join(words)}"))
+    blocks = []
+    for standard in (True, False):
+        chosen = [pair for pair in plain_lines if (_package(pair[0]) in sys.stdlib_module_names) == standard]
+        lines = [line for _, line in sorted(chosen, key=lambda pair: (pair[1].startswith("from"), pair[0]))]
+        blocks += ["\n".join(lines) + "\n"] if lines else []
+    return "\n".join(blocks)
+
+
+def _import_order(pair: tuple[str, str]) -> tuple[int, str]:
+    """Constants, classes, functions, as is usual."""
+    name = pair[0]
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
+
+
+def _ties(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Places that hold the same module or parameter as an earlier one: (place, earlier place)."""
+    seen: dict[int, str] = {}
+    tied: list[str] = []
+    for path, module in network.named_modules(remove_duplicate=False):
+        if any(path.startswith(f"{place}.") for place in tied):
+            continue
+        if id(module) in seen:
+            tied.append(path)
+            yield _place(network, path), _place(network, seen[id(module)])
+            continue
+        seen[id(module)] = path
+        for name, parameter in module._parameters.items():
+            place = f"{path}.{name}" if path else name
+            if parameter is not None and id(parameter) in seen:
+                yield _place(network, place), _place(network, seen[id(parameter)])
+            elif parameter is not None:
+                seen[id(parameter)] = place
+
+
+def _place(network: nn.Module, path: str) -> str:
+    """``self.blocks[0].weight`` for ``blocks.0.weight``."""
+    result, module = "self", network
+    for word in path.split("."):
+        if isinstance(module, (nn.Sequential, nn.ModuleList)) and word.isdecimal():
+            result += f"[{word}]"
+        elif is_plain_name(word):
+            result += f".{word}"
+        else:
+            result = f"{result}.get_submodule({word!a})"
+        module = getattr(module, word, module)
+    return result
+
+
+def _with_ties(source: str, ties: list[tuple[str, str]]) -> str:
+    """Ends the network's constructor with what is held twice."""
+    lines = source.split("\n")
+    start = next(i for i, line in enumerate(lines) if line.startswith("    def __init__"))
+    end = next((i for i in range(start + 1, len(lines)) if lines[i].startswith("    def ")), len(lines))
+    while not lines[end - 1].strip():
+        end -= 1
+    return "\n".join([*lines[:end], *[f"        {place} = {earlier}" for place, earlier in ties], *lines[end:]])

@@ -1,0 +1,144 @@
+"""Checking an export folder: its files, and what they compute in an interpreter that does not know this framework."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nas.errors import UsageError, describe
+from nas.export import fresh_script
+from nas.export.manifest import EXAMPLES, broken_files, machine, read_json, read_manifest
+from nas.genotype import Genotype
+
+ONNX_TOLERANCE = 1e-5
+"""Largest difference of an output, as a part of the largest output where that is above 1."""
+OTHER_MACHINE = 1e-4
+"""The same where the export was written on another kind of machine or by another torch, whose last bits may differ."""
+TIMEOUT_SECONDS = 1800
+
+Report = dict[str, dict[str, Any]]
+
+
+def verify(folder: Path) -> Report:
+    """Checks everything in an export folder. This runs its network.py.
+
+    Returns:
+        Format (``files`` for the files themselves) -> ``{"ok": bool, "detail": str}``, with ``max_abs_diff`` where outputs were compared.
+
+    Raises:
+        UsageError: It is no export folder, or its manifest is damaged.
+    """
+    manifest = read_manifest(folder)
+    broken = broken_files(folder, manifest["sha256"])
+    listed = {EXAMPLES, *(file for name in manifest["formats"] for file in FILES.get(name, ()))}
+    broken += [f"{name}: not in the manifest" for name in sorted(listed - set(manifest["sha256"]))]
+    unknown = [name for name in manifest["formats"] if name not in FILES]
+    broken += [f"unknown format {name!r:.80}" for name in unknown]
+    if broken:
+        return {"files": {"ok": False, "detail": "; ".join(broken)}}
+    report: Report = {"files": {"ok": True, "detail": f"{len(manifest['sha256'])} files as they were written"}}
+    if "genotype" in manifest["formats"]:
+        report["genotype"] = _genotype(folder, manifest)
+    if "safetensors" in manifest["formats"]:
+        report["safetensors"] = _safetensors(folder)
+    runnable = [name for name in manifest["formats"] if name in RUNNABLE]
+    return report | (_outputs(folder, runnable, manifest) if runnable else {})
+
+
+FILES: Mapping[str, tuple[str, ...]] = {
+    "genotype": ("genotype.json",),
+    "python": ("network.py", "model.safetensors"),
+    "safetensors": ("model.safetensors", "config.json"),
+    "onnx": ("model.onnx",),
+    "pt2": ("model.pt2",),
+}
+RUNNABLE = ("python", "pt2", "onnx")
+
+
+def _genotype(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        genotype = Genotype.load(folder / "genotype.json")
+    except UsageError as error:
+        return {"ok": False, "detail": str(error)}
+    equal = dict(genotype.choices) == manifest.get("choices")
+    return {"ok": equal, "detail": "read back equal" if equal else "genotype.json: other choices than the manifest's"}
+
+
+def _safetensors(folder: Path) -> dict[str, Any]:
+    """Every tensor that config.json lists is there, of its type and shape, and no other."""
+    try:
+        listed = read_json(folder / "config.json", "config.json: missing").get("tensors")
+        found = {key: _described(tensor) for key, tensor in load_file(folder / "model.safetensors").items()}
+    except (UsageError, SafetensorError, OSError) as error:
+        return {"ok": False, "detail": f"model.safetensors: {describe(error)}"}
+    if found != listed:
+        keys = set(found) ^ set(listed or ())
+        what = f"key {sorted(keys)[0]!r}" if keys else "types or shapes"
+        return {"ok": False, "detail": f"model.safetensors: {what} not as in config.json"}
+    return {"ok": True, "detail": f"{len(found)} tensors reloaded"}
+
+
+def _described(tensor: Tensor) -> list[Any]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+
+
+def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """What config.json says of tensors: key -> [type, shape]."""
+    return {key: _described(tensor) for key, tensor in tensors.items()}
+
+
+def _outputs(folder: Path, formats: Sequence[str], manifest: Mapping[str, Any]) -> Report:
+    """Runs each format in a fresh interpreter and compares."""
+    expected = {k: v for k, v in load_file(folder / EXAMPLES).items() if k.startswith("output.")}
+    with tempfile.TemporaryDirectory() as temporary:
+        result = Path(temporary) / "outputs.safetensors"
+        command = [sys.executable, "-I", fresh_script(), str(folder.absolute()), str(result), *formats]
+        try:
+            done = subprocess.run(
+                command, cwd=temporary, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+            )
+            said = json.loads(done.stdout.splitlines()[-1])
+            outputs = load_file(result)
+        except subprocess.CalledProcessError as error:
+            lines = (error.stderr or "").strip().splitlines()
+            return {name: {"ok": False, "detail": lines[-1] if lines else "ended at once"} for name in formats}
+        except (subprocess.TimeoutExpired, ValueError, IndexError, OSError) as error:
+            return {name: {"ok": False, "detail": describe(error)} for name in formats}
+    same = manifest.get("machine") == machine()
+    report: Report = {}
+    for name in formats:
+        if said.get(name):
+            report[name] = {"ok": False, "detail": f"{FILES[name][0]}: {said[name]}"}
+        else:
+            mine = {key.partition("/")[2]: value for key, value in outputs.items() if key.startswith(f"{name}/")}
+            report[name] = _compared(name, mine, expected, same)
+    return report
+
+
+def _compared(name: str, outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor], same: bool) -> dict[str, Any]:
+    file = FILES[name][0]
+    if {k: _described(v) for k, v in outputs.items()} != {k: _described(v) for k, v in expected.items()}:
+        return {"ok": False, "detail": f"{file}: outputs of other number, type or shape"}
+    exact = all(torch.equal(outputs[key], expected[key]) for key in expected)
+    difference = max(float((outputs[key].double() - expected[key].double()).abs().max()) for key in expected)
+    scale = max(1.0, *(float(tensor.double().abs().max()) for tensor in expected.values()))
+    result = {"max_abs_diff": difference}
+    if exact:
+        return {"ok": True, "detail": "outputs bitwise equal", **result}
+    allowed = ONNX_TOLERANCE if name == "onnx" else 0.0
+    why = f"at most {ONNX_TOLERANCE:g} allowed" if name == "onnx" else "bitwise equal expected"
+    if not same:
+        allowed, why = OTHER_MACHINE, f"written on another machine, at most {OTHER_MACHINE:g} allowed"
+    close = difference <= allowed * scale
+    detail = f"outputs differ by at most {difference:.1e} ({why})"
+    return {"ok": close, "detail": detail if close else f"{file}: {detail}", **result}

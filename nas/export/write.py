@@ -1,0 +1,80 @@
+"""Writing a whole export folder, proven before it gets its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from nas.errors import UsageError
+from nas.export.batch_norm import fold_batch_norms
+from nas.export.card import PICTURE, model_card
+from nas.export.formats import write_format
+from nas.export.manifest import EXAMPLES, MANIFEST, make_manifest
+from nas.export.picture import architecture_svg
+from nas.export.subject import Subject, examples
+from nas.export.verify import Report, verify
+from nas.files import sync_folder, umask, write_json
+
+
+def write_export(subject: Subject, formats: Sequence[str], out: Path, *, fold_bn: bool = False) -> Report:
+    """Writes an export folder, checks it, and only then gives it its name.
+
+    Args:
+        subject: What to export.
+        formats: Names, checked.
+        out: The folder; it must not exist.
+        fold_bn: Make batch norms part of the layers before them.
+
+    Returns:
+        What the check said; see :func:`nas.export.verify.verify`.
+
+    Raises:
+        UsageError: The folder exists, or cannot be made.
+        ValueError: The network cannot be written in a format, or what was written computes something else.
+    """
+    if os.path.lexists(out):
+        raise UsageError(f"{out}: exists already; name another folder with --out")
+    if fold_bn:
+        network, folded = fold_batch_norms(subject.network, subject.inputs)
+        subject = replace(subject, network=network, folded=folded)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=".export."))
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made: {error.strerror}") from None
+    try:
+        report = _fill(subject, formats, folder)
+        folder.chmod(0o777 & ~umask())
+        for path in folder.iterdir():
+            path.chmod(0o666 & ~umask())
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        try:
+            os.rename(folder, out)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be made: {error.strerror}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    sync_folder(out.absolute().parent)
+    return report
+
+
+def _fill(subject: Subject, formats: Sequence[str], folder: Path) -> Report:
+    for name in formats:
+        write_format(name, subject, folder)
+    save_file(examples(subject.network, subject.inputs), folder / EXAMPLES)
+    if subject.genotype.choices:
+        (folder / PICTURE).write_text(architecture_svg(subject.genotype))
+    (folder / "README.md").write_text(model_card(subject, formats))
+    about = {**subject.about, "choices": dict(subject.genotype.choices), "folded_batch_norms": len(subject.folded)}
+    write_json(folder / MANIFEST, make_manifest(folder, formats, about))
+    report = verify(folder)
+    if wrong := [f"{name}: {row['detail']}" for name, row in report.items() if not row["ok"]]:
+        raise ValueError(f"the export was written but does not hold, so it is not kept: {'; '.join(wrong)}")
+    return report

@@ -1,0 +1,70 @@
+"""The network that a run found, with the weights that it has by now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from nas.genotype import Genotype
+from nas.runs.build import refusals, restore_search
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.folder import RunFolder
+from nas.runs.results import inherited_network
+from nas.runs.retrain import restore_network, retrain_task
+from nas.runs.trainer import prepare_machine
+from nas.tasks import Task
+
+
+class Found(NamedTuple):
+    """A network of a run.
+
+    Attributes:
+        network: With weights, on `device` or the CPU.
+        origin: What the weights are, in words.
+        folder: Of the retraining where it is finished, else of the search.
+        experiment: Loaded for the folder's stage.
+        genotype: The architecture.
+        task: What it was trained on.
+        device: Where to run it.
+        plain: Whether it is a network of its own, and not a supernet that runs one architecture.
+    """
+
+    network: nn.Module
+    origin: str
+    folder: RunFolder
+    experiment: Experiment
+    genotype: Genotype
+    task: Task
+    device: torch.device
+    plain: bool = True
+
+
+def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
+    """The retrained network of a run, else the derived one with inherited weights.
+
+    Args:
+        path: Run folder of a search or a retraining.
+        trusted: The user's own modules.
+
+    Raises:
+        UsageError: Not a run folder, or not finished.
+        ValueError: No checkpoint is whole.
+    """
+    folder = RunFolder.open(path)
+    if folder.stage == "search" and folder.retrain.finished:
+        folder = folder.retrain
+    experiment = load_experiment(folder.source(trusted), stage=folder.stage)
+    device = prepare_machine(experiment.trainer)
+    if folder.stage == "retrain":
+        folder.read_summary()  # refuses a retraining that is not finished
+        network, task = restore_network(folder, experiment), retrain_task(experiment)
+        return Found(network, "retrained", folder, experiment, folder.read_genotype(), task, device)
+    genotype = folder.read_genotype()
+    module = restore_search(folder, experiment)
+    with refusals(str(folder.genotype)):
+        network = inherited_network(module, genotype, experiment.data, device)
+    plain = module.space.inherits_weights
+    return Found(network, "derived, inherited weights", folder, experiment, genotype, module.task, device, plain)
