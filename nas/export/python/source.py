@@ -70,13 +70,20 @@ def source_of(item: Any) -> str:
     """Source of a function or class, not indented.
 
     Raises:
-        ValueError: There is none to be had, for example because it was typed at a prompt.
+        ValueError: There is none to be had, for example because it was typed at a prompt, or its file has changed since it was read.
     """
+    name = getattr(item, "__qualname__", repr(item))
     try:
-        return textwrap.dedent(inspect.getsource(item))
+        source = textwrap.dedent(inspect.getsource(item))
     except (OSError, TypeError):
-        name = getattr(item, "__qualname__", repr(item))
         raise ValueError(f"the source of {name} cannot be found; put it into a file of its own") from None
+    try:
+        found: Any = ast.parse(source).body[0]
+    except SyntaxError:
+        found = None
+    if getattr(found, "name", None) != item.__name__:
+        raise ValueError(f"the source of {name} cannot be read; its file may have changed since it was imported")
+    return source
 
 
 def self_name(source: str) -> str:
