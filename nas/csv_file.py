@@ -53,3 +53,22 @@ class CsvFile:
         writer.writerow(["" if value is None else repr(value) for value in cells.values()])
         with open(self.path, "a") as file:
             file.write(text.getvalue())
+
+
+def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, float]]]:
+    """Rows of such a file: the step, and the numbers of the columns that begin with `prefix`; empty cells are left out.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        with open(path, newline="") as file:
+            return [
+                (
+                    int(row[STEP]),
+                    {key: float(cell) for key, cell in row.items() if key.startswith(prefix) and cell and key != STEP},
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: damaged") from None

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nas.errors import UsageError
+
+MAX_JSON_BYTES = 16 * 2**20
+
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Writes the whole content of a file through :func:`replacing`."""
@@ -22,6 +26,34 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON file, whole or not at all."""
     write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    """The object in a JSON file of limited size.
+
+    Args:
+        path: The file.
+        missing: What to say where there is none.
+
+    Raises:
+        UsageError: It is missing, too large, or something else.
+    """
+    try:
+        size = path.stat().st_size
+        text = path.read_bytes() if size <= MAX_JSON_BYTES else b""
+    except FileNotFoundError:
+        raise UsageError(missing) from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if size > MAX_JSON_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path}: damaged, not JSON") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: damaged, not an object")
+    return content
 
 
 def _finite(item: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, AdamW, Optimizer
 
+from nas.arch_statistics import GradientMeter, kind_shares
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.cost_penalty import CostPenalty
 from nas.evaluation import call_network
@@ -106,6 +107,9 @@ class SearchModule(TrainModule):
         self.noise = noise
         self.add_meters("weight")
         self.add_meters("arch")
+        self.alpha_gradient = GradientMeter(self.supernet.alpha.shape)
+        self._most_probable: Tensor  # of each choice, an epoch ago; -1 before the first
+        self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
         self._batch: dict[str, Any] = {}
         self._samples: dict[Level, OpWeights] = {}
         self._losses: dict[str, Tensor] = {}
@@ -233,6 +237,8 @@ class SearchModule(TrainModule):
         """One optimizer step of each named parameter set along the gradient of `loss`."""
         self.descend_along(loss, levels)
         if "arch" in levels:
+            if self.supernet.alpha.grad is not None:
+                self.alpha_gradient.update(self.supernet.alpha.grad)
             sample = self._samples["arch" if "arch" in self._samples else "weight"]
             self.supernet.after_arch_step(self.relaxation, sample)
 
@@ -252,9 +258,22 @@ class SearchModule(TrainModule):
             if isinstance(regularizer, CostPenalty):
                 expected = regularizer.expected(self._state().probabilities)
                 result[f"cost/{regularizer.expected.table.name}"] = float(expected)
-        for name, row in self.supernet.probabilities(self.relaxation).items():
+        moved = self._argmax() != self._most_probable
+        result["search/argmax_changes"] = None if bool((self._most_probable < 0).any()) else float(moved.sum())
+        norm, ratio = self.alpha_gradient.compute() if self.alpha_gradient.count > 0 else (None, None)
+        result["search/alpha_grad_norm"] = None if norm is None else float(norm)
+        result["search/alpha_grad_snr"] = None if ratio is None or not torch.isfinite(ratio) else float(ratio)
+        probabilities = self.supernet.probabilities(self.relaxation)
+        result |= {f"kind/{label}": share for label, share in kind_shares(probabilities).items()}
+        for name, row in probabilities.items():
             result |= {f"choice/{name}/{label}": p for label, p in row.items()}
         return result
+
+    def _argmax(self) -> Tensor:
+        """The most probable candidate of each choice."""
+        if not self.supernet.choices:
+            return self._most_probable
+        return self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask).argmax(-1)
 
     def _entropies(self) -> dict[str, float]:
         if not self.supernet.choices:
@@ -267,6 +286,8 @@ class SearchModule(TrainModule):
     def on_train_epoch_end(self) -> None:
         """Shows the tau schedule the mean entropy, and starts the meters anew."""
         super().on_train_epoch_end()
+        self.alpha_gradient.reset()
+        self._most_probable.copy_(self._argmax())
         if entropies := self._entropies():
             self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)
 

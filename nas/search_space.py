@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from nas.genotype import Genotype
 from nas.supernet import argmax_choices
+
+
+class CellEdge(NamedTuple):
+    """An edge of a cell, for pictures.
+
+    Attributes:
+        source: The node it reads.
+        target: The node it feeds.
+        label: Its operation; empty where it only passes on.
+    """
+
+    source: str
+    target: str
+    label: str
 
 
 class SearchSpace(ABC):
@@ -41,6 +55,17 @@ class SearchSpace(ABC):
         Args:
             choices: The active choices.
         """
+
+    def cells(self, choices: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
+        """The graphs of an architecture's cells, for pictures; empty where a space has none.
+
+        Args:
+            choices: The active choices.
+
+        Returns:
+            Cell name -> edges; a node's incoming edges come before its outgoing ones.
+        """
+        return {}
 
     def parse_genotype(self, text: str) -> Genotype:
         """The genotype that a text of the space's published notation means.

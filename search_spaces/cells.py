@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 import nas
+from nas.search_space import CellEdge
 
 CELLS = ("normal", "reduce")
 NUM_EDGES = 2
@@ -42,6 +43,24 @@ class CellSpace(nas.SearchSpace):
             - input of the module: (B, channels, H, W)
             - output of the module: (B, channels, ceil(H / stride), ceil(W / stride))
         """
+
+
+def cell_graphs(choices: Mapping[str, Any], num_nodes: int, ops: Sequence[str]) -> dict[str, list[CellEdge]]:
+    """The graphs of such cells; ``c_{k-2}`` and ``c_{k-1}`` are the two cells before.
+
+    Raises:
+        ValueError: The choices are not those of such cells.
+    """
+    states = ["c_{k-2}", "c_{k-1}", *map(str, range(num_nodes))]
+    rest = dict(choices)
+    graphs = {}
+    for cell in CELLS:
+        edges = []
+        for i in range(num_nodes):
+            taken = _take_edges(rest, f"{cell}.node{i}", i + 2, ops)
+            edges += [CellEdge(states[source], str(i), op) for op, source in taken]
+        graphs[cell] = [*edges, *[CellEdge(str(i), "c_{k}", "") for i in range(num_nodes)]]
+    return graphs
 
 
 def parse_cells(text: str, num_nodes: int, ops: Sequence[str], search_only: Sequence[str] = ()) -> nas.Genotype:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 import nas
+from nas.search_space import CellEdge
 from search_spaces.blocks import check_sizes
-from search_spaces.cells import CELLS, NUM_EDGES, CellSpace, format_cells, parse_cells
+from search_spaces.cells import CELLS, NUM_EDGES, CellSpace, cell_graphs, format_cells, parse_cells
 from search_spaces.darts_heads import AuxiliaryHead, Dataset, make_stems
 from search_spaces.darts_ops import DERIVABLE, SEARCH_ONLY, edge_ops, factorized_reduce, relu_conv_norm
 
@@ -121,6 +123,9 @@ class Darts(CellSpace):
     def edge(self, name: str, channels: int, stride: int, stage: str) -> nn.Module:
         candidates = edge_ops(channels, stride, stage, self.drop_path)
         return nas.choice(name, candidates, shared=True, search_only=SEARCH_ONLY)
+
+    def cells(self, choices: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
+        return cell_graphs(choices, self.num_nodes, DERIVABLE)
 
     def parse_genotype(self, text: str) -> nas.Genotype:
         """The genotype of an architecture in the published notation; it is read as data, never run.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import nas
 from nas.candidates import Zero
+from nas.search_space import CellEdge
 from search_spaces.blocks import check_sizes, ordered_labels
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -152,6 +153,11 @@ class NASBench201(nas.SearchSpace):
         for (source, node), op in zip(EDGES, ordered_labels(genotype.choices, EDGE_NAMES, self.ops), strict=True):
             nodes[node - 1] += f"{op}~{source}|"
         return "+".join(nodes)
+
+    def cells(self, choices: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
+        labels = ordered_labels(choices, EDGE_NAMES, self.ops)
+        edges = zip(EDGES, labels, strict=True)
+        return {"cell": [CellEdge(str(source), str(node), op) for (source, node), op in edges if op != "none"]}
 
     def check_genotype(self, choices: Mapping[str, Any]) -> None:
         """Refuses cells whose output does not depend on their input.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import nas
+from nas.search_space import CellEdge
 from search_spaces.cells import CellSpace
 
 
@@ -71,6 +72,9 @@ class PartialChannels(nas.SearchSpace):
 
     def discretize(self, probabilities: Mapping[str, Mapping[str, float]]) -> nas.Genotype:
         return self.space.discretize(probabilities)
+
+    def cells(self, choices: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
+        return self.space.cells(choices)
 
     def check_genotype(self, choices: Mapping[str, Any]) -> None:
         self.space.check_genotype(choices)

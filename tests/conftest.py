@@ -111,3 +111,14 @@ def config(tmp_path, monkeypatch):
         return Path(name)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory, tiny):
+    """The folder of a small search and its export, made once."""
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "tiny.yaml").write_text(tiny)
+    run = folder / "run"
+    assert main(["search", "--config", str(folder / "tiny.yaml"), "--out", str(run), "--json"]) == 0
+    assert main(["export", "--run", str(run), "--json"]) == 0
+    return run

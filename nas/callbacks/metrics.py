@@ -7,8 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 
+from nas.callbacks.writers import writers
 from nas.csv_file import CsvFile
 
 
@@ -29,9 +29,8 @@ class MetricsWriter(Callback):
         if not trainer.is_global_zero:
             return
         self.file.append(step, {"epoch": trainer.current_epoch, **row})
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for tag, value in row.items():
-                    if value is not None:
-                        logger.experiment.add_scalar(tag, value, step)
-                logger.experiment.flush()
+        for writer in writers(trainer):
+            for tag, value in row.items():
+                if value is not None:
+                    writer.add_scalar(tag, value, step)
+            writer.flush()

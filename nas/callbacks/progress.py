@@ -68,7 +68,7 @@ def describe(scalars: dict[str, float | None], *, brief: bool = False) -> str:
         scalars: tag -> value.
         brief: Only those that fit beside a bar on 80 columns: no losses, and of each metric the last level's.
     """
-    hidden = ("choice/", "entropy/", "lr/")
+    hidden = ("choice/", "entropy/", "kind/", "lr/", "search/alpha", "search/argmax")
     shown: dict[str, float] = {}
     for tag, value in scalars.items():
         if value is not None and not tag.startswith(hidden) and not (brief and tag.endswith("/loss")):

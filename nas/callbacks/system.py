@@ -1,4 +1,4 @@
-"""Time, throughput and memory, to system.csv; never compared between runs."""
+"""Time, throughput and memory, to system.csv and TensorBoard; never compared between runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from nas.callbacks.writers import writers
 from nas.csv_file import CsvFile
 
 
@@ -48,6 +49,10 @@ class SystemWriter(Callback):
                 "peak_memory_gb": peak_memory_gb(pl_module.device),
             }
             self.file.append(pl_module.num_batches_done, row)
+            for writer in writers(trainer):
+                for name, value in row.items():
+                    if value is not None:
+                        writer.add_scalar(f"system/{name}", value, pl_module.num_batches_done)
         self._begin(pl_module)
 
     def _begin(self, pl_module: Any) -> None:

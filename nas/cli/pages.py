@@ -92,6 +92,18 @@ interpreter that cannot import gumbel-nas, and its outputs are compared with the
   --fold-bn            make batch norms part of the layers before them
   --out DIR            folder to make (default: export inside the run folder)
   --verify DIR         check an export folder; this runs its network.py, so trust it first{_TRUST}{_COMMON}""",
+    "dashboard": f"""usage: nas dashboard [DIR] [--port N]
+
+TensorBoard on 127.0.0.1 for all runs under DIR (default: runs), with the settings that their pages need. Prints the address.
+
+  --port N             where to listen (default: a free port){_COMMON}""",
+    "report": f"""usage: nas report --run DIR [--format html|md] [--out FILE]
+
+The report of a finished run: figures, architecture, curves, configuration, provenance, and the commands that repeat it.
+
+  --run DIR            run folder of a search or a retraining
+  --format F           html: one file with pictures, which loads nothing from elsewhere (default); md: tables alone
+  --out FILE           file to write (default: report.html or report.md in the run folder){_TRUST}{_COMMON}""",
     "doctor": f"""usage: nas doctor
 
 Versions, devices, and which backend the mixing operation uses.
@@ -109,6 +121,8 @@ _SUMMARIES = {
     "retrain": "train the derived network, test it once",
     "evaluate": "test metrics and cost of what a run found",
     "export": "files that need no gumbel-nas, proven equal",
+    "dashboard": "TensorBoard for all runs",
+    "report": "one file that tells of a run",
     "doctor": "versions, devices, backends",
     "help": "options of a class",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,12 @@ from typing import Any
 import torch
 
 from nas.errors import UsageError
-from nas.files import sha256
+from nas.files import read_json, sha256
 
 FORMAT = "gumbel-nas/export"
 VERSION = 1
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.safetensors"
-MAX_BYTES = 16 * 2**20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -64,31 +62,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name in files:
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise UsageError(f"{path}: {name!r:.120} is not the name of a file in this folder")
-    return content
-
-
-def read_json(path: Path, missing: str) -> dict[str, Any]:
-    """The object in a JSON file of limited size.
-
-    Args:
-        path: The file.
-        missing: What to say where there is none.
-
-    Raises:
-        UsageError: It is missing, too large, or something else.
-    """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(missing) from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"{path}: damaged, not JSON") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: damaged, not an object")
     return content
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nas.genotype import Genotype
+from nas.search_space import CellEdge
 
 BATCHES = (1, 2, 7)
 """Batch sizes at which every format is compared with the network."""
@@ -27,13 +28,15 @@ class Subject:
         inputs: Tensors of as many samples as the largest of `BATCHES`.
         about: Plain values: where it comes from, its task, data, accuracy and cost.
         folded: Pairs of modules (layer, batch norm) that were made one.
+        cells: The graphs of its cells; see :meth:`nas.SearchSpace.cells`.
     """
 
     network: nn.Module
     genotype: Genotype
     inputs: tuple[Tensor, ...]
     about: Mapping[str, Any]
-    folded: Sequence[tuple[str, str]] = field(default=())
+    folded: Sequence[tuple[str, str]] = ()
+    cells: Mapping[str, Sequence[CellEdge]] = field(default_factory=dict)
 
 
 def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:

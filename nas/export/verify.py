@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nas.errors import UsageError, describe
 from nas.export import fresh_script
-from nas.export.manifest import EXAMPLES, broken_files, machine, read_json, read_manifest
+from nas.export.manifest import EXAMPLES, broken_files, machine, read_manifest
+from nas.files import read_json
 from nas.genotype import Genotype
 
 ONNX_TOLERANCE = 1e-5

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from nas.drawing import draw_architecture, svg_text
 from nas.errors import UsageError
 from nas.export.batch_norm import fold_batch_norms
 from nas.export.card import PICTURE, model_card
 from nas.export.formats import write_format
 from nas.export.manifest import EXAMPLES, MANIFEST, make_manifest
-from nas.export.picture import architecture_svg
 from nas.export.subject import Subject, examples
 from nas.export.verify import Report, verify
 from nas.files import sync_folder, umask, write_json
@@ -70,7 +70,7 @@ def _fill(subject: Subject, formats: Sequence[str], folder: Path) -> Report:
         write_format(name, subject, folder)
     save_file(examples(subject.network, subject.inputs), folder / EXAMPLES)
     if subject.genotype.choices:
-        (folder / PICTURE).write_text(architecture_svg(subject.genotype))
+        (folder / PICTURE).write_text(svg_text(draw_architecture(subject.genotype, subject.cells)))
     (folder / "README.md").write_text(model_card(subject, formats))
     about = {**subject.about, "choices": dict(subject.genotype.choices), "folded_batch_norms": len(subject.folded)}
     write_json(folder / MANIFEST, make_manifest(folder, formats, about))

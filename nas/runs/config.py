@@ -264,6 +264,18 @@ def load_space(spec: Mapping[str, Any], trusted: Sequence[str]) -> SearchSpace:
     return space
 
 
+def load_space_of(source: ConfigSource) -> SearchSpace:
+    """The search space of a resolved configuration, without its data.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    for path in source.files:
+        check_yaml(path)
+    values = yaml.safe_load(source.files[-1].read_text())
+    return load_space(values["model"]["space"], source.trusted)
+
+
 def import_class(class_path: str, trusted: Sequence[str]) -> type:
     """The class of a dotted path that a configuration may name.
 

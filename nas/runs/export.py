@@ -171,7 +171,9 @@ def _export(
         "versions": versions(),
     }
     genotype = replace(genotype, space=model["space"])
-    report = write_export(Subject(network.eval(), genotype, inputs, facts), formats, out, fold_bn=fold_bn)
+    cells = experiment.model["space"].cells(genotype.choices)
+    subject = Subject(network.eval(), genotype, inputs, facts, cells=cells)
+    report = write_export(subject, formats, out, fold_bn=fold_bn)
     return {"export": str(out), "formats": list(formats), "verified": report}
 
 

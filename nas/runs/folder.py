@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -14,7 +13,7 @@ from typing import Any
 
 from nas.checkpoint_io import LAST, PREVIOUS
 from nas.errors import UsageError
-from nas.files import sha256, write_json
+from nas.files import read_json, sha256, write_json
 from nas.genotype import Genotype
 from nas.runs.options import ConfigSource
 
@@ -137,13 +136,8 @@ class RunFolder:
         Raises:
             UsageError: The run is not finished, or the file is damaged.
         """
-        try:
-            summary = json.loads(self.summary.read_text())
-        except FileNotFoundError:
-            raise UsageError(f"{self.shown}: not finished (summary.json is missing)") from None
-        except (OSError, ValueError):
-            raise UsageError(f"{self.summary}: damaged") from None
-        if not isinstance(summary, dict) or not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
+        summary = read_json(self.summary, f"{self.shown}: not finished (summary.json is missing)")
+        if not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
             raise UsageError(f"{self.summary}: damaged")
         return summary
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from nas.building import architecture
 from nas.errors import UsageError, describe
 from nas.export.batch_norm import strip_batch_norms
-from nas.export.manifest import MANIFEST, broken_files, read_json, read_manifest
+from nas.export.manifest import MANIFEST, broken_files, read_manifest
+from nas.files import read_json
 from nas.runs.build import refusals
 from nas.runs.config import load_space
 from nas.runs.networks import find_network

@@ -20,6 +20,7 @@ from nas.runs.build import refusals, restore_search, restore_weights, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
+from nas.runs.pages import write_pages
 from nas.runs.results import cost_of, headline, inherited_network
 from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_space import SearchSpace
@@ -203,20 +204,19 @@ def _retrain(
     module.float()
     scores = evaluate(network, data.test_dataloader(), task, trained.device)
     metric = headline(task, scores)
-    folder.finish(
-        {
-            "stage": "retrain",
-            "genotype": dict(genotype.choices),
-            "metric": {**metric, "split": "test"},
-            **{f"test_{key}": value for key, value in scores.items()},
-            **cost_of(network, data),
-            "train_seconds": trained.seconds,
-            "inherited": experiment.retrain.inherit,
-            "seed": experiment.seed,
-            "device": str(trained.device),
-        },
-        genotype,
-    )
+    summary = {
+        "stage": "retrain",
+        "genotype": dict(genotype.choices),
+        "metric": {**metric, "split": "test"},
+        **{f"test_{key}": value for key, value in scores.items()},
+        **cost_of(network, data),
+        "train_seconds": trained.seconds,
+        "inherited": experiment.retrain.inherit,
+        "seed": experiment.seed,
+        "device": str(trained.device),
+    }
+    write_pages(folder, experiment, genotype, summary, module.num_batches_done)
+    folder.finish(summary, genotype)
     return folder
 
 

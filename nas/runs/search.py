@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from nas.building import architecture
+from nas.callbacks import Dashboard
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
@@ -18,7 +19,9 @@ from nas.rng import keyed_generator
 from nas.runs.build import build_search, refusals, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
+from nas.runs.gap import DiscretisationGap
 from nas.runs.options import ConfigSource, trust_words
+from nas.runs.pages import write_drawings, write_pages
 from nas.runs.results import derive_and_score
 from nas.runs.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
@@ -119,16 +122,18 @@ def _run(
     experiment: Experiment, retraining: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder
 ) -> None:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
-    trained = train(experiment.trainer, module, loader, folder, "search", again)
+    gap = DiscretisationGap(experiment.data)
+    dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
+    trained = train(experiment.trainer, module, loader, folder, "search", again, [dashboard])
     derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device)
-    folder.finish(
-        {
-            "stage": "search",
-            **derived.summary(),
-            "search_seconds": trained.seconds,
-            "num_architectures": module.supernet.num_architectures,
-            "seed": experiment.seed,
-            "device": str(trained.device),
-        },
-        derived.genotype,
-    )
+    summary = {
+        "stage": "search",
+        **derived.summary(),
+        "search_seconds": trained.seconds,
+        "num_architectures": module.supernet.num_architectures,
+        "seed": experiment.seed,
+        "device": str(trained.device),
+    }
+    write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
+    write_drawings(folder, experiment, derived.genotype)
+    folder.finish(summary, derived.genotype)

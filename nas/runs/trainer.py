@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ class TrainerOptions:
         limit_train_batches: Batches an epoch at most (a number), or a share of the epoch; null: all.
         num_threads: CPU threads of torch's operations; null: torch's own choice. Sums of another number of threads round differently, so
             runs are equal between machines only where it is set. Small networks are as fast with 1.
+        num_images: Moments of a search, at even distances, at which TensorBoard gets pictures and the discretisation gap; 0: none.
     """
 
     max_epochs: int = 40
@@ -47,6 +48,7 @@ class TrainerOptions:
     deterministic: bool = False
     limit_train_batches: int | float | None = None
     num_threads: int | None = None
+    num_images: int = 20
 
     def __post_init__(self) -> None:
         """Checks what Lightning would let pass.
@@ -58,6 +60,8 @@ class TrainerOptions:
             raise ValueError(f"trainer: max_epochs must be at least 1, got {self.max_epochs}")
         if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
             raise ValueError(f"trainer: num_threads must lie in 1 ... {MAX_THREADS}, got {self.num_threads}")
+        if self.num_images < 0:
+            raise ValueError(f"trainer: num_images must be at least 0, got {self.num_images}")
         if self.limit_train_batches is not None and not self.limit_train_batches > 0:
             raise ValueError(f"trainer: limit_train_batches must be above 0, got {self.limit_train_batches}")
 
@@ -106,6 +110,7 @@ def train(
     folder: RunFolder,
     title: str,
     again: str,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Trained:
     """Trains into `folder`, from its checkpoint on where there is one.
 
@@ -116,6 +121,7 @@ def train(
         folder: Gets checkpoints, metrics, system figures and TensorBoard events.
         title: What the progress display calls the run.
         again: The command that goes on after an interruption.
+        callbacks: Further ones; they run when metrics are written and before checkpoints are.
 
     Raises:
         Interrupted: A signal came; the state is saved.
@@ -136,6 +142,7 @@ def train(
         callbacks=[
             system,
             MetricsWriter(folder.metrics_csv),
+            *callbacks,
             Progress(title),
             checkpoints,
             Interruption(checkpoints),
@@ -150,11 +157,15 @@ def train(
     return Trained(system.seconds, trainer.strategy.root_device)
 
 
+_OURS = ("num_threads", "num_images")
+"""Options that are not Lightning's."""
+
+
 def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
     with quiet():
         try:
             return pl.Trainer(
-                **{name: value for name, value in vars(options).items() if name != "num_threads"},
+                **{name: value for name, value in vars(options).items() if name not in _OURS},
                 plugins=[VerifiedCheckpointIO()],
                 enable_progress_bar=False,
                 enable_model_summary=False,

@@ -2,8 +2,9 @@ import os
 
 import pytest
 
-from nas.csv_file import CsvFile
-from nas.files import replacing, sha256, write_atomic
+from nas.csv_file import CsvFile, read_columns
+from nas.errors import UsageError
+from nas.files import read_json, replacing, sha256, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_scrap(tmp_path):
@@ -64,3 +65,32 @@ def test_csv_cut_before_the_first_row_keeps_only_the_header(tmp_path):
     path.write_text("step,")
     CsvFile(path).cut_after(0)
     assert not path.exists()
+
+
+def test_json_comes_back_and_what_is_none_is_refused_in_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "f.json"
+    write_json(path, {"a": [1, None], "b": float("nan"), "c": {"d": float("inf")}})
+    assert read_json(path, "gone") == {"a": [1, None], "b": None, "c": {"d": None}}
+    for text in (b"", b"{", b"[1]", b"\xff", b"[" * 100_000):
+        path.write_bytes(text)
+        with pytest.raises(UsageError, match="damaged"):
+            read_json(path, "gone")
+    with pytest.raises(UsageError, match="directory"):
+        read_json(tmp_path, "gone")
+    path.write_text("{}" + " " * 100)
+    monkeypatch.setattr("nas.files.MAX_JSON_BYTES", 100)
+    with pytest.raises(UsageError, match="larger than 100 bytes"):
+        read_json(path, "gone")
+    path.unlink()
+    with pytest.raises(UsageError, match="gone"):
+        read_json(path, "gone")
+
+
+def test_columns_are_read_back(tmp_path):
+    file = CsvFile(tmp_path / "m.csv")
+    file.append(3, {"a/x": 0.1, "a/y": None, "b": 2.0})
+    file.append(6, {"a/x": 1e-17, "a/y": 5.0, "b": 3.0})
+    assert read_columns(file.path, "a/") == [(3, {"a/x": 0.1}), (6, {"a/x": 1e-17, "a/y": 5.0})]
+    file.path.write_text("step,a\nx,1\n")
+    with pytest.raises(ValueError, match="damaged"):
+        read_columns(file.path)

@@ -50,8 +50,10 @@ def test_search_writes_the_run_folder_and_says_what_it_found(nas, config, tmp_pa
         "manifest.json",
         "metrics.csv",
         "system.csv",
+        "architecture.svg",
+        "architecture.dot",
     } < names
-    assert len([name for name in names if name.startswith("events.out")]) == 1 and len(names) == 8
+    assert len([name for name in names if name.startswith("events.out")]) == 2 and len(names) == 11
     genotype = Genotype.load(folder / "genotype.json")
     summary = json.loads((folder / "summary.json").read_text())
     assert genotype.choices == summary["genotype"] and set(genotype.choices) == {"layer1.conv", "layer2.conv"}

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import nas
-from nas.cli import main
 from nas.relaxations import GumbelSoftmax
 from search_spaces.darts import Darts
 from search_spaces.dilation import DilationNet1d, DilationNet2d
@@ -106,17 +105,6 @@ def rebuilt(run_source):
         return copy.eval()
 
     return build
-
-
-@pytest.fixture(scope="session")
-def original(tmp_path_factory, tiny):
-    """The folder of a small search and its export, made once."""
-    folder = tmp_path_factory.mktemp("original")
-    (folder / "tiny.yaml").write_text(tiny)
-    run = folder / "run"
-    assert main(["search", "--config", str(folder / "tiny.yaml"), "--out", str(run), "--json"]) == 0
-    assert main(["export", "--run", str(run), "--json"]) == 0
-    return run
 
 
 @pytest.fixture

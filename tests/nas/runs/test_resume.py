@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas import checkpoint_io
 from nas.retrain_module import RetrainModule
@@ -164,6 +165,20 @@ def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert nas("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    whole, cut = steps_of_events(tmp_path / "whole"), steps_of_events(tmp_path / "cut")
+    assert whole == cut and {"search/architecture", "search/tau", "alpha", "custom_scalars__config__"} <= set(cut)
+    for tag, steps in cut.items():
+        assert steps == sorted(set(steps)), tag
+
+
+def steps_of_events(folder):
+    """Tag -> the steps at which it has a point, in the order in which TensorBoard shows them; of every kind of tag."""
+    found = EventAccumulator(
+        str(folder), size_guidance=dict.fromkeys(("scalars", "images", "tensors", "histograms"), 0)
+    )
+    tags = found.Reload().Tags()
+    read = {"scalars": found.Scalars, "images": found.Images, "histograms": found.Histograms, "tensors": found.Tensors}
+    return {tag: [event.step for event in read[kind](tag)] for kind in read for tag in tags[kind]}
 
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(nas, config, tmp_path):
@@ -211,8 +226,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_the_run_is_the_sa
 
 
 def test_tensorboard_holds_each_point_once_after_a_resume(nas, config, tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     stop_at(monkeypatch, SearchModule, 8, crash)
     path = config()
     assert nas("search", "--config", path, "--out", "run").code == 1

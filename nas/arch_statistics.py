@@ -1,0 +1,56 @@
+"""What probabilities and gradients of alpha say about a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def kind_shares(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean probability of each label over the choices that have it, for labels that several choices have.
+
+    Args:
+        probabilities: Choice name -> label -> probability.
+    """
+    found: dict[str, list[float]] = {}
+    for row in probabilities.values():
+        for label, probability in row.items():
+            found.setdefault(label, []).append(probability)
+    return {label: sum(values) / len(values) for label, values in found.items() if len(values) > 1}
+
+
+class GradientMeter(Metric):
+    """Mean and spread of a gradient over an epoch's steps; no host synchronisation before the values are asked for.
+
+    Attributes:
+        count: Steps seen.
+        mean: Mean gradient.
+        square: Sum of squared distances from the mean (Welford 1962).
+    """
+
+    full_state_update = False
+
+    def __init__(self, shape: torch.Size) -> None:
+        """Sets the gradient's shape."""
+        super().__init__()
+        self.count: Tensor
+        self.mean: Tensor
+        self.square: Tensor
+        self.add_state("count", torch.zeros(()), persistent=True)
+        self.add_state("mean", torch.zeros(shape), persistent=True)
+        self.add_state("square", torch.zeros(shape), persistent=True)
+
+    def update(self, gradient: Tensor) -> None:
+        self.count += 1
+        difference = gradient.detach().to(self.mean.dtype) - self.mean
+        self.mean += difference / self.count
+        self.square += difference * (gradient.detach().to(self.mean.dtype) - self.mean)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The norm of the mean gradient, and that divided by the standard deviation of one step's gradient around it."""
+        norm = self.mean.norm()
+        spread = (self.square.sum() / (self.count - 1).clamp(min=1)).sqrt()
+        return norm, norm / spread

@@ -1,0 +1,113 @@
+"""TensorBoard pages of a search: scalars beyond the metrics, pictures, and a layout that opens as a tidy page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import Callback
+
+from nas.callbacks.layout import custom_scalars
+from nas.callbacks.writers import writers
+from nas.cost_penalty import CostPenalty
+from nas.csv_file import read_columns
+from nas.drawing import draw_architecture, draw_heat_map
+from nas.genotype import Genotype
+from nas.search_module import SearchModule
+
+HEAT_MAP, ARCHITECTURE = "search/probabilities", "search/architecture"
+MAX_COLUMNS = 200
+"""Moments on a heat map, the last among them."""
+
+Gap = Callable[[SearchModule], Mapping[str, float]]
+
+
+class Dashboard(Callback):
+    """Writes pictures of a search at even distances, and once the layout of the custom scalars.
+
+    Everything is dated by the batch counter, and read from the module and metrics.csv, so a resumed search writes what an undisturbed
+    one does.
+    """
+
+    def __init__(self, metrics_csv: Path, *, num_images: int = 20, gap: Gap | None = None) -> None:
+        """Sets what is written.
+
+        Args:
+            metrics_csv: The metrics' file, for the history of the probabilities.
+            num_images: Moments at which pictures are drawn, the last at the end; 0: none.
+            gap: Measures how the derived network differs from the supernet: tag -> value, at the same moments; None: not measured.
+        """
+        self.metrics_csv = metrics_csv
+        self.num_images = num_images
+        self.gap = gap
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if pl_module.num_batches_done == 0:
+            for writer in writers(trainer):
+                writer.add_custom_scalars(custom_scalars(pl_module.scalars()))
+                writer.flush()
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not self._is_due(trainer.current_epoch, int(trainer.max_epochs or 1)) or not pl_module.supernet.choices:
+            return
+        step = pl_module.num_batches_done
+        figures = dict(self._figures(pl_module))
+        scalars = {**self._costs(pl_module), **({} if self.gap is None else self.gap(pl_module))}
+        for writer in writers(trainer):
+            for tag, figure in figures.items():
+                writer.add_image(tag, pixels(figure), step, dataformats="HWC")
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, step)
+            writer.add_histogram("alpha", pl_module.supernet.alpha[pl_module.supernet.mask].cpu(), step)
+            writer.flush()
+
+    def _is_due(self, epoch: int, num_epochs: int) -> bool:
+        """Whether pictures are drawn after this epoch: `num_images` of all epochs, the last among them."""
+        return (epoch + 1) * self.num_images // num_epochs > epoch * self.num_images // num_epochs
+
+    def _figures(self, module: SearchModule) -> Iterator[tuple[str, Figure]]:
+        history = []
+        rows = read_columns(self.metrics_csv, "choice/")
+        every = -(-len(rows) // MAX_COLUMNS)
+        for step, row in rows[(len(rows) - 1) % every :: every]:
+            moment = {
+                name: {label: row[f"choice/{name}/{label}"] for label in labels}
+                for name, labels in module.supernet.choices.items()
+            }
+            history.append((step, moment))
+        yield HEAT_MAP, draw_heat_map(history)
+        genotype = present_genotype(module)
+        yield ARCHITECTURE, draw_architecture(genotype, module.space.cells(genotype.choices))
+
+    def _costs(self, module: SearchModule) -> dict[str, float]:
+        """What the derived network costs by the table, beside each limit."""
+        result = {}
+        for regularizer in module.regularizers:
+            if isinstance(regularizer, CostPenalty):
+                table = regularizer.expected.table
+                result[f"cost/{table.name}/derived"] = float(table.of(present_genotype(module).choices))
+                result[f"cost/{table.name}/limit"] = float(regularizer.limit)
+        return result
+
+
+def present_genotype(module: SearchModule) -> Genotype:
+    """The most probable architecture, as the space sees it, with the probabilities."""
+    probabilities = module.supernet.probabilities(module.relaxation)
+    found = module.supernet.prune(module.space.discretize(probabilities), probabilities)
+    return replace(found, probabilities=probabilities)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as bytes, (H, W, 3)."""
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,0 +1,63 @@
+"""How TensorBoard's custom scalars are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MAX_SERIES = 8
+"""Lines of a chart that colours still tell apart."""
+
+Layout = dict[str, dict[str, list[Any]]]
+
+
+def custom_scalars(tags: Iterable[str]) -> Layout:
+    """Pages Search, Choices, Cost, Training and System, a chart for each group of tags that belong together.
+
+    Args:
+        tags: Those that the search writes every epoch.
+    """
+    tags = list(tags)
+    pages: dict[str, dict[str, list[str]]] = {"Search": {}, "Choices": {}, "Cost": {}, "Training": {}, "System": {}}
+    for tag in tags:
+        page, chart = _place(tag)
+        pages[page].setdefault(chart, []).append(tag)
+    for chart, members in pages["Cost"].items():
+        members += [f"cost/{chart}/derived", f"cost/{chart}/limit"]
+    pages["Search"]["discretisation gap"] = ["gap/supernet", "gap/derived"]
+    pages["System"] |= {tag: [f"system/{tag}"] for tag in ("batches_per_second", "peak_memory_gb", "seconds")}
+    return {page: _charts(charts) for page, charts in pages.items() if charts}
+
+
+def _place(tag: str) -> tuple[str, str]:
+    """Page and chart of a tag."""
+    level, _, name = tag.partition("/")
+    if level == "choice":
+        return "Choices", name.rpartition("/")[0]
+    if level == "entropy":
+        return "Choices", "entropy of each choice (nats)"
+    if level == "kind":
+        return "Choices", "share of each kind of candidate"
+    if level == "cost":
+        return "Cost", name.partition("/")[0]
+    if level == "lr":
+        return "Training", "learning rates"
+    if level in ("weight", "arch"):
+        return "Training" if name == "loss" else "Search", f"{name} of both halves"
+    return "Search", name
+
+
+def _charts(charts: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+    """Charts of at most `MAX_SERIES` lines."""
+    result: dict[str, list[Any]] = {}
+    for name, tags in charts.items():
+        parts = [tags[i : i + MAX_SERIES] for i in range(0, len(tags), MAX_SERIES)]
+        for i, part in enumerate(parts):
+            title = name if len(parts) == 1 else f"{name} ({i + 1} of {len(parts)})"
+            result[title] = ["Multiline", [f"^{_escaped(tag)}$" for tag in part]]
+    return result
+
+
+def _escaped(tag: str) -> str:
+    """The plugin takes tags for regular expressions."""
+    return "".join(f"\\{letter}" if letter in ".+-()[]{}*?^$|\\" else letter for letter in tag)

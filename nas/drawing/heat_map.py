@@ -1,0 +1,38 @@
+"""How probabilities moved: choices x candidates over the time of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+MAX_ROWS = 120
+
+History = Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
+"""(batches done, choice -> label -> probability) in the order of time."""
+
+
+def draw_heat_map(history: History) -> Figure:
+    """A row for every candidate of every choice, a column for every moment: the darker, the more probable.
+
+    Args:
+        history: At least one moment; later ones have the same choices.
+    """
+    choices = history[-1][1]
+    rows = [(name, label) for name, row in choices.items() for label in row][:MAX_ROWS]
+    values = np.array([[moment[name][label] for _, moment in history] for name, label in rows]).reshape(len(rows), -1)
+    figure = Figure(figsize=(7, max(1.5, 0.16 * len(rows) + 0.8)), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(values, cmap="cividis_r", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rows)), [f"{name}  {label}" for name, label in rows], fontsize=6)
+    places = np.unique(np.linspace(0, len(history) - 1, min(len(history), 7)).round().astype(int))
+    axes.set_xticks(places, [str(history[place][0]) for place in places], fontsize=7)
+    axes.set_xlabel("batches", fontsize=7)
+    sizes = np.cumsum([len(row) for row in choices.values()])[:-1]
+    for border in sizes[sizes < len(rows)]:
+        axes.axhline(border - 0.5, color="white", linewidth=1.5)
+    bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.03)
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label("probability", fontsize=7)
+    return figure

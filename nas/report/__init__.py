@@ -1,0 +1,1 @@
+"""Looking at runs: TensorBoard with the settings that their pages need, and reports in one file."""

@@ -1,0 +1,132 @@
+"""What a report says of a run, before it gets a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.csv_file import read_columns
+from nas.files import read_json
+from nas.genotype import Genotype
+from nas.runs.folder import RunFolder
+from nas.runs.options import trust_words
+
+Table = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A run, as far as it came.
+
+    Attributes:
+        title: The run folder.
+        folder: It.
+        genotype: What was found.
+        facts: Figures of the search.
+        retrained: Figures of the retraining; empty where there is none.
+        history: (batches, tag -> value) of metrics.csv.
+        config: Text of config.yaml.
+        provenance: Versions, commit, device.
+        commands: What repeats the run.
+    """
+
+    title: str
+    folder: RunFolder
+    genotype: Genotype
+    facts: Table
+    retrained: Table
+    history: list[tuple[int, dict[str, float]]]
+    config: str
+    provenance: Table
+    commands: tuple[str, ...]
+
+    @property
+    def probabilities(self) -> list[tuple[int, dict[str, dict[str, float]]]]:
+        """(batches, choice -> label -> probability) over the search."""
+        names = [(name, label) for name, row in self.genotype.probabilities.items() for label in row]
+        result = []
+        for step, row in self.history:
+            moment: dict[str, dict[str, float]] = {}
+            for name, label in names:
+                if (value := row.get(f"choice/{name}/{label}")) is not None:
+                    moment.setdefault(name, {})[label] = value
+            if moment:
+                result.append((step, moment))
+        return result
+
+    @property
+    def choice_rows(self) -> list[tuple[str, str, str]]:
+        """Choice, what was chosen, and its probability."""
+        rows = []
+        for name, label in self.genotype.choices.items():
+            labels = [label] if isinstance(label, str) else label
+            known = self.genotype.probabilities.get(name, {})
+            rows.append((name, ", ".join(labels), ", ".join(f"{known[item]:.3f}" for item in labels if item in known)))
+        return rows
+
+
+def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
+    """Reads a finished run.
+
+    Raises:
+        UsageError: Not a run folder, not finished, or damaged.
+    """
+    folder = RunFolder.open(path)
+    summary = folder.read_summary()
+    manifest = read_json(folder.manifest, f"{folder.shown}: not finished (manifest.json is missing)")
+    retrained = folder.retrain.read_summary() if folder.stage == "search" and folder.retrain.finished else {}
+    trust = trust_words(trusted)
+    seed = summary.get("seed", 0)
+    commands = (
+        [f"nas search --config {folder.quoted}/config.yaml{trust}", f"nas retrain --run {folder.quoted}{trust}"]
+        if folder.stage == "search"
+        else [f"nas retrain --genotype {folder.quoted}/genotype.json --config {folder.quoted}/config.yaml{trust}"]
+    )
+    return Content(
+        title=f"{folder.path.parent.name}/{folder.path.name}",
+        folder=folder,
+        genotype=folder.read_genotype(),
+        facts=_facts(summary),
+        retrained=_facts(retrained) if retrained else {},
+        history=read_columns(folder.metrics_csv),
+        config=folder.config.read_text(),
+        provenance={
+            "seed": str(seed),
+            "device": str(summary.get("device", "")),
+            "commit": str(manifest.get("git_commit") or "not in a repository"),
+            **{str(key): str(value) for key, value in manifest.get("versions", {}).items()},
+        },
+        commands=tuple(commands),
+    )
+
+
+def _facts(summary: Mapping[str, Any]) -> Table:
+    metric = summary["metric"]
+    what = "inherited weights, arch half" if metric.get("split") == "arch" else f"{metric.get('split')} set"
+    facts = {f"{metric['name']} ({what})": _number(metric["value"])}
+    for key, name in _NAMES.items():
+        if key in summary:
+            facts[name] = _number(summary[key])
+    for key, value in (summary.get("cost") or {}).items():
+        facts[_NAMES.get(key, key)] = _number(value)
+    for key, row in (summary.get("target") or {}).items():
+        facts[f"target {key}"] = f"at most {_number(row['max'])}, the network has {_number(row['network'])}"
+    return facts
+
+
+_NAMES = {
+    "params": "parameters",
+    "macs": "MACs of one sample",
+    "num_architectures": "architectures in the space",
+    "search_seconds": "search, seconds",
+    "train_seconds": "training, seconds",
+    "test_loss": "test loss",
+}
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

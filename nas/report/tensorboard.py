@@ -1,0 +1,46 @@
+"""TensorBoard on loopback."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from nas.errors import UsageError
+
+HOST = "127.0.0.1"
+SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"
+"""How much of a tag stays: TensorBoard alone keeps ten images. 0 would mean all by its help, but leaves charts empty."""
+
+
+def command(folder: Path, port: int) -> list[str]:
+    """The command that serves the runs under a folder."""
+    return [
+        *(sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", HOST, "--port", str(port)),
+        *("--samples_per_plugin", SAMPLES, "--load_fast=false", "--reload_interval", "15"),
+    ]
+
+
+def free_port() -> int:
+    """A port that nothing listens on at present."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(folder: Path, port: int | None = None) -> subprocess.Popen[bytes]:
+    """Starts TensorBoard.
+
+    Args:
+        folder: Holds runs, at any depth.
+        port: Where to listen; None: anywhere.
+
+    Raises:
+        UsageError: There is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    if not any(folder.rglob("events.out.*")):
+        raise UsageError(f"{folder}: no run in it (no events.out.* file)")
+    return subprocess.Popen(command(folder, free_port() if port is None else port), stderr=subprocess.DEVNULL)

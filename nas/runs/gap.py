@@ -1,0 +1,69 @@
+"""How much worse the derived network is than the supernet, while a search runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.callbacks.dashboard import present_genotype
+from nas.data import SearchDataModule
+from nas.evaluation import evaluate, recalibrate_batch_norm
+from nas.relaxations import OpWeights
+from nas.search_module import SearchModule
+from nas.supernet import Supernet
+
+NUM_BATCHES = 2
+"""Batches of each half: enough for a curve, at the cost of a few steps."""
+
+
+class DiscretisationGap:
+    """The task's first metric on the arch half, of the supernet with its probabilities as weights and of the derived network."""
+
+    def __init__(self, data: SearchDataModule) -> None:
+        """Sets the data; batches are read when the first measurement is made."""
+        self.data = data
+        self._halves: tuple[list[Any], list[Any]] | None = None
+
+    def __call__(self, module: SearchModule) -> Mapping[str, float]:
+        """Measures, and leaves the module as it is; nothing where a derived network cannot take the supernet's weights."""
+        if not module.space.inherits_weights:
+            return {}
+        if self._halves is None:
+            loaders = (self.data.weight_loader(), self.data.arch_loader())
+            weight, arch = (list(islice(loader, NUM_BATCHES)) for loader in loaders)
+            self._halves = weight, arch
+        weight, arch = self._halves
+        name = next(iter(module.task.metrics()))
+        genotype = present_genotype(module)
+        try:
+            module.space.check_genotype(genotype.choices)
+        except ValueError:
+            return {}
+        modes = [(inner, inner.training) for inner in module.modules()]
+        with torch.random.fork_rng(devices=[]):
+            derived = module.supernet.derive(genotype)
+            recalibrate_batch_norm(derived, weight, module.device)
+            scores = {
+                "gap/derived": evaluate(derived, arch, module.task, module.device)[name],
+                "gap/supernet": evaluate(_Soft(module), arch, module.task, module.device)[name],
+            }
+        for inner, training in modes:
+            inner.training = training
+        return scores
+
+
+class _Soft(nn.Module):
+    """A supernet with its probabilities as op weights."""
+
+    def __init__(self, module: SearchModule) -> None:
+        super().__init__()
+        self.supernet: Supernet = module.supernet
+        rows = module.relaxation.probabilities(module.supernet.alpha, module.supernet.mask)
+        self.op_weights = OpWeights(module.supernet.with_inputs(rows.detach()), None)
+
+    def forward(self, *args: Any) -> Any:
+        return self.supernet(*args, op_weights=self.op_weights)

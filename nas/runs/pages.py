@@ -1,0 +1,86 @@
+"""What TensorBoard shows of a finished run: hyperparameters with the result, and pages of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from nas.drawing import architecture_dot, draw_architecture, svg_text
+from nas.files import write_atomic
+from nas.genotype import Genotype
+from nas.runs.config import Experiment
+from nas.runs.folder import RunFolder
+
+
+def write_pages(
+    folder: RunFolder, experiment: Experiment, genotype: Genotype, summary: Mapping[str, Any], step: int
+) -> None:
+    """Writes hyperparameters, final figures, and the pages config, genotype and summary; what was written at `step` before is replaced.
+
+    Args:
+        folder: The run folder.
+        experiment: What was run.
+        genotype: What was found.
+        summary: What summary.json will say.
+        step: Batches done.
+    """
+    final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
+    with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
+        assert writer.file_writer is not None
+        for part in hparams(hyperparameters(experiment.values), dict.fromkeys(final, 0.0)):
+            writer.file_writer.add_summary(part, step + 1)
+        for tag, value in final.items():
+            writer.add_scalar(tag, value, step + 1)
+        writer.add_text("config", f"```yaml\n{experiment.yaml()}```", step + 1)
+        writer.add_text("genotype", genotype_table(genotype), step + 1)
+        writer.add_text("summary", f"```json\n{json.dumps(summary, indent=2, default=str)}\n```", step + 1)
+
+
+def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype) -> None:
+    """Writes architecture.svg and architecture.dot."""
+    cells = experiment.model["space"].cells(genotype.choices)
+    write_atomic(folder.path / "architecture.svg", svg_text(draw_architecture(genotype, cells)))
+    write_atomic(folder.path / "architecture.dot", architecture_dot(genotype, cells))
+
+
+def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What runs are compared by: the headline metric, parameters, MACs, seconds."""
+    metric = summary["metric"]
+    figures = {f"{metric['split']}_{metric['name']}": metric["value"], **summary.get("cost", {})}
+    figures |= {key: summary[key] for key in ("params", "macs", "search_seconds", "train_seconds") if key in summary}
+    return {key: value for key, value in figures.items() if isinstance(value, (int, float))}
+
+
+def hyperparameters(values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """The configuration as a flat table: ``model.tau`` names a class, ``model.tau.start`` its argument."""
+    result: dict[str, bool | int | float | str] = {}
+
+    def add(path: str, item: Any) -> None:
+        if isinstance(item, Mapping) and "class_path" in item:
+            result[path] = str(item["class_path"]).rpartition(".")[2]
+            item = item.get("init_args") or {}
+        if isinstance(item, Mapping):
+            for key, value in item.items():
+                add(f"{path}.{key}" if path else str(key), value)
+        elif isinstance(item, (bool, int, float, str)):
+            result[path] = item
+        elif isinstance(item, list) and item:
+            result[path] = json.dumps(item, default=str)[:200]
+
+    add("", {key: values[key] for key in ("seed_everything", "trainer", "model", "data")})
+    return result
+
+
+def genotype_table(genotype: Genotype) -> str:
+    """A markdown table: choice, what was chosen, and how probable it was."""
+    lines = ["| choice | chosen | probability |", "|---|---|---|"]
+    for name, label in genotype.choices.items():
+        labels = [label] if isinstance(label, str) else label
+        row = genotype.probabilities.get(name, {})
+        said = ", ".join(f"{row[item]:.3f}" for item in labels if item in row)
+        lines.append(f"| {name} | {', '.join(labels)} | {said} |")
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""The pages that people look at, in a real browser: TensorBoard's on a real run, and reports, narrow and wide, light and dark.
+
+Screenshots go to the folder that the environment variable NAS_SCREENSHOTS names, if any.
+"""
+
+import json
+import os
+import shutil
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from nas.report.tensorboard import HOST, free_port, serve
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[dev]'")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed (Debian: chromium-driver)"
+)
+OPTIONS = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM
+    for word in [*OPTIONS.split(), "disable-component-update", "window-size=1400,1100"]:
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def keep(browser, name):
+    if folder := os.environ.get("NAS_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def wait(condition, what, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if found := condition():
+                return found
+        except OSError:
+            pass
+        time.sleep(0.25)
+    raise AssertionError(f"{what}: not there after {seconds} s")
+
+
+def errors(browser):
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture(scope="module")
+def run(original):
+    return original
+
+
+@pytest.fixture(scope="module")
+def served(run):
+    """The address of TensorBoard on that run."""
+    port = free_port()
+    process = serve(run, port)
+    address = f"http://{HOST}:{port}"
+    try:
+        wait(lambda: urllib.request.urlopen(f"{address}/data/plugins_listing").read(), "TensorBoard")
+        wait(lambda: json.loads(urllib.request.urlopen(f"{address}/data/runs").read()), "the run")
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+# what must be drawn: a script that counts it in the page and its shadow trees, and how many there must be at least
+SEEN = """
+    const all = [];
+    const walk = root => { for (const node of root.querySelectorAll('*')) {
+        all.push(node); if (node.shadowRoot) walk(node.shadowRoot); } };
+    walk(document);
+"""
+PAGES = {
+    "scalars": (
+        "return all.filter(n => n.tagName === 'path' && n.closest('svg') && n.getAttribute('d')?.length > 20).length",
+        3,
+    ),
+    "custom_scalars": ("return all.filter(n => n.tagName === 'path' && n.getAttribute('d')?.length > 20).length", 5),
+    "images": ("return all.filter(n => n.tagName === 'IMG' && n.complete && n.naturalWidth > 100).length", 2),
+    "histograms": ("return all.filter(n => n.tagName === 'path' && n.getAttribute('d')?.length > 20).length", 1),
+    "hparams": ("return all.filter(n => n.textContent?.includes('final/arch_accuracy')).length", 1),
+    "text": ("return all.filter(n => n.tagName === 'TABLE' || n.tagName === 'PRE').length", 2),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tensorboard_draws(browser, served, page):
+    count, least = PAGES[page]
+    browser.get_log("browser")
+    browser.get(f"{served}/#{page}")
+    browser.refresh()
+    wait(lambda: browser.execute_script(SEEN + count) >= least, f"what {page} shows")
+    keep(browser, f"tensorboard_{page}")
+    assert not errors(browser)
+
+
+def test_all_pictures_are_kept(served):
+    listed = json.loads(
+        urllib.request.urlopen(f"{served}/data/plugin/images/images?run=.&tag=search/architecture&sample=0").read()
+    )
+    assert len(listed) == 3  # an epoch each
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_fits(browser, run, tmp_path, nas, width, scheme):
+    path = tmp_path / "report.html"
+    assert nas("report", "--run", run, "--out", path).code == 0
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    screen = {"width": width, "height": 1100, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    keep(browser, f"report_{width}_{scheme}")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    pictures = browser.execute_script(
+        "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)"
+    )
+    assert len(pictures) == 6 and min(pictures) > 250
+    light = browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light == (scheme == "light")
+    assert not errors(browser)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

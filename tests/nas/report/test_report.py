@@ -1,0 +1,101 @@
+"""Reports: whole, of one file, and with nothing in them that a browser would run or fetch."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+
+class Page(HTMLParser):
+    """Tags, addresses and text of a page."""
+
+    VOID = ("meta", "br", "hr", "img", "link", "path", "use", "rect")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_search_and_its_retraining(nas, config, tmp_path):
+    assert nas("search", "--config", config(), "--out", "run").code == 0
+    assert nas("retrain", "--run", "run").code == 0
+    assert nas("report", "--run", "run").out == f"{tmp_path}/run/report.html\n"
+    page = Page((tmp_path / "run/report.html").read_text())
+    assert not page.open and page.tags.count("svg") == 6  # architecture, heat map, loss, accuracy, tau, entropy
+    assert "script" not in page.tags and all(
+        address.startswith(("#", "data:image/png;base64,")) for address in page.addresses
+    )
+    for said in (
+        "test set",
+        "dilation_",
+        "nas search --config run/config.yaml",
+        "nas retrain --run run",
+        "seed",
+        "torch",
+    ):
+        assert said in page.text, said
+    assert nas("report", "--run", "run", "--format", "md", "--out", "mine.md").code == 0
+    markdown = (tmp_path / "mine.md").read_text()
+    widths = [line.count("|") for line in markdown.splitlines() if line.startswith("|")]
+    assert set(widths) == {3, 4} and "| layer1.conv |" in markdown
+    again = nas("report", "--run", "run/retrain", "--json")
+    assert again.code == 0 and "run/retrain/report.html" in again.result["report"]
+
+
+def test_commands_of_a_report_repeat_the_run(nas, config, tmp_path):
+    assert nas("search", "--config", config(), "--out", "run").code == 0
+    assert nas("report", "--run", "run", "--format", "md").code == 0
+    command = re.search(r"^nas (search .*)$", (tmp_path / "run/report.md").read_text(), re.MULTILINE)[1]
+    assert nas(*command.split(), "--out", "again").code == 0
+    assert (tmp_path / "again/metrics.csv").read_bytes() == (tmp_path / "run/metrics.csv").read_bytes()
+
+
+def test_text_is_escaped(nas, config, tmp_path):
+    name = "<script>alert(1)</script>&"
+    path = config(name="tiny.yaml")
+    assert nas("search", "--config", path, "--out", name.replace("/", "_")).code == 0
+    assert nas("report", "--run", name.replace("/", "_"), "--out", "r.html").code == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "<script" not in text and "&lt;script&gt;" in text and not Page(text).open
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("report", "--run", "nowhere"), "no such run folder"),
+        (("report",), "--run"),
+        (("report", "--run", "r", "--format", "pdf"), "invalid choice"),
+        (("dashboard", "nowhere"), "no such folder"),
+        (("dashboard", "."), "no run in it"),
+        (("dashboard", ".", "--port", "99999"), "--port must lie in"),
+    ],
+)
+def test_wrong_usage_is_one_line(nas, config, words, message):
+    answer = nas(*words)
+    assert answer.code == 2 and message in answer.complaint
+
+
+def test_an_unfinished_run_is_refused(nas, config, tmp_path):
+    assert nas("search", "--config", config(), "--out", "run").code == 0
+    (tmp_path / "run/manifest.json").unlink()
+    assert "not finished" in nas("report", "--run", "run").complaint

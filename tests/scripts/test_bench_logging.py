@@ -1,0 +1,14 @@
+import json
+
+from nas.callbacks import Dashboard
+
+
+def test_parts_are_less_than_the_whole(script, config, capsys):
+    before = Dashboard.on_train_epoch_end
+    module = script("bench_logging")
+    assert module.main(["--config", str(config()), "--trainer.num_images", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["scalars_seconds"] < result["search_seconds"]
+    assert 0 < result["pictures_seconds"] < result["search_seconds"]
+    assert result["scalars_share"] * result["search_seconds"] == result["scalars_seconds"]
+    assert Dashboard.on_train_epoch_end is before  # nothing stays wrapped
