@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from nas.export.subject import run
+
 TOLERANCE = 1e-5
 """Largest difference of outputs, as a part of the largest output where that is above 1."""
 
@@ -47,9 +49,9 @@ def fold_batch_norms(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn
             weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
         layer.weight, layer.bias = weight, bias
     strip_batch_norms(folded, pairs)
-    with torch.no_grad():
-        before, after = network(*inputs), folded(*inputs)
-    difference, scale = float((before - after).abs().max()), max(1.0, float(before.abs().max()))
+    pairs_of_outputs = list(zip(run(network, inputs), run(folded, inputs), strict=True))
+    difference = max(float((before - after).abs().max()) for before, after in pairs_of_outputs)
+    scale = max(1.0, *[float(before.abs().max()) for before, _ in pairs_of_outputs])
     if not difference <= TOLERANCE * scale:
         raise ValueError(
             f"folding batch norms changes outputs by {difference:.1e}, more than {TOLERANCE} of {scale:.3g}"

@@ -89,17 +89,24 @@ def _signature(parameters: Mapping[str, Sequence[Expression]]) -> list[str]:
 
 
 def _type_of(values: Sequence[Expression]) -> str:
-    if isinstance(values[0], Literal):
-        return _type_name(values[0].value)
-    kinds = {value.function if isinstance(value, Call) else "" for value in values}
-    kind = kinds.pop()
-    return kind if not kinds and kind.startswith("nn.") else "nn.Module"
+    """The annotation of a parameter."""
+    kinds = dict.fromkeys(
+        _type_name(value.value)
+        if isinstance(value, Literal)
+        else (value.function if isinstance(value, Call) and value.function.startswith("nn.") else "nn.Module")
+        for value in values
+    )
+    if sum(kind.startswith("nn.") for kind in kinds) > 1:
+        kinds = dict.fromkeys("nn.Module" if kind.startswith("nn.") else kind for kind in kinds)
+    return " | ".join(sorted(kinds, key=lambda kind: kind == "None"))
 
 
 def _type_name(value: Any) -> str:
     if isinstance(value, tuple):
         kinds = sorted({_type_name(item) for item in value})
         return f"tuple[{kinds[0]}, ...]" if len(kinds) == 1 else "tuple"
+    if value is None:
+        return "None"
     return "torch.dtype" if type(value).__name__ == "dtype" else type(value).__name__
 
 

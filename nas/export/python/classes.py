@@ -97,13 +97,20 @@ def _joined(groups: list[_Group]) -> list[_Group]:
     alike: dict[Any, list[_Group]] = {}
     for group in groups:
         first = group.parts[0]
-        alike.setdefault((first.path == "", type(first.module), first.base, tuple(group.bodies[0])), []).append(group)
+        alike.setdefault((first.path == "", type(first.module), first.base, frozenset(group.bodies[0])), []).append(
+            group
+        )
     result = []
     for variants in alike.values():
         if len(variants) > MAX_VARIANTS and variants[0].parts[0].base is nn.Module:
             for other in variants[1:]:
                 variants[0].join(other)
             variants = variants[:1]
+            bodies = variants[
+                0
+            ].bodies  # in the order of one that has most modules: what is None elsewhere is set among them
+            order = max(bodies, key=lambda made: sum(isinstance(value, Call) for value in made.values()))
+            variants[0].bodies = [{name: made[name] for name in order} for made in bodies]
         result += variants
     return result
 
@@ -139,11 +146,14 @@ def _folded(group: _Group) -> dict[str, tuple[str, FunctionType]]:
     """The methods without branches that no part of the group takes, and without methods that only those called."""
     first, known = group.parts[0], dict[str, Any]()
     for name, value in group.attributes[0].items():
-        same = all(type(other[name]) is type(value) and other[name] == value for other in group.attributes)
+        others = [other.get(name, PRESENT) for other in group.attributes]
+        same = all(type(other) is type(value) and other == value for other in others)
         if same and (value is None or type(value) in (bool, int, float, str)):
             known[name] = value
-    known |= {name: PRESENT for name, child in first.module._modules.items() if child is not None}
-    known |= {name: PRESENT for name, parameter in first.module._parameters.items() if parameter is not None}
+    for held in ("_modules", "_parameters"):
+        for name in getattr(first.module, held):
+            if all(getattr(part.module, held).get(name) is not None for part in group.parts):
+                known[name] = PRESENT
     methods = {name: (fold(source, known), function) for name, (source, function) in first.methods.items()}
     called = {name for source, _ in methods.values() for name in attributes_read(source)}
     return {name: entry for name, entry in methods.items() if name in called or hasattr(first.base, name)}

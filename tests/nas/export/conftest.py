@@ -46,6 +46,12 @@ def space(request):
     return make(), shape
 
 
+@pytest.fixture
+def spaces():
+    """Each of them."""
+    return [make() for make, _ in SPACES.values()]
+
+
 def draw(space, seed):
     """A random architecture that makes sense, as a plain network with weights and statistics that are not the initial ones."""
     torch.manual_seed(seed)
