@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from nas.callbacks.writers import writers
 from nas.cost_penalty import CostPenalty
 from nas.csv_file import read_columns
 from nas.drawing import draw_architecture, draw_heat_map
+from nas.errors import describe
 from nas.genotype import Genotype
 from nas.search_module import SearchModule
 
@@ -59,14 +61,19 @@ class Dashboard(Callback):
         if not self._is_due(trainer.current_epoch, int(trainer.max_epochs or 1)) or not pl_module.supernet.choices:
             return
         step = pl_module.num_batches_done
-        figures = dict(self._figures(pl_module))
-        scalars = {**self._costs(pl_module), **({} if self.gap is None else self.gap(pl_module))}
+        try:
+            figures = dict(self._figures(pl_module))
+            scalars = {**self._costs(pl_module), **({} if self.gap is None else self.gap(pl_module))}
+        except Exception as error:  # a search of hours is worth more than its pictures
+            warnings.warn(f"batch {step}: no pictures: {describe(error)}", stacklevel=2)
+            return
         for writer in writers(trainer):
             for tag, figure in figures.items():
                 writer.add_image(tag, pixels(figure), step, dataformats="HWC")
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, step)
-            writer.add_histogram("alpha", pl_module.supernet.alpha[pl_module.supernet.mask].cpu(), step)
+            alpha = pl_module.supernet.alpha[pl_module.supernet.mask]
+            writer.add_histogram("alpha", alpha.float().cpu(), step)
             writer.flush()
 
     def _is_due(self, epoch: int, num_epochs: int) -> bool:

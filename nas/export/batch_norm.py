@@ -49,9 +49,11 @@ def fold_batch_norms(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn
             weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
         layer.weight, layer.bias = weight, bias
     strip_batch_norms(folded, pairs)
-    pairs_of_outputs = list(zip(run(network, inputs), run(folded, inputs), strict=True))
-    difference = max(float((before - after).abs().max()) for before, after in pairs_of_outputs)
-    scale = max(1.0, *[float(before.abs().max()) for before, _ in pairs_of_outputs])
+    pairs_of_outputs = list(
+        zip(*(run(net, [tensor.clone() for tensor in inputs]) for net in (network, folded)), strict=True)
+    )
+    difference = max(float((before.double() - after.double()).abs().max()) for before, after in pairs_of_outputs)
+    scale = max(1.0, *[float(before.double().abs().max()) for before, _ in pairs_of_outputs])
     if not difference <= TOLERANCE * scale:
         raise ValueError(
             f"folding batch norms changes outputs by {difference:.1e}, more than {TOLERANCE} of {scale:.3g}"

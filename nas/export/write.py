@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from nas.drawing import draw_architecture, svg_text
 from nas.errors import UsageError
@@ -22,7 +24,14 @@ from nas.export.verify import Report, verify
 from nas.files import sync_folder, umask, write_json
 
 
-def write_export(subject: Subject, formats: Sequence[str], out: Path, *, fold_bn: bool = False) -> Report:
+def write_export(
+    subject: Subject,
+    formats: Sequence[str],
+    out: Path,
+    *,
+    fold_bn: bool = False,
+    rebuild: Callable[[Path], nn.Module] | None = None,
+) -> Report:
     """Writes an export folder, checks it, and only then gives it its name.
 
     Args:
@@ -30,6 +39,7 @@ def write_export(subject: Subject, formats: Sequence[str], out: Path, *, fold_bn
         formats: Names, checked.
         out: The folder; it must not exist.
         fold_bn: Make batch norms part of the layers before them.
+        rebuild: Builds the network from the folder's config.json and weights, to be compared as well; None: nothing can.
 
     Returns:
         What the check said; see :func:`nas.export.verify.verify`.
@@ -49,7 +59,7 @@ def write_export(subject: Subject, formats: Sequence[str], out: Path, *, fold_bn
     except OSError as error:
         raise UsageError(f"{out}: cannot be made: {error.strerror}") from None
     try:
-        report = _fill(subject, formats, folder)
+        report = _fill(subject, formats, folder, rebuild)
         folder.chmod(0o777 & ~umask())
         for path in folder.iterdir():
             path.chmod(0o666 & ~umask())
@@ -65,16 +75,26 @@ def write_export(subject: Subject, formats: Sequence[str], out: Path, *, fold_bn
     return report
 
 
-def _fill(subject: Subject, formats: Sequence[str], folder: Path) -> Report:
+def _fill(
+    subject: Subject, formats: Sequence[str], folder: Path, rebuild: Callable[[Path], nn.Module] | None
+) -> Report:
     for name in formats:
         write_format(name, subject, folder)
-    save_file(examples(subject.network, subject.inputs), folder / EXAMPLES)
+    expected = examples(subject.network, subject.inputs)
+    save_file(expected, folder / EXAMPLES)
     if subject.genotype.choices:
         (folder / PICTURE).write_text(svg_text(draw_architecture(subject.genotype, subject.cells)))
     (folder / "README.md").write_text(model_card(subject, formats))
     about = {**subject.about, "choices": dict(subject.genotype.choices), "folded_batch_norms": len(subject.folded)}
     write_json(folder / MANIFEST, make_manifest(folder, formats, about))
     report = verify(folder)
+    if rebuild is not None and report.get("safetensors", {}).get("ok"):
+        found = examples(rebuild(folder), subject.inputs)
+        same = list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
+        report["safetensors"]["ok"] = same
+        report["safetensors"]["detail"] += (
+            ", outputs bitwise equal" if same else ", but the network that nas.load builds differs"
+        )
     if wrong := [f"{name}: {row['detail']}" for name, row in report.items() if not row["ok"]]:
         raise ValueError(f"the export was written but does not hold, so it is not kept: {'; '.join(wrong)}")
     return report

@@ -85,6 +85,7 @@ class Experiment:
         data: The data.
         retrain: How the derived network is trained.
         values: The resolved configuration as plain values.
+        applied: The same with the retrain section's differences applied, where it was loaded for that stage.
         trusted: The user's own modules that it names.
     """
 
@@ -96,6 +97,7 @@ class Experiment:
     data: SearchDataModule
     retrain: RetrainOptions
     values: dict[str, Any]
+    applied: dict[str, Any]
     trusted: tuple[str, ...]
 
     def yaml(self) -> str:
@@ -122,8 +124,9 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         try:
             parsed = parser.parse_args([*words, *source.overrides])
             values = _plain(parser, parsed)
+            applied = values if stage == "search" else _retraining(values)
             if stage == "retrain":
-                parsed = parser.parse_object(_retraining(values))
+                parsed = parser.parse_object(applied)
             made = parser.instantiate(parsed)
         except ArgumentError as error:
             raise UsageError(f"{where}: {_short(error)}") from None
@@ -146,6 +149,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         data=made.data,
         retrain=made.retrain,
         values=values,
+        applied=applied,
         trusted=source.trusted,
     )
 

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nas.genotype import Genotype
 from nas.runs.build import refusals
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder, versions
+from nas.runs.load import load
 from nas.runs.networks import find_network
 from nas.runs.options import ConfigSource
 from nas.runs.results import cost_of
@@ -55,11 +57,7 @@ def export_run(
     out = out if out is not None else RunFolder.open(path).path / "export"
     _check_free(out)
     found = find_network(path, trusted)
-    if not found.plain:
-        raise UsageError(
-            f"{found.folder.shown}: networks of this space cannot take the supernet's weights; "
-            f"train one first: nas retrain --run {found.folder.quoted}"
-        )
+    found.check_plain()
     about = {"origin": found.origin, "stage": found.folder.stage, "metric": found.folder.read_summary()["metric"]}
     return _export(found.network, found.genotype, found.experiment, about, chosen, out, fold_bn)
 
@@ -158,22 +156,23 @@ def _export(
     with refusals(type(data).__name__):
         inputs, _ = next(iter(data.weight_loader()))
     inputs = example_inputs(as_args(inputs))
-    model = experiment.values["model"]
+    model = experiment.applied["model"]
     facts = {
         **about,
         "title": model["space"]["class_path"].rpartition(".")[2],
         "space": model["space"],
         "task": experiment.values["retrain"]["task"] or model["task"],
-        "data": _public(experiment.values["data"]),
+        "data": _public(experiment.applied["data"]),
         "input": _described(inputs, data.preprocessing),
         **cost_of(network, data),
         "seed": experiment.seed,
         "versions": versions(),
     }
-    genotype = replace(genotype, space=model["space"])
+    genotype = replace(genotype, space=experiment.values["model"]["space"])
     cells = experiment.model["space"].cells(genotype.choices)
     subject = Subject(network.eval(), genotype, inputs, facts, cells=cells)
-    report = write_export(subject, formats, out, fold_bn=fold_bn)
+    rebuild = partial(load, trust_modules=experiment.trusted)
+    report = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=rebuild)
     return {"export": str(out), "formats": list(formats), "verified": report}
 
 

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from nas.callbacks.dashboard import present_genotype
 from nas.data import SearchDataModule
@@ -44,16 +45,28 @@ class DiscretisationGap:
         except ValueError:
             return {}
         modes = [(inner, inner.training) for inner in module.modules()]
-        with torch.random.fork_rng(devices=[]):
-            derived = module.supernet.derive(genotype)
-            recalibrate_batch_norm(derived, weight, module.device)
-            scores = {
-                "gap/derived": evaluate(derived, arch, module.task, module.device)[name],
-                "gap/supernet": evaluate(_Soft(module), arch, module.task, module.device)[name],
-            }
-        for inner, training in modes:
-            inner.training = training
-        return scores
+        weight, arch = (_as_floats_of(module, half) for half in (weight, arch))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                derived = module.supernet.derive(genotype)
+                recalibrate_batch_norm(derived, weight, module.device)
+                return {
+                    "gap/derived": evaluate(derived, arch, module.task, module.device)[name],
+                    "gap/supernet": evaluate(_Soft(module), arch, module.task, module.device)[name],
+                }
+        finally:
+            for inner, training in modes:
+                inner.training = training
+
+
+def _as_floats_of(module: SearchModule, batches: list[Any]) -> list[Any]:
+    """Batches whose inputs have the floating type of the network, as the trainer's precision makes them."""
+    dtype = next((p.dtype for p in module.supernet.network.parameters() if p.is_floating_point()), torch.float32)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return [(tree_map_only(Tensor, cast, inputs), target) for inputs, target in batches]
 
 
 class _Soft(nn.Module):

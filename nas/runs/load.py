@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,7 +20,7 @@ from nas.export.manifest import MANIFEST, broken_files, read_manifest
 from nas.files import read_json
 from nas.runs.build import refusals
 from nas.runs.config import load_space
-from nas.runs.networks import find_network
+from nas.runs.networks import Found, find_network
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -38,8 +40,9 @@ def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file() or (folder / "config.yaml").exists():
-        return find_network(folder, tuple(trust_modules)).network.cpu().eval()
-    network = _build(folder, read_config(folder), tuple(trust_modules), {})
+        return _found(folder, tuple(trust_modules)).network.cpu().eval()
+    with torch.random.fork_rng():
+        network = _build(folder, read_config(folder), tuple(trust_modules), {})
     _load_weights(network, folder, load_weights(folder))
     return network.eval()
 
@@ -126,14 +129,32 @@ def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any]
     """Space, stage and choices of a network, and its weights."""
     if (folder / MANIFEST).is_file() and not (folder / "config.yaml").exists():
         return read_config(folder), load_weights(folder)
-    found = find_network(folder, trusted)
+    found = _found(folder, trusted)
     config = {
-        "space": found.experiment.values["model"]["space"],
+        "space": found.experiment.applied["model"]["space"],
         "stage": found.folder.stage,
         "choices": dict(found.genotype.choices),
         "folded": [],
     }
     return config, {key: tensor.cpu() for key, tensor in found.network.state_dict().items()}
+
+
+def _found(folder: Path, trusted: tuple[str, ...]) -> Found:
+    """The network of a run, which must be one of its own; the caller's random state and threads stay as they are.
+
+    Raises:
+        UsageError: It is a supernet that runs one architecture.
+    """
+    python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
+    try:
+        with torch.random.fork_rng():
+            found = find_network(folder, trusted)
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_num_threads(threads)
+    found.check_plain()
+    return found
 
 
 def _build(folder: Path, config: dict[str, Any], trusted: tuple[str, ...], changes: dict[str, int]) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from nas.errors import UsageError
 from nas.genotype import Genotype
 from nas.runs.build import refusals, restore_search
 from nas.runs.config import Experiment, load_experiment
@@ -40,6 +41,14 @@ class Found(NamedTuple):
     task: Task
     device: torch.device
     plain: bool = True
+
+    def check_plain(self) -> None:
+        """Raises UsageError where it is a supernet that runs one architecture: there is no network to give away."""
+        if not self.plain:
+            raise UsageError(
+                f"{self.folder.shown}: networks of this space cannot take the supernet's weights; "
+                f"train one first: nas retrain --run {self.folder.quoted}"
+            )
 
 
 def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:

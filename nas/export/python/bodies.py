@@ -19,6 +19,8 @@ from nas.export.python.source import attributes_read
 MAX_VALUES = 1024
 """Values of a tensor outside the state dict, which are written into the file."""
 
+_NOTHING = object()
+
 Body = dict[str, Expression]
 """Attribute -> value; the empty name is the call of the base's constructor."""
 
@@ -29,6 +31,8 @@ def plain_attributes(part: Part, sources: Iterable[str]) -> dict[str, Any]:
     reads = {name for source in sources for name in attributes_read(source)}
     if "*" in reads:
         reads |= {name for name, value in vars(module).items() if is_literal(value)}
+    others = {name for name in part.read_by_others - reads if is_literal(vars(module).get(name, _NOTHING))}
+    reads |= others
     names = [name for name in vars(module) if name in reads] + sorted(reads - set(vars(module)))
     ours = set(vars(nn.Module())) | {"*"}
     result = {}

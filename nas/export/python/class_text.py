@@ -133,6 +133,8 @@ def _docstring(kind: type, name: str) -> list[str]:
     said = inspect.cleandoc(own).split("\n\n")[0] if own else f"The {words if name != NETWORK else 'network'}."
     said = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", said.replace("\\", "\\\\").replace('"""', "'''"))
     lines = textwrap.wrap(said, WIDTH - 4 - 3) or [said]
+    if lines[-1].endswith('"'):
+        lines[-1] += " "
     if len(lines) == 1 and len(lines[0]) + 10 <= WIDTH:
         return [f'"""{lines[0]}"""']
     return [f'"""{lines[0]}', *lines[1:], '"""']

@@ -28,7 +28,7 @@ from nas.export.python.parts import (
     find_parts,
     located,
 )
-from nas.export.python.source import PRESENT, attributes_read, fold
+from nas.export.python.source import PRESENT, attributes_read, attributes_stored, fold
 
 
 @dataclass
@@ -63,11 +63,14 @@ def class_sources(network: nn.Module, names: Names) -> list[str]:
         ValueError: A module that cannot be written; the message names its place.
     """
     parts = find_parts(network)
+    stored = {
+        name for part in parts.values() for source, _ in part.methods.values() for name in attributes_stored(source)
+    }
     calls: dict[int, Call] = {}
     sources = []
     for height in sorted({part.height for part in parts.values()}):
         for group in _groups([part for part in parts.values() if part.height == height], calls, names):
-            sources.append(_write(group, calls, names))
+            sources.append(_write(group, calls, names, stored))
     return sources
 
 
@@ -115,19 +118,19 @@ def _joined(groups: list[_Group]) -> list[_Group]:
     return result
 
 
-def _write(group: _Group, calls: dict[int, Call], names: Names) -> str:
+def _write(group: _Group, calls: dict[int, Call], names: Names, stored: set[str]) -> str:
     """The class of a group; the calls that build its parts are noted."""
     first = group.parts[0]
     with located(first.path, first.module):
-        methods = _folded(group)
-        read = {name for source, _ in methods.values() for name in attributes_read(source)}
+        methods = _folded(group, stored)
+        read = {name for source, _ in methods.values() for name in attributes_read(source)} | first.read_by_others
         bodies = [
             {k: v for k, v in made.items() if k not in attributes or k in read or "*" in read}
             for made, attributes in zip(group.bodies, group.attributes, strict=True)
         ]
         shared, parameters = _shared(bodies)
         kind = type(first.module)
-        name = NETWORK if first.path == "" else names.free(kind.__name__)
+        name = NETWORK if first.path == "" else names.free(kind.__name__.lstrip("_") or "Part")
         for i, part in enumerate(group.parts):
             arguments = [
                 Argument(key, values[i], positional=len(parameters) == 1) for key, values in parameters.items()
@@ -142,8 +145,8 @@ def _write(group: _Group, calls: dict[int, Call], names: Names) -> str:
         return class_text(name, base, kind, shared, parameters, written, names)
 
 
-def _folded(group: _Group) -> dict[str, tuple[str, FunctionType]]:
-    """The methods without branches that no part of the group takes, and without methods that only those called."""
+def _folded(group: _Group, stored: set[str]) -> dict[str, tuple[str, FunctionType]]:
+    """The methods without branches that no part of the group takes."""
     first, known = group.parts[0], dict[str, Any]()
     for name, value in group.attributes[0].items():
         others = [other.get(name, PRESENT) for other in group.attributes]
@@ -154,9 +157,9 @@ def _folded(group: _Group) -> dict[str, tuple[str, FunctionType]]:
         for name in getattr(first.module, held):
             if all(getattr(part.module, held).get(name) is not None for part in group.parts):
                 known[name] = PRESENT
+    known = {name: value for name, value in known.items() if name not in stored and "*" not in stored}
     methods = {name: (fold(source, known), function) for name, (source, function) in first.methods.items()}
-    called = {name for source, _ in methods.values() for name in attributes_read(source)}
-    return {name: entry for name, entry in methods.items() if name in called or hasattr(first.base, name)}
+    return methods
 
 
 def _shared(bodies: Sequence[Body]) -> tuple[Body, dict[str, list[Expression]]]:

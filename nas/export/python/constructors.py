@@ -23,7 +23,7 @@ _TRANSFORMER = {
     "layer_norm_eps": lambda m: m.norm1.eps,
     "batch_first": lambda m: m.self_attn.batch_first,
     "bias": lambda m: m.linear1.bias is not None,
-    "activation": lambda m: {"relu": "relu", "gelu": "gelu"}[m.activation.__name__],
+    "activation": lambda m: {"relu": "relu", "gelu": "gelu"}.get(getattr(m.activation, "__name__", ""), m.activation),
 }
 _READERS: Mapping[type[nn.Module], Mapping[str, Any]] = {
     nn.TransformerEncoderLayer: _TRANSFORMER,
@@ -106,7 +106,8 @@ def _arguments(module: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, 
                 raise ValueError(f"{torch_name(kind)}: argument {name} cannot be read off it")
             continue
         yield name, value
-    dtype = next((p.dtype for p in module.parameters(recurse=False) if p.is_floating_point()), None)
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
     if dtype is not None and dtype != torch.get_default_dtype() and "dtype" in _parameters(kind):
         yield "dtype", dtype
 

@@ -6,6 +6,7 @@ import ast
 import builtins
 import importlib
 import inspect
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -70,8 +71,7 @@ class Names:
 
     def free(self, wanted: str) -> str:
         """A name that nothing in the file has yet."""
-        name = wanted = wanted.lstrip("_") or "item"
-        number = 1
+        name, number = wanted, 1
         while name in self._taken:
             number += 1
             name = f"{wanted}{number}"
@@ -102,6 +102,7 @@ class Names:
         local = _local_names(here.tree)
         annotations = {id(inner) for note in _annotations(here.tree) for inner in ast.walk(note)}
         edits: list[Edit] = []
+        outside = {id(inner) for default in _defaults(here.tree) for inner in ast.walk(default)}
         skipped: set[int] = set()
         for node in ast.walk(here.tree):
             if id(node) in skipped:
@@ -114,7 +115,9 @@ class Names:
                 continue
             skipped |= {id(inner) for inner in ast.walk(chain)}
             root = _root(chain)
-            if root.id in local or (root.id not in vars(module) and hasattr(builtins, root.id)):
+            if root.id in local and id(node) not in outside:
+                continue
+            if root.id not in vars(module) and hasattr(builtins, root.id):
                 continue
             try:
                 used, name = self._meaning(chain, module)
@@ -122,6 +125,8 @@ class Names:
                 if id(node) not in annotations:
                     raise
                 used, name = chain, self.add_import(Import("typing", "Any"), "Any")
+            if name.partition(".")[0] in local and id(node) not in outside:
+                raise ValueError(f"a local name hides {ast.unparse(used)}; give the local one another name")
             span = (here.start(used), here.end(used))
             if (meant := ast.unparse(used)) != name:
                 if here.part(*span) != meant:  # before Python 3.12 what stands inside an f-string has no place
@@ -175,6 +180,8 @@ class Names:
         assert isinstance(root, ast.Name)
         found = _imported(module).get(root.id)
         item = vars(module).get(root.id, _MISSING)
+        if found is not None and item is not _MISSING and _load(found) is not item:
+            found = None  # bound anew after the import
         if found is not None and not is_included(found.module):
             return root, self.add_import(found, root.id)
         if item is _MISSING:
@@ -288,6 +295,15 @@ def _local_names(tree: ast.AST) -> set[str]:
     return names
 
 
+def _defaults(tree: ast.AST) -> Iterator[ast.expr]:
+    """Defaults of parameters, and decorators: what is looked up where a function is defined, not inside it."""
+    for node in getattr(tree, "body", ()):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from node.args.defaults
+            yield from (default for default in node.args.kw_defaults if default is not None)
+            yield from node.decorator_list
+
+
 def _annotations(tree: ast.AST) -> Iterator[ast.expr]:
     for node in ast.walk(tree):
         for field in ("annotation", "returns"):
@@ -303,6 +319,8 @@ def _renamed(source: str, name: str) -> str:
     assert isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
     if definition.name == name:
         return source
-    lines = here.part(here.start(definition), here.end(definition))
-    offset = here.start(definition) + len(lines[: lines.index(definition.name)].encode())
+    text = here.part(here.start(definition), here.end(definition))
+    match = re.search(rf"\b(?:def|class)\s+({re.escape(definition.name)})\b", text)
+    assert match is not None
+    offset = here.start(definition) + len(text[: match.start(1)].encode())
     return here.edited([(offset, offset + len(definition.name.encode()), name)])

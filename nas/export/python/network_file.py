@@ -11,6 +11,7 @@ from torchvision.ops import stochastic_depth
 
 from nas.export import plain
 from nas.export.python.classes import NETWORK, class_sources
+from nas.export.python.constructors import is_torch_layer
 from nas.export.python.expressions import is_plain_name
 from nas.export.python.names import Import, Names
 from nas.mixed_op import checkpoint, mixed_sum
@@ -58,9 +59,10 @@ def network_source(network: nn.Module, about: str) -> str:
     names = Names(_PLAIN, (NETWORK, "load", "WEIGHTS", "Path"))
     names.imports["Path"] = Import("pathlib", "Path")
     classes = class_sources(network, names)
-    ties = list(_ties(network))
-    if ties:
-        classes[-1] = _with_ties(classes[-1], ties)
+    endings = [f"{place} = {earlier}" for place, earlier in _ties(network)]
+    endings += [f"{_place(network, path)}.requires_grad_(False)" for path in _frozen(network, "")]
+    if endings:
+        classes[-1] = _with_endings(classes[-1], endings)
     definitions = "\n\n".join(text.strip("\n") + "\n" for text in [*names.definitions, *classes])
     weights = f'WEIGHTS = Path(__file__).with_name("{WEIGHTS}")\n'
     head = [_docstring(about, names), "from __future__ import annotations\n", _imports(names), weights]
@@ -130,7 +132,7 @@ def _place(network: nn.Module, path: str) -> str:
     result, module = "self", network
     for word in path.split("."):
         if isinstance(module, (nn.Sequential, nn.ModuleList)) and word.isdecimal():
-            result += f"[{word}]"
+            result += f"[{list(module._modules).index(word)}]"
         elif is_plain_name(word):
             result += f".{word}"
         else:
@@ -139,11 +141,28 @@ def _place(network: nn.Module, path: str) -> str:
     return result
 
 
-def _with_ties(source: str, ties: list[tuple[str, str]]) -> str:
-    """Ends the network's constructor with what is held twice."""
+def _frozen(module: nn.Module, path: str) -> Iterator[str]:
+    """The outermost layers and containers all of whose parameters are at rest; single parameters where others beside them learn."""
+    own = list(module.parameters())
+    if not own or all(parameter.requires_grad for parameter in own):
+        return
+    if path and not any(parameter.requires_grad for parameter in own):
+        yield path
+        return
+    for name, child in module.named_children():
+        yield from _frozen(child, f"{path}.{name}" if path else name)
+    if is_torch_layer(type(module)):  # parameters of other modules are written with what they do
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.requires_grad:
+                yield f"{path}.{name}" if path else name
+
+
+def _with_endings(source: str, endings: list[str]) -> str:
+    """Adds statements at the end of the network's constructor."""
     lines = source.split("\n")
     start = next(i for i, line in enumerate(lines) if line.startswith("    def __init__"))
-    end = next((i for i in range(start + 1, len(lines)) if lines[i].startswith("    def ")), len(lines))
+    behind = (i for i in range(start + 1, len(lines)) if lines[i].startswith(("    def ", "    async def ", "    @")))
+    end = next(behind, len(lines))
     while not lines[end - 1].strip():
         end -= 1
-    return "\n".join([*lines[:end], *[f"        {place} = {earlier}" for place, earlier in ties], *lines[end:]])
+    return "\n".join([*lines[:end], *[f"        {ending}" for ending in endings], *lines[end:]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -12,11 +12,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from nas.export.python.constructors import is_torch_layer
-from nas.export.python.source import attributes_read, source_of, super_calls
+from nas.export.python.source import attributes_of_others, attributes_read, source_of, super_calls
 
 CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 Methods = dict[str, tuple[str, FunctionType]]
+
+_CALLABLE = (FunctionType, staticmethod, classmethod, property)
 
 _UNWRITTEN = {
     "__init__",
@@ -38,6 +40,7 @@ class Part:
         base: The class of torch's that it extends.
         methods: Name -> source and function, those that its forward needs.
         height: The number of such modules below each other inside it.
+        read_by_others: Attributes that methods of any part read of anything.
     """
 
     path: str
@@ -45,6 +48,7 @@ class Part:
     base: type[nn.Module]
     methods: Methods
     height: int
+    read_by_others: frozenset[str] = frozenset()
 
 
 def find_parts(network: nn.Module) -> dict[int, Part]:
@@ -55,7 +59,32 @@ def find_parts(network: nn.Module) -> dict[int, Part]:
     """
     found: dict[int, Part] = {}
     _walk(network, "", found)
+    while _add_called(found):
+        pass
     return found
+
+
+def _add_called(found: Mapping[int, Part]) -> bool:
+    """Adds methods that others call on a part, ``self.child.features(x)``; whether there were any."""
+    sources = [source for part in found.values() for source, _ in part.methods.values()]
+    read = frozenset(name for source in sources for name in attributes_of_others(source))
+    added = False
+    for part in found.values():
+        part.read_by_others = read
+        owners = _owners(part)
+        for name in read - set(part.methods) - _UNWRITTEN:
+            owner = next((owner for owner in owners if name in vars(owner)), None)
+            if owner is not None and not hasattr(part.base, name) and isinstance(vars(owner)[name], _CALLABLE):
+                with located(part.path, part.module):
+                    _add_method(part.methods, name, owner, owners)
+                added = True
+    return added
+
+
+def _owners(part: Part) -> list[type]:
+    """The module's own classes."""
+    kind = type(part.module)
+    return list(kind.__mro__[: kind.__mro__.index(part.base)])
 
 
 def _walk(module: nn.Module, path: str, found: dict[int, Part]) -> int:
@@ -107,11 +136,12 @@ def _overrides(kind: type, base: type) -> dict[str, type]:
     result: dict[str, type] = {}
     for owner in kind.__mro__[: kind.__mro__.index(base)]:
         for name, item in vars(owner).items():
-            if name in _UNWRITTEN or name in result or not hasattr(base, name):
+            special = name.startswith("__") and name.endswith("__") and isinstance(item, FunctionType)
+            if name in _UNWRITTEN or name in result or not (hasattr(base, name) or special):
                 continue
             if name in _STATE:
                 raise ValueError(f"{owner.__name__}.{name} changes how weights are stored or modules are called")
-            if isinstance(item, (FunctionType, staticmethod, classmethod, property)):
+            if isinstance(item, _CALLABLE):
                 result[name] = owner
     return result
 
@@ -130,9 +160,19 @@ def _add_method(methods: Methods, name: str, owner: type, owners: Sequence[type]
     function = item.fget if isinstance(item, property) else getattr(item, "__func__", item)
     if not isinstance(function, FunctionType):
         raise ValueError(f"{owner.__name__}.{name} is not a method with a source")
+    if isinstance(item, classmethod) or (isinstance(item, property) and (item.fset or item.fdel)):
+        raise ValueError(
+            f"{owner.__name__}.{name} is a class method or a property that can be set; write a plain method"
+        )
+    if hasattr(function, "__wrapped__"):
+        raise ValueError(f"{owner.__name__}.{name} is decorated; what the decorator does cannot be written as source")
     if set(function.__code__.co_freevars) - {"__class__"} or "<locals>" in owner.__qualname__:
         raise ValueError(f"{owner.__name__} is made inside a function; define it in its module")
     source = source_of(function)
+    if private := [word for word in attributes_of_others(source) if word.startswith("__") and not word.endswith("__")]:
+        raise ValueError(
+            f"{owner.__name__}.{name} uses {private[0]}, whose name depends on its class; use one underscore"
+        )
     methods[name] = (source, function)
     for called in super_calls(source):
         behind = owners[owners.index(owner) + 1 :]
@@ -142,5 +182,5 @@ def _add_method(methods: Methods, name: str, owner: type, owners: Sequence[type]
         holder = next((other for other in owners if read in vars(other)), None)
         if holder is None or read in methods or read in _UNWRITTEN:
             continue
-        if isinstance(vars(holder)[read], (FunctionType, staticmethod, classmethod, property)):
+        if isinstance(vars(holder)[read], _CALLABLE):
             _add_method(methods, read, holder, owners)

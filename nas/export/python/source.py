@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 PRESENT = object()
@@ -90,6 +91,8 @@ def self_name(source: str) -> str:
     """What a method calls its object."""
     function = ast.parse(source).body[0]
     assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+    if any(_is_name(decorator, "staticmethod") for decorator in function.decorator_list):
+        return ""
     arguments = [*function.args.posonlyargs, *function.args.args]
     return arguments[0].arg if arguments else ""
 
@@ -105,6 +108,22 @@ def attributes_read(source: str) -> list[str]:
             if node.args and _is_name(node.args[0], own):
                 found["*"] = None
     return list(found)
+
+
+def attributes_stored(source: str) -> set[str]:
+    """Attributes of any object that a method sets or deletes; ``*`` for one by computed name."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+            found.add("*")
+    return found
+
+
+def attributes_of_others(source: str) -> set[str]:
+    """Attributes that a method reads of anything."""
+    return {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
 
 
 def super_calls(source: str) -> list[str]:
@@ -133,20 +152,68 @@ def fold(source: str, known: Mapping[str, Any]) -> str:
 
 
 def _fold_once(source: str, own: str, known: Mapping[str, Any]) -> str | None:
+    """The source after the first edit that does exactly what it is meant to; None where there is none left."""
     text = Text(source)
-    for body, statement in _statements(text.tree):
+    for edit, change in _edits(text, own, known):
+        new = text.edited([edit])
+        try:
+            found = ast.dump(ast.parse(new))
+        except SyntaxError:
+            continue  # the layout of the text is another than the edit takes it for
+        tree = ast.parse(source)
+        change(tree)
+        if new != source and found == ast.dump(tree):
+            return new
+    return None
+
+
+Change = Callable[[ast.AST], None]
+
+
+def _edits(text: Text, own: str, known: Mapping[str, Any]) -> Iterator[tuple[Edit, Change]]:
+    """Edits of the text, each with what it means for the syntax tree."""
+    for number, (body, statement) in enumerate(_statements(text.tree)):
         index = body.index(statement)
         if isinstance(statement, (ast.Return, ast.Raise)) and index < len(body) - 1:
-            return text.edited([(text.line_end(statement), text.line_end(body[-1]), "")])
+            yield (text.line_end(statement), text.line_end(body[-1]), ""), partial(_cut, number)
         if isinstance(statement, ast.If) and (taken := _evaluate(statement.test, own, known)) is not None:
-            return text.edited([_taken(text, body, statement, taken)])
-    for node in ast.walk(text.tree):
+            yield _taken(text, body, statement, taken), partial(_choose, number, taken)
+    for number, node in enumerate(ast.walk(text.tree)):
         if isinstance(node, ast.IfExp) and (taken := _evaluate(node.test, own, known)) is not None:
             branch = node.body if taken else node.orelse
-            if not text.stands(node):
-                continue
-            return text.edited([(text.start(node), text.end(node), text.part(text.start(branch), text.end(branch)))])
-    return None
+            if text.stands(node):
+                new = text.part(text.start(branch), text.end(branch))
+                yield (text.start(node), text.end(node), new), partial(_choose_expression, number, taken)
+
+
+def _cut(number: int, tree: ast.AST) -> None:
+    body, statement = list(_statements(tree))[number]
+    del body[body.index(statement) + 1 :]
+
+
+def _choose(number: int, taken: bool, tree: ast.AST) -> None:
+    body, statement = list(_statements(tree))[number]
+    assert isinstance(statement, ast.If)
+    index = body.index(statement)
+    chosen = statement.body if taken else statement.orelse
+    body[index : index + 1] = chosen or ([ast.Pass()] if len(body) == 1 else [])
+    parent = next(
+        (node for node in ast.walk(tree) if isinstance(node, ast.If) and node.orelse is body and len(body) == 1), None
+    )
+    if parent is not None and not chosen:
+        parent.orelse = []
+
+
+def _choose_expression(number: int, taken: bool, tree: ast.AST) -> None:
+    old = list(ast.walk(tree))[number]
+    assert isinstance(old, ast.IfExp)
+    new = old.body if taken else old.orelse
+    for node in ast.walk(tree):
+        for field, value in ast.iter_fields(node):
+            if value is old:
+                setattr(node, field, new)
+            elif isinstance(value, list):
+                setattr(node, field, [new if item is old else item for item in value])
 
 
 def _statements(tree: ast.AST) -> Iterator[tuple[list[ast.stmt], ast.stmt]]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import nas as framework
 from nas.export import write
+from nas.export.batch_norm import fold_batch_norms
 from nas.export.manifest import read_manifest
 from nas.files import sha256
 from nas.genotype import Genotype
@@ -238,6 +239,58 @@ def test_a_genotype_by_hand_and_from_elsewhere(nas, config):
     assert nas("export", "--run", "trained", "--formats", "genotype", "--out", "again").code == 0
 
 
+def test_sizes_of_the_retraining_are_those_of_the_export(nas, config):
+    path = config({"retrain.space": {"channels": 6}, "retrain.data": {"batch_size": 50}})
+    assert nas("search", "--config", path, "--out", "run").code == 0
+    assert nas("retrain", "--run", "run").code == 0
+    answer = nas("export", "--run", "run", "--formats", "safetensors,genotype", "--json")
+    assert answer.code == 0 and "outputs bitwise equal" in answer.result["verified"]["safetensors"]["detail"], (
+        answer.err
+    )
+    network = framework.load("run/export")
+    assert network[-1].in_features == 6
+    assert json.loads(Path("run/export/manifest.json").read_text())["data"]["init_args"]["batch_size"] == 50
+    assert framework.create_model("run", num_classes=3)[-1].weight.shape == (3, 6)
+
+
+def test_loading_leaves_random_state_and_threads_alone(exported):
+    threads = torch.get_num_threads()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    framework.load("run")
+    framework.load(exported)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+    weights = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        weights.append(framework.create_model(exported, pretrained=False)[-1].weight)
+    assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
+
+
+class Changing(torch.nn.Module):
+    """Changes its input in place, and says whether its output is positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        x -= 0.5
+        y = self.norm(self.linear(x))
+        return y, y > 0
+
+
+def test_norms_of_awkward_networks_are_folded():
+    network = Changing().eval()
+    network.norm.running_mean.normal_()
+    folded, pairs = fold_batch_norms(network, (torch.rand(7, 4),))
+    assert pairs == [("linear", "norm")] and isinstance(folded.norm, torch.nn.Identity)
+    x = torch.rand(5, 4)
+    torch.testing.assert_close(folded(x.clone())[0], network(x.clone())[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -362,17 +415,16 @@ def test_a_model_for_other_classes_and_channels(nas, config):
     path = config({**SEARCHES["macro"], "trainer.max_epochs": 1, "model.warmup_epochs": 0})
     assert nas("search", "--config", path, "--out", "run").code == 0
     assert nas("export", "--run", "run", "--formats", "safetensors").code == 0
-    for source in ("run", "run/export"):
-        old = framework.load(source)
-        same = framework.create_model(source).eval()
-        x = torch.rand(2, 1, 8, 8)
-        torch.testing.assert_close(same(x), old(x))
-        other = framework.create_model(source, num_classes=3, in_chans=3).eval()
-        assert other(torch.rand(2, 3, 8, 8)).shape == (2, 3)
-        stem, wide = old.stem[0].weight, other.stem[0].weight
-        torch.testing.assert_close(wide.sum(1, keepdim=True), stem)  # grey in, grey out: activations keep their size
-        assert torch.equal(other.layers.layer2.state_dict().popitem()[1], old.layers.layer2.state_dict().popitem()[1])
-        fresh = framework.create_model(source, pretrained=False)
-        assert not torch.equal(fresh.classifier.weight, old.classifier.weight) and fresh.training
+    old = framework.load("run/export")
+    same = framework.create_model("run").eval()
+    x = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(same(x), old(x))
+    other = framework.create_model("run/export", num_classes=3, in_chans=3).eval()
+    assert other(torch.rand(2, 3, 8, 8)).shape == (2, 3)
+    stem, wide = old.stem[0].weight, other.stem[0].weight
+    torch.testing.assert_close(wide.sum(1, keepdim=True), stem)  # grey in, grey out: activations keep their size
+    assert torch.equal(other.layers.layer2.state_dict().popitem()[1], old.layers.layer2.state_dict().popitem()[1])
+    fresh = framework.create_model("run/export", pretrained=False)
+    assert not torch.equal(fresh.classifier.weight, old.classifier.weight) and fresh.training
     with pytest.raises(ValueError, match="no such run folder"):
         framework.create_model("nowhere")

@@ -95,6 +95,7 @@ def test_torchvisions_networks(make, rebuilt):
 
 
 GAIN = 1.5
+BIAS_SIZE = 2
 
 
 def _doubled(x: Tensor) -> Tensor:
@@ -192,6 +193,113 @@ class Optional(nn.Module):
         return x
 
 
+# fmt: off
+class Layout(nn.Module):
+    """Branches in every layout: "as people write them\""""
+
+    def __init__(self, act=None, flag=True):
+        super().__init__()
+        self.act = act
+        self.flag = flag
+
+    def forward(self, x: Tensor, size: int=BIAS_SIZE) -> Tensor:
+        if self.act is None: x = x + 1  # noqa: E701
+        if self.flag:
+            x = x * 2
+        # what follows is another way
+        elif self.act is not None:
+            x = x * 3
+        y = (x +
+             size) if self.flag else x
+        if not self.flag: return y  # noqa: E701
+        else: return -(y if self.flag else x) * (1 if self.act is None else 2)  # noqa: E701
+# fmt: on
+
+
+def _noise(x, noise):
+    return x + 0 * noise
+
+
+def inner_size(x, size=2):
+    return x.flatten(size - 1)
+
+
+class Locals(nn.Module):
+    """Local names like those of helpers; a static method whose argument has attributes like the module's; a state that changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.ndim = 2
+        self.offset = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = x.mean()
+        if self.offset is None:
+            self.offset = noise
+        x = _noise(x, noise) + self.offset
+        return self.flat(inner_size(x.reshape(len(x), 2, 2)))
+
+    @staticmethod
+    def flat(x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            return x.flatten(1)
+        return x * x.ndim
+
+
+class Backbone(nn.Module):
+    width = 3
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Tanh()])
+        self.scale = 0.5
+
+    def features(self, x):
+        return self.halved(self.layers[0](x))
+
+    def halved(self, x):
+        return x * self.scale
+
+    def __iter__(self):
+        return iter(self.layers)
+
+
+class Head(nn.Module):
+    """Uses of a child what the child's own forward does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.back = Backbone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.back.features(x) * self.back.scale
+        for layer in self.back:
+            x = layer(x)
+        return x
+
+
+class TiedAndDecorated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        self.rest = layers[1:]
+        self.again = self.rest[1]
+
+    @property
+    def twice(self) -> int:
+        return 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.rest(x)) * self.twice
+
+
+def frozen():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Linear(4, 4))
+    network[1].requires_grad_(False)
+    network[2].bias.requires_grad_(False)
+    return network
+
+
 class Root(nn.Module):
     def __init__(self, body):
         super().__init__()
@@ -220,6 +328,14 @@ CASES = {
         Optional(nn.Identity(), nn.Linear(4, 4)),
         Optional(nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.Tanh())),
     ),
+    "branches in every layout": nn.Sequential(
+        Layout(), Layout(torch.tanh), Layout(flag=False), Layout(torch.relu, False)
+    ),
+    "local names": Locals(),
+    "methods of children": Head(),
+    "ties and decorators": TiedAndDecorated(),
+    "parameters at rest": frozen(),
+    "a norm without parameters in float64": Root(nn.BatchNorm1d(4, affine=False).double()),
     "nothing": nn.Identity(),
     "one layer": nn.Linear(4, 4),
 }
@@ -234,8 +350,10 @@ def test_modules_of_ones_own(name, rebuilt, run_source):
                 tensor.uniform_(0.2, 1)
     source = network_source(network, "about")
     copy = rebuilt(source, network)
-    x = torch.randn(3, 4, dtype=torch.float64 if name == "float64" else torch.float32)
-    assert torch.equal(network(x), copy(x))
+    x = torch.randn(3, 4, dtype=torch.float64 if "float64" in name else torch.float32)
+    with torch.no_grad():
+        assert torch.equal(network(x), copy(x)) and torch.equal(network(x + 1), copy(x + 1))
+        assert torch.equal(network.train()(x), copy.train()(x))
     assert "Optional4" not in source  # classes that differ in structure alone are few
     for (key, a), (_, b) in zip(network.named_parameters(), copy.named_parameters(), strict=True):
         assert a.requires_grad == b.requires_grad and a.dtype == b.dtype, key
@@ -300,7 +418,30 @@ def large():
     return module
 
 
+class ByClass(nn.Module):
+    @classmethod
+    def scaled(cls, x):
+        return x * cls.gain
+
+    def forward(self, x):
+        return self.scaled(x)
+
+
+class Private(nn.Module):
+    def forward(self, x):
+        return x * self.__scale
+
+
+class Decorated(nn.Module):
+    @torch.no_grad()
+    def forward(self, x):
+        return x
+
+
 REFUSED = {
+    "class methods": (ByClass, "is a class method"),
+    "private names": (Private, "uses __scale"),
+    "decorators": (Decorated, "is decorated"),
     "hooks": (hooked, "has hooks"),
     "a replaced forward": (replaced, "forward was replaced"),
     "a local class": (inside, "made inside a function"),
