@@ -78,7 +78,7 @@ def tables(request):
     return supernet, x, {name: (model.table(name, cost), cost) for name, cost in costs.items()}
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_tables_equal_what_is_counted_on_random_architectures(tables, number):
     supernet, x, each = tables
     for seed in range(number):

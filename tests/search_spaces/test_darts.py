@@ -47,7 +47,13 @@ def with_random_statistics(net):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "size"), [({}, 8), ({"learned_edges": True, "num_nodes": 3}, 8), ({"dataset": "imagenet"}, 32)]
+    ("arguments", "size"),
+    [
+        ({"num_nodes": 3}, 8),
+        pytest.param({}, 8, marks=pytest.mark.slow),
+        pytest.param({"learned_edges": True, "num_nodes": 3}, 8, marks=pytest.mark.slow),
+        pytest.param({"dataset": "imagenet"}, 32, marks=pytest.mark.slow),
+    ],
 )
 def test_space_keeps_the_rules(arguments, size):
     check_search_space(Darts(**SMALL | arguments), [torch.randn(2, 3, size, size)], num_architectures=3)
