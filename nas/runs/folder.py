@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -140,6 +141,17 @@ class RunFolder:
         if not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
             raise UsageError(f"{self.summary}: damaged")
         return summary
+
+    def wait_for_events(self) -> None:
+        """Waits, at most two seconds, until a new event file gets a later second in its name than those that are there.
+
+        TensorBoard reads the files of a run in the order of their names, and what follows the second there is no order of time.
+        """
+        names = [path.name.split(".") for path in self.path.glob("events.out.tfevents.*")]
+        newest = max((int(words[3]) for words in names if words[3].isdecimal()), default=0)
+        end = time.monotonic() + 2
+        while int(time.time()) <= newest and time.monotonic() < end:
+            time.sleep(0.02)
 
     def finish(self, summary: Mapping[str, Any], genotype: Genotype) -> None:
         """Writes summary.json, genotype.json, and manifest.json last."""

@@ -28,6 +28,7 @@ def write_pages(
         summary: What summary.json will say.
         step: Batches done.
     """
+    folder.wait_for_events()
     final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
     with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
         assert writer.file_writer is not None

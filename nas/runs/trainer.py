@@ -134,6 +134,7 @@ def train(
         if not isinstance(state.get("num_batches_done"), int):
             raise ValueError(f"{checkpoint}: not a checkpoint of this run")
         purge_step = state["num_batches_done"] + 1
+    folder.wait_for_events()
     checkpoints = Checkpoints(folder.checkpoints)
     system = SystemWriter(folder.system_csv)
     trainer = _make(

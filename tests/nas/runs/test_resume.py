@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nas import checkpoint_io
 from nas.retrain_module import RetrainModule
+from nas.runs.folder import RunFolder
 from nas.search_module import SearchModule
 
 
@@ -169,6 +171,16 @@ def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
     assert whole == cut and {"search/architecture", "search/tau", "alpha", "custom_scalars__config__"} <= set(cut)
     for tag, steps in cut.items():
         assert steps == sorted(set(steps)), tag
+
+
+def test_event_files_of_one_second_are_not_read_in_a_wrong_order(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.wait_for_events()  # nothing to wait for
+    for _ in range(2):
+        (tmp_path / f"events.out.tfevents.{int(time.time())}.host.999.0").touch()
+        folder.wait_for_events()
+        names = [path.name for path in tmp_path.iterdir()]
+        assert f"events.out.tfevents.{int(time.time())}.host.1000.0" > max(names)
 
 
 def steps_of_events(folder):
