@@ -44,10 +44,11 @@ class GradientMeter(Metric):
         self.add_state("square", torch.zeros(shape), persistent=True)
 
     def update(self, gradient: Tensor) -> None:
+        gradient = gradient.detach().to(self.mean.dtype)
         self.count += 1
-        difference = gradient.detach().to(self.mean.dtype) - self.mean
+        difference = gradient - self.mean
         self.mean += difference / self.count
-        self.square += difference * (gradient.detach().to(self.mean.dtype) - self.mean)
+        self.square += difference * (gradient - self.mean)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """The norm of the mean gradient, and that divided by the standard deviation of one step's gradient around it."""

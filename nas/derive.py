@@ -29,6 +29,12 @@ class DeriveStrategy(ABC):
         """
 
 
+def discretized(supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
+    """What the space makes of the present probabilities: active choices only, but of any cost, and it may make no sense."""
+    probabilities = supernet.probabilities(relaxation)
+    return supernet.prune(space.discretize(probabilities), probabilities)
+
+
 class Argmax(DeriveStrategy):
     """The most probable candidate of every choice, or what the space's own ``discretize`` says.
 
@@ -39,13 +45,14 @@ class Argmax(DeriveStrategy):
     def genotype(
         self, supernet: Supernet, relaxation: Relaxation, space: SearchSpace, limits: Sequence[Limit] = ()
     ) -> Genotype:
-        probabilities = supernet.probabilities(relaxation)
         if not limits:
-            found = supernet.prune(space.discretize(probabilities), probabilities)
+            found = discretized(supernet, relaxation, space)
             try:
                 space.check_genotype(found.choices)
             except ValueError:
                 pass
             else:
                 return found
-        return Genotype(most_probable(supernet.network, probabilities, limits, space.check_genotype))
+        return Genotype(
+            most_probable(supernet.network, supernet.probabilities(relaxation), limits, space.check_genotype)
+        )

@@ -40,6 +40,15 @@ class Genotype:
     cost: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """For people: choice, what was chosen, and how probable that was where it is known."""
+        result = []
+        for name, value in self.choices.items():
+            known = self.probabilities.get(name, {})
+            said = ", ".join(f"{known[label]:.3f}" for label in labels_of(value) if label in known)
+            result.append((name, ", ".join(labels_of(value)), said))
+        return result
+
     def to_json(self) -> str:
         """The genotype.json text."""
         data = {
@@ -93,7 +102,7 @@ class Genotype:
                 raise UsageError(
                     f"{source}: choice {name!r} must be a label or a sorted list of labels, got {value!r:.80}"
                 )
-            for label in [value] if isinstance(value, str) else value:
+            for label in labels_of(value):
                 if not LABEL.fullmatch(label):
                     raise UsageError(
                         f"{source}: choice {name!r}: {label!r:.80} is not a label: it must match {LABEL.pattern}"
@@ -118,6 +127,11 @@ class Genotype:
             UsageError: The file cannot be read or is no genotype.
         """
         return cls.from_json(read_text(path), str(path))
+
+
+def labels_of(value: Label) -> list[str]:
+    """The labels that a choice has: one, or several where several are chosen."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def read_text(path: str | Path) -> str:

@@ -16,19 +16,18 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Callback
 
 from nas.callbacks.layout import custom_scalars
-from nas.callbacks.writers import writers
+from nas.callbacks.writers import write_scalars, writers
 from nas.cost_penalty import CostPenalty
 from nas.csv_file import read_columns
-from nas.drawing import draw_architecture, draw_heat_map
+from nas.derive import discretized
+from nas.drawing import draw_architecture, draw_heat_map, probability_history
 from nas.errors import describe
 from nas.genotype import Genotype
 from nas.search_module import SearchModule
 
 HEAT_MAP, ARCHITECTURE = "search/probabilities", "search/architecture"
-MAX_COLUMNS = 200
-"""Moments on a heat map, the last among them."""
 
-Gap = Callable[[SearchModule], Mapping[str, float]]
+Gap = Callable[[SearchModule, Genotype], Mapping[str, float]]
 
 
 class Dashboard(Callback):
@@ -44,7 +43,8 @@ class Dashboard(Callback):
         Args:
             metrics_csv: The metrics' file, for the history of the probabilities.
             num_images: Moments at which pictures are drawn, the last at the end; 0: none.
-            gap: Measures how the derived network differs from the supernet: tag -> value, at the same moments; None: not measured.
+            gap: Measures how the network of the present genotype differs from the supernet: tag -> value, at the same moments; None: it
+                is not measured.
         """
         self.metrics_csv = metrics_csv
         self.num_images = num_images
@@ -62,54 +62,39 @@ class Dashboard(Callback):
             return
         step = pl_module.num_batches_done
         try:
-            figures = dict(self._figures(pl_module))
-            scalars = {**self._costs(pl_module), **({} if self.gap is None else self.gap(pl_module))}
+            genotype = discretized(pl_module.supernet, pl_module.relaxation, pl_module.space)
+            figures = dict(self._figures(pl_module, genotype))
+            scalars = {**_costs(pl_module, genotype), **({} if self.gap is None else self.gap(pl_module, genotype))}
         except Exception as error:  # a search of hours is worth more than its pictures
             warnings.warn(f"batch {step}: no pictures: {describe(error)}", stacklevel=2)
             return
         for writer in writers(trainer):
             for tag, figure in figures.items():
                 writer.add_image(tag, pixels(figure), step, dataformats="HWC")
-            for tag, value in scalars.items():
-                writer.add_scalar(tag, value, step)
             alpha = pl_module.supernet.alpha[pl_module.supernet.mask]
             writer.add_histogram("alpha", alpha.float().cpu(), step)
-            writer.flush()
+        write_scalars(trainer, scalars, step)
 
     def _is_due(self, epoch: int, num_epochs: int) -> bool:
         """Whether pictures are drawn after this epoch: `num_images` of all epochs, the last among them."""
         return (epoch + 1) * self.num_images // num_epochs > epoch * self.num_images // num_epochs
 
-    def _figures(self, module: SearchModule) -> Iterator[tuple[str, Figure]]:
-        history = []
-        rows = read_columns(self.metrics_csv, "choice/")
-        every = -(-len(rows) // MAX_COLUMNS)
-        for step, row in rows[(len(rows) - 1) % every :: every]:
-            moment = {
-                name: {label: row[f"choice/{name}/{label}"] for label in labels}
-                for name, labels in module.supernet.choices.items()
-            }
-            history.append((step, moment))
+    def _figures(self, module: SearchModule, genotype: Genotype) -> Iterator[tuple[str, Figure]]:
+        history = probability_history(read_columns(self.metrics_csv, "choice/"), module.supernet.choices)
         yield HEAT_MAP, draw_heat_map(history)
-        genotype = present_genotype(module)
-        yield ARCHITECTURE, draw_architecture(genotype, module.space.cells(genotype.choices))
-
-    def _costs(self, module: SearchModule) -> dict[str, float]:
-        """What the derived network costs by the table, beside each limit."""
-        result = {}
-        for regularizer in module.regularizers:
-            if isinstance(regularizer, CostPenalty):
-                table = regularizer.expected.table
-                result[f"cost/{table.name}/derived"] = float(table.of(present_genotype(module).choices))
-                result[f"cost/{table.name}/limit"] = float(regularizer.limit)
-        return result
+        known = replace(genotype, probabilities=module.supernet.probabilities(module.relaxation))
+        yield ARCHITECTURE, draw_architecture(known, module.space.cells(genotype.choices))
 
 
-def present_genotype(module: SearchModule) -> Genotype:
-    """The most probable architecture, as the space sees it, with the probabilities."""
-    probabilities = module.supernet.probabilities(module.relaxation)
-    found = module.supernet.prune(module.space.discretize(probabilities), probabilities)
-    return replace(found, probabilities=probabilities)
+def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:
+    """What the derived network costs by the table, beside each limit."""
+    result = {}
+    for regularizer in module.regularizers:
+        if isinstance(regularizer, CostPenalty):
+            table = regularizer.expected.table
+            result[f"cost/{table.name}/derived"] = float(table.of(genotype.choices))
+            result[f"cost/{table.name}/limit"] = float(regularizer.limit)
+    return result
 
 
 def pixels(figure: Figure) -> np.ndarray:

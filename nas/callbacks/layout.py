@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -48,16 +49,11 @@ def _place(tag: str) -> tuple[str, str]:
 
 
 def _charts(charts: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-    """Charts of at most `MAX_SERIES` lines."""
+    """Charts of at most `MAX_SERIES` lines; the plugin takes tags for regular expressions."""
     result: dict[str, list[Any]] = {}
     for name, tags in charts.items():
         parts = [tags[i : i + MAX_SERIES] for i in range(0, len(tags), MAX_SERIES)]
         for i, part in enumerate(parts):
             title = name if len(parts) == 1 else f"{name} ({i + 1} of {len(parts)})"
-            result[title] = ["Multiline", [f"^{_escaped(tag)}$" for tag in part]]
+            result[title] = ["Multiline", [f"^{re.escape(tag)}$" for tag in part]]
     return result
-
-
-def _escaped(tag: str) -> str:
-    """The plugin takes tags for regular expressions."""
-    return "".join(f"\\{letter}" if letter in ".+-()[]{}*?^$|\\" else letter for letter in tag)

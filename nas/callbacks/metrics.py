@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from nas.callbacks.writers import writers
+from nas.callbacks.writers import write_scalars
 from nas.csv_file import CsvFile
 
 
@@ -29,8 +29,4 @@ class MetricsWriter(Callback):
         if not trainer.is_global_zero:
             return
         self.file.append(step, {"epoch": trainer.current_epoch, **row})
-        for writer in writers(trainer):
-            for tag, value in row.items():
-                if value is not None:
-                    writer.add_scalar(tag, value, step)
-            writer.flush()
+        write_scalars(trainer, row, step)

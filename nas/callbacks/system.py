@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from nas.callbacks.writers import writers
+from nas.callbacks.writers import write_scalars
 from nas.csv_file import CsvFile
 
 
@@ -50,10 +50,8 @@ class SystemWriter(Callback):
                 "peak_memory_gb": peak_memory_gb(pl_module.device),
             }
             self.file.append(pl_module.num_batches_done, row)
-            for writer in writers(trainer):
-                for name, value in row.items():
-                    if value is not None:
-                        writer.add_scalar(f"system/{name}", value, pl_module.num_batches_done)
+            scalars = {f"system/{name}": value for name, value in row.items()}
+            write_scalars(trainer, scalars, pl_module.num_batches_done)
         self._begin(pl_module)
 
     def _begin(self, pl_module: Any) -> None:

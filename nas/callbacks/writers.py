@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,3 +15,12 @@ def writers(trainer: pl.Trainer) -> Iterator[Any]:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 yield logger.experiment
+
+
+def write_scalars(trainer: pl.Trainer, row: Mapping[str, float | None], step: int) -> None:
+    """Writes tag -> value, None left out, and flushes."""
+    for writer in writers(trainer):
+        for tag, value in row.items():
+            if value is not None:
+                writer.add_scalar(tag, value, step)
+        writer.flush()

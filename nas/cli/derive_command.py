@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser
 from nas.cli.printing import print_pairs, target_lines
+from nas.genotype import labels_of
 
 PARSER = ThinParser("derive")
 PARSER.add_argument("--run", type=Path, required=True, metavar="DIR")
@@ -26,7 +27,5 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The choices and the score, a line each."""
     metric = result["metric"]
-    choices = {
-        name: label if isinstance(label, str) else ", ".join(label) for name, label in result["genotype"].items()
-    }
+    choices = {name: ", ".join(labels_of(value)) for name, value in result["genotype"].items()}
     print_pairs(choices | {f"{metric['name']} (inherited weights, arch half)": metric["value"]} | target_lines(result))

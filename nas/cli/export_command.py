@@ -12,7 +12,7 @@ from nas.errors import UsageError
 PARSER = ThinParser("export", overrides=True)
 PARSER.add_argument("--run", type=Path, metavar="DIR")
 PARSER.add_argument("--genotype", type=Path, metavar="FILE")
-PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
+PARSER.add_config()
 PARSER.add_argument("--verify", type=Path, metavar="DIR")
 PARSER.add_argument("--formats", metavar="A,B")
 PARSER.add_argument("--fold-bn", action="store_true")
@@ -51,10 +51,10 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     if options.formats or options.fold_bn or options.out or options.config:
         raise UsageError("nas export: --verify checks a folder as it is; leave out the rest")
-    from nas.export.verify import verify
+    from nas.export.verify import complaints, verify
 
     report = verify(options.verify)
-    if wrong := [f"{name}: {row['detail']}" for name, row in report.items() if not row["ok"]]:
+    if wrong := complaints(report):
         raise ValueError(f"{options.verify}: does not hold: {'; '.join(wrong)}")
     return {"export": str(options.verify), "verified": report}
 

@@ -19,6 +19,10 @@ class ThinParser(argparse.ArgumentParser):
         self.overrides = overrides
         self.add_argument("--json", action="store_true")
 
+    def add_config(self) -> None:
+        """Adds ``--config``, which :func:`config_source` reads."""
+        self.add_argument("--config", action="append", default=[], metavar="FILE")
+
     def add_trust(self) -> None:
         """Adds ``--trust-module``."""
         self.add_argument("--trust-module", action="append", default=[], metavar="NAME")

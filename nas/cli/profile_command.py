@@ -11,7 +11,7 @@ from nas.cli.printing import print_pairs
 from nas.errors import UsageError
 
 PARSER = ThinParser("profile", overrides=True)
-PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
+PARSER.add_config()
 PARSER.add_argument("--genotype", type=Path, metavar="FILE")
 PARSER.add_trust()
 

@@ -13,7 +13,7 @@ from nas.errors import UsageError
 PARSER = ThinParser("retrain", overrides=True)
 PARSER.add_argument("--run", type=Path, metavar="DIR")
 PARSER.add_argument("--genotype", type=Path, metavar="FILE")
-PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
+PARSER.add_config()
 PARSER.add_argument("--seed", type=int, metavar="N")
 PARSER.add_argument("--inherit", action="store_true")
 PARSER.add_argument("--out", type=Path, metavar="DIR")

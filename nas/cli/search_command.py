@@ -8,10 +8,11 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.errors import UsageError
+from nas.genotype import labels_of
 from nas.runs.options import trust_words
 
 PARSER = ThinParser("search", overrides=True)
-PARSER.add_argument("--config", action="append", default=[], metavar="FILE")
+PARSER.add_config()
 PARSER.add_argument("--out", type=Path, metavar="DIR")
 PARSER.add_argument("--resume", type=Path, metavar="DIR")
 PARSER.add_trust()
@@ -54,7 +55,7 @@ def show(result: dict[str, Any]) -> None:
     table = Table("choice", "chosen", "probability", title="architecture")
     for name, label in result["genotype"].items():
         row = result["probabilities"].get(name, {})
-        labels = [label] if isinstance(label, str) else label
+        labels = labels_of(label)
         table.add_row(name, ", ".join(labels), ", ".join(f"{row.get(item, float('nan')):.3f}" for item in labels))
     console.print(table)
     metric, cost = result["metric"], result["cost"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from itertools import pairwise
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,11 +35,11 @@ def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
     """
     if not cells:
         return draw_choices(genotype)
-    nodes = {name: list(dict.fromkeys(node for edge in edges for node in edge[:2])) for name, edges in cells.items()}
-    ranks = {name: {node: float(i) for i, node in enumerate(_ordered(cells[name]))} for name in nodes}
-    width = max(len(names) for names in nodes.values()) * COLUMN
-    tops = {name: max(_span(edge, ranks[name]) for edge in edges) * RISE + 0.55 for name, edges in cells.items()}
-    height = sum(tops.values()) + len(cells) * (0.35 + max(map(len, nodes.values())) * BELOW)
+    ranks = {name: {node: float(i) for i, node in enumerate(_ordered(edges))} for name, edges in cells.items()}
+    width = max(map(len, ranks.values())) * COLUMN
+    above = {name: max(_span(edge, ranks[name]) for edge in edges) * RISE + 0.55 for name, edges in cells.items()}
+    heights = {name: above[name] + 0.35 + len(nodes) * BELOW for name, nodes in ranks.items()}
+    height = sum(heights.values())
     figure = Figure(figsize=(width, height), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -48,8 +47,8 @@ def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
     top = 0.0
     for name, edges in cells.items():
         axes.text(0.1, top + 0.18, name, fontsize=9, fontweight="bold", color=INK, va="center")
-        _draw_cell(axes, edges, ranks[name], top + tops[name])
-        top += tops[name] + 0.35 + len(ranks[name]) * BELOW
+        _draw_cell(axes, edges, ranks[name], top + above[name])
+        top += heights[name]
     return figure
 
 
@@ -101,20 +100,15 @@ def architecture_dot(genotype: Genotype, cells: Cells) -> str:
             lines += [f"  subgraph cluster_{i} {{", f"    label={_quoted(name)};"]
             for edge in edges:
                 ends = f"{_quoted(f'{name}/{edge.source}')} -> {_quoted(f'{name}/{edge.target}')}"
-                lines.append(f"    {ends} [label={_quoted(str(edge.label))}];")
+                lines.append(f"    {ends} [label={_quoted(edge.label)}];")
             for node in dict.fromkeys(node for edge in edges for node in (edge.source, edge.target)):
                 lines.append(f"    {_quoted(f'{name}/{node}')} [label={_quoted(node)}];")
             lines.append("  }")
     else:
-        said = {name: _label_text(label) for name, label in genotype.choices.items()}
-        lines += [f"  {_quoted(name)} [label={_quoted(f'{name}: {label}')}];" for name, label in said.items()]
-        names = list(said)
-        lines += [f"  {_quoted(a)} -> {_quoted(b)};" for a, b in pairwise(names)]
+        rows = genotype.rows()
+        lines += [f"  {_quoted(name)} [label={_quoted(f'{name}: {chosen}')}];" for name, chosen, _ in rows]
+        lines += [f"  {_quoted(a)} -> {_quoted(b)};" for a, b in pairwise(genotype.choices)]
     return "\n".join([*lines, "}"]) + "\n"
-
-
-def _label_text(label: Any) -> str:
-    return label if isinstance(label, str) else ", ".join(label)
 
 
 def _quoted(text: str) -> str:

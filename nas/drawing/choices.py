@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from nas.genotype import Genotype
+from nas.genotype import Genotype, labels_of
 
 CHOSEN, OTHER, EDGE, INK = (
     "#0072b2",
@@ -42,11 +42,10 @@ def draw_choices(genotype: Genotype, names: Sequence[str] | None = None) -> Figu
     for i, (name, row) in enumerate(rows.items()):
         middle = 0.05 + (i + 0.5) * ROW
         axes.text(margin - 0.1, middle, name, ha="right", va="center", fontsize=8, color=INK)
-        chosen = genotype.choices[name]
+        chosen = labels_of(genotype.choices[name])
         for j, (label, probability) in enumerate(row.items()):
-            picked = label == chosen if isinstance(chosen, str) else label in chosen
             said = short(label, 17) + ("" if probability is None else f"  {probability:.2f}")
-            draw_box(axes, margin + j * COLUMN, middle, COLUMN - 0.1, ROW - 0.08, said, dark=picked)
+            draw_box(axes, margin + j * COLUMN, middle, COLUMN - 0.1, ROW - 0.08, said, dark=label in chosen)
     return figure
 
 
@@ -72,7 +71,6 @@ def short(text: str, length: int) -> str:
 
 
 def _candidates(genotype: Genotype, name: str) -> Mapping[str, float | None]:
-    chosen = genotype.choices[name]
-    labels = [chosen] if isinstance(chosen, str) else chosen
+    labels = labels_of(genotype.choices[name])
     known = genotype.probabilities.get(name, {})
     return dict(known) if all(label in known for label in labels) else dict.fromkeys(labels)

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 MAX_ROWS = 120
+MAX_COLUMNS = 200
+"""Moments that are drawn, the last among them."""
 
 History = Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
 """(batches done, choice -> label -> probability) in the order of time."""
+
+
+def probability_history(
+    rows: Iterable[tuple[int, Mapping[str, float]]], choices: Mapping[str, Iterable[str]]
+) -> list[tuple[int, dict[str, dict[str, float]]]]:
+    """The history that the rows of a search's metrics hold, in columns ``choice/NAME/LABEL``; rows without them are left out.
+
+    Args:
+        rows: (batches done, column -> value).
+        choices: Choice name -> labels.
+    """
+    columns = {name: {label: f"choice/{name}/{label}" for label in labels} for name, labels in choices.items()}
+    history = []
+    for step, row in rows:
+        moment = {
+            name: {label: row[column] for label, column in labels.items()}
+            for name, labels in columns.items()
+            if all(column in row for column in labels.values())
+        }
+        if moment:
+            history.append((step, moment))
+    return history
 
 
 def draw_heat_map(history: History) -> Figure:
@@ -19,6 +43,8 @@ def draw_heat_map(history: History) -> Figure:
     Args:
         history: At least one moment; later ones have the same choices.
     """
+    every = -(-len(history) // MAX_COLUMNS)
+    history = history[(len(history) - 1) % every :: every]
     choices = history[-1][1]
     rows = [(name, label) for name, row in choices.items() for label in row][:MAX_ROWS]
     values = np.array([[moment[name][label] for _, moment in history] for name, label in rows]).reshape(len(rows), -1)

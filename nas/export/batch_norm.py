@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from nas.export.subject import run
+from nas.export.subject import largest_difference, run
 
 TOLERANCE = 1e-5
 """Largest difference of outputs, as a part of the largest output where that is above 1."""
@@ -49,11 +49,8 @@ def fold_batch_norms(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn
             weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
         layer.weight, layer.bias = weight, bias
     strip_batch_norms(folded, pairs)
-    pairs_of_outputs = list(
-        zip(*(run(net, [tensor.clone() for tensor in inputs]) for net in (network, folded)), strict=True)
-    )
-    difference = max(float((before.double() - after.double()).abs().max()) for before, after in pairs_of_outputs)
-    scale = max(1.0, *[float(before.double().abs().max()) for before, _ in pairs_of_outputs])
+    before, after = (run(net, [tensor.clone() for tensor in inputs]) for net in (network, folded))
+    difference, scale = largest_difference(after, before)
     if not difference <= TOLERANCE * scale:
         raise ValueError(
             f"folding batch norms changes outputs by {difference:.1e}, more than {TOLERANCE} of {scale:.3g}"

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from nas.export.subject import Subject
+from nas.markdown import markdown_table
 
 PICTURE = "architecture.svg"
 
@@ -59,19 +60,15 @@ def model_card(subject: Subject, formats: Sequence[str]) -> str:
     }
     if subject.folded:
         facts["batch norms"] = f"{len(subject.folded)} folded into the layers before them"
-    choices = [
-        f"| {name} | {', '.join([label] if isinstance(label, str) else label)} |"
-        for name, label in subject.genotype.choices.items()
-    ]
     found = ", found by architecture search" if about["space"] else ""
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {about['title']}{found}",
-        "\n".join(["| | |", "|---|---|", *[f"| {key} | {_cell(value)} |" for key, value in facts.items()]]),
+        markdown_table(("", ""), facts.items()),
     ]
-    if choices:
+    if subject.genotype.choices:
         parts.append(f"## Architecture\n\n![The choices and what was chosen]({PICTURE})")
-        parts.append("\n".join(["| choice | chosen |", "|---|---|", *choices]))
+        parts.append(markdown_table(("choice", "chosen"), [row[:2] for row in subject.genotype.rows()]))
     parts += [
         "## Loading",
         *[f"{title}:\n\n```{kind}\n{code}\n```" for title, kind, code in (_LOADING[name] for name in formats)],
@@ -84,7 +81,3 @@ def model_card(subject: Subject, formats: Sequence[str]) -> str:
 def _metric(about: Mapping[str, Any]) -> dict[str, str]:
     metric = about["metric"]
     return {} if metric is None else {f"{metric['name']}, {metric['split']} split": f"{metric['value']:.4f}"}
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.errors import UsageError, describe
+from nas.export.manifest import CONFIG, WEIGHTS
 from nas.export.python import network_source
 from nas.export.subject import Subject
 from nas.export.verify import describe_tensors
@@ -72,12 +73,11 @@ def _python(subject: Subject, folder: Path) -> None:
 
 def about_text(subject: Subject) -> str:
     """A few lines of provenance."""
-    about, choices = subject.about, subject.genotype.choices
+    about, rows = subject.about, subject.genotype.rows()
     found = f", found by neural architecture search in {about['space']['class_path']}" if about["space"] else ""
     lines = [f"{about['title']}{found}.", ""]
-    if choices:
-        chosen = {name: label if isinstance(label, str) else ", ".join(label) for name, label in choices.items()}
-        lines += ["Architecture:", *[f"    {name}: {label}" for name, label in chosen.items()], ""]
+    if rows:
+        lines += ["Architecture:", *[f"    {name}: {chosen}" for name, chosen, _ in rows], ""]
     tools = ", ".join(f"{name} {about['versions'][name]}" for name in ("gumbel-nas", "torch"))
     lines.append(f"Weights: {about['origin']}." + ("" if about["seed"] is None else f" Seed {about['seed']}; {tools}."))
     if metric := about["metric"]:
@@ -94,13 +94,13 @@ def _safetensors(subject: Subject, folder: Path) -> None:
         **{key: subject.about[key] for key in ("space", "stage", "input", "task")},
         "choices": dict(subject.genotype.choices),
         "folded": [list(pair) for pair in subject.folded],
-        "tensors": describe_tensors(tensors(subject)),
+        "tensors": describe_tensors(subject.network.state_dict()),
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
 def _weights(subject: Subject, folder: Path) -> None:
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     if not path.exists():
         save_file(tensors(subject), path, metadata={"format": "pt"})
 

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
-from nas.errors import UsageError
+from nas.errors import UsageError, describe
 from nas.files import read_json, sha256
 
 FORMAT = "gumbel-nas/export"
 VERSION = 1
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -63,6 +67,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise UsageError(f"{path}: {name!r:.120} is not the name of a file in this folder")
     return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UsageError: It cannot be read or is damaged.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path}: {describe(error)}") from None
+    return tensors
 
 
 def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:

@@ -85,6 +85,13 @@ def run(network: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [output.detach().clone().contiguous() for output in outputs]
 
 
+def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float]:
+    """The largest difference of any value, and the largest value that is expected, at least 1."""
+    pairs = zip(found, expected, strict=True)
+    difference = max(float((one.double() - other.double()).abs().max()) for one, other in pairs)
+    return difference, max(1.0, *[float(tensor.double().abs().max()) for tensor in expected])
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Runs torch on one thread."""

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nas.errors import UsageError, describe
 from nas.export import fresh_script
-from nas.export.manifest import EXAMPLES, broken_files, machine, read_manifest
+from nas.export.manifest import CONFIG, EXAMPLES, WEIGHTS, broken_files, machine, read_manifest, read_tensors
+from nas.export.subject import largest_difference
 from nas.files import read_json
 from nas.genotype import Genotype
 
@@ -58,12 +57,17 @@ def verify(folder: Path) -> Report:
 
 FILES: Mapping[str, tuple[str, ...]] = {
     "genotype": ("genotype.json",),
-    "python": ("network.py", "model.safetensors"),
-    "safetensors": ("model.safetensors", "config.json"),
+    "python": ("network.py", WEIGHTS),
+    "safetensors": (WEIGHTS, CONFIG),
     "onnx": ("model.onnx",),
     "pt2": ("model.pt2",),
 }
 RUNNABLE = ("python", "pt2", "onnx")
+
+
+def complaints(report: Report) -> list[str]:
+    """What does not hold, a line each."""
+    return [f"{name}: {row['detail']}" for name, row in report.items() if not row["ok"]]
 
 
 def _genotype(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,29 +82,25 @@ def _genotype(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _safetensors(folder: Path) -> dict[str, Any]:
     """Every tensor that config.json lists is there, of its type and shape, and no other."""
     try:
-        listed = read_json(folder / "config.json", "config.json: missing").get("tensors")
-        found = {key: _described(tensor) for key, tensor in load_file(folder / "model.safetensors").items()}
-    except (UsageError, SafetensorError, OSError) as error:
-        return {"ok": False, "detail": f"model.safetensors: {describe(error)}"}
+        listed = read_json(folder / CONFIG, f"{CONFIG}: missing").get("tensors")
+        found = describe_tensors(read_tensors(folder / WEIGHTS))
+    except UsageError as error:
+        return {"ok": False, "detail": str(error)}
     if found != listed:
         keys = set(found) ^ set(listed or ())
         what = f"key {sorted(keys)[0]!r}" if keys else "types or shapes"
-        return {"ok": False, "detail": f"model.safetensors: {what} not as in config.json"}
+        return {"ok": False, "detail": f"{WEIGHTS}: {what} not as in {CONFIG}"}
     return {"ok": True, "detail": f"{len(found)} tensors reloaded"}
-
-
-def _described(tensor: Tensor) -> list[Any]:
-    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """What config.json says of tensors: key -> [type, shape]."""
-    return {key: _described(tensor) for key, tensor in tensors.items()}
+    return {key: [str(value.dtype).removeprefix("torch."), list(value.shape)] for key, value in tensors.items()}
 
 
 def _outputs(folder: Path, formats: Sequence[str], manifest: Mapping[str, Any]) -> Report:
     """Runs each format in a fresh interpreter and compares."""
-    expected = {k: v for k, v in load_file(folder / EXAMPLES).items() if k.startswith("output.")}
+    expected = {k: v for k, v in read_tensors(folder / EXAMPLES).items() if k.startswith("output.")}
     with tempfile.TemporaryDirectory() as temporary:
         result = Path(temporary) / "outputs.safetensors"
         command = [sys.executable, "-I", fresh_script(), str(folder.absolute()), str(result), *formats]
@@ -109,7 +109,7 @@ def _outputs(folder: Path, formats: Sequence[str], manifest: Mapping[str, Any]) 
                 command, cwd=temporary, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
             )
             said = json.loads(done.stdout.splitlines()[-1])
-            outputs = load_file(result)
+            outputs = read_tensors(result)
         except subprocess.CalledProcessError as error:
             lines = (error.stderr or "").strip().splitlines()
             return {name: {"ok": False, "detail": lines[-1] if lines else "ended at once"} for name in formats}
@@ -128,11 +128,10 @@ def _outputs(folder: Path, formats: Sequence[str], manifest: Mapping[str, Any]) 
 
 def _compared(name: str, outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor], same: bool) -> dict[str, Any]:
     file = FILES[name][0]
-    if {k: _described(v) for k, v in outputs.items()} != {k: _described(v) for k, v in expected.items()}:
+    if describe_tensors(outputs) != describe_tensors(expected):
         return {"ok": False, "detail": f"{file}: outputs of other number, type or shape"}
     exact = all(torch.equal(outputs[key], expected[key]) for key in expected)
-    difference = max(float((outputs[key].double() - expected[key].double()).abs().max()) for key in expected)
-    scale = max(1.0, *(float(tensor.double().abs().max()) for tensor in expected.values()))
+    difference, scale = largest_difference([outputs[key] for key in expected], list(expected.values()))
     result = {"max_abs_diff": difference}
     if exact:
         return {"ok": True, "detail": "outputs bitwise equal", **result}

@@ -20,7 +20,7 @@ from nas.export.card import PICTURE, model_card
 from nas.export.formats import write_format
 from nas.export.manifest import EXAMPLES, MANIFEST, make_manifest
 from nas.export.subject import Subject, examples
-from nas.export.verify import Report, verify
+from nas.export.verify import Report, complaints, verify
 from nas.files import sync_folder, umask, write_json
 
 
@@ -48,8 +48,7 @@ def write_export(
         UsageError: The folder exists, or cannot be made.
         ValueError: The network cannot be written in a format, or what was written computes something else.
     """
-    if os.path.lexists(out):
-        raise UsageError(f"{out}: exists already; name another folder with --out")
+    check_free(out)
     if fold_bn:
         network, folded = fold_batch_norms(subject.network, subject.inputs)
         subject = replace(subject, network=network, folded=folded)
@@ -75,6 +74,12 @@ def write_export(
     return report
 
 
+def check_free(out: Path) -> None:
+    """Raises UsageError where there is something of that name, be it a broken link."""
+    if os.path.lexists(out):
+        raise UsageError(f"{out}: exists already; name another folder with --out")
+
+
 def _fill(
     subject: Subject, formats: Sequence[str], folder: Path, rebuild: Callable[[Path], nn.Module] | None
 ) -> Report:
@@ -95,6 +100,6 @@ def _fill(
         report["safetensors"]["detail"] += (
             ", outputs bitwise equal" if same else ", but the network that nas.load builds differs"
         )
-    if wrong := [f"{name}: {row['detail']}" for name, row in report.items() if not row["ok"]]:
+    if wrong := complaints(report):
         raise ValueError(f"the export was written but does not hold, so it is not kept: {'; '.join(wrong)}")
     return report

@@ -42,30 +42,6 @@ class Content:
     provenance: Table
     commands: tuple[str, ...]
 
-    @property
-    def probabilities(self) -> list[tuple[int, dict[str, dict[str, float]]]]:
-        """(batches, choice -> label -> probability) over the search."""
-        names = [(name, label) for name, row in self.genotype.probabilities.items() for label in row]
-        result = []
-        for step, row in self.history:
-            moment: dict[str, dict[str, float]] = {}
-            for name, label in names:
-                if (value := row.get(f"choice/{name}/{label}")) is not None:
-                    moment.setdefault(name, {})[label] = value
-            if moment:
-                result.append((step, moment))
-        return result
-
-    @property
-    def choice_rows(self) -> list[tuple[str, str, str]]:
-        """Choice, what was chosen, and its probability."""
-        rows = []
-        for name, label in self.genotype.choices.items():
-            labels = [label] if isinstance(label, str) else label
-            known = self.genotype.probabilities.get(name, {})
-            rows.append((name, ", ".join(labels), ", ".join(f"{known[item]:.3f}" for item in labels if item in known)))
-        return rows
-
 
 def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
     """Reads a finished run.

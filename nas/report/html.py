@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 
 from matplotlib.figure import Figure
 
-from nas.drawing import draw_heat_map, svg_text
+from nas.drawing import draw_heat_map, probability_history, svg_text
+from nas.markdown import markdown_table
 from nas.report.content import Content, Table
 from nas.report.curves import draw_curves
 
@@ -43,7 +43,7 @@ def html_report(content: Content, architecture: Figure) -> str:
         parts += ["<h2>Architecture</h2>", _figure(architecture, _CAPTION, "large")]
         parts.append(_choices(content))
     parts.append("<h2>The search</h2>")
-    if history := content.probabilities:
+    if history := probability_history(content.history, content.genotype.probabilities):
         parts.append(_figure(draw_heat_map(history), "Probability of every candidate over time.", "large"))
     curves = [_figure(figure, name) for name, figure in draw_curves(content.history)]
     parts.append(f'<div class="curves">{"".join(curves)}</div>')
@@ -64,7 +64,7 @@ def _table(rows: Table) -> str:
 
 def _choices(content: Content) -> str:
     rows = []
-    for name, label, said in content.choice_rows:
+    for name, label, said in content.genotype.rows():
         rows.append(f"<tr><td>{escape(name)}</td><td>{escape(label)}</td><td>{escape(said)}</td></tr>")
     head = "<tr><th>choice</th><th>chosen</th><th>probability</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
@@ -81,20 +81,15 @@ def _code(text: str) -> str:
 
 def markdown_report(content: Content) -> str:
     """The same without pictures, for an appendix."""
-
-    def table(rows: Mapping[str, str]) -> str:
-        return "\n".join(["| | |", "|---|---|", *[f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()]])
-
-    choices = [f"| {_cell(name)} | {_cell(label)} | {said} |" for name, label, said in content.choice_rows]
-    parts = [f"# {content.title}", table(content.facts)]
+    parts = [f"# {content.title}", _facts(content.facts)]
     if content.retrained:
-        parts += ["## Retrained", table(content.retrained)]
-    parts += ["## Architecture", "\n".join(["| choice | chosen | probability |", "|---|---|---|", *choices])]
+        parts += ["## Retrained", _facts(content.retrained)]
+    parts += ["## Architecture", markdown_table(("choice", "chosen", "probability"), content.genotype.rows())]
     parts += ["## Repeat it", "```sh\n" + "\n".join(content.commands) + "\n```"]
-    parts += ["## Where it comes from", table(content.provenance)]
+    parts += ["## Where it comes from", _facts(content.provenance)]
     parts += ["## Configuration", f"```yaml\n{content.config}```"]
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _facts(rows: Table) -> str:
+    return markdown_table(("", ""), rows.items())

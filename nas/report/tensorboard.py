@@ -29,12 +29,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(folder: Path, port: int | None = None) -> subprocess.Popen[bytes]:
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """Starts TensorBoard.
 
     Args:
         folder: Holds runs, at any depth.
-        port: Where to listen; None: anywhere.
+        port: Where to listen.
 
     Raises:
         UsageError: There is no such folder, or no run in it.
@@ -43,4 +43,4 @@ def serve(folder: Path, port: int | None = None) -> subprocess.Popen[bytes]:
         raise UsageError(f"{folder}: no such folder")
     if not any(folder.rglob("events.out.*")):
         raise UsageError(f"{folder}: no run in it (no events.out.* file)")
-    return subprocess.Popen(command(folder, free_port() if port is None else port), stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command(folder, port), stderr=subprocess.DEVNULL)

@@ -18,7 +18,7 @@ from nas.errors import UsageError
 from nas.evaluation import as_args
 from nas.export.formats import check_formats
 from nas.export.subject import Subject, example_inputs
-from nas.export.write import write_export
+from nas.export.write import check_free, write_export
 from nas.genotype import Genotype
 from nas.runs.build import refusals
 from nas.runs.config import Experiment, load_experiment
@@ -55,7 +55,7 @@ def export_run(
     """
     chosen = check_formats(formats)
     out = out if out is not None else RunFolder.open(path).path / "export"
-    _check_free(out)
+    check_free(out)
     found = find_network(path, trusted)
     found.check_plain()
     about = {"origin": found.origin, "stage": found.folder.stage, "metric": found.folder.read_summary()["metric"]}
@@ -79,7 +79,7 @@ def export_genotype(
         ValueError: The network cannot be exported so; nothing is left behind.
     """
     chosen = check_formats(formats)
-    _check_free(out)
+    check_free(out)
     experiment = load_experiment(source, stage="retrain")
     found = read_genotype_of(genotype, experiment)
     prepare_machine(experiment.trainer)
@@ -113,7 +113,6 @@ def export_network(
         ValueError: Choices inside, an unknown format, a folder that exists, or a network that cannot be written so.
     """
     chosen, out = check_formats(formats), Path(out)
-    _check_free(out)
     if "genotype" in chosen and genotype is None:
         raise UsageError("the format genotype needs the architecture; give genotype=")
     if any(isinstance(module, (ChoiceModule, Supernet)) for module in network.modules()):
@@ -136,11 +135,6 @@ def export_network(
     }
     subject = Subject(plain, genotype or Genotype({}), args, facts)
     return write_export(subject, chosen, out, fold_bn=fold_bn)
-
-
-def _check_free(out: Path) -> None:
-    if os.path.lexists(out):
-        raise UsageError(f"{out}: exists already; name another folder with --out")
 
 
 def _export(
@@ -170,7 +164,7 @@ def _export(
     }
     genotype = replace(genotype, space=experiment.values["model"]["space"])
     cells = experiment.model["space"].cells(genotype.choices)
-    subject = Subject(network.eval(), genotype, inputs, facts, cells=cells)
+    subject = Subject(network, genotype, inputs, facts, cells=cells)
     rebuild = partial(load, trust_modules=experiment.trusted)
     report = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=rebuild)
     return {"export": str(out), "formats": list(formats), "verified": report}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nas.callbacks.dashboard import present_genotype
 from nas.data import SearchDataModule
 from nas.evaluation import evaluate, recalibrate_batch_norm
+from nas.genotype import Genotype
 from nas.relaxations import OpWeights
 from nas.search_module import SearchModule
 from nas.supernet import Supernet
@@ -29,7 +29,7 @@ class DiscretisationGap:
         self.data = data
         self._halves: tuple[list[Any], list[Any]] | None = None
 
-    def __call__(self, module: SearchModule) -> Mapping[str, float]:
+    def __call__(self, module: SearchModule, genotype: Genotype) -> Mapping[str, float]:
         """Measures, and leaves the module as it is; nothing where a derived network cannot take the supernet's weights."""
         if not module.space.inherits_weights:
             return {}
@@ -39,7 +39,6 @@ class DiscretisationGap:
             self._halves = weight, arch
         weight, arch = self._halves
         name = next(iter(module.task.metrics()))
-        genotype = present_genotype(module)
         try:
             module.space.check_genotype(genotype.choices)
         except ValueError:

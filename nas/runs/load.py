@@ -9,20 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.building import architecture
 from nas.errors import UsageError, describe
 from nas.export.batch_norm import strip_batch_norms
-from nas.export.manifest import MANIFEST, broken_files, read_manifest
+from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_manifest, read_tensors
 from nas.files import read_json
 from nas.runs.build import refusals
 from nas.runs.config import load_space
 from nas.runs.networks import Found, find_network
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
@@ -39,11 +35,11 @@ def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
         UsageError: Neither, unfinished, damaged, or of a module that is not trusted.
     """
     folder = Path(path)
-    if not (folder / MANIFEST).is_file() or (folder / "config.yaml").exists():
+    if not _is_export(folder):
         return _found(folder, tuple(trust_modules)).network.cpu().eval()
     with torch.random.fork_rng():
         network = _build(folder, read_config(folder), tuple(trust_modules), {})
-    _load_weights(network, folder, load_weights(folder))
+    _load_weights(network, folder, read_tensors(folder / WEIGHTS))
     return network.eval()
 
 
@@ -112,23 +108,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of an export.
-
-    Raises:
-        UsageError: The file is damaged.
-    """
-    try:
-        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{folder / WEIGHTS}: {describe(error)}") from None
-    return tensors
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is an export and not a run, which has a manifest too."""
+    return (folder / MANIFEST).is_file() and not (folder / "config.yaml").exists()
 
 
 def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Space, stage and choices of a network, and its weights."""
-    if (folder / MANIFEST).is_file() and not (folder / "config.yaml").exists():
-        return read_config(folder), load_weights(folder)
+    if _is_export(folder):
+        return read_config(folder), read_tensors(folder / WEIGHTS)
     found = _found(folder, trusted)
     config = {
         "space": found.experiment.applied["model"]["space"],

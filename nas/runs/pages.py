@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 from nas.drawing import architecture_dot, draw_architecture, svg_text
 from nas.files import write_atomic
 from nas.genotype import Genotype
+from nas.markdown import markdown_table
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 
@@ -78,10 +79,4 @@ def hyperparameters(values: Mapping[str, Any]) -> dict[str, bool | int | float |
 
 def genotype_table(genotype: Genotype) -> str:
     """A markdown table: choice, what was chosen, and how probable it was."""
-    lines = ["| choice | chosen | probability |", "|---|---|---|"]
-    for name, label in genotype.choices.items():
-        labels = [label] if isinstance(label, str) else label
-        row = genotype.probabilities.get(name, {})
-        said = ", ".join(f"{row[item]:.3f}" for item in labels if item in row)
-        lines.append(f"| {name} | {', '.join(labels)} | {said} |")
-    return "\n".join(lines)
+    return markdown_table(("choice", "chosen", "probability"), genotype.rows())

@@ -95,11 +95,9 @@ def body(part: Part, attributes: Mapping[str, Any], calls: Mapping[int, Call], n
             result[name] = Call("nn.Parameter", tuple(arguments))
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in skipped:
-            stored = name not in module._non_persistent_buffers_set
-            names.torch_name("torch.empty")
-            result[name] = Call(BUFFER, (Argument("", _empty(buffer) if stored else _values(name, buffer)),))
-            if not stored:
-                result[name] = Call(FIXED_BUFFER, result[name].arguments)  # type: ignore[union-attr]
+            fixed = name in module._non_persistent_buffers_set
+            value = _values(name, buffer) if fixed else _empty(buffer)
+            result[name] = Call(FIXED_BUFFER if fixed else BUFFER, (Argument("", value, positional=True),))
     for name, child in _children(module):
         if name not in skipped:
             result[name] = expression(child, f"{part.path}.{name}" if part.path else name, calls)
@@ -172,7 +170,6 @@ def _attribute(name: str, value: Any, names: Names) -> Expression:
     if is_literal(value):
         return literal(value)
     if isinstance(value, Tensor):
-        names.torch_name("torch.tensor")
         return _values(name, value)
     if isinstance(value, functools.partial):
         arguments = [Argument("", _attribute(name, v, names), positional=True) for v in (value.func, *value.args)]

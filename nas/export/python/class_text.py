@@ -6,7 +6,6 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -49,7 +48,7 @@ def class_text(
         _note_names(value, names)
     if "" not in made:
         statements.insert(0, "super().__init__()")
-    if len(statements) > 1 or made:
+    if made:
         lines += ["", *_signature(parameters), *[f"        {statement}" for statement in statements]]
     for source in methods.values():
         lines += ["", textwrap.indent(source.rstrip("\n"), "    ")]
@@ -68,7 +67,7 @@ def _statement(key: str, value: Expression) -> str:
         return text(Call("super().__init__", value.arguments), indent=2)
     if _is_buffer(value):
         assert isinstance(value, Call)
-        arguments: tuple[Argument, ...] = (word, replace(value.arguments[0], positional=True))
+        arguments = (word, *value.arguments)
         if value.function == FIXED_BUFFER:
             arguments = (*arguments, Argument("persistent", literal(False)))
         return text(Call("self.register_buffer", arguments), indent=2)

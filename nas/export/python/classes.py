@@ -23,11 +23,7 @@ from nas.export.python.expressions import (
     with_literals,
 )
 from nas.export.python.names import Names, module_of
-from nas.export.python.parts import (
-    Part,
-    find_parts,
-    located,
-)
+from nas.export.python.parts import Part, find_parts, located
 from nas.export.python.source import PRESENT, attributes_read, attributes_stored, fold
 
 
@@ -109,9 +105,8 @@ def _joined(groups: list[_Group]) -> list[_Group]:
             for other in variants[1:]:
                 variants[0].join(other)
             variants = variants[:1]
-            bodies = variants[
-                0
-            ].bodies  # in the order of one that has most modules: what is None elsewhere is set among them
+            # in the order of one that has most modules: what is None elsewhere is set among them
+            bodies = variants[0].bodies
             order = max(bodies, key=lambda made: sum(isinstance(value, Call) for value in made.values()))
             variants[0].bodies = [{name: made[name] for name in order} for made in bodies]
         result += variants
@@ -158,8 +153,7 @@ def _folded(group: _Group, stored: set[str]) -> dict[str, tuple[str, FunctionTyp
             if all(getattr(part.module, held).get(name) is not None for part in group.parts):
                 known[name] = PRESENT
     known = {name: value for name, value in known.items() if name not in stored and "*" not in stored}
-    methods = {name: (fold(source, known), function) for name, (source, function) in first.methods.items()}
-    return methods
+    return {name: (fold(source, known), function) for name, (source, function) in first.methods.items()}
 
 
 def _shared(bodies: Sequence[Body]) -> tuple[Body, dict[str, list[Expression]]]:
@@ -229,8 +223,6 @@ def _unrolled(shared: Body, names: Names) -> tuple[type[nn.Module], Body, dict[s
     if not isinstance(inner, Call) or inner.function != "OrderedDict" or not inner.arguments[0].name:
         return nn.Sequential, shared, {}
     tensor = names.standard("torch", "Tensor")
-    lines = [f"        x = self.{argument.name}(x)" for argument in inner.arguments]
-    source = "\n".join(
-        [f"def forward(self, x: {tensor}) -> {tensor}:", *[line[4:] for line in lines], "    return x", ""]
-    )
+    calls = [f"    x = self.{argument.name}(x)" for argument in inner.arguments]
+    source = "\n".join([f"def forward(self, x: {tensor}) -> {tensor}:", *calls, "    return x", ""])
     return nn.Module, {argument.name: argument.value for argument in inner.arguments}, {"forward": source}

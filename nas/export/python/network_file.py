@@ -10,13 +10,12 @@ from torch import nn
 from torchvision.ops import stochastic_depth
 
 from nas.export import plain
+from nas.export.manifest import WEIGHTS
 from nas.export.python.classes import NETWORK, class_sources
 from nas.export.python.constructors import is_torch_layer
 from nas.export.python.expressions import is_plain_name
 from nas.export.python.names import Import, Names
 from nas.mixed_op import checkpoint, mixed_sum
-
-WEIGHTS = "model.safetensors"
 
 _PLAIN = {mixed_sum: plain.sum_outputs, checkpoint: plain.checkpoint, stochastic_depth: plain.stochastic_depth}
 
