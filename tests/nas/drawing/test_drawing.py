@@ -110,7 +110,7 @@ def test_dot_says_the_same_and_nothing_ends_its_strings():
     genotype = space.parse_genotype(text)
     dot = architecture_dot(genotype, space.cells(genotype.choices))
     assert dot.count("->") == 6 and '"cell/0" -> "cell/1" [label="nor_conv_3x3"];' in dot
-    chain = architecture_dot(Genotype({"a": 'x"]; evil [label="', "b": "y\\", "c": ["p", "q"]}), {})
+    chain = architecture_dot(Genotype({"a": 'x"]; evil [a=b', "b": "y\\", "c": ["p", "q"]}), {})
     assert chain.count("->") == 2 and 'label="c: p, q"' in chain
     for line in chain.splitlines():
         assert len(re.findall(r'(?<!\\)(?:\\\\)*"', line)) % 2 == 0, line
