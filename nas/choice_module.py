@@ -30,6 +30,7 @@ class Context:
     sampler: Sampler | None
     checkpoint_candidates: bool
     folded: Folded | None = None
+    unweighted: bool = False
 
 
 _CONTEXT: ContextVar[Context | None] = ContextVar("nas_context", default=None)

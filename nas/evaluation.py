@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torchmetrics import MeanMetric
 
 from nas.tasks import Task
@@ -32,6 +32,33 @@ def to_device(item: Any, device: torch.device) -> Any:
 def first_sample(item: Any) -> Any:
     """Tensors inside tuples, lists and dicts, cut to their first sample."""
     return tree_map_only(torch.Tensor, lambda tensor: tensor[:1], item)
+
+
+def split_batch(inputs: Any, target: Any, num_parts: int) -> list[tuple[Any, Any]]:
+    """A batch in parts as equal as can be, along the first dimension of every tensor.
+
+    Raises:
+        ValueError: There are fewer samples than parts.
+    """
+    if num_parts == 1:
+        return [(inputs, target)]
+    if len(target) < num_parts:
+        raise ValueError(f"a batch of {len(target)} samples cannot be split into {num_parts}")
+    leaves, structure = tree_flatten((inputs, target))
+    split = [leaf.tensor_split(num_parts) if isinstance(leaf, torch.Tensor) else (leaf,) * num_parts for leaf in leaves]
+    return [tree_unflatten(list(part), structure) for part in zip(*split, strict=True)]
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """What was computed of the parts of a batch, as one: the reverse of :func:`split_batch`."""
+    if len(parts) == 1:
+        return parts[0]
+    flat = [tree_flatten(part) for part in parts]
+    leaves = [
+        torch.cat(list(leaf)) if isinstance(leaf[0], torch.Tensor) else leaf[0]
+        for leaf in zip(*(leaves for leaves, _ in flat), strict=True)
+    ]
+    return tree_unflatten(leaves, flat[0][1])
 
 
 @torch.no_grad()
@@ -74,14 +101,17 @@ def _dense(item: Any) -> Any:
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: torch.device) -> None:
+def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: torch.device) -> bool:
     """Replaces the running statistics of every batch norm by the plain average over `loader`; all else stays in eval mode.
 
     A derived network inherits statistics of mixed activations; its own differ.
+
+    Returns:
+        Whether there are any: otherwise nothing was run.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
-        return
+        return False
     modes = [(module, module.training) for module in network.modules()]
     momenta = [norm.momentum for norm in norms]
     network.to(device).eval()
@@ -98,3 +128,4 @@ def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: to
             norm.momentum = momentum
         for module, training in modes:
             module.training = training
+    return True

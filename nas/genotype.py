@@ -129,6 +129,11 @@ class Genotype:
         return cls.from_json(read_text(path), str(path))
 
 
+def key_of(choices: Mapping[str, Label]) -> str:
+    """One text for each architecture, whatever the order of its choices."""
+    return json.dumps(dict(choices), sort_keys=True)
+
+
 def labels_of(value: Label) -> list[str]:
     """The labels that a choice has: one, or several where several are chosen."""
     return [value] if isinstance(value, str) else list(value)

@@ -54,7 +54,7 @@ class RetrainModule(TrainModule):
         inputs, target = batch
         output = call_network(self.network, inputs)
         loss = self.task.loss(output, target)
-        self.update_meters("train", loss, output, target)
+        self.update_meters("train", loss, self.task.prediction(output), target)
         self.descend_along(loss, ["weight"])
         self.check_finite({"loss": loss})
         self.num_batches_done += 1

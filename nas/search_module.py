@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,10 +14,11 @@ from torch.optim import Adam, AdamW, Optimizer
 from nas.arch_statistics import GradientMeter, kind_shares
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.cost_penalty import CostPenalty
-from nas.evaluation import call_network
+from nas.evaluation import call_network, joined, split_batch
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
+from nas.paths import Paths
 from nas.regularizers import ArchState, Regularizer, entropy
-from nas.relaxations import OpWeights, Relaxation
+from nas.relaxations import OpWeights, Relaxation, Sampler
 from nas.rng import derive_seed, keyed_generator, seed_global_generators
 from nas.search_space import SearchSpace
 from nas.supernet import Supernet, check_per_sample
@@ -44,6 +46,8 @@ class SearchModule(TrainModule):
         weight_schedule: LRSchedule = "constant",
         arch_schedule: LRSchedule = "constant",
         warmup_epochs: int = 0,
+        warmup_paths: Paths | None = None,
+        num_paths: int = 1,
         gradient_clip_norm: float | None = None,
         regularizers: Sequence[Regularizer] = (),
         noise: Literal["batch", "sample"] = "batch",
@@ -64,6 +68,8 @@ class SearchModule(TrainModule):
             weight_schedule: Learning rate of the weights over the search.
             arch_schedule: Learning rate of alpha over the epochs after the warm-up.
             warmup_epochs: Epochs in which alpha rests.
+            warmup_paths: Which candidates are trained meanwhile; null: those that the relaxation draws from alpha at rest.
+            num_paths: Parts of each batch that get a draw of their own; their gradients are averaged.
             gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
             regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
             noise: One draw for each batch, or each sample's own (only where every candidate runs).
@@ -80,6 +86,11 @@ class SearchModule(TrainModule):
             raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
         if noise == "sample":
             check_per_sample(relaxation)
+        if num_paths < 1:
+            raise ValueError(f"num_paths must be at least 1, got {num_paths}")
+        if num_paths > 1 and (noise == "sample" or type(relaxation).after_arch_step is not Relaxation.after_arch_step):
+            why = "noise: sample" if noise == "sample" else type(relaxation).__name__
+            raise ValueError(f"num_paths must be 1 with {why}")
         for regularizer in regularizers:
             if regularizer.needs_all_candidates and relaxation.num_active is not None:
                 raise ValueError(
@@ -103,6 +114,8 @@ class SearchModule(TrainModule):
         self.weight_schedule: LRSchedule = weight_schedule
         self.arch_schedule: LRSchedule = arch_schedule
         self.warmup_epochs = warmup_epochs
+        self.warmup_paths = warmup_paths
+        self.num_paths = num_paths
         self.regularizers = list(regularizers)
         self.noise = noise
         self.add_meters("weight")
@@ -111,7 +124,7 @@ class SearchModule(TrainModule):
         self._most_probable: Tensor  # of each choice, an epoch ago; -1 before the first
         self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
         self._batch: dict[str, Any] = {}
-        self._samples: dict[Level, OpWeights] = {}
+        self._samples: dict[Level, list[OpWeights]] = {}
         self._losses: dict[str, Tensor] = {}
 
     def _compile(self, mode: str, checkpoint_candidates: bool) -> None:
@@ -178,15 +191,21 @@ class SearchModule(TrainModule):
             if id(parameter) in trained and parameter.requires_grad
         }
 
-    def draw(self, level: Level) -> OpWeights:
-        """This step's op weights for one data half: always the same ones within a step."""
-        generator = keyed_generator(self.seed, f"noise/{level}", self.num_batches_done, device=self.device)
+    def draw(self, level: Level, part: int = 0) -> OpWeights:
+        """This step's op weights for one data half, or a part of its batch: always the same ones within a step."""
+        place = (self.num_batches_done, part) if part else (self.num_batches_done,)
+        generator = keyed_generator(self.seed, f"noise/{level}", *place, device=self.device)
         tau = self.tau(self.progress)
+        if self.warmup_paths is not None and self.current_epoch < self.warmup_epochs and self.supernet.choices:
+            sizes = [len(labels) for labels in self.supernet.choices.values()]
+            index = self.num_batches_done * self.num_paths + part
+            path = self.supernet.path(self.warmup_paths.candidates(sizes, index, self.seed))
+            return path._replace(sampler=Sampler(self.relaxation, tau, generator))
         num_samples = len(self._batch[level][1]) if self.noise == "sample" else None
         sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
         if self.regularizers and self.supernet.choices:
             state = self._state()
-            generator = keyed_generator(self.seed, f"perturb/{level}", self.num_batches_done, device=self.device)
+            generator = keyed_generator(self.seed, f"perturb/{level}", *place, device=self.device)
             for regularizer in self.regularizers:
                 sample = sample._replace(weights=regularizer.perturb(sample.weights, state, level, generator))
             sample = sample._replace(weights=self.supernet.with_inputs(sample.weights))
@@ -199,29 +218,38 @@ class SearchModule(TrainModule):
 
     def loss(self, level: Level) -> Tensor:
         """The supernet's loss on this step's batch of `level`, metered."""
-        inputs, target = self._batch[level]
-        self._samples[level] = self.draw(level)
-        output = call_network(self.supernet, inputs, op_weights=self._samples[level])
-        return self._metered(level, self.task.loss(output, target), output)
+        return self._mean_loss(level, _Criterion(self.supernet, self.task))
 
     def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss at other weights, on cloned buffers; metered where it is the arch loss.
 
         Dropout is the same at every call of a step, and what it draws elsewhere is not disturbed.
         """
-        inputs, target = self._batch[level]
-        self._samples[level] = self.draw(level)
         criterion = _Criterion(self.supernet, self.task)
         buffers = {name: buffer.clone() for name, buffer in criterion.named_buffers()}
+        exchanged = ({**weights}, buffers)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             seed_global_generators(derive_seed(self.seed, f"virtual/{level}", self.num_batches_done, self.global_rank))
-            loss, output = functional_call(criterion, ({**weights}, buffers), (inputs, target, self._samples[level]))
-        return self._metered(level, loss, output) if level == "arch" else loss
+            return self._mean_loss(level, lambda *args: functional_call(criterion, exchanged, args), level == "arch")
 
-    def _metered(self, level: Level, loss: Tensor, output: Any) -> Tensor:
-        self.update_meters(level, loss, output, self._batch[level][1])
-        self._losses[level] = loss
-        return loss
+    def _mean_loss(self, level: Level, criterion: Callable[..., tuple[Tensor, Any]], metered: bool = True) -> Tensor:
+        """The loss on a batch of which each part has op weights of its own."""
+        inputs, target = self._batch[level]
+        parts = split_batch(inputs, target, self.num_paths)
+        self._samples[level] = [self.draw(level, part) for part in range(len(parts))]
+        losses, outputs = [], []
+        for part, sample in zip(parts, self._samples[level], strict=True):
+            loss, output = criterion(*part, sample)
+            losses.append(loss)
+            outputs.append(self.task.prediction(output))
+        shares = [len(part_target) / len(target) for _, part_target in parts]
+        total = (
+            losses[0] if len(parts) == 1 else torch.stack([a * b for a, b in zip(losses, shares, strict=True)]).sum()
+        )
+        if metered:
+            self.update_meters(level, total, joined(outputs), target)
+            self._losses[level] = total
+        return total
 
     def arch_penalty(self) -> Tensor:
         """The regularisers' terms of the arch loss; 0 without any."""
@@ -239,8 +267,8 @@ class SearchModule(TrainModule):
         if "arch" in levels:
             if self.supernet.alpha.grad is not None:
                 self.alpha_gradient.update(self.supernet.alpha.grad)
-            sample = self._samples["arch" if "arch" in self._samples else "weight"]
-            self.supernet.after_arch_step(self.relaxation, sample)
+            for sample in self._samples["arch" if "arch" in self._samples else "weight"]:
+                self.supernet.after_arch_step(self.relaxation, sample)
 
     def batches_of(self, batch: Any) -> list[Any]:
         """Both halves' batches."""
@@ -281,6 +309,13 @@ class SearchModule(TrainModule):
         rows = entropy(self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)).tolist()
         named = zip(self.supernet.choices, rows, strict=True)
         return {name: value for name, value in named if name not in self.supernet.resting}
+
+    @torch.no_grad()
+    def entropy_share(self) -> float | None:
+        """The mean entropy of the choices that are learned, as a share of its maximum; None where none is."""
+        entropies = self._entropies()
+        most = sum(math.log(len(self.supernet.choices[name])) for name in entropies)
+        return sum(entropies.values()) / most if entropies else None
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:

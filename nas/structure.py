@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 from torch import nn
@@ -137,6 +138,40 @@ def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
     return active_choices(network, completed(network, everything, even))
 
 
+def all_choices(network: nn.Module) -> Iterator[dict[str, Any]]:
+    """Every architecture once, the first choice varying slowest."""
+    places = find_rows(network)
+    pending: list[dict[str, Any]] = [{}]
+    while pending:
+        made = pending.pop()
+        name = _undecided(network, made)
+        if name is not None:
+            place = places[name]
+            labels = place.derivable(place.rows()[name])
+            several = [list(labels) for labels in combinations(sorted(labels), place.num_chosen)]
+            values = labels if place.num_chosen == 1 else several
+            pending.extend({**made, name: value} for value in reversed(values))
+        elif all(len(gate.names) > sum(made.get(row) == DROP for row in gate.names) for gate in _gates(network)):
+            yield active_choices(network, made)
+
+
+def _undecided(network: nn.Module, choices: Mapping[str, Any]) -> str | None:
+    """The first active choice, in the network's order, that `choices` leaves open."""
+    pending = [network]
+    while pending:
+        for module in list(outermost([pending.pop(0)])):
+            made = {name: choices[name] for name in module.rows() if name in choices}
+            if len(made) < len(module.rows()):
+                return next(name for name in module.rows() if name not in choices)
+            for _, _, entered in module.branches(made):
+                pending.extend(entered)
+    return None
+
+
+def _gates(network: nn.Module) -> list[Gate]:
+    return [module for module in network.modules() if isinstance(module, Gate)]
+
+
 def draw_labels(places: Mapping[str, ChoiceModule], draw: random.Random) -> dict[str, Any]:
     """Labels for every choice, active or not, each drawn evenly."""
     result: dict[str, Any] = {}
@@ -188,8 +223,8 @@ def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str,
         if name not in known:
             raise ValueError(f"genotype: unknown choice {name!r}; the space has {', '.join(known) or 'none'}")
     active = active_choices(network, choices)
-    for gate in network.modules():
-        if isinstance(gate, Gate) and set(gate.names) <= set(active):
+    for gate in _gates(network):
+        if set(gate.names) <= set(active):
             kept_elements(gate.name, [active[name] for name in gate.names])
     for name in choices:
         if name not in active:

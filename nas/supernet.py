@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,13 +93,14 @@ class Supernet(nn.Module):
             op_weights: From :meth:`sample` or :meth:`one_hot`.
             **kwargs: Passed to the network.
         """
-        weights, active, sampler = op_weights
+        weights, active, sampler, unweighted = op_weights
         if weights.shape[0] != len(self.choices) or weights.shape[-1] != self.alpha.shape[1]:
             raise ValueError(
                 f"op_weights must have shape {tuple(self.alpha.shape)} or (E, batch, K), got {tuple(weights.shape)}"
             )
         indices = None if active is None else active.tolist()
-        folded = self._prepared(weights, indices)
+        unweighted = unweighted and not self.checkpoint_candidates
+        folded = None if unweighted else self._prepared(weights, indices)
         context = Context(
             rows=self._rows,
             stacked=weights,
@@ -107,6 +108,7 @@ class Supernet(nn.Module):
             sampler=sampler,
             checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
             folded=folded,
+            unweighted=unweighted,
         )
         with active_context(context):
             result = self.network(*args, **kwargs)
@@ -193,6 +195,16 @@ class Supernet(nn.Module):
             weights[row, chosen] = 1.0
             first.append(chosen[:1])
         return OpWeights(weights, None if run_all or not self.choices else torch.tensor(first))
+
+    def path(self, candidates: Sequence[int]) -> OpWeights:
+        """Op weights that run one candidate of each choice, and no other.
+
+        Args:
+            candidates: An index for each choice.
+        """
+        index = torch.tensor(candidates, dtype=torch.int64)[:, None]
+        weights = torch.zeros(self.alpha.shape).scatter_(1, index, 1.0).to(self.alpha)
+        return OpWeights(self.with_inputs(weights.detach()), index, unweighted=True)
 
     def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
         """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""

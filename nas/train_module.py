@@ -103,11 +103,9 @@ class TrainModule(pl.LightningModule):
             meter.persistent(True)
         self.meters[level + _SUFFIX] = nn.ModuleDict(meters)
 
-    def update_meters(self, level: str, loss: Tensor, output: Any, target: Tensor) -> None:
+    def update_meters(self, level: str, loss: Tensor, prediction: Any, target: Tensor) -> None:
         """Adds one batch to the meters of `level`."""
-        update_metrics(
-            cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, self.task.prediction(output), target
-        )
+        update_metrics(cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, prediction, target)
 
     def scalars(self) -> dict[str, float | None]:
         """Deterministic scalars of the epoch so far: tag -> value, None where nothing was measured; always the same tags."""

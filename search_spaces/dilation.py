@@ -35,6 +35,7 @@ class _DilationNet(nas.SearchSpace):
         num_classes: int = 10,
         depthwise: bool = False,
         kernel_sizes: Sequence[int] = (3,),
+        candidate_norms: bool = False,
     ) -> None:
         """Sets the sizes.
 
@@ -46,14 +47,18 @@ class _DilationNet(nas.SearchSpace):
             num_classes: Outputs.
             depthwise: Choose among depthwise convolutions, each followed by a fixed pointwise one.
             kernel_sizes: Taps to choose from, odd and all different; with dilations, at least two candidates.
+            candidate_norms: Give each candidate a batch norm of its own, instead of one norm behind the choice. A derived network
+                computes the same; in the supernet, statistics of candidates no longer mix.
 
         Raises:
-            ValueError: A value out of range.
+            ValueError: A value out of range, or norms of depthwise candidates, whose norm comes behind the pointwise convolution.
         """
         space = type(self).__name__
         check_sizes(space, num_layers=num_layers, channels=channels, in_channels=in_channels)
         check_options(space, "dilations", dilations)
         check_options(space, "kernel_sizes", kernel_sizes, odd=True)
+        if depthwise and candidate_norms:
+            raise ValueError(f"{space}: candidate_norms must be false where depthwise is true")
         self.num_layers = num_layers
         self.channels = channels
         self.dilations = tuple(dilations)
@@ -61,6 +66,7 @@ class _DilationNet(nas.SearchSpace):
         self.num_classes = num_classes
         self.depthwise = depthwise
         self.kernel_sizes = tuple(kernel_sizes)
+        self.candidate_norms = candidate_norms
 
     def network(self, stage: str = "search") -> nn.Module:
         """The stack.
@@ -83,12 +89,16 @@ class _DilationNet(nas.SearchSpace):
         if self.depthwise:
             conv = partial(_CONVS[self.dim], in_channels, in_channels, groups=in_channels, bias=False)
         several = len(self.kernel_sizes) > 1
-        return {
+        convs: dict[str, Callable[[], nn.Module]] = {
             f"kernel_{k}_dilation_{d}" if several else f"dilation_{d}": partial(
                 conv, kernel_size=k, padding=k // 2 * d, dilation=d
             )
             for k, d in product(self.kernel_sizes, self.dilations)
         }
+        if not self.candidate_norms:
+            return convs
+        norm = partial(_NORMS[self.dim], out_channels)
+        return {label: partial(_in_turn, conv, norm) for label, conv in convs.items()}
 
 
 class DilationNet1d(_DilationNet):
@@ -114,7 +124,7 @@ class _Layer(nn.Module):
         self.pointwise: nn.Module | None = None
         if space.depthwise:
             self.pointwise = _CONVS[space.dim](in_channels, space.channels, 1, bias=False)
-        self.norm = _NORMS[space.dim](space.channels)
+        self.norm = nn.Identity() if space.candidate_norms else _NORMS[space.dim](space.channels)
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,3 +132,7 @@ class _Layer(nn.Module):
         if self.pointwise is not None:
             x = self.pointwise(x)
         return self.act(self.norm(x))
+
+
+def _in_turn(*makers: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(*(make() for make in makers))

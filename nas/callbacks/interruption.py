@@ -48,6 +48,7 @@ class Interruption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.received is not None:
+            self.checkpoints.save(trainer)
             raise Interrupted(self.received)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser
-from nas.cli.printing import print_pairs, target_lines
+from nas.cli.printing import print_pairs, standing_line, target_lines
 from nas.genotype import labels_of
 
 PARSER = ThinParser("derive")
@@ -28,4 +28,9 @@ def show(result: dict[str, Any]) -> None:
     """The choices and the score, a line each."""
     metric = result["metric"]
     choices = {name: ", ".join(labels_of(value)) for name, value in result["genotype"].items()}
-    print_pairs(choices | {f"{metric['name']} (inherited weights, arch half)": metric["value"]} | target_lines(result))
+    print_pairs(
+        choices
+        | {f"{metric['name']} (inherited weights, arch half)": metric["value"]}
+        | target_lines(result)
+        | standing_line(result)
+    )

@@ -27,7 +27,9 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
   model.warmup_epochs    epochs before alpha moves
   model.cost             limits: {macs: {max: 4.0e7}, latency_ms: {max: 3}}; also params, activations,
                          or the dotted path of a function of yours
-  model.derive           nas.derive.Argmax
+  model.warmup_paths     nas.paths.Fair | Uniform: what is trained meanwhile; null: what the relaxation draws
+  model.num_paths        parts of each batch with a draw of their own (1)
+  model.derive           nas.derive.Argmax | Ranked
   data                   nas.data.SequentialDigits | Digits | BreastCancer | Npz | Vision
   retrain                trainer, optimizer, scheduler, space, task of the retraining
 'nas help CLASS' prints a class's options, for example: nas help nas.tau.Exponential
@@ -61,6 +63,15 @@ Trains the derived network on all training data and tests it once.
   --seed N             seed of weights and data order (default: seed_everything)
   --inherit            start from the weights found by the search
   --out DIR            folder to make{_TRUST}{_COMMON}""",
+    "baseline": f"""usage: nas baseline --config FILE --num N [--KEY VALUE]... [--out DIR]
+
+Random search: N random architectures of the space, each trained as 'nas retrain' does, once on three quarters of the training set,
+judged on the rest, and once on all of it, tested. Prints mean, std, and the one that is best in validation. The same command goes on
+where it stopped.
+
+  --config FILE        YAML; may be repeated, later files win
+  --num N              number of architectures
+  --out DIR            folder (default: runs/<config name>_baseline){_TRUST}{_COMMON}""",
     "evaluate": f"""usage: nas evaluate --run DIR
 
 Test metrics of the retrained (else the derived) network, with parameters, MACs and latency of one sample.
@@ -119,6 +130,7 @@ _SUMMARIES = {
     "profile": "what a search will cost, before it runs",
     "derive": "derive again from a finished or running search",
     "retrain": "train the derived network, test it once",
+    "baseline": "random architectures, same training",
     "evaluate": "test metrics and cost of what a run found",
     "export": "files that need no gumbel-nas, proven equal",
     "dashboard": "TensorBoard for all runs",

@@ -20,6 +20,15 @@ def target_lines(result: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def standing_line(result: Mapping[str, Any]) -> dict[str, str]:
+    """Where the architecture stands in the table of its space; nothing where there is none."""
+    standing = result.get("standing")
+    if standing is None:
+        return {}
+    text = f"{standing['rank']} of {standing['num']} by {standing['value']:.4f} in validation, {standing['regret']:.4f} below the best"
+    return {"rank in the table of this space": text}
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]

@@ -127,6 +127,31 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         batches = EpochBatches(size, self.batch_size, seed=seed, purpose="retrain", rank=rank, world_size=world_size)
         return self._resumable([(self._augmented, batches)])
 
+    def fold_loaders(self, seed: int, fold: int, num_folds: int) -> tuple[ResumableLoader, DataLoader]:
+        """Batches of the training set without one of its folds, augmented; and that fold in order, not augmented.
+
+        Which samples are in which fold is drawn from `split_seed`.
+
+        Args:
+            seed: Seed of the order of batches.
+            fold: Which one is left out, from 0.
+            num_folds: How many there are, at least 2.
+
+        Raises:
+            ValueError: The training set has fewer samples than folds, or than one batch needs.
+        """
+        size = num_samples(self._plain)
+        if size < num_folds:
+            raise ValueError(f"{type(self).__name__}: a training set of {size} samples cannot be cut into {num_folds}")
+        order = torch.randperm(size, generator=keyed_generator(self.split_seed, "folds")).tolist()
+        left_out = sorted(order[fold::num_folds])
+        rest = sorted(set(order) - set(left_out))
+        self._check_size(len(rest), f"the training set without one of {num_folds} parts", 1)
+        batches = EpochBatches(len(rest), self.batch_size, seed=seed, purpose="retrain")
+        return self._resumable([(Subset(self._augmented, rest), batches)]), self._sequential(
+            Subset(self._plain, left_out)
+        )
+
     def weight_loader(self) -> DataLoader:
         """The weight half in order, not augmented."""
         return self._sequential(Subset(self._plain, self._halves[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any, Literal
 
 import torch
 from sklearn.datasets import load_digits
@@ -31,20 +32,31 @@ class Digits(SearchDataModule):
     def _set(self, part: slice) -> Dataset:
         images, labels = _digits()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[part]
-        return TensorDataset(images[order].reshape(len(order), *self._shape()), labels[order])
+        return TensorDataset(self._arranged(images[order]), labels[order])
 
-    def _shape(self) -> tuple[int, ...]:
-        return (1, 8, 8)
+    def _arranged(self, images: Tensor) -> Tensor:
+        return images.reshape(-1, 1, 8, 8)
 
 
 class SequentialDigits(Digits):
-    """The same images read row by row as sequences of 64 steps; samples (1, 64).
+    """The same images read row by row, or column by column, as sequences of 64 steps; samples (1, 64).
 
     One row is 8 pixels, so a dilation of 8 sees a column: the best dilations are known in advance.
     """
 
-    def _shape(self) -> tuple[int, ...]:
-        return (1, 64)
+    def __init__(self, order: Literal["rows", "columns"] = "rows", **loading: Any) -> None:
+        """Sets the order.
+
+        Args:
+            order: Whether images are read row by row or column by column.
+            **loading: See :class:`nas.data.base.SearchDataModule`.
+        """
+        super().__init__(**loading)
+        self.order = order
+
+    def _arranged(self, images: Tensor) -> Tensor:
+        images = images.reshape(-1, 1, 8, 8)
+        return (images.transpose(2, 3) if self.order == "columns" else images).reshape(-1, 1, 64)
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sized
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from nas.rng import derive_seed, keyed_generator
 
@@ -37,6 +37,25 @@ class KeyedDataset(Dataset):
         finally:
             torch.set_rng_state(states[0])
             random.setstate(states[1])
+
+    def __getitems__(self, positions: list[Position]) -> Any:
+        """The samples at several positions; rows of tensors at once, as a batch."""
+        if self.draws:
+            return [self[position] for position in positions]
+        dataset: Any = self.dataset
+        indices = [index for _, index in positions]
+        while isinstance(dataset, Subset):
+            dataset, indices = dataset.dataset, [dataset.indices[index] for index in indices]
+        return Rows(tensor[indices] for tensor in dataset.tensors)
+
+
+class Rows(list):
+    """A batch that is collated already."""
+
+
+def collate(samples: Any) -> Any:
+    """Samples to a batch."""
+    return list(samples) if isinstance(samples, Rows) else default_collate(samples)
 
 
 def _is_plain(dataset: Dataset) -> bool:
@@ -116,6 +135,7 @@ class ResumableLoader:
                 num_workers=num_workers,
                 pin_memory=pin_memory,
                 persistent_workers=num_workers > 0,
+                collate_fn=collate,
                 generator=torch.Generator(),  # otherwise each epoch draws from the global one
             )
             for dataset, batches in streams

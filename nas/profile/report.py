@@ -10,7 +10,7 @@ import torch
 
 from nas.cost_table import CostTable
 from nas.costs import COSTS
-from nas.derive import Argmax
+from nas.derive import Argmax, Searched
 from nas.gates import DROP, Gate
 from nas.latency import device_name
 from nas.limits import Infeasible, Limit, cheapest, dearest, most_probable, passes
@@ -44,7 +44,10 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     module = build_search(experiment)
     with refusals():
         forecasts = forecast(module, experiment.data.example())
-    check_retraining(retraining, Argmax().genotype(module.supernet, module.relaxation, module.space))
+    check_retraining(
+        retraining,
+        Argmax().genotype(Searched(supernet=module.supernet, relaxation=module.relaxation, space=module.space)),
+    )
     costs = {**COSTS, **{target.name: target.function for target in experiment.targets}}
     tables = cost_tables(retraining, device, costs, measure=True)
     network = module.supernet.network

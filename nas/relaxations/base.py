@@ -26,11 +26,13 @@ class OpWeights(NamedTuple):
         weights: (E, K), or (E, B, K) per sample; rows on the simplex, padded columns exactly 0.
         active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
         sampler: What :func:`nas.sample` draws with inside the forward; None where the network draws nothing itself.
+        unweighted: Whether one candidate of each choice is active, its weight exactly 1 and without gradient: its output is taken as it is.
     """
 
     weights: Tensor
     active: Tensor | None = None
     sampler: Sampler | None = None
+    unweighted: bool = False
 
 
 class Relaxation(nn.Module, ABC):

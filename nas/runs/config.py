@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from torch.optim import AdamW
 
+from nas.callbacks.guards import GuardOptions
 from nas.costs import COSTS, CostFunction
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
@@ -81,6 +82,7 @@ class Experiment:
         trainer: Trainer options.
         model: Arguments of :class:`nas.SearchModule`.
         derive: The derive strategy.
+        guards: Guards against collapse.
         targets: Costs, and the most that they may be.
         data: The data.
         retrain: How the derived network is trained.
@@ -93,6 +95,7 @@ class Experiment:
     trainer: TrainerOptions
     model: dict[str, Any]
     derive: DeriveStrategy
+    guards: GuardOptions
     targets: tuple[Target, ...]
     data: SearchDataModule
     retrain: RetrainOptions
@@ -135,7 +138,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
     if not isinstance(made.seed_everything, int):
         raise UsageError(f"{where}: seed_everything must be a whole number, got {made.seed_everything}")
     model = dict(vars(made.model))
-    derive = model.pop("derive")
+    derive, guards = model.pop("derive"), model.pop("guards")
     try:
         targets = read_targets(model.pop("cost"), source.trusted)
     except UsageError as error:
@@ -145,6 +148,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         trainer=made.trainer,
         model=model,
         derive=derive,
+        guards=guards,
         targets=targets,
         data=made.data,
         retrain=made.retrain,
@@ -199,6 +203,7 @@ def make_parser() -> ArgumentParser:
     parser.add_class_arguments(SearchModule, "model", skip={"seed"}, instantiate=False)
     parser.add_argument("--model.cost", type=dict[str, Any], default={})
     parser.add_argument("--model.derive", type=DeriveStrategy, default={"class_path": "nas.derive.Argmax"})
+    parser.add_argument("--model.guards", type=GuardOptions, default=GuardOptions())
     parser.add_argument("--data", type=SearchDataModule, required=True)
     parser.add_argument("--retrain", type=RetrainOptions, default=RetrainOptions())
     return parser

@@ -13,7 +13,7 @@ from nas.genotype import Genotype
 from nas.runs.build import refusals, restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
-from nas.runs.results import inherited_network
+from nas.runs.results import recalibrated_network
 from nas.runs.retrain import restore_network, retrain_task
 from nas.runs.trainer import prepare_machine
 from nas.tasks import Task
@@ -74,6 +74,6 @@ def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
     genotype = folder.read_genotype()
     module = restore_search(folder, experiment)
     with refusals(str(folder.genotype)):
-        network = inherited_network(module, genotype, experiment.data, device)
+        network = recalibrated_network(module, genotype, experiment.data, device)
     plain = module.space.inherits_weights
     return Found(network, "derived, inherited weights", folder, experiment, genotype, module.task, device, plain)

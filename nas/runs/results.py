@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,15 +15,18 @@ from nas.building import architecture
 from nas.cost_table import CostTable
 from nas.costs import latency_ms, num_macs, num_params
 from nas.data import SearchDataModule
-from nas.derive import DeriveStrategy
+from nas.derive import DeriveStrategy, Searched
+from nas.derive.inherited import InheritedScore, inherited_network
+from nas.derive.skips import ROUNDING, skip_limit, skip_share, skips_of
 from nas.evaluation import as_args, evaluate, first_sample, recalibrate_batch_norm, to_device
 from nas.files import sha256
 from nas.genotype import Genotype
+from nas.limits import Limit
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder, versions
+from nas.runs.table import find_table
 from nas.runs.targets import limits_of, load_tables
 from nas.search_module import SearchModule
-from nas.supernet import Supernet
 from nas.tasks import Task
 
 
@@ -34,12 +38,18 @@ class Derived(NamedTuple):
         metric: The headline metric on the arch half, weights inherited.
         target: Of every cost target the limit, what the cost table says, and what the retrained network has (a latency: measured anew).
         target_met: Whether every limit is kept; a measured cost is judged by the table. None without targets.
+        seconds: What the strategy took.
+        best_so_far: An architecture that was the most probable one earlier, and does better on the arch half with the present weights.
+        standing: Where the architecture stands by validation in the table of its space; None where there is no such table.
     """
 
     genotype: Genotype
     metric: dict[str, Any]
     target: dict[str, dict[str, float]]
     target_met: bool | None
+    seconds: float
+    standing: dict[str, float] | None
+    best_so_far: Mapping[str, Any] | None
 
     def summary(self) -> dict[str, Any]:
         """What summary.json and the commands say of it."""
@@ -50,6 +60,8 @@ class Derived(NamedTuple):
             "cost": self.genotype.cost,
             "target": self.target,
             "target_met": self.target_met,
+            "standing": self.standing,
+            "best_so_far": self.best_so_far,
         }
 
 
@@ -60,6 +72,7 @@ def derive_and_score(
     strategy: DeriveStrategy,
     folder: RunFolder,
     device: torch.device,
+    seen: Sequence[Mapping[str, Any]] = (),
 ) -> Derived:
     """Picks the architecture, and judges it with inherited weights on the arch half.
 
@@ -70,6 +83,7 @@ def derive_and_score(
         strategy: Picks the architecture.
         folder: The run folder; only read.
         device: Where to evaluate.
+        seen: Architectures that were the most probable one at an earlier moment; one that does better is reported.
 
     Raises:
         ValueError: The strategy's architecture breaks a limit, or makes no sense.
@@ -77,15 +91,21 @@ def derive_and_score(
     supernet, data, task = module.supernet, experiment.data, module.task
     tables = load_tables(experiment.targets, folder.path)
     limits = limits_of(experiment.targets, tables)
-    found = strategy.genotype(supernet, module.relaxation, module.space, limits)
+    start = time.perf_counter()
+    searched = replace(searched_of(module, data, device, limits), seen=seen)
+    found = _guarded(strategy, searched, experiment.guards.max_skip_share)
+    better = _better(searched, found)
+    seconds = time.perf_counter() - start
     for limit in limits:
         if limit.table.of(found.choices) > limit.max:
             raise ValueError(
                 f"{type(strategy).__name__} chose an architecture that breaks the limit of {limit.table.name}"
             )
     module.space.check_genotype(found.choices)
-    scores = evaluate(inherited_network(module, found, data, device), data.arch_loader(), task, device)
+    scores = evaluate(recalibrated_network(module, found, data, device), data.arch_loader(), task, device)
     target, met = describe_targets(retraining, tables, found.choices, device)
+    known = find_table(retraining)
+    standing = None if known is None else known.standing(found.choices, "validation")
     genotype = replace(
         found,
         space=experiment.values["model"]["space"],
@@ -93,33 +113,61 @@ def derive_and_score(
         cost=cost_of(plain_network(module, found), data),
         provenance={"seed": experiment.seed, "config_sha256": sha256(folder.config), "versions": versions()},
     )
-    return Derived(genotype, {**headline(task, scores), "split": "arch"}, target, met)
+    return Derived(genotype, {**headline(task, scores), "split": "arch"}, target, met, seconds, standing, better)
 
 
-def inherited_network(
+def _guarded(strategy: DeriveStrategy, searched: Searched, max_share: float) -> Genotype:
+    """What the strategy takes; where that is mostly skip connections, what it takes of those that are not."""
+    found = strategy.genotype(searched)
+    network = searched.supernet.network
+    share = skip_share(skips_of(network), found.choices)
+    if share <= max_share + ROUNDING:
+        return found
+    text = f"{share:.0%} of the derived architecture are skip connections, more than model.guards.max_skip_share"
+    try:
+        other = strategy.genotype(replace(searched, limits=[*searched.limits, skip_limit(network, max_share)]))
+    except ValueError as error:
+        warnings.warn(f"{text}; it is kept: {error}", stacklevel=2)
+        return found
+    warnings.warn(f"{text}; another one was taken", stacklevel=2)
+    return other
+
+
+def _better(searched: Searched, found: Genotype) -> Mapping[str, Any] | None:
+    """The best of the architectures seen earlier, where it does better than the one found."""
+    others = [choices for choices in searched.seen if dict(choices) != dict(found.choices) and searched.allows(choices)]
+    if not others:
+        return None
+    score = InheritedScore(searched)
+    scores = [score(choices) for choices in others]
+    best = max(scores)
+    return others[scores.index(best)] if best > score(found.choices) else None
+
+
+def recalibrated_network(
     module: SearchModule, genotype: Genotype, data: SearchDataModule, device: torch.device
 ) -> nn.Module:
-    """A network with the supernet's weights, batch-norm statistics recalibrated on the weight half.
-
-    It is the derived one, or, where that cannot take the supernet's weights, a copy of the supernet with one candidate a choice.
-    """
-    network = module.supernet.derive(genotype) if module.space.inherits_weights else Selected(module.supernet, genotype)
+    """A network with the supernet's weights, batch-norm statistics recalibrated on the weight half."""
+    network = inherited_network(module.supernet, module.space, genotype)
     recalibrate_batch_norm(network, data.weight_loader(), device)
     return network
 
 
-class Selected(nn.Module):
-    """A copy of a supernet that runs one architecture."""
-
-    def __init__(self, supernet: Supernet, genotype: Genotype) -> None:
-        """Copies the supernet."""
-        super().__init__()
-        self.supernet = copy.deepcopy(supernet)
-        self.genotype = genotype
-
-    def forward(self, *args: Any) -> Any:
-        """Runs the architecture."""
-        return self.supernet(*args, op_weights=self.supernet.one_hot(self.genotype, run_all=False))
+def searched_of(
+    module: SearchModule, data: SearchDataModule, device: torch.device, limits: Sequence[Limit] = ()
+) -> Searched:
+    """What a derive strategy sees of a search: the halves of its training set, never the test set."""
+    return Searched(
+        supernet=module.supernet.to(device),
+        relaxation=module.relaxation,
+        space=module.space,
+        limits=limits,
+        task=module.task,
+        weight_batches=data.weight_loader,
+        arch_batches=data.arch_loader,
+        device=device,
+        seed=module.seed,
+    )
 
 
 def plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:

@@ -21,7 +21,7 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
-from nas.runs.results import cost_of, headline, inherited_network
+from nas.runs.results import cost_of, headline, recalibrated_network
 from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_space import SearchSpace
 from nas.tasks import Task
@@ -56,7 +56,7 @@ def retrain_run(
         module = restore_search(run, searched)
         if not module.space.inherits_weights:
             raise UsageError(f"--inherit: networks of {type(module.space).__name__} cannot take the supernet's weights")
-        weights = inherited_network(module, genotype, searched.data, module.device).state_dict()
+        weights = recalibrated_network(module, genotype, searched.data, module.device).state_dict()
     return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights)
 
 
@@ -163,32 +163,42 @@ def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
         UsageError: It does not work.
     """
     try:
-        _prepare(experiment, genotype, None, test=False)
+        module = retrain_module(experiment, build_network(experiment, genotype))
+        with refusals():
+            loader = experiment.data.retrain_loader(experiment.seed)
+        try_training(experiment, module, loader, test=False)
     except UsageError as error:
         raise UsageError(f"retrain: {error}") from error
 
 
-def _prepare(
-    experiment: Experiment, genotype: Genotype, weights: dict[str, Any] | None, *, test: bool
-) -> tuple[RetrainModule, ResumableLoader]:
-    """Module and loader, tried on two samples; the test set's targets are looked at too where `test`."""
-    network = build_network(experiment, genotype)
-    if weights is not None:
-        _inherit(network, weights)
-    options, task, data = experiment.retrain, retrain_task(experiment), experiment.data
+def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
+    """What trains a network as the retrain section says.
+
+    Raises:
+        UsageError: The section does not fit.
+    """
+    options = experiment.retrain
     with refusals():
-        module = RetrainModule(
+        return RetrainModule(
             network,
-            task,
+            retrain_task(experiment),
             optimizer=options.optimizer,
             scheduler=options.scheduler,
             gradient_clip_norm=options.gradient_clip_norm,
             seed=experiment.seed,
         )
-        loader = data.retrain_loader(experiment.seed)
+
+
+def try_training(experiment: Experiment, module: RetrainModule, loader: ResumableLoader, *, test: bool) -> None:
+    """Tries module and loader on two samples; the test set's targets are looked at too where `test`.
+
+    Raises:
+        UsageError: They do not fit together.
+    """
+    network, data = module.network, experiment.data
+    with refusals():
         check_batches(experiment.trainer, loader)
-        try_once(network, network, data, task, data.train_targets(), data.test_targets() if test else None)
-    return module, loader
+        try_once(network, network, data, module.task, data.train_targets(), data.test_targets() if test else None)
 
 
 def _retrain(
@@ -196,8 +206,14 @@ def _retrain(
 ) -> RunFolder:
     prepare_machine(experiment.trainer)
     genotype = replace(genotype, space=experiment.values["model"]["space"])
-    module, loader = _prepare(experiment, genotype, weights, test=True)
-    network, data, task = module.network, experiment.data, module.task
+    network, data = build_network(experiment, genotype), experiment.data
+    if weights is not None:
+        _inherit(network, weights)
+    module = retrain_module(experiment, network)
+    with refusals():
+        loader = data.retrain_loader(experiment.seed)
+    try_training(experiment, module, loader, test=True)
+    task = module.task
     folder = _folder(experiment, genotype, out, name)
     again = f"the same nas retrain command with --out {folder.quoted}"
     trained = train(experiment.trainer, module, loader, folder, "retrain", again)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nas.building import architecture
-from nas.callbacks import Dashboard
+from nas.callbacks import Dashboard, Guards
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
+from nas.derive.inherited import InheritedScore
 from nas.errors import UsageError
 from nas.evaluation import as_args
 from nas.files import write_atomic
@@ -22,7 +25,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.gap import DiscretisationGap
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
-from nas.runs.results import derive_and_score
+from nas.runs.results import derive_and_score, searched_of
 from nas.runs.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
 from nas.runs.trainer import check_batches, prepare_machine, train
@@ -50,7 +53,10 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     penalise(module, experiment.targets, tables)
     limits = limits_of(experiment.targets, tables)
     check_feasible(module, limits)
-    check_retraining(retraining, Argmax().genotype(module.supernet, module.relaxation, module.space, limits))
+    searched = searched_of(module, experiment.data, device, limits)
+    check_retraining(retraining, Argmax().genotype(searched))
+    with refusals("model.derive"):
+        experiment.derive.check(searched)
     folder = RunFolder.create(out, source.name)
     save_tables(tables, folder.path)
     write_atomic(folder.config, experiment.yaml())
@@ -102,7 +108,7 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, tor
     device = prepare_machine(experiment.trainer)
     module = build_search(experiment)
     epochs = experiment.trainer.max_epochs
-    if module.supernet.choices and module.warmup_epochs >= epochs:
+    if module.supernet.choices and module.warmup_epochs >= epochs and experiment.derive.needs_alpha:
         raise UsageError(
             f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha moves"
         )
@@ -118,19 +124,29 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, tor
     return module, loader, device
 
 
+def _judge(data: SearchDataModule, module: SearchModule, choices: Mapping[str, Any]) -> float:
+    """What guards go by: the arch loss with inherited weights, on two batches of each half."""
+    return InheritedScore(searched_of(module, data, module.device), num_batches=2)(choices)
+
+
 def _run(
     experiment: Experiment, retraining: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder
 ) -> None:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
     gap = DiscretisationGap(experiment.data)
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
-    trained = train(experiment.trainer, module, loader, folder, "search", again, [dashboard])
-    derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device)
+    guards = Guards(experiment.guards, partial(_judge, experiment.data))
+    trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard])
+    seen = [entry["choices"] for entry in guards.seen]
+    derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen)
     summary = {
         "stage": "search",
         **derived.summary(),
-        "search_seconds": trained.seconds,
+        "search_seconds": trained.seconds + derived.seconds,
+        "derive_seconds": derived.seconds,
         "num_architectures": module.supernet.num_architectures,
+        "collapsed_at": guards.collapsed_at,
+        "stopped_at": guards.stopped_at,
         "seed": experiment.seed,
         "device": str(trained.device),
     }

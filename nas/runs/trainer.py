@@ -38,6 +38,7 @@ class TrainerOptions:
         limit_train_batches: Batches an epoch at most (a number), or a share of the epoch; null: all.
         num_threads: CPU threads of torch's operations; null: torch's own choice. Sums of another number of threads round differently, so
             runs are equal between machines only where it is set. Small networks are as fast with 1.
+        checkpoint_seconds: At the end of an epoch a checkpoint is written if so much time has passed since the last; 0: at every one.
         num_images: Moments of a search, at even distances, at which TensorBoard gets pictures and the discretisation gap; 0: none.
     """
 
@@ -48,6 +49,7 @@ class TrainerOptions:
     deterministic: bool = False
     limit_train_batches: int | float | None = None
     num_threads: int | None = None
+    checkpoint_seconds: float = 1.0
     num_images: int = 20
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class TrainerOptions:
             raise ValueError(f"trainer: max_epochs must be at least 1, got {self.max_epochs}")
         if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
             raise ValueError(f"trainer: num_threads must lie in 1 ... {MAX_THREADS}, got {self.num_threads}")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"trainer: checkpoint_seconds must be at least 0, got {self.checkpoint_seconds}")
         if self.num_images < 0:
             raise ValueError(f"trainer: num_images must be at least 0, got {self.num_images}")
         if self.limit_train_batches is not None and not self.limit_train_batches > 0:
@@ -108,7 +112,7 @@ def train(
     module: TrainModule,
     loader: ResumableLoader,
     folder: RunFolder,
-    title: str,
+    title: str | None,
     again: str,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Trained:
@@ -119,7 +123,7 @@ def train(
         module: What is trained.
         loader: Its batches.
         folder: Gets checkpoints, metrics, system figures and TensorBoard events.
-        title: What the progress display calls the run.
+        title: What the progress display calls the run; None: no display.
         again: The command that goes on after an interruption.
         callbacks: Further ones; they run when metrics are written and before checkpoints are.
 
@@ -135,7 +139,7 @@ def train(
             raise ValueError(f"{checkpoint}: not a checkpoint of this run")
         purge_step = state["num_batches_done"] + 1
     folder.wait_for_events()
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, options.checkpoint_seconds)
     system = SystemWriter(folder.system_csv)
     trainer = _make(
         options,
@@ -144,7 +148,7 @@ def train(
             system,
             MetricsWriter(folder.metrics_csv),
             *callbacks,
-            Progress(title),
+            *([] if title is None else [Progress(title)]),
             checkpoints,
             Interruption(checkpoints),
         ],
@@ -158,7 +162,7 @@ def train(
     return Trained(system.seconds, trainer.strategy.root_device)
 
 
-_OURS = ("num_threads", "num_images")
+_OURS = ("num_threads", "checkpoint_seconds", "num_images")
 """Options that are not Lightning's."""
 
 

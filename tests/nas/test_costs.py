@@ -13,7 +13,7 @@ from nas.cost_model import CostModel, num_chosen
 from nas.cost_penalty import CostPenalty
 from nas.cost_table import CostTable, ExpectedCost, Term
 from nas.costs import count_activations, count_macs, num_macs, num_params
-from nas.derive import Argmax
+from nas.derive import Argmax, Searched
 from nas.limits import Infeasible, Limit, cheapest, dearest, most_probable
 from nas.regularizers import ArchState
 from nas.structure import random_choices
@@ -228,7 +228,7 @@ def test_derived_architecture_that_makes_no_sense_is_passed_over():
     with torch.no_grad():
         supernet.alpha[:, 0] = 5.0  # none everywhere
         supernet.alpha[2, 1] = 4.0
-    found = Argmax().genotype(supernet, nas.relaxations.Softmax(), space)
+    found = Argmax().genotype(Searched(supernet=supernet, relaxation=nas.relaxations.Softmax(), space=space))
     space.check_genotype(found.choices)
     assert sum(label != "none" for label in found.choices.values()) == 1
 

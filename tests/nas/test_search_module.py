@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import nas
 from nas.bilevel import FirstOrder, Joint
 from nas.lr_schedules import make_lr_scheduler
+from nas.paths import Fair
 from nas.regularizers import Entropy, entropy
-from nas.relaxations import GumbelSoftmax, Relaxation, SampledPath
+from nas.relaxations import GumbelSoftmax, Relaxation, SampledPath, TwoPath
 from nas.runs import trainer
 from nas.runs.folder import RunFolder
 from nas.tasks import Classification, Regression
@@ -297,3 +298,75 @@ def test_noise_per_sample_draws_for_each_sample(tmp_path):
     sample = search.draw("weight")
     assert sample.weights.shape == (2, 8, 2) and not torch.equal(sample.weights[:, 0], sample.weights[:, 1])
     assert bool(search.supernet.alpha.any())
+
+
+class Counting(nas.SearchSpace):
+    """Batch norms count the batches that they saw."""
+
+    def network(self, stage="search"):
+        body = {label: partial(self.candidate) for label in "pqr"}
+        return nn.Sequential(
+            nas.choice("a", body), nas.choice("b", {"x": nn.Identity, "y": self.candidate}), nn.Linear(3, 2)
+        )
+
+    def candidate(self):
+        return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize(
+    ("num_paths", "epochs", "expected"), [(1, 6, [2, 2, 2, 3]), (2, 3, [2, 2, 2, 3]), (3, 4, [4, 4, 4, 6])]
+)
+def test_warm_up_trains_all_candidates_equally_often(tmp_path, num_paths, epochs, expected):
+    g = torch.Generator().manual_seed(0)
+    pair = [(torch.randn(9, 3, generator=g), torch.randint(0, 2, (9,), generator=g)) for _ in range(2)]
+    search = module(
+        space=Counting(), relaxation=SampledPath(), warmup_epochs=epochs, warmup_paths=Fair(), num_paths=num_paths
+    )
+    train(search, [tuple(pair)], tmp_path, epochs=epochs)
+    norms = [m for m in search.supernet.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert [int(norm.num_batches_tracked) for norm in norms] == expected
+    assert not search.supernet.alpha.detach().any()
+
+
+def test_after_the_warm_up_the_relaxation_draws(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    pair = [(torch.randn(8, 3, generator=g), torch.randint(0, 2, (8,), generator=g)) for _ in range(2)]
+    search = module(relaxation=SampledPath(), warmup_epochs=1, warmup_paths=Fair())
+    train(search, [tuple(pair)], tmp_path, epochs=3)
+    assert search.supernet.alpha.detach().abs().min() > 0
+
+
+def test_a_step_of_several_paths_descends_their_mean_loss(tmp_path):
+    """Against one step by hand: uneven parts of 8 samples, each with the path of its number, weighted by their sizes."""
+    g = torch.Generator().manual_seed(0)
+    pair = [(torch.randn(8, 3, generator=g), torch.randint(0, 2, (8,), generator=g)) for _ in range(2)]
+    search = module(space=Space(), relaxation=SampledPath(), warmup_epochs=1, warmup_paths=Fair(), num_paths=3)
+    by_hand = module(space=Space()).supernet
+    by_hand.load_state_dict(search.supernet.state_dict())
+    x, y = pair[0]
+    total = 0.0
+    for part, (first, last) in enumerate([(0, 3), (3, 6), (6, 8)]):
+        a, b = Fair().candidates([2, 2], part, search.seed)
+        network = by_hand.network
+        output = network[1].candidates[b](network[0].candidates[a](x[first:last]))
+        total = total + nn.functional.cross_entropy(output, y[first:last], reduction="sum") / 8
+    total.backward()
+    optimizer = torch.optim.SGD([p for p in by_hand.network.parameters() if p.grad is not None], lr=0.1)
+    optimizer.step()
+    train(search, [tuple(pair)], tmp_path)
+    for ours, theirs in zip(search.supernet.network.parameters(), by_hand.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert search.supernet.alpha.grad is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_paths": 0}, "at least 1"),
+        ({"num_paths": 2, "noise": "sample"}, "num_paths must be 1 with noise: sample"),
+        ({"num_paths": 2, "relaxation": TwoPath()}, "num_paths must be 1 with TwoPath"),
+    ],
+)
+def test_paths_that_do_not_go_together_with_other_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        module(**changes)

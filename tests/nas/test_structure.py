@@ -5,7 +5,8 @@ import pytest
 from torch import nn
 
 import nas
-from nas.structure import active_choices, num_architectures
+import nas.candidates
+from nas.structure import active_choices, all_choices, num_architectures
 
 
 def random_network(seed):
@@ -41,6 +42,19 @@ def test_count_equals_enumeration(seed):
     for labels in itertools.product(*supernet.choices.values()):
         seen.add(tuple(active_choices(network, dict(zip(names, labels, strict=True))).items()))
     assert num_architectures(network) == len(seen)
+    listed = [tuple(choices.items()) for choices in all_choices(network)]
+    assert len(listed) == len(seen) and set(listed) == seen
+
+
+def test_lists_gates_and_search_only_labels_are_enumerated():
+    """Two of three inputs: 3 ways; 3 gated features, not all dropped: 7; a candidate of the search only: 1 of 2 counts."""
+    network = nn.Sequential(
+        nas.inputs("node", {label: nn.Identity for label in "abc"}, k=2),
+        nas.gate("features", lambda n: nn.Linear(n, 4), size=3),
+        nas.choice("op", {"relu": nn.ReLU, "none": nas.candidates.Zero, "tanh": nn.Tanh}, search_only=("none",)),
+    )
+    listed = [tuple(sorted((name, str(value)) for name, value in c.items())) for c in all_choices(network)]
+    assert len(listed) == len(set(listed)) == num_architectures(network) == 3 * 7 * 2
 
 
 def test_large_spaces_are_counted_at_once():

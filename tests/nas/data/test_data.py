@@ -9,6 +9,7 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
 from nas.data import BreastCancer, Digits, Npz, SearchDataModule, SequentialDigits, Vision
+from nas.data.loader import collate
 from nas.testing import check_data
 
 
@@ -240,3 +241,40 @@ def test_measurements_are_standardised_by_the_training_set_alone():
     test, test_y = BreastCancer().test_set().tensors
     assert len(x) == 400 and len(test) == 169 and int(y.sum() + test_y.sum()) == 357
     assert test.mean(0).abs().max() > 0.01
+
+
+def test_columns_are_rows_of_the_transposed_image():
+    rows, columns = (SequentialDigits(order=order).train_set(False).tensors[0] for order in ("rows", "columns"))
+    assert torch.equal(columns, rows.reshape(-1, 1, 8, 8).transpose(2, 3).reshape(-1, 1, 64))
+
+
+@pytest.mark.parametrize("num_folds", [2, 4, 7])
+def test_folds_cut_the_training_set_into_parts(num_folds):
+    data = SequentialDigits(batch_size=32)
+    x = data.train_set(False).tensors[0]
+    left_out = []
+    for fold in range(num_folds):
+        loader, judged = data.fold_loaders(3, fold, num_folds)
+        batches = loader.loaders[0].dataset.dataset
+        assert not set(judged.dataset.indices) & set(batches.indices)
+        assert len(judged.dataset) + len(batches) == len(x)
+        seen = torch.cat([inputs for inputs, _ in loader])
+        inside = {tuple(row.flatten().tolist()) for row in x[batches.indices]}
+        assert all(tuple(row.flatten().tolist()) in inside for row in seen)
+        left_out += judged.dataset.indices
+    assert sorted(left_out) == list(range(len(x)))
+
+
+def test_folds_need_samples():
+    with pytest.raises(ValueError, match="1200 samples cannot be cut into 1201"):
+        SequentialDigits().fold_loaders(0, 0, 1201)
+
+
+def test_batches_of_rows_are_those_of_single_samples():
+    """Rows are fetched a batch at once: against torch's own way, sample by sample."""
+    data = SequentialDigits(batch_size=16)
+    stream = data.retrain_loader(5).loaders[0].dataset
+    positions = [(0, index) for index in (3, 1, 700)]
+    expected = torch.utils.data.default_collate([stream[position] for position in positions])
+    for ours, theirs in zip(collate(stream.__getitems__(positions)), expected, strict=True):
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype

@@ -192,8 +192,8 @@ def test_bad_targets(nas, config, cost, message):
 def test_a_strategy_that_breaks_a_limit_is_stopped(nas, config):
     Path("my_strategy.py").write_text(
         "import nas\nfrom nas.derive import DeriveStrategy\n\n\nclass Dearest(DeriveStrategy):\n"
-        "    def genotype(self, supernet, relaxation, space, limits=()):\n"
-        "        return nas.Genotype({name: 'kernel_7_dilation_8' for name in supernet.choices})\n"
+        "    def genotype(self, searched):\n"
+        "        return nas.Genotype({name: 'kernel_7_dilation_8' for name in searched.supernet.choices})\n"
     )
     least, most = cost_range(count_macs)
     path = config({**QUICK, "model.cost": {"macs": {"max": (least + most) / 2}}})

@@ -1,0 +1,92 @@
+"""Evolution over a trained supernet."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from nas.derive.base import DeriveStrategy, Searched
+from nas.derive.inherited import InheritedScore
+from nas.derive.pool import candidates, draw_labels, pruned
+from nas.genotype import Genotype, key_of
+from nas.rng import derive_seed
+
+NUM_TRIES = 100
+"""Children in a row that are known or not allowed, after which the search has seen what it can reach."""
+
+
+class Evolution(DeriveStrategy):
+    """Breeds architectures that do well on the arch half with inherited weights: half of the children by crossover, half by mutation.
+
+    The first generation is drawn from the learned distribution; parents are the best of all so far.
+
+    Source: Guo et al. 2020, "Single Path One-Shot Neural Architecture Search with Uniform Sampling", algorithm 1.
+    """
+
+    needs_alpha = False
+
+    def __init__(
+        self,
+        num: int = 256,
+        population: int = 32,
+        num_parents: int = 8,
+        mutation: float = 0.1,
+        refit_head: bool = False,
+        num_batches: int | None = None,
+    ) -> None:
+        """Sets the evolution.
+
+        Args:
+            num: Architectures to score in all.
+            population: Size of the first generation.
+            num_parents: How many of the best have children.
+            mutation: Probability with which each choice of a mutant is drawn anew, in (0, 1].
+            refit_head: Fit the head of each architecture, where the output is that of a linear layer.
+            num_batches: Batches of each half to judge by; null: all.
+
+        Raises:
+            ValueError: A number out of range.
+        """
+        if not 1 <= num_parents <= population <= num:
+            raise ValueError(f"1 <= num_parents <= population <= num is needed, got {num_parents}, {population}, {num}")
+        if not 0.0 < mutation <= 1.0:
+            raise ValueError(f"mutation must lie between 0 and 1, got {mutation}")
+        self.num = num
+        self.population = population
+        self.num_parents = num_parents
+        self.mutation = mutation
+        self.refit_head = refit_head
+        self.num_batches = num_batches
+
+    def genotype(self, searched: Searched) -> Genotype:
+        score = InheritedScore(searched, refit_head=self.refit_head, num_batches=self.num_batches)
+        source = random.Random(derive_seed(searched.seed, "evolution"))
+        known: dict[str, tuple[float, dict[str, Any]]] = {}
+        for choices in candidates(searched, self.population)[: self.population]:
+            known[key_of(choices)] = (score(choices), choices)
+        misses = 0
+        while len(known) < self.num and misses < NUM_TRIES:
+            best = sorted(known.values(), key=lambda pair: -pair[0])[: self.num_parents]
+            child = self._child(searched, [choices for _, choices in best], source)
+            if key_of(child) in known or not searched.allows(child):
+                misses += 1
+                continue
+            misses = 0
+            known[key_of(child)] = (score(child), child)
+        return Genotype(max(known.values(), key=lambda pair: pair[0])[1])
+
+    def _child(self, searched: Searched, parents: list[dict[str, Any]], source: random.Random) -> dict[str, Any]:
+        genes = draw_labels(searched.probabilities(), source)  # for choices that are inactive in the parents
+        if source.random() < 0.5:
+            mother, father = source.choice(parents), source.choice(parents)
+            for name in genes:
+                values = [parent[name] for parent in (mother, father) if name in parent]
+                genes[name] = source.choice(values) if values else genes[name]
+        else:
+            parent = source.choice(parents)
+            for name, value in parent.items():
+                if source.random() >= self.mutation:
+                    genes[name] = value
+                else:
+                    genes[name] = source.choice(searched.supernet.choices[name])
+        return pruned(searched, genes)

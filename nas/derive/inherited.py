@@ -1,0 +1,184 @@
+"""Architectures judged with the weights that the supernet has."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import LBFGS
+
+from nas.derive.base import Searched
+from nas.evaluation import call_network, evaluate, recalibrate_batch_norm, to_device
+from nas.genotype import Genotype
+from nas.search_space import SearchSpace
+from nas.supernet import Supernet
+from nas.tasks import Task
+
+NUM_REFIT_STEPS = 15
+DECAY = 1e-3
+"""Weight decay of a refitted head: features of the weight half can be told apart all too well."""
+
+
+def inherited_network(supernet: Supernet, space: SearchSpace, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
+    """A network with the supernet's weights: the derived one, or, where that cannot take them, a supernet that runs one architecture."""
+    return supernet.derive(genotype) if space.inherits_weights else Selected(supernet, genotype)
+
+
+class Selected(nn.Module):
+    """A copy of a supernet that runs one architecture."""
+
+    def __init__(self, supernet: Supernet, genotype: Genotype | Mapping[str, Any]) -> None:
+        """Copies the supernet."""
+        super().__init__()
+        self.supernet = copy.deepcopy(supernet)
+        self.genotype = genotype
+
+    def forward(self, *args: Any) -> Any:
+        """Runs the architecture."""
+        return self.supernet(*args, op_weights=self.supernet.one_hot(self.genotype, run_all=False))
+
+
+class InheritedScore:
+    """Minus the loss on the arch half of an architecture with inherited weights: higher is better.
+
+    The statistics of its batch norms are recalibrated on the weight half, since those of the supernet mix architectures. Its head, the
+    linear layer that gives the output, may be fitted to its own features: in the supernet it serves all architectures.
+    """
+
+    def __init__(self, searched: Searched, *, refit_head: bool = False, num_batches: int | None = None) -> None:
+        """Reads the data once.
+
+        Args:
+            searched: The end of a search.
+            refit_head: Whether each architecture's head is fitted, on the weight half.
+            num_batches: Batches of each half to judge by; None: all.
+
+        Raises:
+            ValueError: There is no data to judge by.
+        """
+        if searched.task is None:
+            raise ValueError("this derive strategy judges architectures by data, which it was not given")
+        self.searched = searched
+        self.task: Task = searched.task
+        self.refit_head = refit_head
+        weight = _first(searched.weight_batches(), num_batches)
+        self._weight = [batch for batch in weight if len(batch[1]) > 1] or weight  # one sample has no variance
+        self._arch = _first(searched.arch_batches(), num_batches)
+
+    def __call__(self, choices: Mapping[str, Any]) -> float:
+        """The score of an architecture."""
+        searched = self.searched
+        with torch.random.fork_rng(devices=[]):
+            network = inherited_network(searched.supernet, searched.space, choices)
+            if self.refit_head:
+                self._refit(network)
+            else:
+                recalibrate_batch_norm(network, self._weight, searched.device)
+            return self.of(network)
+
+    def of(self, network: nn.Module) -> float:
+        """The score of a network as it is."""
+        return -evaluate(network, self._arch, self.task, self.searched.device)["loss"]
+
+    def _refit(self, network: nn.Module) -> None:
+        """Recalibrates, and fits the head, in one pass over the weight half."""
+        seen = Seen(network)
+        with seen.watching():
+            if not recalibrate_batch_norm(seen, self._weight, self.searched.device):
+                with torch.no_grad():
+                    for inputs, _ in self._weight:
+                        call_network(seen, to_device(inputs, self.searched.device))
+        assert seen.head is not None
+        targets = [to_device(target, self.searched.device) for _, target in self._weight]
+        fit_head(seen.head, seen.features, targets, self.task)
+
+
+class Seen(nn.Module):
+    """A network whose head is watched: the linear layer whose output is the network's.
+
+    Attributes:
+        head: The layer, once the network has run.
+        features: What it was given, a tensor for each call.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        """Wraps a network."""
+        super().__init__()
+        self.network = network
+        self.head: nn.Linear | None = None
+        self.features: list[Tensor] = []
+        self._calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Notes what linear layers are given."""
+        handles = [
+            layer.register_forward_hook(lambda layer, args, output: self._calls.append((layer, args[0], output)))
+            for layer in self.network.modules()
+            if type(layer) is nn.Linear
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def forward(self, *args: Any) -> Any:
+        """Runs the network.
+
+        Raises:
+            ValueError: Its output is not that of a linear layer.
+        """
+        self._calls.clear()
+        output = self.network(*args)
+        for layer, features, result in self._calls:
+            if result is output:
+                self.head = layer
+                self.features.append(features.detach())
+                return output
+        raise ValueError("refit_head: the network's output is not that of a linear layer; set it to false")
+
+
+def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: Task) -> None:
+    """Minimises the task's loss of a linear layer on features, from its present weights.
+
+    Args:
+        head: The layer; changed.
+        features: Batches of its inputs.
+        targets: Batches of targets.
+        task: Its loss is minimised.
+    """
+    x, y = torch.cat(features), torch.cat([cast(Tensor, target) for target in targets])
+    parameters = [parameter.detach().clone().requires_grad_() for parameter in head.parameters()]
+    optimizer = LBFGS(parameters, max_iter=NUM_REFIT_STEPS)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        weight, bias = (*parameters, None)[:2]
+        assert weight is not None
+        loss = task.loss(F.linear(x, weight, bias), y) + DECAY * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    if all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        with torch.no_grad():
+            for old, new in zip(head.parameters(), parameters, strict=True):
+                old.copy_(new)
+
+
+def _first(batches: Any, number: int | None) -> list[Any]:
+    result = []
+    for batch in batches:
+        result.append(batch)
+        if len(result) == number:
+            break
+    if not result:
+        raise ValueError("this derive strategy judges architectures by data, which it was not given")
+    return result

@@ -1,0 +1,55 @@
+"""Which architectures a strategy looks at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nas.derive.argmax import Argmax
+from nas.derive.base import Searched
+from nas.genotype import Genotype, key_of
+from nas.rng import derive_seed
+from nas.structure import all_choices
+
+NUM_TRIES = 50
+"""Draws for each architecture that is wanted: a distribution that has settled gives the same ones again and again."""
+
+
+def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
+    """All architectures of a small space; of a larger one, `num` different ones, drawn from the probabilities, the most probable first.
+
+    Args:
+        searched: The end of a search.
+        num: How many at most; where the distribution has settled, fewer.
+    """
+    if searched.supernet.num_architectures <= num:
+        return [choices for choices in all_choices(searched.supernet.network) if searched.allows(choices)]
+    found: dict[str, dict[str, Any]] = {}
+    first = dict(Argmax().genotype(searched).choices)
+    found[key_of(first)] = first
+    draws = draw(searched, random.Random(derive_seed(searched.seed, "derive")))
+    for _ in range(NUM_TRIES * num):
+        choices = next(draws)
+        if searched.allows(choices):
+            found.setdefault(key_of(choices), choices)
+        if len(found) == num:
+            break
+    return list(found.values())
+
+
+def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:
+    """Architectures drawn from the probabilities, also ones that are not allowed, without end."""
+    probabilities = searched.probabilities()
+    while True:
+        yield pruned(searched, draw_labels(probabilities, source))
+
+
+def draw_labels(probabilities: Mapping[str, Mapping[str, float]], source: random.Random) -> dict[str, Any]:
+    """A label for every choice, also inactive ones."""
+    return {name: source.choices(list(row), list(row.values()))[0] for name, row in probabilities.items()}
+
+
+def pruned(searched: Searched, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `choices` that are active."""
+    return dict(searched.supernet.prune(Genotype(choices), searched.probabilities()).choices)

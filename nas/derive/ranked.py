@@ -1,0 +1,75 @@
+"""The architecture that does best with inherited weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas.derive.argmax import Argmax
+from nas.derive.base import DeriveStrategy, Searched
+from nas.derive.inherited import InheritedScore
+from nas.derive.pool import candidates
+from nas.derive.smoothing import smoothed
+from nas.genotype import Genotype
+
+
+class Ranked(DeriveStrategy):
+    """Ranks architectures by their loss on the arch half with inherited weights, batch norms recalibrated for each.
+
+    All of a small space are ranked; of a larger one, some that are drawn from the learned distribution.
+
+    Source: Bender et al. 2018, "Understanding and Simplifying One-Shot Architecture Search"; Guo et al. 2020, "Single Path One-Shot Neural
+    Architecture Search with Uniform Sampling" (recalibration).
+
+    Deviation: the head may be fitted for each architecture, and scores are smoothed over pairs of choices.
+    """
+
+    needs_alpha = False
+
+    def __init__(
+        self, num: int = 128, refit_head: bool = False, smooth: bool = True, num_batches: int | None = None
+    ) -> None:
+        """Sets what is ranked, and how.
+
+        Args:
+            num: Architectures to rank; a space of no more is ranked whole.
+            refit_head: Fit the head of each architecture, where the output is that of a linear layer.
+            smooth: Judge an architecture also by what others with the same pairs of labels score.
+            num_batches: Batches of each half to judge by; null: all.
+
+        Raises:
+            ValueError: A number out of range.
+        """
+        if num < 1 or (num_batches is not None and num_batches < 1):
+            raise ValueError(f"num and num_batches must be at least 1, got {num} and {num_batches}")
+        self.num = num
+        self.refit_head = refit_head
+        self.smooth = smooth
+        self.num_batches = num_batches
+
+    def check(self, searched: Searched) -> None:
+        if self.refit_head:
+            Ranked(refit_head=True, num_batches=1).scorer(searched)(Argmax().genotype(searched).choices)
+
+    def genotype(self, searched: Searched) -> Genotype:
+        return Genotype(self.ranking(searched)[0][0])
+
+    def scorer(self, searched: Searched) -> InheritedScore:
+        """What scores an architecture.
+
+        Args:
+            searched: The end of a search.
+        """
+        return InheritedScore(searched, refit_head=self.refit_head, num_batches=self.num_batches)
+
+    def ranking(self, searched: Searched) -> list[tuple[dict[str, Any], float]]:
+        """Architectures and their scores, best first.
+
+        Args:
+            searched: The end of a search.
+        """
+        score = self.scorer(searched)
+        pool = candidates(searched, self.num)
+        scores = [score(choices) for choices in pool]
+        if self.smooth:
+            scores = smoothed(pool, scores)
+        return sorted(zip(pool, scores, strict=True), key=lambda pair: -pair[1])

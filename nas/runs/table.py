@@ -1,0 +1,152 @@
+"""Tables of what architectures are worth, and where a found one stands among them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nas.errors import UsageError
+from nas.files import read_json, write_json
+from nas.genotype import key_of
+from nas.runs.config import Experiment
+
+FORMAT = "gumbel-nas/table"
+VERSION = 1
+Part = Literal["validation", "test"]
+PARTS: tuple[Part, ...] = ("validation", "test")
+FOLDER = "tables"
+"""Beside the module of a space."""
+
+LOADING = ("arch_fraction", "num_workers", "pin_memory")
+"""Arguments of data that do not change what a stand-alone training sees."""
+
+Values = dict[Part, dict[int, float]]
+
+
+@dataclass
+class Table:
+    """Scores of stand-alone trainings of architectures of one space.
+
+    Attributes:
+        training: What was trained, and how; only searches of an equal one are compared with the table.
+        metric: Name of the scores.
+        rows: Architecture -> part -> seed -> score. Validation scores are of a part cut from the training set.
+        seconds: Mean time of a training.
+        provenance: Versions, hardware, date and command.
+    """
+
+    training: Mapping[str, Any]
+    metric: str
+    rows: dict[str, Values] = field(default_factory=dict)
+    seconds: float = float("nan")
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def add(self, choices: Mapping[str, Any], part: Part, seed: int, score: float) -> None:
+        """Adds one training's score."""
+        self.rows.setdefault(key_of(choices), {"validation": {}, "test": {}})[part][seed] = score
+
+    def value(self, choices: Mapping[str, Any], part: Part) -> float | None:
+        """The mean score over seeds; None where there is none."""
+        scores = self.rows.get(key_of(choices), {}).get(part)
+        return statistics.fmean(scores.values()) if scores else None
+
+    def column(self, part: Part) -> dict[str, float]:
+        """Architecture -> mean score, of those that have one."""
+        return {key: statistics.fmean(values[part].values()) for key, values in self.rows.items() if values[part]}
+
+    def standing(self, choices: Mapping[str, Any], part: Part) -> dict[str, float] | None:
+        """Where an architecture stands: rank (1 is best), number of architectures, value, regret (best value minus this one).
+
+        None where the table does not have it.
+        """
+        value = self.value(choices, part)
+        if value is None:
+            return None
+        column = self.column(part).values()
+        rank = 1 + sum(other > value for other in column)
+        return {"rank": rank, "num": len(column), "value": value, "regret": max(column) - value}
+
+    def save(self, path: Path) -> None:
+        """Writes the table, whole or not at all."""
+        rows = [{"choices": json.loads(key), **values} for key, values in sorted(self.rows.items())]
+        write_json(
+            path,
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "training": self.training,
+                "metric": self.metric,
+                "seconds": self.seconds,
+                "provenance": self.provenance,
+                "architectures": rows,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Table:
+        """Reads a table.
+
+        Raises:
+            UsageError: The file cannot be read or is no table.
+        """
+        content = read_json(path, f"{path}: no such table")
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise UsageError(f'{path}: not a table ("format" must be "{FORMAT}", "version" {VERSION})')
+        try:
+            seconds = content["seconds"]
+            table = cls(
+                content["training"],
+                content["metric"],
+                seconds=float("nan") if seconds is None else float(seconds),
+                provenance=content["provenance"],
+            )
+            for row in content["architectures"]:
+                for part in PARTS:
+                    for seed, score in row[part].items():
+                        table.add(row["choices"], part, int(seed), float(score))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{path}: damaged: {error!r:.80}") from None
+        return table
+
+
+def training_of(experiment: Experiment) -> dict[str, Any]:
+    """What a score depends on beside architecture and seed.
+
+    Args:
+        experiment: Loaded for the stage ``"retrain"``.
+    """
+    values = experiment.applied
+    trainer = values["trainer"]
+    kept = ("optimizer", "scheduler", "gradient_clip_norm", "task")
+    data = values["data"]
+    loaded = {name: value for name, value in data.get("init_args", {}).items() if name not in LOADING}
+    return {
+        "space": values["model"]["space"],
+        "data": {**data, "init_args": loaded},
+        "task": values["model"]["task"],
+        "retrain": {name: values["retrain"][name] for name in kept},
+        "trainer": {name: trainer[name] for name in ("max_epochs", "precision", "limit_train_batches")},
+    }
+
+
+def find_table(experiment: Experiment) -> Table | None:
+    """The table of an experiment's space, data and training in the folder ``tables`` beside the space's module; None where there is none.
+
+    Args:
+        experiment: Loaded for the stage ``"retrain"``.
+    """
+    try:
+        folder = Path(inspect.getfile(type(experiment.model["space"]))).parent / FOLDER
+    except (TypeError, OSError):
+        return None
+    wanted = training_of(experiment)
+    for path in sorted(folder.glob("*.json")):
+        table = Table.load(path)
+        if table.training == wanted:
+            return table
+    return None

@@ -1,0 +1,245 @@
+r"""Is a search better than chance at equal cost? Every method against the truth of a space, with random search beside it.
+
+Command: python scripts/search_quality.py --config configs/dilation_digits.yaml --seeds 0-9 \
+    --table search_spaces/tables/dilation_digits.json --out runs/quality
+
+A method is a set of changes to the configuration (METHODS below). Each is searched with every seed; what it found is looked up in the
+table, or trained as often as the table's other architectures where the table (one of random architectures) does not have it. The cost is
+the wall time of search and derivation in units of one stand-alone training, measured in the same process. Beside each method stands the
+random search that the same time buys: n architectures, the best chosen by one training's validation score, and judged by the others.
+
+Methods are compared, and defaults chosen, in the validation column. `--final` reads the test column instead.
+
+Writes searches.csv, quality.md and quality.png into --out; finished searches are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from scipy.stats import kendalltau
+
+from nas.derive import Ranked
+from nas.errors import UsageError
+from nas.genotype import Genotype
+from nas.runs.build import restore_search
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.folder import RunFolder
+from nas.runs.options import ConfigSource
+from nas.runs.results import searched_of
+from nas.runs.retrain import load_retraining
+from nas.runs.search import resume, search
+from nas.runs.standalone import architectures, final_score, validation_score
+from nas.runs.table import Part, Table, training_of
+from nas.runs.trainer import prepare_machine
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ARGMAX = {"model.derive": {"class_path": "nas.derive.Argmax"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "default": {},
+}
+NUM_DRAWS = 20_000
+Row = dict[str, Any]
+
+
+def seeds_of(text: str) -> list[int]:
+    """``0-9`` or ``0,3,5``."""
+    if "-" in text:
+        first, last = text.split("-")
+        return list(range(int(first), int(last) + 1))
+    return [int(word) for word in text.split(",")]
+
+
+def searched(source: ConfigSource, seed: int, changes: dict[str, Any], out: Path) -> RunFolder:
+    """One search; a finished one is read, an unfinished one resumed."""
+    for key, value in {**changes, "seed_everything": seed}.items():
+        source = source.overridden(key, value)
+    if (out / "config.yaml").exists():
+        return resume(out, source.trusted)
+    return search(source, out)
+
+
+def agreement(folder: RunFolder, table: Table, part: Part, trusted: tuple[str, ...]) -> float:
+    """Kendall's tau between the table and the supernet's ranking of its architectures: recalibrated, head fitted, not smoothed."""
+    experiment = load_experiment(folder.source(trusted))
+    module = restore_search(folder, experiment)
+    seen = searched_of(module, experiment.data, prepare_machine(experiment.trainer))
+    score = Ranked(refit_head=True, smooth=False).scorer(seen)
+    pool = [(json.loads(key), value) for key, value in table.column(part).items()]
+    return float(kendalltau([score(choices) for choices, _ in pool], [value for _, value in pool])[0])
+
+
+def worth(table: Table, experiment: Experiment, choices: dict[str, Any], part: Part, seeds: Sequence[int]) -> float:
+    """What an architecture is worth; trained now where the table does not say."""
+    if table.value(choices, part) is None:
+        for seed in seeds:
+            train = validation_score if part == "validation" else final_score
+            table.add(choices, part, seed, train(experiment, Genotype(choices), seed).value)
+    value = table.value(choices, part)
+    assert value is not None
+    return value
+
+
+def random_search(table: Table, part: Part, num: float, drawn: Sequence[str]) -> float:
+    """The expected worth of what random search finds with `num` trainings; between whole numbers, in proportion.
+
+    Args:
+        table: Has validation scores of `drawn`, and scores of `part`.
+        part: Where its find is judged: by other seeds than the one that chose.
+        num: Number of trainings.
+        drawn: The architectures to draw from.
+    """
+    low = math.floor(num)
+    if num > low:
+        share = num - low
+        return (1 - share) * random_search(table, part, low, drawn) + share * random_search(table, part, low + 1, drawn)
+    source = random.Random(0)
+    total = 0.0
+    for _ in range(NUM_DRAWS):
+        pool = source.sample(drawn, max(1, low))
+        seed = source.choice(list(table.rows[pool[0]]["validation"]))
+        best = max(pool, key=lambda key: table.rows[key]["validation"][seed])
+        scores = table.rows[best][part]
+        total += statistics.fmean(value for other, value in scores.items() if part == "test" or other != seed)
+    return total / NUM_DRAWS
+
+
+def training_seconds(experiment: Experiment, num: int = 3) -> float:
+    """The median time of a stand-alone training on the whole training set."""
+    return statistics.median(
+        final_score(experiment, Genotype(choices), 0).seconds for choices in architectures(experiment, num)[:num]
+    )
+
+
+def summarised(name: str, rows: Sequence[Row], table: Table, part: Part, drawn: Sequence[str]) -> Row:
+    """One line of the table."""
+    values, costs = [row["worth"] for row in rows], [row["cost"] for row in rows]
+    cost = statistics.fmean(costs)
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    chance = random_search(table, part, min(max(cost, 1.0), len(drawn)), drawn)
+    taus = [row["tau"] for row in rows if row["tau"] is not None]
+    return {
+        "method": name,
+        "n": len(rows),
+        "mean": statistics.fmean(values),
+        "std": error * math.sqrt(len(values)),
+        "worst": min(values),
+        "rank": statistics.fmean(row["rank"] for row in rows),
+        "regret": statistics.fmean(row["regret"] for row in rows),
+        "cost": cost,
+        "random": chance,
+        "gain": (statistics.fmean(values) - chance) / error if error > 0 else math.nan,
+        "tau": statistics.fmean(taus) if taus else math.nan,
+    }
+
+
+def table_text(lines: Sequence[Row], part: Part, metric: str) -> str:
+    """The lines as a table."""
+    heads = f"{part} {metric}", "worst", "rank", "regret", "cost", "random search", "gain (s.e.)", "Kendall's tau", "n"
+    text = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for row in lines:
+        cells = (
+            f"{row['mean']:.4f} ± {row['std']:.4f}",
+            f"{row['worst']:.4f}",
+            f"{row['rank']:.1f}",
+            f"{row['regret']:.4f}",
+            f"{row['cost']:.1f}",
+            f"{row['random']:.4f}",
+            f"{row['gain']:+.1f}",
+            f"{row['tau']:.2f}",
+            str(row["n"]),
+        )
+        text.append(f"| {row['method']} | " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def plot(lines: Sequence[Row], curve: Sequence[tuple[float, float]], part: Part, metric: str, path: Path) -> None:
+    """Accuracy against cost; random search as a curve."""
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    axes.plot(*zip(*curve, strict=True), color="grey", label="random search")
+    for row in lines:
+        axes.errorbar(
+            row["cost"], row["mean"], row["std"] / math.sqrt(row["n"]), marker="o", capsize=2, label=row["method"]
+        )
+    axes.set(xlabel="cost (stand-alone trainings)", ylabel=f"{part} {metric}", xscale="log")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--table", type=Path, required=True, help="from scripts/enumerate_space.py")
+    parser.add_argument("--seeds", default="0-9")
+    parser.add_argument("--methods", default=",".join(METHODS), help="of " + ", ".join(METHODS))
+    parser.add_argument("--final", action="store_true", help="judge by the test column")
+    parser.add_argument("--trust-module", action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    options, overrides = parser.parse_known_args(argv)
+    source = ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
+    part: Part = "test" if options.final else "validation"
+    names = options.methods.split(",")
+    if unknown := [name for name in names if name not in METHODS]:
+        parser.error(f"--methods: no method is called {unknown[0]!r}; there are {', '.join(METHODS)}")
+    retraining = load_retraining(source)
+    table = Table.load(options.table)
+    if table.training != training_of(retraining):
+        raise UsageError(f"{options.table}: of another space, data or training than {options.config}")
+    drawn = list(table.rows)
+    seeds = sorted(next(iter(table.rows.values()))[part])
+    unit = training_seconds(retraining)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    lines: list[Row] = []
+    for name in names:
+        for seed in seeds_of(options.seeds):
+            start = time.perf_counter()
+            folder = searched(source, seed, METHODS[name], options.out / f"{name}_{seed}")
+            summary = folder.read_summary()
+            found = summary["genotype"]
+            row = {
+                "method": name,
+                "seed": seed,
+                "seconds": summary["search_seconds"],
+                "cost": summary["search_seconds"] / unit,
+                "worth": worth(table, retraining, found, part, seeds),
+                "tau": agreement(folder, table, part, source.trusted),
+                "genotype": json.dumps(found),
+            }
+            row |= {key: (table.standing(found, part) or {})[key] for key in ("rank", "regret")}
+            rows.append(row)
+            print(
+                {key: row[key] for key in ("method", "seed", "cost", "worth", "tau")},
+                f"{time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
+        lines.append(summarised(name, [row for row in rows if row["method"] == name], table, part, drawn))
+    with open(options.out / "searches.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    text = table_text(lines, part, table.metric)
+    (options.out / "quality.md").write_text(text)
+    curve = [(n, random_search(table, part, n, drawn)) for n in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30) if n <= len(drawn)]
+    plot(lines, curve, part, table.metric, options.out / "quality.png")
+    print(f"one training: {unit:.2f} s\n{text}")
+    for n, value in curve:
+        print(f"random search, {n} trainings: {value:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
