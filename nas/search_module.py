@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.arch_statistics import GradientMeter, kind_shares
 from nas.bilevel import Bilevel, FirstOrder, Level
@@ -49,6 +50,7 @@ class SearchModule(TrainModule):
         warmup_paths: Paths | None = None,
         num_paths: int = 1,
         gradient_clip_norm: float | None = None,
+        average_decay: float | None = None,
         regularizers: Sequence[Regularizer] = (),
         noise: Literal["batch", "sample"] = "batch",
         checkpoint_candidates: bool = False,
@@ -71,6 +73,8 @@ class SearchModule(TrainModule):
             warmup_paths: Which candidates are trained meanwhile; null: those that the relaxation draws from alpha at rest.
             num_paths: Parts of each batch that get a draw of their own; their gradients are averaged.
             gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
+            average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 looks back about 1,000 batches), from which
+                networks are derived; null: from the weights as they are.
             regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
             noise: One draw for each batch, or each sample's own (only where every candidate runs).
             checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
@@ -96,8 +100,14 @@ class SearchModule(TrainModule):
                 raise ValueError(
                     f"{type(regularizer).__name__} changes the weights of candidates that do not run under {type(relaxation).__name__}"
                 )
+        if average_decay is not None and not 0.0 < average_decay < 1.0:
+            raise ValueError(f"average_decay must lie between 0 and 1, got {average_decay}")
         self.space = space
         self.supernet = Supernet(space.network("search"), checkpoint_candidates=checkpoint_candidates)
+        self.averaged: AveragedModel | None = None
+        if average_decay is not None:
+            average = get_ema_multi_avg_fn(average_decay)
+            self.averaged = AveragedModel(self.supernet.network, multi_avg_fn=average)
         self.relaxation = relaxation
         self.tau = tau
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
@@ -264,11 +274,21 @@ class SearchModule(TrainModule):
     def descend(self, loss: Tensor, *levels: Level) -> None:
         """One optimizer step of each named parameter set along the gradient of `loss`."""
         self.descend_along(loss, levels)
+        if "weight" in levels and self.averaged is not None:
+            self.averaged.update_parameters(self.supernet.network)
         if "arch" in levels:
             if self.supernet.alpha.grad is not None:
                 self.alpha_gradient.update(self.supernet.alpha.grad)
             for sample in self._samples["arch" if "arch" in self._samples else "weight"]:
                 self.supernet.after_arch_step(self.relaxation, sample)
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Gives the supernet its averaged weights, if there are any: what a finished search goes on with."""
+        if self.averaged is not None and int(self.averaged.n_averaged) > 0:
+            ours = self.supernet.network.parameters()
+            for parameter, average in zip(ours, self.averaged.module.parameters(), strict=True):
+                parameter.copy_(average)
 
     def batches_of(self, batch: Any) -> list[Any]:
         """Both halves' batches."""

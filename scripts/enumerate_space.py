@@ -81,6 +81,15 @@ def results(
         yield pool.map(run_job, wanted)
 
 
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
 def finished(path: Path) -> dict[Job, tuple[float, float]]:
     """Trainings that an earlier command did; a last line that was cut off is done again."""
     done = {}
@@ -139,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table.provenance = {
         "command": " ".join([command, *overrides]),
         "date": date.today().isoformat(),
-        "hardware": f"{platform.machine()}, {options.num_workers} processes",
+        "hardware": f"{processor()}, {options.num_workers} processes",
         "versions": versions(),
     }
     table.save(options.out)

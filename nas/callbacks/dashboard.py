@@ -58,7 +58,10 @@ class Dashboard(Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not self._is_due(trainer.current_epoch, int(trainer.max_epochs or 1)) or not pl_module.supernet.choices:
+        num_epochs = int(trainer.max_epochs or 1)
+        if not self._is_due(trainer.current_epoch, num_epochs) or not pl_module.supernet.choices:
+            return
+        if pl_module.warmup_epochs >= num_epochs:  # alpha never moves, so there is nothing to see
             return
         step = pl_module.num_batches_done
         try:

@@ -40,6 +40,7 @@ def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
     """
     module = build_search(experiment)
     restore_weights(module, folder)
+    module.use_average()
     return module
 
 

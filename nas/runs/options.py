@@ -35,7 +35,8 @@ class ConfigSource(NamedTuple):
 
     def overridden(self, key: str, value: Any) -> ConfigSource:
         """The same with one more override."""
-        return self._replace(overrides=(*self.overrides, f"--{key}={json.dumps(value)}"))
+        text = value if isinstance(value, str) else json.dumps(value)
+        return self._replace(overrides=(*self.overrides, f"--{key}={text}"))
 
 
 def trust_words(trusted: tuple[str, ...]) -> str:

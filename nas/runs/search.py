@@ -137,6 +137,7 @@ def _run(
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
     guards = Guards(experiment.guards, partial(_judge, experiment.data))
     trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard])
+    module.use_average()
     seen = [entry["choices"] for entry in guards.seen]
     derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen)
     summary = {

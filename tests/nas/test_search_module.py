@@ -370,3 +370,28 @@ def test_a_step_of_several_paths_descends_their_mean_loss(tmp_path):
 def test_paths_that_do_not_go_together_with_other_settings(changes, message):
     with pytest.raises(ValueError, match=message):
         module(**changes)
+
+
+def test_averaged_weights_are_the_moving_average_of_every_step(tmp_path):
+    """Against the same average by hand; the first step's weights start it."""
+    search = module(average_decay=0.75)
+    steps = []
+    descend = search.descend
+
+    def noted(loss, *levels):
+        descend(loss, *levels)
+        if "weight" in levels:
+            steps.append([p.detach().clone() for p in search.supernet.network.parameters()])
+
+    search.descend = noted
+    train(search, batches(5), tmp_path)
+    expected = steps[0]
+    for step in steps[1:]:
+        expected = [0.75 * old + 0.25 * new for old, new in zip(expected, step, strict=True)]
+    for ours, last in zip(search.supernet.network.parameters(), steps[-1], strict=True):
+        assert torch.equal(ours, last)  # trained on as they are
+    search.use_average()
+    for ours, theirs in zip(search.supernet.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError, match="average_decay must lie between 0 and 1"):
+        module(average_decay=1.0)
