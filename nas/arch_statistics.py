@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -55,3 +56,35 @@ class GradientMeter(Metric):
         norm = self.mean.norm()
         spread = (self.square.sum() / (self.count - 1).clamp(min=1)).sqrt()
         return norm, norm / spread
+
+
+def gradient_scalars(meter: GradientMeter) -> dict[str, float | None]:
+    """The norm of alpha's mean gradient and its signal-to-noise ratio; None where nothing was measured."""
+    norm, ratio = meter.compute() if meter.count > 0 else (None, None)
+    return {
+        "search/alpha_grad_norm": None if norm is None else float(norm),
+        "search/alpha_grad_snr": None if ratio is None or not torch.isfinite(ratio) else float(ratio),
+    }
+
+
+def probability_scalars(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+    """The share of each kind, and the probability of every candidate.
+
+    Args:
+        probabilities: Choice name -> label -> probability.
+    """
+    result: dict[str, float | None] = {f"kind/{label}": share for label, share in kind_shares(probabilities).items()}
+    for name, row in probabilities.items():
+        result |= {f"choice/{name}/{label}": p for label, p in row.items()}
+    return result
+
+
+def entropy_share(entropies: Mapping[str, float], choices: Mapping[str, Sequence[str]]) -> float | None:
+    """The mean entropy as a share of its maximum; None without entropies.
+
+    Args:
+        entropies: Choice name -> entropy in nats.
+        choices: Choice name -> labels.
+    """
+    most = sum(math.log(len(choices[name])) for name in entropies)
+    return sum(entropies.values()) / most if entropies else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from torch.func import functional_call
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nas.arch_statistics import GradientMeter, kind_shares
+from nas.arch_statistics import GradientMeter, gradient_scalars, probability_scalars
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.cost_penalty import CostPenalty
 from nas.evaluation import call_network, joined, split_batch
@@ -299,7 +298,7 @@ class SearchModule(TrainModule):
         """Losses, metrics, learning rates, tau, expected costs, entropies (nats) and probabilities of every choice."""
         result = super().scalars()
         result["search/tau"] = float(self.tau(self.progress))
-        entropies = self._entropies()
+        entropies = self.entropies()
         result["search/entropy"] = sum(entropies.values()) / len(entropies) if entropies else None
         result |= {f"entropy/{name}": value for name, value in entropies.items()}
         for regularizer in self.regularizers:
@@ -308,14 +307,8 @@ class SearchModule(TrainModule):
                 result[f"cost/{regularizer.expected.table.name}"] = float(expected)
         moved = self._argmax() != self._most_probable
         result["search/argmax_changes"] = None if bool((self._most_probable < 0).any()) else float(moved.sum())
-        norm, ratio = self.alpha_gradient.compute() if self.alpha_gradient.count > 0 else (None, None)
-        result["search/alpha_grad_norm"] = None if norm is None else float(norm)
-        result["search/alpha_grad_snr"] = None if ratio is None or not torch.isfinite(ratio) else float(ratio)
-        probabilities = self.supernet.probabilities(self.relaxation)
-        result |= {f"kind/{label}": share for label, share in kind_shares(probabilities).items()}
-        for name, row in probabilities.items():
-            result |= {f"choice/{name}/{label}": p for label, p in row.items()}
-        return result
+        result |= gradient_scalars(self.alpha_gradient)
+        return result | probability_scalars(self.supernet.probabilities(self.relaxation))
 
     def _argmax(self) -> Tensor:
         """The most probable candidate of each choice."""
@@ -323,7 +316,9 @@ class SearchModule(TrainModule):
             return self._most_probable
         return self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask).argmax(-1)
 
-    def _entropies(self) -> dict[str, float]:
+    @torch.no_grad()
+    def entropies(self) -> dict[str, float]:
+        """The entropy (nats) of every choice that is learned."""
         if not self.supernet.choices:
             return {}
         rows = entropy(self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)).tolist()
@@ -331,19 +326,12 @@ class SearchModule(TrainModule):
         return {name: value for name, value in named if name not in self.supernet.resting}
 
     @torch.no_grad()
-    def entropy_share(self) -> float | None:
-        """The mean entropy of the choices that are learned, as a share of its maximum; None where none is."""
-        entropies = self._entropies()
-        most = sum(math.log(len(self.supernet.choices[name])) for name in entropies)
-        return sum(entropies.values()) / most if entropies else None
-
-    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Shows the tau schedule the mean entropy, and starts the meters anew."""
         super().on_train_epoch_end()
         self.alpha_gradient.reset()
         self._most_probable.copy_(self._argmax())
-        if entropies := self._entropies():
+        if entropies := self.entropies():
             self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)
 
 

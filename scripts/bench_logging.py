@@ -1,6 +1,6 @@
 """What logging costs a search: the seconds that scalars and pictures take, beside the whole.
 
-Command: python scripts/bench_logging.py --config configs/dilation_digits.yaml
+Command: python scripts/bench_logging.py --config configs/dilation_gumbel_digits.yaml
 
 Runs one search and adds up, in the same process, the time inside the callbacks that write scalars (metrics.csv, system.csv, TensorBoard)
 and inside the one that draws pictures and measures the discretisation gap. "share" is that of the whole search, from its configuration

@@ -2,8 +2,8 @@
 
 Command: python scripts/readme_pictures.py
 
-Runs the default search (configs/dilation_digits.yaml) in a temporary folder and opens it in headless Chromium, so it needs what
-tests/nas/report/test_browser.py needs: chromium and chromedriver (Debian: chromium-driver), and selenium.
+Runs a search whose alpha moves (configs/dilation_gumbel_digits.yaml) in a temporary folder and opens it in headless Chromium, so
+it needs what tests/nas/report/test_browser.py needs: chromium and chromedriver (Debian: chromium-driver), and selenium.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     """Draws both pictures."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     draw_cells(PICTURES / "architecture.svg")
-    config = ROOT / "configs" / "dilation_digits.yaml"
+    config = ROOT / "configs" / "dilation_gumbel_digits.yaml"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         search(ConfigSource((config,)), Path("runs") / config.stem)

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from nas.arch_statistics import entropy_share
 from nas.callbacks.writers import write_scalars
 from nas.derive import discretized
 from nas.derive.skips import skip_share, skips_of
@@ -100,7 +101,7 @@ class Guards(Callback):
         choices = dict(discretized(pl_module.supernet, pl_module.relaxation, pl_module.space).choices)
         self.stable = self.stable + 1 if choices == self._present else 0
         self._present = choices
-        left = pl_module.entropy_share()
+        left = entropy_share(pl_module.entropies(), pl_module.supernet.choices)
         self._watch_entropy(trainer, pl_module, left)
         self._judge(trainer, pl_module, choices)
         share = skip_share(skips_of(pl_module.supernet.network), choices)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
-from nas.cli.printing import print_pairs
+from nas.cli.printing import choices_text, print_pairs
 from nas.errors import UsageError
 
 PARSER = ThinParser("baseline", overrides=True)
@@ -36,7 +36,7 @@ def show(result: dict[str, Any]) -> None:
         for part in ("validation", "test")
     }
     lines |= {f"{part} {metric} of the one best in validation": f"{best[part]:.4f}" for part in ("validation", "test")}
-    lines["best in validation"] = ", ".join(f"{name}={value}" for name, value in best["genotype"].items())
+    lines["best in validation"] = choices_text(best["genotype"])
     lines["one training"] = f"{result['seconds_per_training']:.1f} s"
     lines["folder"] = result["baseline"]
     print_pairs(lines)

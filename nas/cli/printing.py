@@ -29,6 +29,19 @@ def standing_line(result: Mapping[str, Any]) -> dict[str, str]:
     return {"rank in the table of this space": text}
 
 
+def better_line(result: Mapping[str, Any]) -> dict[str, str]:
+    """An architecture that was the most probable one earlier and does better; nothing where there is none."""
+    better = result.get("best_so_far")
+    if better is None:
+        return {}
+    return {"does better on the arch half, and was the most probable one earlier": choices_text(better)}
+
+
+def choices_text(choices: Mapping[str, Any]) -> str:
+    """The labels of an architecture in a line."""
+    return ", ".join(f"{name}={value}" for name, value in choices.items())
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]

@@ -9,6 +9,7 @@ from typing import Any
 from nas.derive.argmax import Argmax
 from nas.derive.base import Searched
 from nas.genotype import Genotype, key_of
+from nas.limits import Infeasible
 from nas.rng import derive_seed
 from nas.structure import all_choices
 
@@ -17,25 +18,34 @@ NUM_TRIES = 50
 
 
 def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
-    """All architectures of a small space; of a larger one, `num` different ones, drawn from the probabilities, the most probable first.
+    """All architectures of a small space; of a larger one, `num` different ones.
+
+    First the most probable one, then those that were it earlier, then what is drawn from the probabilities.
 
     Args:
         searched: The end of a search.
         num: How many at most; where the distribution has settled, fewer.
+
+    Raises:
+        Infeasible: None keeps the limits and makes sense.
     """
     if searched.supernet.num_architectures <= num:
-        return [choices for choices in all_choices(searched.supernet.network) if searched.allows(choices)]
+        allowed = [choices for choices in all_choices(searched.supernet.network) if searched.allows(choices)]
+        if not allowed:
+            raise Infeasible("no architecture keeps every limit")
+        return allowed
     found: dict[str, dict[str, Any]] = {}
     first = dict(Argmax().genotype(searched).choices)
     found[key_of(first)] = first
+    found |= {key_of(choices): dict(choices) for choices in searched.seen if searched.allows(choices)}
     draws = draw(searched, random.Random(derive_seed(searched.seed, "derive")))
     for _ in range(NUM_TRIES * num):
+        if len(found) >= num:
+            break
         choices = next(draws)
         if searched.allows(choices):
             found.setdefault(key_of(choices), choices)
-        if len(found) == num:
-            break
-    return list(found.values())
+    return list(found.values())[:num]
 
 
 def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from nas.cost_table import CostTable, Term
 from nas.derive import Argmax, Ranked, Searched
 from nas.derive.inherited import DECAY, InheritedScore, fit_head
 from nas.derive.pool import candidates
-from nas.limits import Limit
+from nas.limits import Infeasible, Limit
 from nas.relaxations import Softmax
 from nas.tasks import Classification
 
@@ -142,6 +142,18 @@ def test_a_larger_space_is_drawn_from_the_probabilities(searched):
     expected /= expected.sum()
     # 300 draws: standard deviations up to 0.028
     assert np.abs(counts / 300 - expected).max() < 0.1
+
+
+def test_nothing_within_the_limits_is_said(space, searched):
+    table = CostTable("labels", 0.0, tuple(Term({"a": frozenset({label})}, 1.0) for label in LABELS))
+    with pytest.raises(Infeasible):
+        candidates(Searched(**{**vars(searched), "limits": [Limit(table, 0.0)]}), 9)
+
+
+def test_architectures_seen_earlier_are_ranked_too(searched):
+    seen = [{"a": "wide", "b": "skip"}, {"a": "lin", "b": "lin"}]
+    pool = candidates(Searched(**{**vars(searched), "seen": seen}), 4)
+    assert pool[1:3] == seen and len(pool) == 4
 
 
 def test_a_settled_distribution_gives_fewer(searched):

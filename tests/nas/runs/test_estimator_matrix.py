@@ -1,10 +1,10 @@
-"""Every estimator searches the digits space from the default configuration by naming its class alone."""
+"""Every estimator searches the digits space from one configuration by naming its class alone."""
 
 from pathlib import Path
 
 import pytest
 
-CONFIG = Path(__file__).parents[3] / "configs" / "dilation_digits.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "dilation_gumbel_digits.yaml"
 CLASSES = ["Softmax", "GumbelSoftmax", "SampledPath", "ReinMax", "GumbelRao", "Dirichlet", "TwoPath"]
 
 
