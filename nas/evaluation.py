@@ -34,6 +34,16 @@ def first_sample(item: Any) -> Any:
     return tree_map_only(torch.Tensor, lambda tensor: tensor[:1], item)
 
 
+def as_floats_of(network: nn.Module, batches: Iterable[Any]) -> list[Any]:
+    """Batches whose inputs have the floating type of a network, as a trainer's precision makes them."""
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return [(tree_map_only(torch.Tensor, cast, inputs), target) for inputs, target in batches]
+
+
 def split_batch(inputs: Any, target: Any, num_parts: int) -> list[tuple[Any, Any]]:
     """A batch in parts as equal as can be, along the first dimension of every tensor.
 

@@ -39,7 +39,7 @@ def operations():
 
 TINY = {
     "seed_everything": 3,
-    "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+    "trainer": {"max_epochs": 3, "accelerator": "cpu", "checkpoint_seconds": 0},
     "model": {
         "space": {
             "class_path": "search_spaces.dilation.DilationNet1d",

@@ -16,6 +16,7 @@ from nas.arch_statistics import entropy_share
 from nas.callbacks.writers import write_scalars
 from nas.derive import discretized
 from nas.derive.skips import skip_share, skips_of
+from nas.errors import describe
 from nas.search_module import SearchModule
 
 Judge = Callable[[SearchModule, Mapping[str, Any]], float]
@@ -135,5 +136,10 @@ class Guards(Callback):
         except ValueError:
             return
         self._judged_at = trainer.current_epoch
-        score = self.judge(module, choices)
+        try:
+            score = self.judge(module, choices)
+        except Exception as error:  # a search of hours is worth more than its guard
+            warnings.warn(f"the present architecture cannot be judged: {describe(error)}", stacklevel=2)
+            self.judge = None
+            return
         self.seen.append({"choices": choices, "batch": module.num_batches_done, "score": score})

@@ -7,11 +7,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch import nn
 
 from nas.data import SearchDataModule
-from nas.evaluation import evaluate, recalibrate_batch_norm
+from nas.evaluation import as_floats_of, evaluate, recalibrate_batch_norm
 from nas.genotype import Genotype
 from nas.relaxations import OpWeights
 from nas.search_module import SearchModule
@@ -44,7 +43,7 @@ class DiscretisationGap:
         except ValueError:
             return {}
         modes = [(inner, inner.training) for inner in module.modules()]
-        weight, arch = (_as_floats_of(module, half) for half in (weight, arch))
+        weight, arch = (as_floats_of(module.supernet.network, half) for half in (weight, arch))
         try:
             with torch.random.fork_rng(devices=[]):
                 derived = module.supernet.derive(genotype)
@@ -56,16 +55,6 @@ class DiscretisationGap:
         finally:
             for inner, training in modes:
                 inner.training = training
-
-
-def _as_floats_of(module: SearchModule, batches: list[Any]) -> list[Any]:
-    """Batches whose inputs have the floating type of the network, as the trainer's precision makes them."""
-    dtype = next((p.dtype for p in module.supernet.network.parameters() if p.is_floating_point()), torch.float32)
-
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-    return [(tree_map_only(Tensor, cast, inputs), target) for inputs, target in batches]
 
 
 class _Soft(nn.Module):

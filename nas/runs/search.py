@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
 from nas.derive.inherited import InheritedScore
 from nas.errors import UsageError
-from nas.evaluation import as_args
+from nas.evaluation import as_args, as_floats_of
 from nas.files import write_atomic
 from nas.rng import keyed_generator
 from nas.runs.build import build_search, refusals, try_once
@@ -34,6 +36,7 @@ from nas.structure import random_choices
 from nas.supernet import Supernet
 
 NUM_TRIED = 3
+NUM_JUDGED_BY = 2  # batches
 
 
 def search(source: ConfigSource, out: Path | None) -> RunFolder:
@@ -126,7 +129,12 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, tor
 
 def _judge(data: SearchDataModule, module: SearchModule, choices: Mapping[str, Any]) -> float:
     """What guards go by: the arch loss with inherited weights, on two batches of each half."""
-    return InheritedScore(searched_of(module, data, module.device), num_batches=2)(choices)
+    searched = searched_of(module, data, module.device)
+    weight, arch = (
+        as_floats_of(module.supernet.network, islice(batches(), NUM_JUDGED_BY))
+        for batches in (searched.weight_batches, searched.arch_batches)
+    )
+    return InheritedScore(replace(searched, weight_batches=lambda: weight, arch_batches=lambda: arch))(choices)
 
 
 def _run(

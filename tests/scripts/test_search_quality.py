@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from nas.genotype import key_of
+from nas.runs.config import load_experiment
+from nas.runs.options import ConfigSource
 from nas.runs.table import Table
 
 LABELS = ("dilation_1", "dilation_8")
@@ -85,3 +87,14 @@ def test_between_whole_numbers_random_search_is_worth_its_share(quality):
 
 def test_seeds(quality):
     assert quality.seeds_of("100-103") == [100, 101, 102, 103] and quality.seeds_of("3,5") == [3, 5]
+
+
+def test_every_method_is_a_configuration(quality):
+    source = ConfigSource((Path(__file__).parents[2] / "configs" / "dilation_digits.yaml",))
+    for name, changes in quality.METHODS.items():
+        changed = source
+        for key, value in changes.items():
+            changed = changed.overridden(key, value)
+        experiment = load_experiment(changed)
+        moves = experiment.trainer.max_epochs > experiment.model["warmup_epochs"]
+        assert moves or not experiment.derive.needs_alpha, name

@@ -1,11 +1,19 @@
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import nas
 from nas.costs import num_macs, num_params
+from nas.genotype import key_of
+from nas.runs.options import ConfigSource
+from nas.runs.retrain import load_retraining
+from nas.runs.standalone import final_score
+from nas.runs.table import find_table
+from nas.structure import all_choices
 from nas.testing import check_search_space
 from search_spaces.dilation import DilationNet1d, DilationNet2d
 
@@ -128,3 +136,45 @@ def test_too_few_dilations(dilations):
 def test_too_few_kernel_sizes():
     with pytest.raises(ValueError, match="a choice needs at least two"):
         DilationNet2d(kernel_sizes=[]).network()
+
+
+CONFIG = Path(__file__).parents[2] / "configs" / "dilation_digits.yaml"
+
+
+def test_norms_of_candidates_change_the_supernet_but_no_derived_network():
+    """The same weights give the same numbers, bit for bit, and fresh networks are drawn alike."""
+    choices = {f"layer{i}.conv": label for i, label in enumerate(("dilation_8", "dilation_1"), 1)}
+    networks = []
+    for candidate_norms in (False, True):
+        torch.manual_seed(0)
+        with nas.architecture(choices):
+            networks.append(DilationNet1d(2, 4, (1, 8), candidate_norms=candidate_norms).network())
+    shared, own = networks
+    assert [p.shape for p in shared.parameters()] == [p.shape for p in own.parameters()]
+    x = torch.randn(3, 1, 20)
+    assert torch.equal(shared(x), own(x)) and torch.equal(shared.eval()(x), own.eval()(x))
+    supernet = DilationNet1d(2, 4, (1, 8), candidate_norms=True).network()
+    assert sum(isinstance(module, nn.BatchNorm1d) for module in supernet.modules()) == 4
+    with pytest.raises(ValueError, match="candidate_norms must be false where depthwise is true"):
+        DilationNet1d(depthwise=True, candidate_norms=True)
+
+
+def test_the_table_of_the_digits_is_whole_and_found():
+    experiment = load_retraining(ConfigSource((CONFIG,)))
+    table = find_table(experiment)
+    assert table is not None and table.metric == "accuracy"
+    everything = {key_of(choices) for choices in all_choices(experiment.model["space"].network())}
+    assert set(table.rows) == everything and len(everything) == 125
+    for values in table.rows.values():
+        assert all(set(values[part]) == {0, 1, 2} for part in ("validation", "test"))
+        assert all(0.5 < score < 1 for scores in values.values() for score in scores.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [(1, 1, 1), (1, 2, 4), (1, 8, 16)])
+def test_the_table_is_what_training_gives(labels):
+    """A mean of 3 scores against one more: other processors round otherwise, which is worth a seed; those vary by about 0.01."""
+    experiment = load_retraining(ConfigSource((CONFIG,)))
+    choices = {f"layer{i}.conv": f"dilation_{d}" for i, d in enumerate(labels, 1)}
+    known = find_table(experiment).value(choices, "test")
+    assert final_score(experiment, nas.Genotype(choices), 0).value == pytest.approx(known, abs=0.04)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from nas import checkpoint_io
 from nas.callbacks import Guards
 from nas.callbacks.guards import GuardOptions
 from nas.runs import search as search_run
@@ -116,6 +117,23 @@ def test_an_earlier_architecture_that_does_better_is_reported(run, monkeypatch):
     assert [result is None for result in results.values()].count(True) == 1
     better = next(result for result in results.values() if result is not None)
     assert better in ({"one": "conv", "two": "conv"}, {"one": "identity", "two": "identity"})
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_guards_judge_at_every_precision(run, precision, recwarn):
+    answer = run([CONVS, SKIPS], **{"trainer.precision": precision, "model.guards": {"early_entropy": 0.0}})
+    assert answer.code == 0, answer.err
+    assert not [w for w in recwarn if "judged" in str(w.message)]
+    assert len(checkpoint_io.load(Path("run/checkpoints/last.ckpt"))["callbacks"]["Guards"]["seen"]) == 2
+
+
+def test_a_guard_that_cannot_judge_does_not_stop_the_search(run, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(search_run, "_judge", broken)
+    with pytest.warns(UserWarning, match="the present architecture cannot be judged: .*no such thing"):
+        assert run([CONVS, CONVS], **{"model.guards": {"early_entropy": 0.0}}).code == 0
 
 
 def test_what_guards_have_seen_survives_a_checkpoint():

@@ -117,6 +117,31 @@ def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(nas, conf
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+FAIR = {
+    "model.space": {
+        "class_path": "search_spaces.dilation.DilationNet1d",
+        "init_args": {"num_layers": 2, "channels": 4, "dilations": [1, 8], "candidate_norms": True},
+    },
+    "model.relaxation": {"class_path": "nas.relaxations.SampledPath"},
+    "model.warmup_paths": {"class_path": "nas.paths.Fair"},
+    "model.num_paths": 3,
+    "model.average_decay": 0.9,
+    "model.derive": {"class_path": "nas.derive.Ranked", "init_args": {"refit_head": True}},
+}
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])  # a checkpoint after every epoch, or none but the first
+@pytest.mark.parametrize("batch", [2, 6, 8, 16])  # in the warm-up, at its end, and where alpha moves
+def test_fair_paths_averaged_weights_and_guards_go_on_exactly(nas, config, tmp_path, monkeypatch, batch, seconds):
+    path = config({**FAIR, "trainer.checkpoint_seconds": seconds})
+    assert nas("search", "--config", path, "--out", "whole").code == 0
+    stop_at(monkeypatch, SearchModule, batch, crash)
+    assert nas("search", "--config", path, "--out", "cut").code == 1
+    assert state(tmp_path / "cut")["num_batches_done"] == (batch // 6 * 6 if seconds == 0 else 0)
+    assert nas("search", "--resume", "cut").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 EVERYTHING = {
     "model.relaxation": {"class_path": "nas.relaxations.GumbelRao", "init_args": {"num_samples": 3}},
     "model.tau": {
