@@ -60,8 +60,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "annealed-argmax": {**ANNEALED, "model.derive": {"class_path": "nas.derive.Argmax"}},
     "annealed-fine-tuned": {**ANNEALED, "model.derive": {"class_path": "nas.derive.FineTuned"}},
     "annealed-perturbation": {**ANNEALED, "model.derive": {"class_path": "nas.derive.Perturbation"}},
-    "straight-through-argmax": {
+    "straight-through-argmax": {  # configs/dilation_gumbel_digits.yaml
+        "model.space.init_args.candidate_norms": False,
         "model.relaxation": {"class_path": "nas.relaxations.GumbelSoftmax", "init_args": {"hard": True}},
+        "trainer.max_epochs": 120,
         "model.warmup_epochs": 20,
         "model.warmup_paths": None,
         "model.num_paths": 1,
@@ -87,7 +89,7 @@ def seeds_of(text: str) -> list[int]:
 
 def searched(source: ConfigSource, seed: int, changes: dict[str, Any], out: Path) -> RunFolder:
     """One search; a finished one is read, an unfinished one resumed."""
-    for key, value in {**changes, "seed_everything": seed}.items():
+    for key, value in {**changes, "seed_everything": seed, "trainer.num_images": 0}.items():  # pictures are no search
         source = source.overridden(key, value)
     if (out / "config.yaml").exists():
         return resume(out, source.trusted)
