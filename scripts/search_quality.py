@@ -67,7 +67,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "model.warmup_epochs": 20,
         "model.warmup_paths": None,
         "model.num_paths": 1,
-        "model.weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+        "model.weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01, "weight_decay": 0.01}},
         "model.weight_schedule": "constant",
         "model.arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03, "betas": [0.5, 0.999]}},
         "model.derive": {"class_path": "nas.derive.Argmax"},

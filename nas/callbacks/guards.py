@@ -31,7 +31,8 @@ class GuardOptions:
     """Guards against collapse.
 
     Attributes:
-        max_skip_share: Largest share of skip connections in a derived architecture, of the choices that could be one; 1: no limit.
+        max_skip_share: Largest share of skip connections in a derived architecture, of the choices that could be one, where there are at
+            least four; 1: no limit.
         stable_epochs: Stop when the most probable architecture has been the same for so many epochs, and the entropy below
             `settled_entropy`; 0: never.
         settled_entropy: Mean entropy of a search that has decided, as a share of its maximum.

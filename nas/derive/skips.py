@@ -12,6 +12,8 @@ from nas.genotype import labels_of
 from nas.limits import Limit
 from nas.mixed_op import MixedOp
 
+FEWEST = 4
+"""Choices that could be skip connections, below which their share says nothing of a collapse: one activation may well be the identity."""
 ROUNDING = 1e-9  # of the sum of shares
 LABELS = frozenset({"skip", "skip_connect", "identity"})
 """Names that spaces give to skip connections, also where those must change the shape."""
@@ -27,6 +29,12 @@ def skips_of(network: nn.Module) -> dict[str, frozenset[str]]:
             if labels:
                 result[module.name] = labels
     return result
+
+
+def collapsed(skips: Mapping[str, frozenset[str]], choices: Mapping[str, Any], max_share: float) -> bool:
+    """Whether more than the share of an architecture are skip connections, where there are enough choices to say so."""
+    able = sum(name in skips for name in choices)
+    return able >= FEWEST and skip_share(skips, choices) > max_share + ROUNDING
 
 
 def skip_share(skips: Mapping[str, frozenset[str]], choices: Mapping[str, Any]) -> float:

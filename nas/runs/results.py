@@ -17,7 +17,7 @@ from nas.costs import latency_ms, num_macs, num_params
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore, inherited_network
-from nas.derive.skips import ROUNDING, skip_limit, skip_share, skips_of
+from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
 from nas.evaluation import as_args, evaluate, first_sample, recalibrate_batch_norm, to_device
 from nas.files import sha256
 from nas.genotype import Genotype
@@ -120,10 +120,10 @@ def _guarded(strategy: DeriveStrategy, searched: Searched, max_share: float) -> 
     """What the strategy takes; where that is mostly skip connections, what it takes of those that are not."""
     found = strategy.genotype(searched)
     network = searched.supernet.network
-    share = skip_share(skips_of(network), found.choices)
-    if share <= max_share + ROUNDING:
+    skips = skips_of(network)
+    if not collapsed(skips, found.choices, max_share):
         return found
-    text = f"{share:.0%} of the derived architecture are skip connections, more than model.guards.max_skip_share"
+    text = f"{skip_share(skips, found.choices):.0%} of the derived architecture are skip connections, more than model.guards.max_skip_share"
     try:
         other = strategy.genotype(replace(searched, limits=[*searched.limits, skip_limit(network, max_share)]))
     except ValueError as error:

@@ -144,7 +144,8 @@ def test_a_space_of_ones_own_is_searched_when_trusted(nas, config, tmp_path):
     )
     assert not (tmp_path / "runs").exists()
     answer = nas("search", "--config", path, "--trust-module", "mine", "--out", "own")
-    assert answer.code == 0 and "nas retrain --run own --trust-module mine" in answer.out
+    assert answer.code == 0, answer.err
+    assert "nas retrain --run own --trust-module mine" in answer.out
     assert "mine" not in [line.strip() for line in (tmp_path / "own/config.yaml").read_text().splitlines()]
     assert nas("evaluate", "--run", "own").code == 2  # trust is never stored
     assert nas("retrain", "--run", "own", "--trust-module", "mine").code == 0

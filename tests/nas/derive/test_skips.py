@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 import nas
-from nas.derive.skips import skip_limit, skip_share, skips_of
+from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
 from nas.limits import most_probable
 
 
@@ -72,3 +72,10 @@ def test_the_most_probable_architecture_within_the_share(max_share):
 def test_a_shared_choice_counts_once():
     pair = nn.Sequential(*(nas.choice("op", {"conv": nn.ReLU, "skip": nn.Identity}, shared=True) for _ in range(2)))
     assert skip_limit(pair, 0.5).table.of({"op": "skip"}) == 0.5
+
+
+def test_few_choices_do_not_collapse():
+    skips = {name: frozenset({"skip"}) for name in "abcd"}
+    assert collapsed(skips, dict.fromkeys("abcd", "skip"), 0.75)
+    assert not collapsed(skips, dict.fromkeys("abc", "skip") | {"d": "conv"}, 0.75)
+    assert not collapsed(skips, dict.fromkeys("abc", "skip"), 0.75)
