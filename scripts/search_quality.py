@@ -58,7 +58,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "annealed-ranked": {**ANNEALED},
     "annealed-ranked-32": {**ANNEALED, "model.derive": {**RANKED, "init_args": {**RANKED["init_args"], "num": 32}}},
     "annealed-argmax": {**ANNEALED, "model.derive": {"class_path": "nas.derive.Argmax"}},
-    "annealed-fine-tuned": {**ANNEALED, "model.derive": {"class_path": "nas.derive.FineTuned"}},
+    "annealed-fine-tuned": {
+        **ANNEALED,
+        "model.derive": {"class_path": "nas.derive.FineTuned", "init_args": {"num": 8}},
+    },
     "annealed-perturbation": {**ANNEALED, "model.derive": {"class_path": "nas.derive.Perturbation"}},
     "straight-through-argmax": {  # configs/dilation_gumbel_digits.yaml
         "model.space.init_args.candidate_norms": False,
