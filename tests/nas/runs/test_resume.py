@@ -130,8 +130,15 @@ FAIR = {
 }
 
 
-@pytest.mark.parametrize("seconds", [0, 1000])  # a checkpoint after every epoch, or none but the first
-@pytest.mark.parametrize("batch", [2, 6, 8, 16])  # in the warm-up, at its end, and where alpha moves
+def places():
+    """In the warm-up, at its end, and where alpha moves; with a checkpoint after every epoch, or with none but the first."""
+    quick = {(8, 0), (16, 1000)}
+    for seconds in (0, 1000):
+        for batch in (2, 6, 8, 16):
+            yield pytest.param(batch, seconds, marks=() if (batch, seconds) in quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("batch", "seconds"), places())
 def test_fair_paths_averaged_weights_and_guards_go_on_exactly(nas, config, tmp_path, monkeypatch, batch, seconds):
     path = config({**FAIR, "trainer.checkpoint_seconds": seconds})
     assert nas("search", "--config", path, "--out", "whole").code == 0
