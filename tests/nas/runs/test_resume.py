@@ -138,7 +138,7 @@ def places():
             yield pytest.param(batch, seconds, marks=() if (batch, seconds) in quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("batch", "seconds"), places())
+@pytest.mark.parametrize(("batch", "seconds"), list(places()))
 def test_fair_paths_averaged_weights_and_guards_go_on_exactly(nas, config, tmp_path, monkeypatch, batch, seconds):
     path = config({**FAIR, "trainer.checkpoint_seconds": seconds})
     assert nas("search", "--config", path, "--out", "whole").code == 0
