@@ -6,7 +6,12 @@
 // A barrier that not all threads of a block reach hangs here, as it may there: run with a time limit.
 #pragma once
 
-#include <barrier>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -37,13 +42,40 @@ inline int num_processors = 1;  // of the device that is emulated
 inline int fail_launch = 0;     // fails the launch that many launches ahead; 0: none
 inline int num_launches = 0;
 
+// Orders what comes before it in any thread before what comes after it in any, and nothing else: two counters in turn, so that a thread that
+// wakes late does not see how far others have come since. std::barrier and pthread_barrier_t let ThreadSanitizer see an order in that, and
+// hide races which a missing barrier makes.
+class Barrier {
+public:
+    explicit Barrier(int threads) : size_(threads), turns_(threads) {}
+
+    void arrive_and_wait(unsigned who) {
+        const unsigned turn = turns_[who]++, all = size_ * (turn / 2 + 1);
+        std::atomic<unsigned>& count = counts_[turn % 2];
+        if (count.fetch_add(1, std::memory_order_acq_rel) + 1 == all) {
+            futex(count, FUTEX_WAKE_PRIVATE, INT_MAX);
+            return;
+        }
+        for (unsigned seen; (seen = count.load(std::memory_order_acquire)) < all;) futex(count, FUTEX_WAIT_PRIVATE, seen);
+    }
+
+private:
+    static void futex(std::atomic<unsigned>& word, int operation, unsigned value) {
+        syscall(SYS_futex, &word, operation, value, nullptr, nullptr, 0);
+    }
+
+    unsigned size_;
+    std::vector<unsigned> turns_;  // of each thread
+    std::atomic<unsigned> counts_[2] = {};
+};
+
 struct Warp {
-    std::barrier<> barrier{kWarp};
+    Barrier barrier{kWarp};
     uint64_t value[2][kWarp];  // in turns: one barrier a shuffle is enough
 };
 
 struct Block {
-    std::barrier<> barrier, end;  // apart: a thread that returns early does not stand in for one at a barrier
+    Barrier barrier, end;  // apart: a thread that returns early does not stand in for one at a barrier
     std::vector<std::unique_ptr<Warp>> warps;
 
     explicit Block(int threads) : barrier(threads), end(threads) {
@@ -59,7 +91,7 @@ T shuffle(T value, int source) {
     Warp& warp = *block->warps[threadIdx.x / kWarp];
     const unsigned lane = threadIdx.x % kWarp, now = turn++ % 2;
     std::memcpy(&warp.value[now][lane], &value, sizeof value);
-    warp.barrier.arrive_and_wait();
+    warp.barrier.arrive_and_wait(lane);
     std::memcpy(&value, &warp.value[now][source], sizeof value);
     return value;
 }
@@ -77,7 +109,7 @@ void run(dim3 grid, dim3 threads, const Body& body) {
             for (unsigned b = 0; b < grid.x; ++b) {
                 blockIdx = dim3(b, 0, 0);
                 body();
-                shared.end.arrive_and_wait();
+                shared.end.arrive_and_wait(t);
             }
         });
     }
@@ -107,8 +139,8 @@ inline uint16_t float_to_half(float x) {
 
 }  // namespace simt
 
-inline void __syncthreads() { simt::block->barrier.arrive_and_wait(); }
-inline void __syncwarp(unsigned = 0xffffffffu) { simt::block->warps[threadIdx.x / simt::kWarp]->barrier.arrive_and_wait(); }
+inline void __syncthreads() { simt::block->barrier.arrive_and_wait(threadIdx.x); }
+inline void __syncwarp(unsigned = 0xffffffffu) { simt::block->warps[threadIdx.x / simt::kWarp]->barrier.arrive_and_wait(threadIdx.x % simt::kWarp); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
