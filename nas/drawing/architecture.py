@@ -36,8 +36,9 @@ def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
     if not cells:
         return draw_choices(genotype)
     ranks = {name: {node: float(i) for i, node in enumerate(_ordered(edges))} for name, edges in cells.items()}
-    width = max(map(len, ranks.values())) * COLUMN
-    above = {name: max(_span(edge, ranks[name]) for edge in edges) * RISE + 0.55 for name, edges in cells.items()}
+    width = max(2, *map(len, ranks.values())) * COLUMN  # a cell may have no edge left
+    spans = {name: [_span(edge, ranks[name]) for edge in edges] for name, edges in cells.items()}
+    above = {name: max(spans[name], default=0.0) * RISE + 0.55 for name in cells}
     heights = {name: above[name] + 0.35 + len(nodes) * BELOW for name, nodes in ranks.items()}
     height = sum(heights.values())
     figure = Figure(figsize=(width, height), facecolor="white")

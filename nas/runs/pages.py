@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from nas.drawing import architecture_dot, draw_architecture, svg_text
+from nas.errors import describe
 from nas.files import write_atomic
 from nas.genotype import Genotype
 from nas.markdown import markdown_table
@@ -43,10 +45,15 @@ def write_pages(
 
 
 def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype) -> None:
-    """Writes architecture.svg and architecture.dot."""
-    cells = experiment.model["space"].cells(genotype.choices)
-    write_atomic(folder.path / "architecture.svg", svg_text(draw_architecture(genotype, cells)))
-    write_atomic(folder.path / "architecture.dot", architecture_dot(genotype, cells))
+    """Writes architecture.svg and architecture.dot; where they cannot be drawn, warns."""
+    try:
+        cells = experiment.model["space"].cells(genotype.choices)
+        texts = {"svg": svg_text(draw_architecture(genotype, cells)), "dot": architecture_dot(genotype, cells)}
+    except Exception as error:  # a search of hours is worth more than its pictures
+        warnings.warn(f"no picture of the architecture: {describe(error)}", stacklevel=2)
+        return
+    for ending, text in texts.items():
+        write_atomic(folder.path / f"architecture.{ending}", text)
 
 
 def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:

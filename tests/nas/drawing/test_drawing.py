@@ -22,6 +22,7 @@ CELLS = {
         "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|",
     ),
     "nasbench201, sparse": (NASBench201(), "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"),
+    "nasbench201, empty": (NASBench201(), "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"),
 }
 
 
