@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,10 +17,12 @@ from typing import Any, BinaryIO, cast
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
+from nas.errors import describe
 from nas.files import replacing
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
+MAX_BYTES = 64 * 2**30
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64 + 1
 
@@ -30,10 +33,15 @@ class _HashingFile:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:  # torch turns it into a RuntimeError that does not say why
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -43,11 +51,19 @@ def save(state: dict[str, Any], path: Path) -> None:
     """Writes `path`, keeping what was there as ``previous.ckpt`` in the same folder.
 
     Temporary file beside the target, fsync, rename: whatever interrupts it, a whole ``last.ckpt`` or ``previous.ckpt`` stays.
+
+    Raises:
+        OSError: The disk is full, for example.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, keep_as=path.with_name(PREVIOUS)) as file:
         hashing = _HashingFile(file)
-        torch.save(state, cast(BinaryIO, hashing))
+        try:
+            torch.save(state, cast(BinaryIO, hashing))
+        except RuntimeError:
+            if hashing.error is not None:
+                raise hashing.error from None
+            raise
         file.write(_MARK + hashing.digest.hexdigest().encode() + b"\n")
 
 
@@ -81,8 +97,14 @@ def _reason(error: Exception) -> str:
 
 def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
     size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
+        file.seek(max(0, size - _TRAILER))
+        if not file.read().startswith(_MARK):
+            raise ValueError("damaged checkpoint (it has no checksum)")
+        file.seek(0)
         left = size - _TRAILER
         while left > 0 and (chunk := file.read(min(left, 2**20))):
             digest.update(chunk)
@@ -90,11 +112,27 @@ def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
         trailer = file.read()
     if trailer != _MARK + digest.hexdigest().encode() + b"\n":
         raise ValueError("damaged checkpoint (checksum does not match)")
+    _check_archive(path, size)
     try:
         state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError("refused: it holds more than tensors and plain values") from None
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"refused: not a checkpoint: {describe(error)}") from None
+    if not isinstance(state, dict):
+        raise ValueError("refused: not a checkpoint")
     return state
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """Refuses what torch.save does not write, and would fill the memory from a small file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except zipfile.BadZipFile:
+        raise ValueError("refused: not a checkpoint") from None
+    if unpacked > size:
+        raise ValueError(f"refused: it unpacks to {unpacked} bytes, more than it has")
 
 
 class VerifiedCheckpointIO(CheckpointIO):

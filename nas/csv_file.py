@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.files import write_atomic
+from nas.files import naming, write_atomic
 
 STEP = "step"
+MAX_BYTES = 2**30
 
 
 class CsvFile:
@@ -25,6 +26,7 @@ class CsvFile:
         """Removes rows later than `step`, and a last line that was not finished."""
         if not self.path.exists():
             return
+        _check_size(self.path)
         try:
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
@@ -51,7 +53,7 @@ class CsvFile:
         if list(cells) != self._columns:
             raise ValueError(f"{self.path}: columns changed to {list(cells)}")
         writer.writerow(["" if value is None else repr(value) for value in cells.values()])
-        with open(self.path, "a") as file:
+        with naming(self.path), open(self.path, "a") as file:
             file.write(text.getvalue())
 
 
@@ -61,6 +63,7 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
     Raises:
         ValueError: The file is damaged.
     """
+    _check_size(path)
     try:
         with open(path, newline="") as file:
             return [
@@ -72,3 +75,8 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
             ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: damaged") from None
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def describe(error: BaseException) -> str:
     """One line: the message, and the kind of error where the message alone would not say what is wrong."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     return (
         text if isinstance(error, (ValueError, OSError, RuntimeError)) and text else f"{type(error).__name__}: {text}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ from typing import Any, BinaryIO
 from nas.errors import UsageError
 
 MAX_JSON_BYTES = 16 * 2**20
+MAX_JSON_KEYS = 100_000
+CHECKSUM = "checksum"
+_SCRAP = ".tmp"
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
@@ -24,42 +29,101 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON file, whole or not at all."""
-    write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    """Writes one JSON file with a checksum, whole or not at all."""
+    write_atomic(path, sealed_json(content))
 
 
-def read_json(path: Path, missing: str) -> dict[str, Any]:
+def sealed_json(content: Mapping[str, Any]) -> str:
+    """JSON text with the key ``checksum`` added: the SHA-256 of the rest. NaN and infinity become null, as JSON does not know them."""
+    plain = json.loads(json.dumps(_finite(content), allow_nan=False))
+    return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=2) + "\n"
+
+
+def unsealed(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The content without its checksum, which is compared where there is one.
+
+    Args:
+        content: What a JSON file holds.
+        source: What messages call it.
+
+    Raises:
+        UsageError: It is not what was written.
+    """
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    if CHECKSUM in content and content[CHECKSUM] != _checksum(rest):
+        raise UsageError(
+            f"{source}: damaged, or edited since it was written ({CHECKSUM} differs); if you edited it, remove its key {CHECKSUM!r}"
+        )
+    return rest
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of the values, however they are laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[str, Any]:
     """The object in a JSON file of limited size.
 
     Args:
         path: The file.
         missing: What to say where there is none.
+        max_bytes: Larger ones are refused unread; None: `MAX_JSON_BYTES`.
 
     Raises:
-        UsageError: It is missing, too large, or something else.
+        UsageError: It is missing, too large, something else, or not what was written.
     """
+    max_bytes = MAX_JSON_BYTES if max_bytes is None else max_bytes
     try:
         size = path.stat().st_size
-        text = path.read_bytes() if size <= MAX_JSON_BYTES else b""
+        text = path.read_bytes() if size <= max_bytes else b""
     except FileNotFoundError:
         raise UsageError(missing) from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    if size > MAX_JSON_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
+    if size > max_bytes:
+        raise UsageError(f"{path}: larger than {max_bytes} bytes")
     try:
-        content = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise UsageError(f"{path}: damaged, not JSON") from None
+        content = parse_json(text.decode("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged, not JSON: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: damaged, not an object")
-    return content
+    return unsealed(content, str(path))
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: It is none, is nested too deeply, has a key twice, an object of too many keys, or a number that JSON does not know.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_JSON_KEYS:
+        raise ValueError(f"an object of more than {MAX_JSON_KEYS} keys")
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"duplicate key {next(key for key in result if keys.count(key) > 1)!r}")
+    return result
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(item: Any) -> Any:
     """JSON knows no NaN and no infinity: null stands for them."""
     if isinstance(item, Mapping):
         return {key: _finite(value) for key, value in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [_finite(value) for value in item]
     return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
@@ -73,21 +137,74 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
         path: The target.
         keep_as: Where the target's old content goes, if there is any.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
+    with naming(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SCRAP)
+        os.close(descriptor)
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~umask())
+            if keep_as is not None and path.exists():
+                os.replace(path, keep_as)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives errors of the system the name of the file that was written, which they lack or have of a temporary one."""
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~umask())
-        if keep_as is not None and path.exists():
-            os.replace(path, keep_as)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A folder to fill that gets the name `path` when the block ends well, with all its files, and vanishes when it does not.
+
+    Args:
+        path: The name; nothing may have it.
+
+    Raises:
+        UsageError: Something has the name, or no folder can be made there.
+    """
+    with _refusing(path):
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists already")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SCRAP))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~umask())
+        for file in folder.iterdir():
+            file.chmod(0o666 & ~umask())
+            with open(file, "rb") as content:
+                os.fsync(content.fileno())
+        with _refusing(path):
+            os.rename(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be made: {error.strerror}") from None
+
+
+def remove_scraps(folder: Path) -> None:
+    """Removes what processes that were killed while writing into `folder` have left."""
+    for path in folder.glob(f".*{_SCRAP}"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

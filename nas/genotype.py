@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import UsageError
-from nas.files import write_atomic
+from nas.files import CHECKSUM, parse_json, sealed_json, unsealed, write_atomic
 
 FORMAT = "gumbel-nas/genotype"
 VERSION = 1
@@ -50,7 +50,7 @@ class Genotype:
         return result
 
     def to_json(self) -> str:
-        """The genotype.json text."""
+        """The genotype.json text, with a checksum."""
         data = {
             "format": FORMAT,
             "version": VERSION,
@@ -60,7 +60,7 @@ class Genotype:
             "cost": self.cost,
             "provenance": self.provenance,
         }
-        return json.dumps(data, indent=2, allow_nan=False) + "\n"
+        return sealed_json(data)
 
     @classmethod
     def from_json(cls, text: str, source: str = "genotype") -> Genotype:
@@ -76,14 +76,14 @@ class Genotype:
         if len(text) > MAX_BYTES:
             raise UsageError(f"{source}: larger than {MAX_BYTES} bytes")
         try:
-            data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{source}: not valid JSON: {error or 'nested too deeply'}") from None
+            data = parse_json(text)
+        except ValueError as error:
+            raise UsageError(f"{source}: not valid JSON: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UsageError(f'{source}: not a genotype ("format" must be "{FORMAT}")')
         if data.get("version") != VERSION:
             raise UsageError(f"{source}: version {data.get('version')!r} is not supported, expected {VERSION}")
-        allowed = {"format", "version", *cls.__dataclass_fields__}
+        allowed = {"format", "version", CHECKSUM, *cls.__dataclass_fields__}
         for key in data:
             if key not in allowed:
                 raise UsageError(f"{source}: unknown key {key!r}")
@@ -113,6 +113,7 @@ class Genotype:
         for name, row in fields.get("probabilities", {}).items():
             if not isinstance(row, dict) or not all(isinstance(p, (int, float)) for p in row.values()):
                 raise UsageError(f"{source}: probabilities of choice {name!r} must map labels to numbers")
+        unsealed(data, source)
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:
@@ -153,19 +154,6 @@ def read_text(path: str | Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"{path}: {reason}") from None
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"duplicate key {key!r}")
-        result[key] = value
-    return result
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def _is_dotted(value: Any) -> bool:

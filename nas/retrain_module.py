@@ -24,6 +24,7 @@ class RetrainModule(TrainModule):
         optimizer: OptimizerFactory = AdamW,
         scheduler: LRSchedule = "constant",
         gradient_clip_norm: float | None = None,
+        max_skipped_batches: int = 0,
         seed: int = 0,
     ) -> None:
         """Sets the training.
@@ -34,9 +35,12 @@ class RetrainModule(TrainModule):
             optimizer: Optimizer of the weights.
             scheduler: Learning rate over the training.
             gradient_clip_norm: Largest norm of the gradient; null: as it comes.
+            max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
             seed: Seed of data order and dropout.
         """
-        super().__init__(task, seed=seed, gradient_clip_norm=gradient_clip_norm)
+        super().__init__(
+            task, seed=seed, gradient_clip_norm=gradient_clip_norm, max_skipped_batches=max_skipped_batches
+        )
         check_optimizer("optimizer", optimizer)
         self.network = network
         self.optimizer = optimizer
@@ -56,5 +60,4 @@ class RetrainModule(TrainModule):
         loss = self.task.loss(output, target)
         self.update_meters("train", loss, self.task.prediction(output), target)
         self.descend_along(loss, ["weight"])
-        self.check_finite({"loss": loss})
-        self.num_batches_done += 1
+        self.finish_batch()

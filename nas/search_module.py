@@ -50,6 +50,7 @@ class SearchModule(TrainModule):
         num_paths: int = 1,
         gradient_clip_norm: float | None = None,
         average_decay: float | None = None,
+        max_skipped_batches: int = 0,
         regularizers: Sequence[Regularizer] = (),
         noise: Literal["batch", "sample"] = "batch",
         checkpoint_candidates: bool = False,
@@ -74,6 +75,8 @@ class SearchModule(TrainModule):
             gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
             average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 looks back about 1,000 batches), from which
                 networks are derived; null: from the weights as they are.
+            max_skipped_batches: So many batches whose loss or gradient is not finite are left out, and counted; the next one stops the
+                search.
             regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
             noise: One draw for each batch, or each sample's own (only where every candidate runs).
             checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
@@ -84,7 +87,9 @@ class SearchModule(TrainModule):
         Raises:
             ValueError: A value out of range, or a network whose choices clash.
         """
-        super().__init__(task, seed=seed, gradient_clip_norm=gradient_clip_norm)
+        super().__init__(
+            task, seed=seed, gradient_clip_norm=gradient_clip_norm, max_skipped_batches=max_skipped_batches
+        )
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
         if noise == "sample":
@@ -134,7 +139,6 @@ class SearchModule(TrainModule):
         self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
         self._batch: dict[str, Any] = {}
         self._samples: dict[Level, list[OpWeights]] = {}
-        self._losses: dict[str, Tensor] = {}
 
     def _compile(self, mode: str, checkpoint_candidates: bool) -> None:
         """Has the supernet compiled at its first call, as one graph."""
@@ -172,14 +176,10 @@ class SearchModule(TrainModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step of the bilevel method on a pair of batches."""
         self._batch = dict(zip(("weight", "arch"), batch, strict=True))
-        self._losses = {}
         self.bilevel.step(self)
-        self.check_finite(
-            {f"{level} loss": loss for level, loss in self._losses.items()} | {"alpha": self.supernet.alpha}
-        )
+        self.finish_batch(alpha=self.supernet.alpha)
         self._batch = {}
         self._samples = {}
-        self.num_batches_done += 1
 
     @property
     def arch_moves(self) -> bool:
@@ -257,7 +257,6 @@ class SearchModule(TrainModule):
         )
         if metered:
             self.update_meters(level, total, joined(outputs), target)
-            self._losses[level] = total
         return total
 
     def arch_penalty(self) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
@@ -17,6 +18,7 @@ from nas.evaluation import update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
 
+_GRADIENT = "gradient"
 _SUFFIX = "_meters"  # a module cannot be called "train"
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -51,18 +53,25 @@ class TrainModule(pl.LightningModule):
             optimizer steps, of which a search takes two a batch.)
     """
 
-    def __init__(self, task: Task, *, seed: int, gradient_clip_norm: float | None) -> None:
+    def __init__(
+        self, task: Task, *, seed: int, gradient_clip_norm: float | None, max_skipped_batches: int = 0
+    ) -> None:
         """Sets what every batch needs.
 
         Args:
             task: What is minimised and measured.
             seed: Seed of the noise, data order and dropout.
             gradient_clip_norm: Largest norm of the weights' gradient; None: as it comes.
+            max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the run.
         """
         super().__init__()
         self.automatic_optimization = False
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise ValueError(f"gradient_clip_norm must be above 0, got {gradient_clip_norm}")
+        if max_skipped_batches < 0:
+            raise ValueError(f"max_skipped_batches must be at least 0, got {max_skipped_batches}")
+        self.max_skipped_batches = max_skipped_batches
+        self.num_skipped_batches = 0
         self.task = task
         self.seed = seed
         self.gradient_clip_norm = gradient_clip_norm
@@ -71,6 +80,9 @@ class TrainModule(pl.LightningModule):
         self._optimizers_by_name: dict[str, Any] = {}
         self._schedulers_by_name: dict[str, LRScheduler] = {}
         self._scheduled: list[nn.Module] = []
+        self._watched: dict[str, Tensor] = {}
+        self._buffers_before: list[Tensor] = []
+        self._skipped: str | None = None  # what the batch is left out for
 
     @property
     def num_batches_total(self) -> int:
@@ -104,7 +116,10 @@ class TrainModule(pl.LightningModule):
         self.meters[level + _SUFFIX] = nn.ModuleDict(meters)
 
     def update_meters(self, level: str, loss: Tensor, prediction: Any, target: Tensor) -> None:
-        """Adds one batch to the meters of `level`."""
+        """Adds one batch to the meters of `level`, and watches its loss."""
+        self._watched[f"{level} loss"] = loss.detach()
+        if self.max_skipped_batches and not bool(torch.isfinite(loss.detach()).all()):
+            return  # it will be skipped
         update_metrics(cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, prediction, target)
 
     def scalars(self) -> dict[str, float | None]:
@@ -117,6 +132,8 @@ class TrainModule(pl.LightningModule):
                 result[f"{level}/{name}"] = float(metric.compute()) if metric.update_called else None
         for name, optimizer in self._optimizers_by_name.items():
             result[f"lr/{name}"] = float(optimizer.param_groups[0]["lr"])
+        if self.max_skipped_batches:
+            result["skipped_batches"] = float(self.num_skipped_batches)
         return result
 
     def set_up_optimizers(
@@ -128,7 +145,7 @@ class TrainModule(pl.LightningModule):
         return list(optimizers.values()), list(schedulers.values())
 
     def descend_along(self, loss: Tensor, names: Iterable[str]) -> None:
-        """One step of the named optimizers; no gradient is computed for other parameters."""
+        """One step of the named optimizers; no gradient is computed for other parameters. None where the batch is to be skipped."""
         wrapped = self.optimizers()
         lightning = wrapped if isinstance(wrapped, list) else [wrapped]
         steps = {name: lightning[i] for i, name in enumerate(self._optimizers_by_name) if name in names}
@@ -138,6 +155,12 @@ class TrainModule(pl.LightningModule):
             optimizer.zero_grad()
         if parameters:
             self.manual_backward(loss, inputs=parameters)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._watched[_GRADIENT] = get_total_norm(gradients) + self._watched.get(_GRADIENT, 0.0)
+        if self.max_skipped_batches and (bad := self._skipped or self._not_finite()):
+            self._skipped = bad
+            for optimizer in steps.values():
+                optimizer.zero_grad()  # a step without gradients changes nothing, but its schedule goes on
         for name, optimizer in steps.items():
             if name == "weight" and self.gradient_clip_norm is not None:
                 self.clip_gradients(
@@ -148,19 +171,58 @@ class TrainModule(pl.LightningModule):
             optimizer.step()
             self._schedulers_by_name[name].step()
 
-    def check_finite(self, values: Mapping[str, Tensor]) -> None:
-        """Stops the run at the first batch that produced NaN or infinity: one fused check.
+    def finish_batch(self, **watched: Tensor) -> None:
+        """Counts the batch, and stops the run at the first that produced NaN or infinity: one fused check of losses and gradients.
+
+        Args:
+            **watched: Further tensors to look at.
 
         Raises:
-            FloatingPointError: Naming the batch and the value.
+            FloatingPointError: Naming the batch and the tensor.
         """
-        sums = torch.stack([value.detach().double().sum() for value in values.values()])
-        if bool(torch.isfinite(sums).all()):
-            return
-        bad = [name for name, total in zip(values, sums.tolist(), strict=True) if total - total != 0]
-        raise FloatingPointError(
-            f"{bad[0]} is not finite at batch {self.num_batches_done}; the last checkpoint is kept"
+        if self._skipped:
+            self.num_skipped_batches += 1
+            for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
+                buffer.copy_(before)  # batch-norm statistics
+            if self.num_skipped_batches > self.max_skipped_batches:
+                raise self._error(self._skipped, f" after {self.max_skipped_batches} skipped ones")
+            self._watched = {}
+        self._watched |= {name: tensor.detach() for name, tensor in watched.items()}
+        if bad := self._not_finite():
+            raise self._error(bad)
+        self.num_batches_done += 1
+
+    def _error(self, name: str, ending: str = "") -> FloatingPointError:
+        return FloatingPointError(
+            f"{name} is not finite at batch {self.num_batches_done}{ending}; the last checkpoint is kept"
         )
+
+    def _not_finite(self) -> str | None:
+        """The first of the watched tensors that is not finite; of a gradient, the name of its parameter."""
+        if not self._watched:
+            return None
+        sums = torch.stack([value.double().sum() for value in self._watched.values()])
+        if bool(torch.isfinite(sums).all()):
+            return None
+        bad = [name for name, total in zip(self._watched, sums.tolist(), strict=True) if total - total != 0]
+        others = [name for name in bad if name != _GRADIENT]
+        if others:
+            return others[0]
+        named = ((name, p.grad) for name, p in self.named_parameters() if p.grad is not None)
+        # none where only the norm's square was too large
+        return next((f"gradient of {name}" for name, grad in named if not bool(torch.isfinite(grad).all())), None)
+
+    def check_weights(self) -> None:
+        """Refuses weights that no checkpoint should hold.
+
+        Raises:
+            FloatingPointError: Naming one that is not finite.
+        """
+        named = list(self.named_parameters())
+        sums = [parameter.detach().sum(dtype=torch.float64) for _, parameter in named]
+        finite = torch.isfinite(torch.stack(sums)) if sums else torch.ones(0)
+        if not bool(finite.all()):
+            raise self._error(named[int((~finite.bool()).nonzero()[0])][0])
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks targets while they are on the CPU."""
@@ -186,6 +248,9 @@ class TrainModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keys dropout and everything else that draws from the global generators to (seed, batch, rank)."""
         seed_global_generators(derive_seed(self.seed, "batch", self.num_batches_done, self.global_rank))
+        self._watched, self._skipped = {}, None
+        if self.max_skipped_batches:
+            self._buffers_before = [buffer.clone() for buffer in self.buffers()]
         for module in self._scheduled:
             cast(Any, module).set_progress(self.progress)
 
@@ -196,9 +261,11 @@ class TrainModule(pl.LightningModule):
                 cast(Metric, meter).reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the batch counter."""
+        """Adds the counters."""
         checkpoint["num_batches_done"] = self.num_batches_done
+        checkpoint["num_skipped_batches"] = self.num_skipped_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the batch counter."""
+        """Restores the counters."""
         self.num_batches_done = checkpoint["num_batches_done"]
+        self.num_skipped_batches = checkpoint["num_skipped_batches"]

@@ -25,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from bench_mix import pin, show, take_turns  # type: ignore[import-not-found]
+from bench_mix import pin, show, take_turns
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

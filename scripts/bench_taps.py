@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from bench_mix import CACHE_BYTES, figures, keep_memory, pin, show, take_turns  # type: ignore[import-not-found]
+from bench_mix import CACHE_BYTES, figures, keep_memory, pin, show, take_turns
 from torch import Tensor
 from torch.nn import functional as F
 

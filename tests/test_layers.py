@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "nas.errors": 0,
     "nas.files": 0,
+    "nas.folder_lock": 0,
     "nas.csv_file": 0,
     "nas.markdown": 0,
     "nas.rng": 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -13,21 +13,28 @@ from nas.checkpoint_io import LAST
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``last.ckpt`` before the first batch and after epochs; ``save`` writes one at any batch."""
+    """Writes ``last.ckpt`` before the first batch, after epochs and within long ones; ``save`` writes one at any batch."""
 
-    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, seconds: float = 0.0, minutes: float | None = None) -> None:
         """Sets where and when.
 
         Args:
             folder: The folder.
             seconds: At the end of an epoch one is written if so much time has passed since the last; the last epoch's always is.
+            minutes: Within an epoch one is written if so many minutes have passed since the last; None: never.
         """
         self.path = folder / LAST
         self.seconds = seconds
+        self.minutes = minutes
         self._written = time.monotonic()
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes ``last.ckpt`` now."""
+        """Writes ``last.ckpt`` now.
+
+        Raises:
+            FloatingPointError: A weight is not finite; the checkpoint before is kept.
+        """
+        cast(Any, trainer.lightning_module).check_weights()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._written = time.monotonic()
 
@@ -35,7 +42,18 @@ class Checkpoints(Checkpoint):
         if pl_module.num_batches_done == 0:
             self.save(trainer)
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.minutes is None or is_last_batch(trainer):
+            return
+        if time.monotonic() - self._written >= 60 * self.minutes:
+            self.save(trainer)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self._written >= self.seconds:
             self.save(trainer)
+
+
+def is_last_batch(trainer: pl.Trainer) -> bool:
+    """Whether the epoch ends with this batch, so that what is due comes after it."""
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch

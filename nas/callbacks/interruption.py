@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish the batch, save, stop."""
+"""SIGTERM, SIGINT and SIGUSR1: finish the batch, save, stop."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from nas.callbacks.checkpoints import Checkpoints
+from nas.callbacks.checkpoints import Checkpoints, is_last_batch
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 class Interrupted(Exception):
@@ -42,7 +42,7 @@ class Interruption(Checkpoint):
             self._former = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.received is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self.received is not None and not is_last_batch(trainer):
             self.checkpoints.save(trainer)
             raise Interrupted(self.received)
 

@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli.pages import COMMANDS, overview, page
@@ -19,14 +20,29 @@ from nas.errors import UsageError, describe
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+STOPPING = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+"""Signals that end a command; SIGINT is Python's own."""
 
 
 class Stopped(BaseException):
-    """SIGTERM outside training."""
+    """A signal outside training."""
+
+    def __init__(self, signum: int) -> None:
+        """Stores the signal's number."""
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+def entry() -> NoReturn:
+    """The console script: once the exit code is known, no signal changes it."""
+    code = main()
+    for signum in (signal.SIGINT, *STOPPING):
+        signal.signal(signum, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 SIGINT, 143 SIGTERM.
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 SIGINT and SIGUSR1, 143 SIGTERM.
 
     Args:
         argv: Words after ``nas``; default those of this process.
@@ -46,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
-    former = _catch_sigterm()
+    former = _catch_signals()
     warnings_format, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return _run(command, rest)
@@ -55,19 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
-    except Stopped:
-        return _fail("stopped by SIGTERM", 128 + signal.SIGTERM)
+    except Stopped as stop:
+        return _fail(stop.args[0], _code(stop.signum))
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")
         return EXIT_FAILED
     except Exception as error:
         _show_traceback(debug)
         signum = getattr(error, "signum", None)
-        return _fail(error, EXIT_FAILED if signum is None else 128 + signum)
+        return _fail(error, EXIT_FAILED if signum is None else _code(signum))
     finally:
         warnings.formatwarning = warnings_format
-        if former is not None:
-            signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _run(command: str, words: list[str]) -> int:
@@ -99,13 +115,17 @@ def _show_traceback(debug: bool) -> None:
         traceback.print_exc()
 
 
-def _catch_sigterm() -> Any:
-    """SIGTERM before and after training ends the command with 143; during training the run saves first."""
+def _code(signum: int) -> int:
+    """143 for SIGTERM, 130 for the others."""
+    return 128 + (signal.SIGTERM if signum == signal.SIGTERM else signal.SIGINT)
+
+
+def _catch_signals() -> dict[int, Any]:
+    """Signals before and after training end the command with its code; during training the run saves first."""
 
     def stop(signum: int, frame: Any) -> None:
-        raise Stopped
+        raise Stopped(signum)
 
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread
-        return None
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {signum: signal.signal(signum, stop) for signum in STOPPING}

@@ -14,7 +14,8 @@ _TRUST = """
 _KEYS = """
 Sections of a configuration, and the commonest keys (as --KEY VALUE they override the file):
   seed_everything        seed of weights, noise, data order (0)
-  trainer.max_epochs     epochs; also accelerator, devices, precision, num_threads
+  trainer.max_epochs     epochs; also accelerator, devices, precision, num_threads,
+                         checkpoint_seconds, checkpoint_minutes
   model.space            class_path and init_args of the search space
   model.relaxation       nas.relaxations.GumbelSoftmax | GumbelRao | ReinMax | SampledPath |
                          TwoPath | Dirichlet | Softmax | BinaryConcrete
@@ -38,13 +39,14 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
 
 COMMANDS = {
     "search": f"""usage: nas search --config FILE [--KEY VALUE]... [--out DIR]
-       nas search --resume DIR
+       nas search --resume DIR [--force]
 
 Searches a space, derives the architecture and evaluates it with inherited weights.
 
   --config FILE        YAML; may be repeated, later files win
   --out DIR            run folder to make (default: runs/<config name>/<n>)
-  --resume DIR         go on exactly where a search stopped; of a finished one, print its summary{_TRUST}{_COMMON}
+  --resume DIR         go on exactly where a search stopped; of a finished one, print its summary
+  --force              go on though configuration, versions or your modules are not those it was begun with{_TRUST}{_COMMON}
 {_KEYS}""",
     "derive": f"""usage: nas derive --run DIR [--strategy CLASS] [--out FILE]
 
@@ -63,6 +65,7 @@ Trains the derived network on all training data and tests it once.
   --config FILE        YAML of the genotype's space; may be repeated
   --seed N             seed of weights and data order (default: seed_everything)
   --inherit            start from the weights found by the search
+  --force              go on with an unfinished one though versions or your modules are not those it was begun with
   --out DIR            folder to make{_TRUST}{_COMMON}""",
     "baseline": f"""usage: nas baseline --config FILE --num N [--KEY VALUE]... [--out DIR]
 

@@ -17,6 +17,7 @@ PARSER.add_config()
 PARSER.add_argument("--seed", type=int, metavar="N")
 PARSER.add_argument("--inherit", action="store_true")
 PARSER.add_argument("--out", type=Path, metavar="DIR")
+PARSER.add_argument("--force", action="store_true")
 PARSER.add_trust()
 
 
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             inherit=options.inherit,
             out=options.out,
             trusted=tuple(options.trust_module),
+            force=options.force,
         )
     else:
         if not (options.genotype and options.config):
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         source = config_source(options, others)
         from nas.runs.retrain import retrain_genotype
 
-        folder = retrain_genotype(options.genotype, source, seed=options.seed, out=options.out)
+        folder = retrain_genotype(options.genotype, source, seed=options.seed, out=options.out, force=options.force)
     return {"run": folder.shown, **folder.read_summary()}
 
 

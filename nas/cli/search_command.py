@@ -15,6 +15,7 @@ PARSER = ThinParser("search", overrides=True)
 PARSER.add_config()
 PARSER.add_argument("--out", type=Path, metavar="DIR")
 PARSER.add_argument("--resume", type=Path, metavar="DIR")
+PARSER.add_argument("--force", action="store_true")
 PARSER.add_trust()
 
 
@@ -28,8 +29,10 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             )
         from nas.runs.search import resume
 
-        folder = resume(options.resume, trusted)
+        folder = resume(options.resume, trusted, force=options.force)
     else:
+        if options.force:
+            raise UsageError("nas search: --force goes with --resume")
         if not options.config:
             raise UsageError("nas search: --config FILE or --resume DIR is needed")
         source = config_source(options, others)

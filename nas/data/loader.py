@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator, Sized
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from nas.rng import derive_seed, keyed_generator
+
+GRACE_SECONDS = 30
 
 Position = tuple[int, int]  # (epoch, index within the dataset)
 
@@ -56,6 +59,15 @@ class Rows(list):
 def collate(samples: Any) -> Any:
     """Samples to a batch."""
     return list(samples) if isinstance(samples, Rows) else default_collate(samples)
+
+
+def _outlive_signals(worker: int) -> None:
+    """Has a loader process wait for its parent, which finishes the batch and saves: signals go to the whole process group."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(GRACE_SECONDS))  # which then ends it
 
 
 def _is_plain(dataset: Dataset) -> bool:
@@ -136,6 +148,7 @@ class ResumableLoader:
                 pin_memory=pin_memory,
                 persistent_workers=num_workers > 0,
                 collate_fn=collate,
+                worker_init_fn=_outlive_signals,
                 generator=torch.Generator(),  # otherwise each epoch draws from the global one
             )
             for dataset, batches in streams
@@ -157,6 +170,13 @@ class ResumableLoader:
         for items in zip(*self.loaders, strict=True):
             self.num_done += 1
             yield items if len(items) > 1 else items[0]
+
+    def close(self) -> None:
+        """Ends the loader processes. Otherwise they would live as long as an error's traceback holds their iterators."""
+        for loader in self.loaders:
+            iterator, loader._iterator = loader._iterator, None
+            if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+                iterator._shutdown_workers()
 
     def state_dict(self) -> dict[str, int]:
         """The position: batches handed out so far."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from nas.data.base import SearchDataModule
+
+MAX_BYTES = 64 * 2**30
+MAX_ARRAYS = 1000
+MAX_RATIO = 100
+ALWAYS_ALLOWED = 64 * 2**20
+_TAIL = 2**16 + 22  # where a zip's directory ends
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -56,9 +64,7 @@ class Npz(SearchDataModule):
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
-        with open(path, "rb") as raw:
-            if not zipfile.is_zipfile(raw):
-                raise ValueError(f"{path}: not an .npz file")
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file.files]
             if missing:
@@ -80,10 +86,31 @@ def _load(path: Path) -> dict[str, Tensor]:
     return arrays
 
 
+def _check_archive(path: Path) -> None:
+    """Refuses what is no .npz file, or would fill the memory from a small one."""
+    with open(path, "rb") as raw:
+        if not zipfile.is_zipfile(raw):
+            raise ValueError(f"{path}: not an .npz file")
+        size = raw.seek(0, os.SEEK_END)
+        if size > MAX_BYTES:
+            raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")
+        raw.seek(max(0, size - _TAIL))
+        tail = raw.read()
+    directory = tail[tail.rfind(b"PK\x05\x06") :]
+    if len(directory) < 12 or int.from_bytes(directory[10:12], "little") > MAX_ARRAYS:
+        raise ValueError(f"{path}: more than {MAX_ARRAYS} arrays")
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(MAX_RATIO * size, ALWAYS_ALLOWED):
+        raise ValueError(
+            f"{path}: {unpacked} bytes are packed into {size}, more than {MAX_RATIO} to one; numpy.savez writes without compression"
+        )
+
+
 def _array(path: Path, file: Mapping[str, np.ndarray], key: str) -> Tensor:
     try:
         return _tensor(file[key])
-    except ValueError as error:
+    except (ValueError, MemoryError, EOFError, OverflowError, zlib.error) as error:
         reason = "holds Python objects, not numbers" if "pickle" in str(error) else error
         raise ValueError(f"{path}: array {key!r} {reason}") from None
 

@@ -21,6 +21,7 @@ from nas.export.manifest import CONFIG, WEIGHTS
 from nas.export.python import network_source
 from nas.export.subject import Subject
 from nas.export.verify import describe_tensors
+from nas.files import sha256
 
 DEFAULT = ("genotype", "python", "safetensors", "pt2")
 """Formats that need nothing beyond the core install."""
@@ -68,7 +69,8 @@ def _genotype(subject: Subject, folder: Path) -> None:
 
 def _python(subject: Subject, folder: Path) -> None:
     _weights(subject, folder)
-    (folder / "network.py").write_text(network_source(subject.network, about_text(subject)))
+    source = network_source(subject.network, about_text(subject), sha256(folder / WEIGHTS))
+    (folder / "network.py").write_text(source)
 
 
 def about_text(subject: Subject) -> str:

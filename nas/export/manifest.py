@@ -20,6 +20,7 @@ FORMAT = "gumbel-nas/export"
 VERSION = 1
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.safetensors"
+MAX_BYTES = 64 * 2**30
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -91,6 +92,8 @@ def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:
             lines.append(f"{name}: a symbolic link, not a file of the export")
         elif not path.is_file():
             lines.append(f"{name}: missing")
+        elif path.stat().st_size > MAX_BYTES:
+            lines.append(f"{name}: larger than {MAX_BYTES} bytes")
         elif sha256(path) != digest:
             lines.append(f"{name}: not as it was written (SHA-256 differs)")
     return lines

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from nas.export.formats import write_format
 from nas.export.manifest import EXAMPLES, MANIFEST, make_manifest
 from nas.export.subject import Subject, examples
 from nas.export.verify import Report, complaints, verify
-from nas.files import sync_folder, umask, write_json
+from nas.files import appearing, write_json
 
 
 def write_export(
@@ -52,26 +50,8 @@ def write_export(
     if fold_bn:
         network, folded = fold_batch_norms(subject.network, subject.inputs)
         subject = replace(subject, network=network, folded=folded)
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=".export."))
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be made: {error.strerror}") from None
-    try:
-        report = _fill(subject, formats, folder, rebuild)
-        folder.chmod(0o777 & ~umask())
-        for path in folder.iterdir():
-            path.chmod(0o666 & ~umask())
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        try:
-            os.rename(folder, out)
-        except OSError as error:
-            raise UsageError(f"{out}: cannot be made: {error.strerror}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    sync_folder(out.absolute().parent)
-    return report
+    with appearing(out) as folder:
+        return _fill(subject, formats, folder, rebuild)
 
 
 def check_free(out: Path) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nas.errors import UsageError
-from nas.files import write_atomic, write_json
+from nas.files import appearing, write_atomic, write_json
+from nas.folder_lock import locked
 from nas.genotype import Genotype
-from nas.runs.config import Experiment
 from nas.runs.options import ConfigSource
 from nas.runs.retrain import load_retraining
 from nas.runs.standalone import architectures, final_score, validation_score
@@ -43,20 +42,25 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     experiment = load_retraining(source)
     drawn = architectures(experiment, num)
     folder = out if out is not None else Path("runs") / f"{source.name}_baseline"
-    table, seconds = _open(folder, experiment)
-    write_atomic(folder / "config.yaml", experiment.yaml())
-    for choices in drawn:
-        for part in PARTS:
-            if table.value(choices, part) is None:
-                score = (validation_score if part == "validation" else final_score)(
-                    experiment, Genotype(choices), experiment.seed
-                )
-                table.add(choices, part, experiment.seed, score.value)
-                seconds = [*seconds, score.seconds]
-                table.seconds = statistics.fmean(seconds)
-                table.save(folder / TABLE)
-    summary = summarised(table, drawn) | {"seed": experiment.seed}
-    write_json(folder / SUMMARY, summary)
+    training = {**training_of(experiment), "seed": experiment.seed}
+    if not (folder / TABLE).exists():
+        with appearing(folder) as new:
+            write_atomic(new / "config.yaml", experiment.yaml())
+            Table(training, next(iter(experiment.model["task"].metrics()))).save(new / TABLE)
+    with locked(folder):
+        table, seconds = _open(folder, training)
+        for choices in drawn:
+            for part in PARTS:
+                if table.value(choices, part) is None:
+                    score = (validation_score if part == "validation" else final_score)(
+                        experiment, Genotype(choices), experiment.seed
+                    )
+                    table.add(choices, part, experiment.seed, score.value)
+                    seconds = [*seconds, score.seconds]
+                    table.seconds = statistics.fmean(seconds)
+                    table.save(folder / TABLE)
+        summary = summarised(table, drawn) | {"seed": experiment.seed}
+        write_json(folder / SUMMARY, summary)
     return folder, summary
 
 
@@ -87,17 +91,9 @@ def _known(table: Table, choices: dict[str, Any], part: Part) -> float:
     return value
 
 
-def _open(folder: Path, experiment: Experiment) -> tuple[Table, list[float]]:
-    """The table of an earlier command, or a new one; and the mean time of a training, as often as there were trainings."""
-    training = {**training_of(experiment), "seed": experiment.seed}
-    path = folder / TABLE
-    if path.exists():
-        table = Table.load(path)
-        if table.training != training:
-            raise UsageError(f"{folder}: holds the baseline of another configuration; name another folder with --out")
-        return table, [table.seconds] * sum(len(scores) for values in table.rows.values() for scores in values.values())
-    try:
-        os.makedirs(folder)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be made, or is no baseline's: {error.strerror}") from None
-    return Table(training, next(iter(experiment.model["task"].metrics()))), []
+def _open(folder: Path, training: dict[str, Any]) -> tuple[Table, list[float]]:
+    """What was trained earlier, and the mean time of a training, as often as there were trainings."""
+    table = Table.load(folder / TABLE)
+    if table.training != training:
+        raise UsageError(f"{folder}: holds the baseline of another configuration; name another folder with --out")
+    return table, [table.seconds] * sum(len(scores) for values in table.rows.values() for scores in values.values())

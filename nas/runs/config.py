@@ -41,6 +41,7 @@ class RetrainOptions:
         optimizer: Optimizer of the weights.
         scheduler: Learning rate over the training.
         gradient_clip_norm: Largest norm of the gradient; null: as it comes.
+        max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
         space: init_args of the space that differ when retraining, for example channels.
         data: init_args of the data that differ when retraining, for example batch_size.
         task: Task to train on, for example with label smoothing; null: the search's.
@@ -51,6 +52,7 @@ class RetrainOptions:
     optimizer: OptimizerFactory = AdamW
     scheduler: LRSchedule = "constant"
     gradient_clip_norm: float | None = None
+    max_skipped_batches: int = 0
     space: dict | None = None  # not dict[str, Any]: jsonargparse would take class paths inside for classes to make
     data: dict | None = None
     task: Task | None = None
@@ -314,10 +316,16 @@ def _import(path: str, trusted: Sequence[str]) -> Any:
     module, _, name = path.rpartition(".")
     if not module:
         raise UsageError(f"{path}: not a class; give its dotted path, for example nas.tau.Exponential")
-    if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
-        raise UsageError(_not_trusted(path))
+
+    def check(module: str) -> None:
+        if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
+            raise UsageError(_not_trusted(path))
+
+    check(module)
     with allowed_imports(trusted):
         try:
-            return getattr(import_module(module), name)
+            found = getattr(import_module(module), name)
         except Exception as error:  # a user's own module may raise anything
             raise UsageError(f"{path}: {describe(error)}") from error
+    check(getattr(found, "__module__", None) or module)  # one of these modules may have imported it
+    return found

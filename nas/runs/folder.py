@@ -7,14 +7,16 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nas.checkpoint_io import LAST, PREVIOUS
 from nas.errors import UsageError
-from nas.files import read_json, sha256, write_json
+from nas.files import appearing, read_json, remove_scraps, sha256, write_json
+from nas.folder_lock import LOCK, locked
 from nas.genotype import Genotype
 from nas.runs.options import ConfigSource
 
@@ -39,12 +41,13 @@ class RunFolder:
         self.manifest = self.path / "manifest.json"
 
     @classmethod
-    def create(cls, path: Path | None, name: str) -> RunFolder:
-        """Makes a new folder.
+    def create(cls, path: Path | None, name: str, fill: Callable[[RunFolder], None]) -> RunFolder:
+        """Makes a new folder, which is there with its first files or not at all.
 
         Args:
             path: The folder; None: ``runs/<name>/<n>`` with the first number that is free.
             name: Name of the configuration.
+            fill: Writes the first files, config.yaml among them, into the folder it is given.
 
         Raises:
             UsageError: The folder exists already or cannot be made.
@@ -53,15 +56,28 @@ class RunFolder:
         while True:
             folder = cls(path if path is not None else Path("runs") / name / str(number))
             try:
-                os.makedirs(folder.path)
-            except OSError as error:
-                if not os.path.exists(folder.path):
-                    raise UsageError(f"run folder {folder.shown} cannot be made: {error.strerror}") from None
+                with appearing(Path(folder.shown)) as new:
+                    fill(cls(new))
+            except UsageError as error:
+                if not os.path.lexists(folder.path):
+                    raise UsageError(f"run folder {error}") from None
                 if path is not None:
                     raise UsageError(f"run folder {folder.shown} exists already; name another with --out") from None
                 number += 1
             else:
                 return folder
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps other processes from writing into the folder meanwhile.
+
+        Raises:
+            UsageError: One does, or the folder cannot be written.
+        """
+        with locked(Path(self.shown)):
+            for folder in (self.path, self.checkpoints):
+                remove_scraps(folder)
+            yield
 
     @classmethod
     def open(cls, path: str | Path, stage: str | None = None) -> RunFolder:
@@ -157,7 +173,8 @@ class RunFolder:
         """Writes summary.json, genotype.json, and manifest.json last."""
         write_json(self.summary, summary)
         genotype.save(self.genotype)
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p != self.manifest)
+        ours = (self.manifest, self.path / LOCK)  # the lock would be lost if the file were opened here
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ours)
         files = [p for p in files if self.retrain.path not in p.parents]
         manifest = {
             "versions": versions(),

@@ -12,7 +12,8 @@ from nas.errors import UsageError
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 MAX_BYTES = 2**20
-MAX_ALIASES = 100
+MAX_VALUES = 2_000
+"""Keys and values of a configuration."""
 
 
 class ConfigSource(NamedTuple):
@@ -45,22 +46,61 @@ def trust_words(trusted: tuple[str, ...]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what safe_load lets through: a key given twice, of which one would be lost, and aliases without end."""
+    """Refuses what safe_load lets through: a key given twice, of which one would be lost, and small texts of a huge content."""
 
-    num_aliases = 0
+    num_values = 0
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node)
+        return node
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        self.num_aliases += self.check_event(yaml.AliasEvent)
-        if self.num_aliases > MAX_ALIASES:
-            raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
+        self.num_values += 1
+        if self.num_values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} is given twice")
+        if len(set(keys)) < len(keys):
+            raise yaml.YAMLError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
         return super().construct_mapping(node, deep)
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = loader.construct_yaml_int(node)
+    if abs(number) >= 2**63:
+        raise yaml.YAMLError(f"{node.value[:20]}... is larger than any number that a configuration has")
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Counts the values below a node, those behind an alias as often as it is used."""
+    sizes: dict[int, int | None] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            children = (
+                [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            )
+            below = 0 if isinstance(node, yaml.ScalarNode) else sum(map(size, children))
+            if below > MAX_VALUES:
+                raise yaml.YAMLError(
+                    f"more than {MAX_VALUES} values, those behind aliases counted as often as they are used"
+                )
+            sizes[id(node)] = 1 + below
+        known = sizes[id(node)]
+        if known is None:
+            raise yaml.YAMLError("a value that contains itself")
+        return known
+
+    size(root)
 
 
 _MERGE = "tag:yaml.org,2002:merge"

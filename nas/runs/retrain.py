@@ -21,6 +21,7 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
+from nas.runs.record import Record
 from nas.runs.results import cost_of, headline, recalibrated_network
 from nas.runs.trainer import check_batches, prepare_machine, train
 from nas.search_space import SearchSpace
@@ -28,7 +29,7 @@ from nas.tasks import Task
 
 
 def retrain_run(
-    path: Path, *, seed: int | None, inherit: bool, out: Path | None, trusted: tuple[str, ...]
+    path: Path, *, seed: int | None, inherit: bool, out: Path | None, trusted: tuple[str, ...], force: bool = False
 ) -> RunFolder:
     """Retrains what a search found.
 
@@ -38,6 +39,7 @@ def retrain_run(
         inherit: Start from the supernet's weights.
         out: The folder to make; None: ``retrain`` inside the run folder.
         trusted: The user's own modules.
+        force: Go on with an unfinished one though versions or the user's modules are not those that it was begun with.
 
     Raises:
         UsageError: Found before anything was written.
@@ -57,10 +59,12 @@ def retrain_run(
         if not module.space.inherits_weights:
             raise UsageError(f"--inherit: networks of {type(module.space).__name__} cannot take the supernet's weights")
         weights = recalibrated_network(module, genotype, searched.data, module.device).state_dict()
-    return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights)
+    return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights, force)
 
 
-def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, out: Path | None) -> RunFolder:
+def retrain_genotype(
+    genotype: Path, source: ConfigSource, *, seed: int | None, out: Path | None, force: bool = False
+) -> RunFolder:
     """Trains the architecture of a genotype file, from wherever it comes.
 
     Args:
@@ -68,6 +72,7 @@ def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, 
         source: Configuration of its space.
         seed: Seed of weights and data order; None: the configuration's.
         out: The folder to make; None: ``runs/<config name>/<n>``.
+        force: Go on with an unfinished one though versions or the user's modules are not those that it was begun with.
 
     Raises:
         UsageError: Found before anything was written.
@@ -78,7 +83,7 @@ def retrain_genotype(genotype: Path, source: ConfigSource, *, seed: int | None, 
     found = read_genotype_of(genotype, experiment)
     if experiment.retrain.inherit:
         raise UsageError("retrain.inherit: inherited weights come from a run; use nas retrain --run DIR --inherit")
-    return _retrain(experiment, found, out, source.name, None)
+    return _retrain(experiment, found, out, source.name, None, force)
 
 
 def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
@@ -185,6 +190,7 @@ def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
             optimizer=options.optimizer,
             scheduler=options.scheduler,
             gradient_clip_norm=options.gradient_clip_norm,
+            max_skipped_batches=options.max_skipped_batches,
             seed=experiment.seed,
         )
 
@@ -202,7 +208,12 @@ def try_training(experiment: Experiment, module: RetrainModule, loader: Resumabl
 
 
 def _retrain(
-    experiment: Experiment, genotype: Genotype, out: Path | None, name: str, weights: dict[str, Any] | None
+    experiment: Experiment,
+    genotype: Genotype,
+    out: Path | None,
+    name: str,
+    weights: dict[str, Any] | None,
+    force: bool,
 ) -> RunFolder:
     prepare_machine(experiment.trainer)
     genotype = replace(genotype, space=experiment.values["model"]["space"])
@@ -216,23 +227,26 @@ def _retrain(
     task = module.task
     folder = _folder(experiment, genotype, out, name)
     again = f"the same nas retrain command with --out {folder.quoted}"
-    trained = train(experiment.trainer, module, loader, folder, "retrain", again)
-    module.float()
-    scores = evaluate(network, data.test_dataloader(), task, trained.device)
-    metric = headline(task, scores)
-    summary = {
-        "stage": "retrain",
-        "genotype": dict(genotype.choices),
-        "metric": {**metric, "split": "test"},
-        **{f"test_{key}": value for key, value in scores.items()},
-        **cost_of(network, data),
-        "train_seconds": trained.seconds,
-        "inherited": experiment.retrain.inherit,
-        "seed": experiment.seed,
-        "device": str(trained.device),
-    }
-    write_pages(folder, experiment, genotype, summary, module.num_batches_done)
-    folder.finish(summary, genotype)
+    with folder.writing():
+        record = Record(experiment.yaml(), experiment.trusted, force=force)
+        trained = train(experiment.trainer, module, loader, folder, "retrain", again, record=record)
+        module.float()
+        scores = evaluate(network, data.test_dataloader(), task, trained.device)
+        metric = headline(task, scores)
+        summary = {
+            "stage": "retrain",
+            "genotype": dict(genotype.choices),
+            "metric": {**metric, "split": "test"},
+            **{f"test_{key}": value for key, value in scores.items()},
+            **cost_of(network, data),
+            "train_seconds": trained.seconds,
+            "skipped_batches": module.num_skipped_batches,
+            "inherited": experiment.retrain.inherit,
+            "seed": experiment.seed,
+            "device": str(trained.device),
+        }
+        write_pages(folder, experiment, genotype, summary, module.num_batches_done)
+        folder.finish(summary, genotype)
     return folder
 
 
@@ -247,10 +261,12 @@ def _folder(experiment: Experiment, genotype: Genotype, out: Path | None, name: 
                 f"{folder.shown} holds an unfinished retraining of other settings; name another with --out"
             )
         return folder
-    folder = RunFolder.create(out, name)
-    genotype.save(folder.genotype)
-    write_atomic(folder.config, experiment.yaml())
-    return folder
+
+    def fill(new: RunFolder) -> None:
+        genotype.save(new.genotype)
+        write_atomic(new.config, experiment.yaml())
+
+    return RunFolder.create(out, name, fill)
 
 
 def _inherit(network: nn.Module, weights: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.gap import DiscretisationGap
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
+from nas.runs.record import Record
 from nas.runs.results import derive_and_score, searched_of
 from nas.runs.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
@@ -60,27 +61,38 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     check_retraining(retraining, Argmax().genotype(searched))
     with refusals("model.derive"):
         experiment.derive.check(searched)
-    folder = RunFolder.create(out, source.name)
-    save_tables(tables, folder.path)
-    write_atomic(folder.config, experiment.yaml())
-    _run(experiment, retraining, module, loader, folder)
+
+    def fill(new: RunFolder) -> None:
+        save_tables(tables, new.path)
+        write_atomic(new.config, experiment.yaml())
+
+    folder = RunFolder.create(out, source.name, fill)
+    with folder.writing():
+        _run(experiment, retraining, module, loader, folder)
     return folder
 
 
-def resume(path: Path, trusted: tuple[str, ...]) -> RunFolder:
+def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunFolder:
     """Goes on exactly where a search stopped; a finished one is left as it is.
 
+    Args:
+        path: The run folder.
+        trusted: The user's own modules.
+        force: Go on though configuration, versions or the user's modules are not those that it was begun with.
+
     Raises:
-        UsageError: Not a search's run folder, or its configuration does not load.
+        UsageError: Not a search's run folder, its configuration does not load, or the search was begun otherwise.
         ValueError: No checkpoint is whole.
     """
     folder = RunFolder.open(path, "search")
-    if not folder.finished:
+    if folder.finished:
+        return folder
+    with folder.writing():
         source = folder.source(trusted)
         experiment, retraining = load_experiment(source), load_retraining(source)
         module, loader, _ = _prepare(experiment)
         penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
-        _run(experiment, retraining, module, loader, folder)
+        _run(experiment, retraining, module, loader, folder, force)
     return folder
 
 
@@ -138,13 +150,19 @@ def _judge(data: SearchDataModule, module: SearchModule, choices: Mapping[str, A
 
 
 def _run(
-    experiment: Experiment, retraining: Experiment, module: SearchModule, loader: ResumableLoader, folder: RunFolder
+    experiment: Experiment,
+    retraining: Experiment,
+    module: SearchModule,
+    loader: ResumableLoader,
+    folder: RunFolder,
+    force: bool = False,
 ) -> None:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
     gap = DiscretisationGap(experiment.data)
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
     guards = Guards(experiment.guards, partial(_judge, experiment.data))
-    trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard])
+    record = Record(experiment.yaml(), experiment.trusted, force=force)
+    trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
     module.use_average()
     seen = [entry["choices"] for entry in guards.seen]
     derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen)
@@ -156,6 +174,7 @@ def _run(
         "num_architectures": module.supernet.num_architectures,
         "collapsed_at": guards.collapsed_at,
         "stopped_at": guards.stopped_at,
+        "skipped_batches": module.num_skipped_batches,
         "seed": experiment.seed,
         "device": str(trained.device),
     }

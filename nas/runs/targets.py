@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from nas.cost_table import CostTable, ExpectedCost
 from nas.costs import CostFunction, latency_ms
 from nas.errors import UsageError
 from nas.evaluation import as_args, first_sample, to_device
-from nas.files import write_json
+from nas.files import read_json, write_json
 from nas.latency import MeasuredLatency, NotProfiled
 from nas.limits import Infeasible, Limit, most_probable
 from nas.runs.build import refusals
@@ -131,12 +130,8 @@ def load_tables(targets: Sequence[Target], folder: Path) -> dict[str, CostTable]
     if not targets:
         return {}
     path = folder / FILE
+    content = read_json(path, f"{path}: missing, so the run's cost targets are not known", MAX_BYTES)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
         return {target.name: CostTable.from_json(content[target.name]) for target in targets}
-    except FileNotFoundError:
-        raise UsageError(f"{path}: missing, so the run's cost targets are not known") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path}: damaged") from None

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ from nas.checkpoint_io import VerifiedCheckpointIO
 from nas.data.loader import ResumableLoader
 from nas.errors import UsageError
 from nas.runs.folder import RunFolder
+from nas.runs.record import Record
 from nas.train_module import TrainModule
 
 MAX_THREADS = 256
@@ -39,6 +41,7 @@ class TrainerOptions:
         num_threads: CPU threads of torch's operations; null: torch's own choice. Sums of another number of threads round differently, so
             runs are equal between machines only where it is set. Small networks are as fast with 1.
         checkpoint_seconds: At the end of an epoch a checkpoint is written if so much time has passed since the last; 0: at every one.
+        checkpoint_minutes: In the middle of an epoch one is written if so many minutes have passed since the last; null: never.
         num_images: Moments of a search, at even distances, at which TensorBoard gets pictures and the discretisation gap; 0: none.
     """
 
@@ -50,6 +53,7 @@ class TrainerOptions:
     limit_train_batches: int | float | None = None
     num_threads: int | None = None
     checkpoint_seconds: float = 1.0
+    checkpoint_minutes: float | None = 10.0
     num_images: int = 20
 
     def __post_init__(self) -> None:
@@ -64,6 +68,8 @@ class TrainerOptions:
             raise ValueError(f"trainer: num_threads must lie in 1 ... {MAX_THREADS}, got {self.num_threads}")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"trainer: checkpoint_seconds must be at least 0, got {self.checkpoint_seconds}")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
+            raise ValueError(f"trainer: checkpoint_minutes must be above 0, got {self.checkpoint_minutes}")
         if self.num_images < 0:
             raise ValueError(f"trainer: num_images must be at least 0, got {self.num_images}")
         if self.limit_train_batches is not None and not self.limit_train_batches > 0:
@@ -115,6 +121,7 @@ def train(
     title: str | None,
     again: str,
     callbacks: Sequence[pl.Callback] = (),
+    record: Record | None = None,
 ) -> Trained:
     """Trains into `folder`, from its checkpoint on where there is one.
 
@@ -126,20 +133,27 @@ def train(
         title: What the progress display calls the run; None: no display.
         again: The command that goes on after an interruption.
         callbacks: Further ones; they run when metrics are written and before checkpoints are.
+        record: What the run has now, to be compared with what it was begun with; None: nothing is compared.
 
     Raises:
         Interrupted: A signal came; the state is saved.
+        UsageError: The run was begun otherwise.
         ValueError: There are checkpoints, but none is whole.
+        FloatingPointError: A loss, gradient or weight is not finite.
+        OSError: A file cannot be written.
     """
     checkpoint, purge_step = None, None
+    device = prepare_machine(options)
     if folder.has_checkpoint():
         checkpoint = folder.last_checkpoint
         state = checkpoint_io.load(checkpoint)
         if not isinstance(state.get("num_batches_done"), int):
             raise ValueError(f"{checkpoint}: not a checkpoint of this run")
+        if record is not None:
+            record.compare(state, Path(folder.shown) / checkpoint.relative_to(folder.path), 1, device)
         purge_step = state["num_batches_done"] + 1
     folder.wait_for_events()
-    checkpoints = Checkpoints(folder.checkpoints, options.checkpoint_seconds)
+    checkpoints = Checkpoints(folder.checkpoints, options.checkpoint_seconds, options.checkpoint_minutes)
     system = SystemWriter(folder.system_csv)
     trainer = _make(
         options,
@@ -149,6 +163,7 @@ def train(
             MetricsWriter(folder.metrics_csv),
             *callbacks,
             *([] if title is None else [Progress(title)]),
+            *([] if record is None else [record]),
             checkpoints,
             Interruption(checkpoints),
         ],
@@ -159,10 +174,12 @@ def train(
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         except Interrupted as stop:
             raise Interrupted(stop.signum, f"go on with: {again}") from None
+        finally:
+            loader.close()
     return Trained(system.seconds, trainer.strategy.root_device)
 
 
-_OURS = ("num_threads", "checkpoint_seconds", "num_images")
+_OURS = ("num_threads", "checkpoint_seconds", "checkpoint_minutes", "num_images")
 """Options that are not Lightning's."""
 
 

@@ -1,10 +1,13 @@
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from nas.csv_file import CsvFile, read_columns
-from nas.errors import UsageError
-from nas.files import read_json, replacing, sha256, write_atomic, write_json
+from nas.errors import UsageError, describe
+from nas.files import appearing, read_json, remove_scraps, replacing, sha256, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_scrap(tmp_path):
@@ -94,3 +97,88 @@ def test_columns_are_read_back(tmp_path):
     file.path.write_text("step,a\nx,1\n")
     with pytest.raises(ValueError, match="damaged"):
         read_columns(file.path)
+
+
+def test_what_was_edited_or_damaged_is_noticed_and_what_was_laid_out_anew_is_not(tmp_path):
+    path = tmp_path / "f.json"
+    write_json(path, {"a": [1, 2.5, float("nan")], "b": {"c": "d"}})
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content, sort_keys=True))
+    assert read_json(path, "gone") == {"a": [1, 2.5, None], "b": {"c": "d"}}
+    content["a"][0] = 3
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"f.json: damaged, or edited .*remove its key 'checksum'"):
+        read_json(path, "gone")
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert read_json(path, "gone")["a"] == [3, 2.5, None]
+
+
+def test_every_bit_flip_of_a_json_file_is_noticed_or_changes_nothing(tmp_path):
+    path = tmp_path / "f.json"
+    write_json(path, {"a": [1, 2.5e-07], "name": "x", "b": {"c": None}})
+    whole, same = path.read_bytes(), read_json(path, "gone")
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            found = read_json(path, "gone")
+        except UsageError:
+            continue
+        # a flip in the key "checksum" itself, or 2.5e-07 written 2.5E-07
+        assert {key: value for key, value in found.items() if key in same} == same
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": ' * 100_000, "nested too deeply"),
+        ("{" + ", ".join(f'"{i}": 0' for i in range(100_001)) + "}", "more than 100000 keys"),
+    ],
+)
+def test_json_that_python_would_take(tmp_path, text, message):
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(UsageError, match=f"f.json: damaged, not JSON: .*{message}"):
+        read_json(tmp_path / "f.json", "gone")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "folder"
+    with pytest.raises(RuntimeError, match="crash"), appearing(target) as folder:
+        (folder / "a").write_text("x")
+        raise RuntimeError("crash")
+    assert list(target.parent.iterdir()) == []
+    with appearing(target) as folder:
+        (folder / "a").write_text("x")
+        assert not target.exists()
+    assert (target / "a").read_text() == "x" and list(target.parent.iterdir()) == [target]
+    (tmp_path / "file").touch()
+    for taken, message in ((target, "exists already"), (tmp_path / "file" / "f", "File exists")):
+        with pytest.raises(UsageError, match=f"{taken}: cannot be made: {message}"), appearing(taken):
+            raise AssertionError("not reached")
+
+
+def test_scraps_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    for name in ("last.ckpt", ".hidden", "x.tmp"):
+        (tmp_path / name).touch()
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from nas.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as file:\n"
+        "    file.write(b'half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "last.ckpt"], check=False)
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_scraps(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", ".hidden", "x.tmp"}
+
+
+def test_errors_of_the_system_name_the_file(tmp_path):
+    with pytest.raises(OSError) as error, replacing(tmp_path / "f"):
+        raise OSError(28, "No space left on device")
+    assert describe(error.value) == f"{tmp_path}/f: No space left on device"

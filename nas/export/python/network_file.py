@@ -26,21 +26,31 @@ _LICENSES = {
 }
 
 _LOAD = '''
-def load(weights: str | Path = WEIGHTS) -> Network:
+def load(weights: str | Path | None = None) -> Network:
     """The network with its weights, in eval mode.
 
     Args:
-        weights: A safetensors file; by default the one beside this file.
+        weights: A safetensors file; by default the one beside this file, which must be as it was exported.
     """
+    import hashlib
+
     from safetensors.torch import load_file
 
+    if weights is None:
+        weights = WEIGHTS
+        digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+        if WEIGHTS_SHA256 and digest != WEIGHTS_SHA256:
+            raise ValueError(
+                f"{WEIGHTS} is not as it was exported (SHA-256 differs); "
+                "to load it all the same, give its path"
+            )
     network = Network()
     network.load_state_dict(load_file(weights))
     return network.eval()
 '''
 
 
-def network_source(network: nn.Module, about: str) -> str:
+def network_source(network: nn.Module, about: str, weights_sha256: str = "") -> str:
     """A Python file that builds a network without this framework.
 
     It has a class ``Network``, whose state dict has the same keys, and a function ``load`` that reads the weights from the file beside it.
@@ -51,11 +61,12 @@ def network_source(network: nn.Module, about: str) -> str:
     Args:
         network: A plain network.
         about: For the docstring: what it is and where it comes from.
+        weights_sha256: Digest of the weights' file, which ``load`` checks; empty: it does not.
 
     Raises:
         ValueError: A module cannot be written; the message names its place and the reason.
     """
-    names = Names(_PLAIN, (NETWORK, "load", "WEIGHTS", "Path"))
+    names = Names(_PLAIN, (NETWORK, "load", "WEIGHTS", "WEIGHTS_SHA256", "Path"))
     names.imports["Path"] = Import("pathlib", "Path")
     classes = class_sources(network, names)
     endings = [f"{place} = {earlier}" for place, earlier in _ties(network)]
@@ -63,7 +74,7 @@ def network_source(network: nn.Module, about: str) -> str:
     if endings:
         classes[-1] = _with_endings(classes[-1], endings)
     definitions = "\n\n".join(text.strip("\n") + "\n" for text in [*names.definitions, *classes])
-    weights = f'WEIGHTS = Path(__file__).with_name("{WEIGHTS}")\n'
+    weights = f'WEIGHTS = Path(__file__).with_name("{WEIGHTS}")\nWEIGHTS_SHA256 = "{weights_sha256}"\n'
     head = [_docstring(about, names), "from __future__ import annotations\n", _imports(names), weights]
     return "\n".join(head) + "\n\n" + definitions + "\n" + _LOAD
 

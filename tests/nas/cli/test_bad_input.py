@@ -121,7 +121,10 @@ def test_configurations(nas, config, changes, message):
         ("- 1", "not a configuration"),
         ("model: [", "not valid YAML"),
         ("data: {}\ndata: {}", "key 'data' is given twice"),
-        ("model: &a [" + "x, " * 50 + "]\ndata: [" + "*a, " * 200 + "]", "more than 100 aliases"),
+        (
+            "model: &a [" + "x, " * 50 + "]\ndata: [" + "*a, " * 200 + "]",
+            "more than 2000 values, those behind aliases counted",
+        ),
         ("model: " + "[" * 5000, "not valid YAML"),
         ("#" * (2**20 + 1), "larger than"),
         ("seed_everything: 1", "data"),
@@ -266,9 +269,9 @@ def test_existing_and_unwritable_folders(nas, config):
     assert answer.code == 2 and "run folder run exists already" in answer.complaint and not os.listdir("run")
     Path("file").write_text("")
     answer = nas("search", "--config", "tiny.yaml", "--out", "file/run")
-    assert answer.code == 2 and "run folder file/run cannot be made" in answer.complaint
+    assert answer.code == 2 and "run folder file/run: cannot be made" in answer.complaint
     answer = nas("search", "--config", "tiny.yaml", "--out", "/proc/run")
-    assert answer.code == 2 and "/proc/run cannot be made" in answer.complaint
+    assert answer.code == 2 and "/proc/run: cannot be made" in answer.complaint
 
 
 def test_unfinished_runs_have_no_results(nas, config, monkeypatch):

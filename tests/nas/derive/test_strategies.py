@@ -54,8 +54,8 @@ def tuned_by_hand(searched, choices, num_steps, lr):
 def test_fine_tuned(searched):
     before = copy.deepcopy(searched.supernet.state_dict())
     pool = most_probable_ones(searched, 5)
-    losses = [tuned_by_hand(searched, choices, 10, 0.05) for choices in pool]
-    found = FineTuned(num=5, num_steps=10, lr=0.05).genotype(searched)
+    losses = [tuned_by_hand(searched, choices, 30, 0.05) for choices in pool]
+    found = FineTuned(num=5, num_steps=30, lr=0.05).genotype(searched)
     assert dict(found.choices) == pool[losses.index(min(losses))] != pool[0]
     assert FineTuned(num=1, num_steps=1).genotype(searched).choices == Argmax().genotype(searched).choices
     for name, value in searched.supernet.state_dict().items():

@@ -201,7 +201,14 @@ def test_weights_of_another_network_are_noticed_even_with_their_own_sha256(nas, 
     weights = {key: tensor + 1 for key, tensor in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["sha256"]["model.safetensors"] = sha256(folder / "model.safetensors")
+    answer = nas("export", "--verify", exported)
+    assert answer.code == 1 and "model.safetensors: not as it was written" in answer.complaint
+    source = (folder / "network.py").read_text()
+    old = manifest["sha256"]["model.safetensors"]
+    (folder / "network.py").write_text(source.replace(old, sha256(folder / "model.safetensors")))
+    for name in ("model.safetensors", "network.py"):
+        manifest["sha256"][name] = sha256(folder / name)
+    del manifest["checksum"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     answer = nas("export", "--verify", exported)
     assert answer.code == 1 and "network.py: outputs differ" in answer.complaint and "pt2" not in answer.complaint
@@ -213,6 +220,7 @@ def test_weights_of_another_network_are_noticed_even_with_their_own_sha256(nas, 
 def test_names_stay_in_their_folder(nas, exported, name):
     manifest = json.loads((Path(exported) / "manifest.json").read_text())
     manifest["sha256"][name] = "0" * 64
+    del manifest["checksum"]
     (Path(exported) / "manifest.json").write_text(json.dumps(manifest))
     answer = nas("export", "--verify", exported)
     assert answer.code == 2 and "is not the name of a file in this folder" in answer.complaint

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nas import checkpoint_io
 from nas.retrain_module import RetrainModule
+from nas.runs import record
 from nas.runs.folder import RunFolder
 from nas.search_module import SearchModule
 
@@ -41,6 +43,14 @@ def crash():
 
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def send(*signums):
+    def signals():
+        for signum in signums:
+            os.kill(os.getpid(), signum)
+
+    return signals
 
 
 def state(folder):
@@ -91,6 +101,130 @@ def test_search_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch, how, 
     resumed = nas("search", "--resume", "cut", "--json")
     assert resumed.code == 0 and resumed.result["stage"] == "search"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("signums", "code"),
+    [
+        ((signal.SIGINT,), 130),
+        ((signal.SIGUSR1,), 130),
+        ((signal.SIGTERM, signal.SIGINT, signal.SIGTERM), 143),
+        ((signal.SIGINT, signal.SIGTERM), 130),
+    ],
+)
+def test_every_signal_saves_and_a_second_one_changes_nothing(nas, config, tmp_path, monkeypatch, signums, code):
+    stop_at(monkeypatch, SearchModule, 8, send(*signums))
+    answer = nas("search", "--config", config(), "--out", "cut")
+    assert answer.code == code and f"stopped by {signums[0].name} after saving a checkpoint" in answer.complaint
+    assert state(tmp_path / "cut")["num_batches_done"] == 9
+
+
+def test_signals_outside_training_end_with_their_code(nas, config, monkeypatch):
+    monkeypatch.setattr("nas.runs.search.check_choices", lambda *_: send(signal.SIGUSR1)())
+    answer = nas("search", "--config", config(), "--out", "cut")
+    assert answer.code == 130 and answer.complaint == "nas: stopped by SIGUSR1" and not os.path.exists("cut")
+
+
+def test_a_signal_to_the_whole_process_group_spares_the_loaders_until_the_batch_is_saved(config, tmp_path):
+    code = (
+        "import os, signal, time\n"
+        "from nas.cli import entry\n"
+        "from nas.search_module import SearchModule\n"
+        "import sys\n"
+        "step = SearchModule.training_step\n"
+        "def stopping(self, *args):\n"
+        "    if self.num_batches_done == 8:\n"
+        "        os.killpg(0, signal.SIGTERM)\n"
+        "        time.sleep(0.5)\n"  # time for a loader to die, which would end this process with an error
+        "    return step(self, *args)\n"
+        "SearchModule.training_step = stopping\n"
+        f"sys.argv = ['nas', 'search', '--config', '{config({'data.init_args.num_workers': 1})}', '--out', 'cut']\n"
+        "entry()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.returncode == 143 and "after saving a checkpoint" in done.stderr
+    assert state(tmp_path / "cut")["num_batches_done"] == 9
+
+
+def test_long_epochs_are_saved_in_their_middle_and_go_on_exactly(nas, config, tmp_path, monkeypatch):
+    path = config({"trainer.checkpoint_minutes": 1e-9, "trainer.checkpoint_seconds": 1000})
+    assert nas("search", "--config", path, "--out", "whole").code == 0
+    stop_at(monkeypatch, SearchModule, 10, crash)
+    assert nas("search", "--config", path, "--out", "cut").code == 1
+    assert state(tmp_path / "cut")["num_batches_done"] == 10
+    assert nas("search", "--resume", "cut").code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+OWN_SPACE = """
+import nas
+from torch import nn
+class Space(nas.SearchSpace):
+    def network(self, stage="search"):
+        op = nas.choice("op", {"a": nn.ReLU, "b": nn.Tanh})
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), op, nn.Linear(8, 10))
+"""
+
+
+def test_what_was_begun_otherwise_is_refused_with_the_difference_and_forced_where_wanted(
+    nas, config, tmp_path, monkeypatch
+):
+    (tmp_path / "own_space.py").write_text(OWN_SPACE)
+    path = config({"model.space": {"class_path": "own_space.Space"}})
+    trust = ("--trust-module", "own_space")
+    stop_at(monkeypatch, SearchModule, 8, crash)
+    assert nas("search", "--config", path, "--out", "run", *trust).code == 1
+    (tmp_path / "own_space.py").write_text(f"{OWN_SPACE}\n# edited")
+    resolved = tmp_path / "run/config.yaml"
+    resolved.write_text(resolved.read_text().replace("lr: 0.03", "lr: 0.04").replace("max_epochs: 3", "max_epochs: 4"))
+    versions = record.versions
+    monkeypatch.setattr(record, "versions", lambda: {**versions(), "torch": "99.0"})
+    answer = nas("search", "--resume", "run", *trust)
+    assert answer.code == 2 and answer.complaint.endswith("; --force goes on all the same")
+    for part in (
+        "run/checkpoints/last.ckpt: the run was begun otherwise: trainer.max_epochs was 3, is 4; ",
+        "model.arch_optimizer.init_args.lr was 0.03, is 0.04; ",
+        f'versions.torch was "{version("torch")}", is "99.0"; ',
+        "sources.own_space was ",
+    ):
+        assert part in answer.complaint
+    assert not (tmp_path / "run/.lock").exists()
+    with pytest.warns(UserWarning, match="the run was begun otherwise: trainer.max_epochs was 3, is 4"):
+        assert nas("search", "--resume", "run", "--force", *trust).code == 0
+    assert state(tmp_path / "run")["num_batches_done"] == 24
+    assert nas("search", "--config", path, "--force").code == 2
+
+
+def test_another_machine_is_told_but_not_refused(nas, config, monkeypatch):
+    stop_at(monkeypatch, SearchModule, 8, crash)
+    assert nas("search", "--config", config(), "--out", "run").code == 1
+    monkeypatch.setattr(record, "device_name", lambda device: "abacus")
+    with pytest.warns(UserWarning, match=r"goes on on abacus; sums may round differently"):
+        assert nas("search", "--resume", "run").code == 0
+
+
+def test_two_processes_do_not_write_into_one_run(nas, config, tmp_path, monkeypatch):
+    stop_at(monkeypatch, SearchModule, 8, crash)
+    assert nas("search", "--config", config(), "--out", "run").code == 1
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from nas.folder_lock import locked\n"
+        "with locked(Path('run')):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        answer = nas("search", "--resume", "run")
+        assert answer.code == 2 and f"run: in use by process {holder.pid} on " in answer.complaint
+        after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        assert before == {path: content for path, content in after.items() if path.name != ".lock"}
+        holder.stdin.close()
+    assert nas("search", "--resume", "run").code == 0
 
 
 def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(nas, config, tmp_path, monkeypatch):
@@ -179,6 +313,61 @@ def test_a_search_with_every_stateful_part_goes_on_exactly(nas, config, tmp_path
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     state_dict = state(tmp_path / "cut")["state_dict"]
     assert state_dict["tau.start"] >= 0 and state_dict["tau.schedule.log_excess"] != 0
+
+
+ESTIMATORS = {
+    name: {"model.relaxation": {"class_path": f"nas.relaxations.{name}"}}
+    for name in ("Softmax", "SampledPath", "ReinMax", "GumbelRao", "Dirichlet", "TwoPath", "BinaryConcrete")
+}
+METHODS = {
+    "joint": {"model.bilevel": {"class_path": "nas.bilevel.Joint"}},
+    "finite difference": {
+        "model.bilevel": {"class_path": "nas.bilevel.Unrolled", "init_args": {"exact": False}},
+        "model.weight_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9}},
+    },
+    "uniform paths": {
+        "model.warmup_paths": {"class_path": "nas.paths.Uniform"},
+        "model.relaxation": {"class_path": "nas.relaxations.SampledPath"},
+    },
+    "cosine, one cycle": {"model.weight_schedule": "one_cycle", "model.arch_schedule": "cosine"},
+}
+TASKS = {
+    "label smoothing": {"model.task.init_args.label_smoothing": 0.1},
+    "regression": {
+        "model.task": {"class_path": "nas.tasks.Regression"},
+        "model.space": {"class_path": "lines.Space"},
+        "data": {"class_path": "lines.Data", "init_args": {"batch_size": 20}},
+    },
+}
+PARTS = {**ESTIMATORS, **METHODS, **TASKS}
+
+LINES = """
+import nas
+import torch
+from nas.data import SearchDataModule
+from torch import nn
+from torch.utils.data import TensorDataset
+class Space(nas.SearchSpace):
+    def network(self, stage="search"):
+        return nn.Sequential(nn.Linear(4, 8), nas.choice("op", {"a": nn.ReLU, "b": nn.Tanh}), nn.Linear(8, 1), nn.Flatten(0))
+class Data(SearchDataModule):
+    def train_set(self, augment):
+        x = torch.randn(240, 4, generator=torch.Generator().manual_seed(0))
+        return TensorDataset(x, x.sum(1))
+    test_set = lambda self: self.train_set(False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_goes_on_exactly(nas, config, tmp_path, monkeypatch, name):
+    (tmp_path / "lines.py").write_text(LINES)
+    path, trust = config(PARTS[name]), ("--trust-module", "lines")
+    assert nas("search", "--config", path, "--out", "whole", *trust).code == 0
+    stop_at(monkeypatch, SearchModule, 9, crash)
+    assert nas("search", "--config", path, "--out", "cut", *trust).code == 1
+    assert nas("search", "--resume", "cut", *trust).code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):

@@ -1,0 +1,70 @@
+"""A lock that keeps two processes from writing into one folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from nas.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of `folder` while the block runs. The system frees it when the process ends, however it ends.
+
+    A record lock, not flock: loader processes do not inherit it, so that they cannot hold it after their parent was killed. Where the
+    file system knows no locks, there is none.
+
+    Raises:
+        UsageError: Another process has it, or the folder cannot be written.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / LOCK
+    descriptor = _acquire(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is ours
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UsageError(f"{path.parent}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                holder = os.read(descriptor, 200).decode(errors="replace").strip()
+                os.close(descriptor)
+                raise UsageError(f"{path.parent}: in use by {holder or 'another process'}") from None
+            return descriptor  # no locks here
+        if _is_at(path, descriptor):
+            with suppress(OSError):  # a full disk
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+            return descriptor
+        os.close(descriptor)  # its former holder has removed it meanwhile
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

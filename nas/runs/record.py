@@ -1,0 +1,94 @@
+"""What a run was begun with, so that it goes on only with the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.callbacks import Callback
+
+from nas.errors import UsageError
+from nas.files import sha256
+from nas.latency import device_name
+from nas.runs.folder import versions
+
+MACHINE = "machine"
+NUM_SHOWN = 5
+
+
+class Record(Callback):
+    """Configuration, versions, sources of the user's modules, and number of processes, kept in every checkpoint."""
+
+    def __init__(self, configuration: str, trusted: Sequence[str], *, force: bool = False) -> None:
+        """Notes what the run has now.
+
+        Args:
+            configuration: The text of its config.yaml.
+            trusted: The user's own modules.
+            force: Go on with something else all the same.
+        """
+        self.force = force
+        self.present: dict[str, Any] = {
+            "configuration": configuration,
+            "versions": versions(),
+            "sources": {name: _source_of(name) for name in trusted},
+        }
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        self.present["processes"] = trainer.world_size
+        self.present[MACHINE] = device_name(trainer.strategy.root_device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.present
+
+    def compare(self, checkpoint: Mapping[str, Any], path: Path, world_size: int, device: torch.device) -> None:
+        """Compares with what a checkpoint says.
+
+        Raises:
+            UsageError: Something differs that decides the run's numbers, unless forced; in one line that says what.
+        """
+        begun = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
+        machine = begun.pop(MACHINE, None)
+        present = {**self.present, "processes": world_size}
+        changes = list(_changes(_readable(begun), _readable({key: present[key] for key in begun}), ""))
+        if changes:
+            more = f"; and {len(changes) - NUM_SHOWN} more" if len(changes) > NUM_SHOWN else ""
+            text = f"{path}: the run was begun otherwise: {'; '.join(changes[:NUM_SHOWN])}{more}"
+            if not self.force:
+                raise UsageError(f"{text}; --force goes on all the same")
+            warnings.warn(text, stacklevel=2)
+        elif machine not in (None, device_name(device)):
+            warnings.warn(
+                f"{path}: written on {machine}, goes on on {device_name(device)}; sums may round differently",
+                stacklevel=2,
+            )
+
+
+def _source_of(name: str) -> str | None:
+    path = getattr(sys.modules.get(name), "__file__", None)
+    return None if path is None else sha256(path)[:12]
+
+
+def _readable(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: yaml.safe_load(value) if key == "configuration" else value for key, value in record.items()}
+
+
+def _changes(old: Any, new: Any, place: str) -> Iterator[str]:
+    """What differs between two trees of plain values, a phrase each."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _changes(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    elif old != new:
+        yield f"{place.removeprefix('configuration.')} was {_short(old)}, is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
