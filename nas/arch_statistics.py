@@ -36,7 +36,7 @@ class GradientMeter(Metric):
 
     def __init__(self, shape: torch.Size) -> None:
         """Sets the gradient's shape."""
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # all processes see the same, averaged gradient
         self.count: Tensor
         self.mean: Tensor
         self.square: Tensor

@@ -53,6 +53,7 @@ class SearchModule(TrainModule):
         max_skipped_batches: int = 0,
         regularizers: Sequence[Regularizer] = (),
         noise: Literal["batch", "sample"] = "batch",
+        noise_per_process: bool = False,
         checkpoint_candidates: bool = False,
         compile: Literal["off", "default", "reduce-overhead"] = "off",
         seed: int = 0,
@@ -79,6 +80,8 @@ class SearchModule(TrainModule):
                 search.
             regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
             noise: One draw for each batch, or each sample's own (only where every candidate runs).
+            noise_per_process: With several processes, each draws its own op weights, and the gradients of alpha average over more of them;
+                otherwise all draw the same.
             checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
             compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which on CUDA replays
                 CUDA graphs. Only where every candidate runs; the first step takes minutes.
@@ -132,6 +135,7 @@ class SearchModule(TrainModule):
         self.num_paths = num_paths
         self.regularizers = list(regularizers)
         self.noise = noise
+        self.noise_per_process = noise_per_process
         self.add_meters("weight")
         self.add_meters("arch")
         self.alpha_gradient = GradientMeter(self.supernet.alpha.shape)
@@ -203,7 +207,8 @@ class SearchModule(TrainModule):
     def draw(self, level: Level, part: int = 0) -> OpWeights:
         """This step's op weights for one data half, or a part of its batch: always the same ones within a step."""
         place = (self.num_batches_done, part) if part else (self.num_batches_done,)
-        generator = keyed_generator(self.seed, f"noise/{level}", *place, device=self.device)
+        mine = f"/process {self.global_rank}" if self.noise_per_process and self.global_rank else ""
+        generator = keyed_generator(self.seed, f"noise/{level}{mine}", *place, device=self.device)
         tau = self.tau(self.progress)
         if self.warmup_paths is not None and self.current_epoch < self.warmup_epochs and self.supernet.choices:
             sizes = [len(labels) for labels in self.supernet.choices.values()]
@@ -214,7 +219,7 @@ class SearchModule(TrainModule):
         sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
         if self.regularizers and self.supernet.choices:
             state = self._state()
-            generator = keyed_generator(self.seed, f"perturb/{level}", *place, device=self.device)
+            generator = keyed_generator(self.seed, f"perturb/{level}{mine}", *place, device=self.device)
             for regularizer in self.regularizers:
                 sample = sample._replace(weights=regularizer.perturb(sample.weights, state, level, generator))
             sample = sample._replace(weights=self.supernet.with_inputs(sample.weights))

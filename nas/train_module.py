@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
 from nas.data.loader import ResumableLoader
+from nas.distributed import average, average_gradients, check_equal, gathered
 from nas.evaluation import update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
@@ -80,6 +81,7 @@ class TrainModule(pl.LightningModule):
         self._optimizers_by_name: dict[str, Any] = {}
         self._schedulers_by_name: dict[str, LRScheduler] = {}
         self._scheduled: list[nn.Module] = []
+        self._loaded_meters: list[dict[str, Any]] = []
         self._watched: dict[str, Tensor] = {}
         self._buffers_before: list[Tensor] = []
         self._skipped: str | None = None  # what the batch is left out for
@@ -155,6 +157,7 @@ class TrainModule(pl.LightningModule):
             optimizer.zero_grad()
         if parameters:
             self.manual_backward(loss, inputs=parameters)
+            average_gradients(parameters)
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self._watched[_GRADIENT] = get_total_norm(gradients) + self._watched.get(_GRADIENT, 0.0)
         if self.max_skipped_batches and (bad := self._skipped or self._not_finite()):
@@ -190,6 +193,7 @@ class TrainModule(pl.LightningModule):
         self._watched |= {name: tensor.detach() for name, tensor in watched.items()}
         if bad := self._not_finite():
             raise self._error(bad)
+        average([buffer for buffer in self.buffers() if buffer.is_floating_point()])  # processes see other batches
         self.num_batches_done += 1
 
     def _error(self, name: str, ending: str = "") -> FloatingPointError:
@@ -240,6 +244,9 @@ class TrainModule(pl.LightningModule):
         Modules of the network that have a ``set_progress`` (a scheduled drop path) hear the completed share of the run before each batch.
         """
         self._scheduled = [module for module in self.modules() if callable(getattr(module, "set_progress", None))]
+        if self._loaded_meters:
+            self.meters.load_state_dict(self._loaded_meters[self.global_rank])
+            self._loaded_meters = []
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
             epoch, first = divmod(self.num_batches_done, self.num_batches_per_epoch)  # an epoch may be cut short
@@ -259,13 +266,16 @@ class TrainModule(pl.LightningModule):
         for meters in self.meters.values():
             for meter in cast(nn.ModuleDict, meters).values():
                 cast(Metric, meter).reset()
+        check_equal(dict([*self.named_parameters(), *self.named_buffers()]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the counters."""
+        """Adds the counters, and the meters of all processes."""
         checkpoint["num_batches_done"] = self.num_batches_done
         checkpoint["num_skipped_batches"] = self.num_skipped_batches
+        checkpoint["meters"] = gathered(self.meters.state_dict())  # each process has its own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the counters."""
+        """Restores the counters; the meters follow when training starts."""
         self.num_batches_done = checkpoint["num_batches_done"]
         self.num_skipped_batches = checkpoint["num_skipped_batches"]
+        self._loaded_meters = checkpoint["meters"]

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from nas.checkpoint_io import LAST
+from nas.distributed import any_process
 
 
 class Checkpoints(Checkpoint):
@@ -45,13 +46,17 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.minutes is None or is_last_batch(trainer):
             return
-        if time.monotonic() - self._written >= 60 * self.minutes:
+        if self._is_due(trainer, 60 * self.minutes):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if is_last or time.monotonic() - self._written >= self.seconds:
+        if self._is_due(trainer, self.seconds) or is_last:
             self.save(trainer)
+
+    def _is_due(self, trainer: pl.Trainer, seconds: float) -> bool:
+        """Whether so much time has passed; of several processes, for one of them."""
+        return any_process(time.monotonic() - self._written >= seconds, trainer.strategy.root_device)
 
 
 def is_last_batch(trainer: pl.Trainer) -> bool:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from nas.callbacks.checkpoints import Checkpoints, is_last_batch
+from nas.distributed import any_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
@@ -42,14 +43,17 @@ class Interruption(Checkpoint):
             self._former = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.received is not None and not is_last_batch(trainer):
-            self.checkpoints.save(trainer)
-            raise Interrupted(self.received)
+        if not is_last_batch(trainer):
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self.received is not None:
+        self._stop(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        """Where a signal has come to one process, all of them save and stop."""
+        if any_process(self.received is not None, trainer.strategy.root_device):
             self.checkpoints.save(trainer)
-            raise Interrupted(self.received)
+            raise Interrupted(self.received or signal.SIGTERM)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         while self._former:

@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")
         return EXIT_FAILED
     except Exception as error:
+        if getattr(error, "exit_code", None) == 0:
+            return 0
         _show_traceback(debug)
         signum = getattr(error, "signum", None)
         return _fail(error, EXIT_FAILED if signum is None else _code(signum))

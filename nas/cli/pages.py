@@ -14,7 +14,7 @@ _TRUST = """
 _KEYS = """
 Sections of a configuration, and the commonest keys (as --KEY VALUE they override the file):
   seed_everything        seed of weights, noise, data order (0)
-  trainer.max_epochs     epochs; also accelerator, devices, precision, num_threads,
+  trainer.max_epochs     epochs; also accelerator, devices, num_nodes, precision, num_threads,
                          checkpoint_seconds, checkpoint_minutes
   model.space            class_path and init_args of the search space
   model.relaxation       nas.relaxations.GumbelSoftmax | GumbelRao | ReinMax | SampledPath |

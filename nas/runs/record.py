@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import yaml
 from pytorch_lightning.callbacks import Callback
 
@@ -42,33 +41,33 @@ class Record(Callback):
         }
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        self.present["processes"] = trainer.world_size
-        self.present[MACHINE] = device_name(trainer.strategy.root_device)
+        self.present |= _of(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return self.present
 
-    def compare(self, checkpoint: Mapping[str, Any], path: Path, world_size: int, device: torch.device) -> None:
+    def compare(self, checkpoint: Mapping[str, Any], path: Path, trainer: pl.Trainer) -> None:
         """Compares with what a checkpoint says.
 
         Raises:
             UsageError: Something differs that decides the run's numbers, unless forced; in one line that says what.
         """
         begun = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
-        machine = begun.pop(MACHINE, None)
-        present = {**self.present, "processes": world_size}
-        changes = list(_changes(_readable(begun), _readable({key: present[key] for key in begun}), ""))
+        present = self.present | _of(trainer)
+        here, there = present.pop(MACHINE), begun.pop(MACHINE, None)
+        changes = list(_changes(_readable(begun), _readable({key: present.get(key) for key in begun}), ""))
         if changes:
             more = f"; and {len(changes) - NUM_SHOWN} more" if len(changes) > NUM_SHOWN else ""
             text = f"{path}: the run was begun otherwise: {'; '.join(changes[:NUM_SHOWN])}{more}"
             if not self.force:
                 raise UsageError(f"{text}; --force goes on all the same")
             warnings.warn(text, stacklevel=2)
-        elif machine not in (None, device_name(device)):
-            warnings.warn(
-                f"{path}: written on {machine}, goes on on {device_name(device)}; sums may round differently",
-                stacklevel=2,
-            )
+        elif there not in (None, here):
+            warnings.warn(f"{path}: written on {there}, goes on on {here}; sums may round differently", stacklevel=2)
+
+
+def _of(trainer: pl.Trainer) -> dict[str, Any]:
+    return {"processes": trainer.world_size, MACHINE: device_name(trainer.strategy.root_device)}
 
 
 def _source_of(name: str) -> str | None:

@@ -23,7 +23,7 @@ from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
 from nas.runs.record import Record
 from nas.runs.results import cost_of, headline, recalibrated_network
-from nas.runs.trainer import check_batches, prepare_machine, train
+from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
 from nas.search_space import SearchSpace
 from nas.tasks import Task
 
@@ -216,18 +216,19 @@ def _retrain(
     force: bool,
 ) -> RunFolder:
     prepare_machine(experiment.trainer)
+    processes = processes_of(experiment.trainer)
     genotype = replace(genotype, space=experiment.values["model"]["space"])
     network, data = build_network(experiment, genotype), experiment.data
     if weights is not None:
         _inherit(network, weights)
     module = retrain_module(experiment, network)
     with refusals():
-        loader = data.retrain_loader(experiment.seed)
+        loader = data.retrain_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
     try_training(experiment, module, loader, test=True)
     task = module.task
-    folder = _folder(experiment, genotype, out, name)
+    folder = processes.folder(out, lambda: _folder(experiment, genotype, out, name))
     again = f"the same nas retrain command with --out {folder.quoted}"
-    with folder.writing():
+    with processes.writing(folder):
         record = Record(experiment.yaml(), experiment.trusted, force=force)
         trained = train(experiment.trainer, module, loader, folder, "retrain", again, record=record)
         module.float()

@@ -27,11 +27,12 @@ from nas.runs.folder import RunFolder
 from nas.runs.gap import DiscretisationGap
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
+from nas.runs.processes import Processes
 from nas.runs.record import Record
 from nas.runs.results import derive_and_score, searched_of
 from nas.runs.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
-from nas.runs.trainer import check_batches, prepare_machine, train
+from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
 from nas.search_module import SearchModule
 from nas.structure import random_choices
 from nas.supernet import Supernet
@@ -51,25 +52,31 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
         UsageError: Found before anything was written.
     """
     experiment, retraining = load_experiment(source), load_retraining(source)
-    module, loader, device = _prepare(experiment)
-    check_choices(module, retraining, experiment.data)
-    tables = targets_tables(retraining, device)
-    penalise(module, experiment.targets, tables)
-    limits = limits_of(experiment.targets, tables)
-    check_feasible(module, limits)
-    searched = searched_of(module, experiment.data, device, limits)
-    check_retraining(retraining, Argmax().genotype(searched))
-    with refusals("model.derive"):
-        experiment.derive.check(searched)
+    processes = processes_of(experiment.trainer)
+    made: list[tuple[SearchModule, ResumableLoader]] = []
 
-    def fill(new: RunFolder) -> None:
-        save_tables(tables, new.path)
-        write_atomic(new.config, experiment.yaml())
+    def make() -> RunFolder:
+        module, loader, device = _prepare(experiment, processes)
+        made.append((module, loader))
+        check_choices(module, retraining, experiment.data)
+        tables = targets_tables(retraining, device)
+        penalise(module, experiment.targets, tables)
+        limits = limits_of(experiment.targets, tables)
+        check_feasible(module, limits)
+        searched = searched_of(module, experiment.data, device, limits)
+        check_retraining(retraining, Argmax().genotype(searched))
+        with refusals("model.derive"):
+            experiment.derive.check(searched)
 
-    folder = RunFolder.create(out, source.name, fill)
-    with folder.writing():
-        _run(experiment, retraining, module, loader, folder)
-    return folder
+        def fill(new: RunFolder) -> None:
+            save_tables(tables, new.path)
+            write_atomic(new.config, experiment.yaml())
+
+        return RunFolder.create(out, source.name, fill)
+
+    folder = processes.folder(out, make)
+    module, loader = made[0] if made else _begun(experiment, processes, folder)
+    return _run(experiment, retraining, processes, module, loader, folder)
 
 
 def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunFolder:
@@ -87,13 +94,11 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
     folder = RunFolder.open(path, "search")
     if folder.finished:
         return folder
-    with folder.writing():
-        source = folder.source(trusted)
-        experiment, retraining = load_experiment(source), load_retraining(source)
-        module, loader, _ = _prepare(experiment)
-        penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
-        _run(experiment, retraining, module, loader, folder, force)
-    return folder
+    source = folder.source(trusted)
+    experiment, retraining = load_experiment(source), load_retraining(source)
+    processes = processes_of(experiment.trainer)
+    module, loader = _begun(experiment, processes, folder)
+    return _run(experiment, retraining, processes, module, loader, folder, force)
 
 
 def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
@@ -119,7 +124,7 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
                 retraining.model["space"].network("retrain")
 
 
-def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, torch.device]:
+def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule, ResumableLoader, torch.device]:
     device = prepare_machine(experiment.trainer)
     module = build_search(experiment)
     epochs = experiment.trainer.max_epochs
@@ -133,7 +138,7 @@ def _prepare(experiment: Experiment) -> tuple[SearchModule, ResumableLoader, tor
                 module.relaxation, module.tau(progress), generator=keyed_generator(0, "try")
             )
         forward = partial(module.supernet, op_weights=sample)
-        loader = experiment.data.search_loader(experiment.seed)
+        loader = experiment.data.search_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
         check_batches(experiment.trainer, loader)
         try_once(module.supernet, forward, experiment.data, module.task, experiment.data.train_targets())
     return module, loader, device
@@ -149,35 +154,48 @@ def _judge(data: SearchDataModule, module: SearchModule, choices: Mapping[str, A
     return InheritedScore(replace(searched, weight_batches=lambda: weight, arch_batches=lambda: arch))(choices)
 
 
+def _begun(experiment: Experiment, processes: Processes, folder: RunFolder) -> tuple[SearchModule, ResumableLoader]:
+    """The module and loader of a run that another process has begun."""
+    module, loader, _ = _prepare(experiment, processes)
+    penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
+    return module, loader
+
+
 def _run(
     experiment: Experiment,
     retraining: Experiment,
+    processes: Processes,
     module: SearchModule,
     loader: ResumableLoader,
     folder: RunFolder,
     force: bool = False,
-) -> None:
+) -> RunFolder:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
     gap = DiscretisationGap(experiment.data)
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
     guards = Guards(experiment.guards, partial(_judge, experiment.data))
     record = Record(experiment.yaml(), experiment.trusted, force=force)
-    trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
-    module.use_average()
-    seen = [entry["choices"] for entry in guards.seen]
-    derived = derive_and_score(experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen)
-    summary = {
-        "stage": "search",
-        **derived.summary(),
-        "search_seconds": trained.seconds + derived.seconds,
-        "derive_seconds": derived.seconds,
-        "num_architectures": module.supernet.num_architectures,
-        "collapsed_at": guards.collapsed_at,
-        "stopped_at": guards.stopped_at,
-        "skipped_batches": module.num_skipped_batches,
-        "seed": experiment.seed,
-        "device": str(trained.device),
-    }
-    write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
-    write_drawings(folder, experiment, derived.genotype)
-    folder.finish(summary, derived.genotype)
+    with processes.writing(folder):
+        trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
+        module.use_average()
+        seen = [entry["choices"] for entry in guards.seen]
+        derived = derive_and_score(
+            experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen
+        )
+        summary = {
+            "stage": "search",
+            **derived.summary(),
+            "search_seconds": trained.seconds + derived.seconds,
+            "derive_seconds": derived.seconds,
+            "num_architectures": module.supernet.num_architectures,
+            "collapsed_at": guards.collapsed_at,
+            "stopped_at": guards.stopped_at,
+            "skipped_batches": module.num_skipped_batches,
+            "seed": experiment.seed,
+            "device": str(trained.device),
+            "processes": processes.size,
+        }
+        write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
+        write_drawings(folder, experiment, derived.genotype)
+        folder.finish(summary, derived.genotype)
+    return folder

@@ -98,8 +98,9 @@ def final_score(experiment: Experiment, genotype: Genotype, seed: int) -> Score:
 def _score(
     experiment: Experiment, genotype: Genotype, seed: int, loader: ResumableLoader, judged: Iterable[Any]
 ) -> Score:
-    prepare_machine(experiment.trainer)
-    experiment = replace(experiment, seed=seed)
+    alone = replace(experiment.trainer, devices=1, num_nodes=1)
+    prepare_machine(alone)
+    experiment = replace(experiment, seed=seed, trainer=alone)
     module = retrain_module(experiment, build_network(experiment, genotype))
     try_training(experiment, module, loader, test=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,8 +19,10 @@ from nas import checkpoint_io
 from nas.callbacks import Checkpoints, Interrupted, Interruption, MetricsWriter, Progress, SystemWriter
 from nas.checkpoint_io import VerifiedCheckpointIO
 from nas.data.loader import ResumableLoader
+from nas.distributed import leave
 from nas.errors import UsageError
 from nas.runs.folder import RunFolder
+from nas.runs.processes import Averaging, Helped, Processes
 from nas.runs.record import Record
 from nas.train_module import TrainModule
 
@@ -34,7 +36,8 @@ class TrainerOptions:
     Attributes:
         max_epochs: Epochs, at least 1. An epoch of a search is one pass over the larger half of the training set.
         accelerator: auto, cpu, gpu or another of Lightning's.
-        devices: Which devices of the accelerator; one of them is used.
+        devices: Which devices of the accelerator; a process for each. Batches are of each process.
+        num_nodes: Machines, on each of which the command is started, or torchrun.
         precision: fp16 is not offered: its loss scaling and gradient clipping disagree under manual optimization. Use bf16.
         deterministic: Refuse operations that are not deterministic on a GPU; on the CPU runs are deterministic anyway.
         limit_train_batches: Batches an epoch at most (a number), or a share of the epoch; null: all.
@@ -48,6 +51,7 @@ class TrainerOptions:
     max_epochs: int = 40
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
+    num_nodes: int = 1
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
     deterministic: bool = False
     limit_train_batches: int | float | None = None
@@ -64,6 +68,8 @@ class TrainerOptions:
         """
         if self.max_epochs < 1:
             raise ValueError(f"trainer: max_epochs must be at least 1, got {self.max_epochs}")
+        if self.num_nodes < 1:
+            raise ValueError(f"trainer: num_nodes must be at least 1, got {self.num_nodes}")
         if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
             raise ValueError(f"trainer: num_threads must lie in 1 ... {MAX_THREADS}, got {self.num_threads}")
         if not self.checkpoint_seconds >= 0:
@@ -100,17 +106,26 @@ def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
 
 
 def prepare_machine(options: TrainerOptions) -> torch.device:
-    """The device that the options mean on this machine; also sets the number of threads.
+    """One device of those that the options mean; also sets the number of threads.
 
     Raises:
-        UsageError: The machine does not have it, or several devices are asked for.
+        UsageError: The machine does not have it.
     """
-    trainer = _make(options, enable_checkpointing=False, logger=False)
-    if trainer.world_size > 1:
-        raise UsageError(f"trainer: devices: {options.devices!r} means {trainer.world_size} devices; one is supported")
+    first = options.devices[:1] if isinstance(options.devices, list) else 1
+    trainer = _make(replace(options, devices=first, num_nodes=1), enable_checkpointing=False, logger=False)
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     return trainer.strategy.root_device
+
+
+def processes_of(options: TrainerOptions) -> Processes:
+    """This process among those that the options mean.
+
+    Raises:
+        UsageError: The machine does not have so many devices.
+    """
+    trainer = _make(options, enable_checkpointing=False, logger=False)
+    return Processes(trainer.global_rank, trainer.world_size)
 
 
 def train(
@@ -138,19 +153,18 @@ def train(
     Raises:
         Interrupted: A signal came; the state is saved.
         UsageError: The run was begun otherwise.
+        Helped: In every process but the first, when training is done.
         ValueError: There are checkpoints, but none is whole.
         FloatingPointError: A loss, gradient or weight is not finite.
         OSError: A file cannot be written.
     """
     checkpoint, purge_step = None, None
-    device = prepare_machine(options)
+    processes = processes_of(options)
     if folder.has_checkpoint():
         checkpoint = folder.last_checkpoint
         state = checkpoint_io.load(checkpoint)
         if not isinstance(state.get("num_batches_done"), int):
             raise ValueError(f"{checkpoint}: not a checkpoint of this run")
-        if record is not None:
-            record.compare(state, Path(folder.shown) / checkpoint.relative_to(folder.path), 1, device)
         purge_step = state["num_batches_done"] + 1
     folder.wait_for_events()
     checkpoints = Checkpoints(folder.checkpoints, options.checkpoint_seconds, options.checkpoint_minutes)
@@ -168,14 +182,21 @@ def train(
             Interruption(checkpoints),
         ],
         logger=_Events(folder.path, name="", version="", default_hp_metric=False, purge_step=purge_step),
+        **({"strategy": Averaging(), "use_distributed_sampler": False} if processes.size > 1 else {}),
     )
+    if record is not None and checkpoint is not None:
+        record.compare(state, Path(folder.shown) / checkpoint.relative_to(folder.path), trainer)
     with quiet():
         try:
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         except Interrupted as stop:
             raise Interrupted(stop.signum, f"go on with: {again}") from None
         finally:
-            loader.close()
+            if isinstance(loader, ResumableLoader):  # one of one's own has nothing to end
+                loader.close()
+    leave()
+    if processes.rank > 0:
+        raise Helped
     return Trained(system.seconds, trainer.strategy.root_device)
 
 

@@ -1,0 +1,97 @@
+"""What the processes of one search do together. Alone, each function is free."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def num_processes() -> int:
+    """How many there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether it holds in one of them."""
+    if num_processes() == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Gives every process the mean of the gradients, in one message. A parameter that one process did not use counts as zero there.
+
+    By hand, and not through torch's wrapper: a step has several backward passes over different parameters, of which sampled paths leave
+    some out, and the wrapper's hooks do not see ``torch.autograd.grad``.
+    """
+    if num_processes() == 1:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device, dtype=torch.int32)
+    dist.all_reduce(used, dist.ReduceOp.MAX)
+    wanted = [p for p, is_used in zip(parameters, used.tolist(), strict=True) if is_used]
+    for parameter in wanted:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    average([parameter.grad for parameter in wanted if parameter.grad is not None])
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replaces the tensors by their means over the processes, one message for each type."""
+    if num_processes() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        dist.all_reduce(flat)
+        flat /= num_processes()
+        for tensor, mean in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def check_equal(tensors: Mapping[str, Tensor]) -> None:
+    """Compares the tensors of all processes bit by bit.
+
+    Raises:
+        RuntimeError: Naming one that differs.
+    """
+    if num_processes() == 1:
+        return
+    digests = [int.from_bytes(_digest(tensor)[:7], "little") for tensor in tensors.values()]
+    device = next(iter(tensors.values())).device
+    mine = torch.tensor(digests, dtype=torch.int64, device=device)
+    least, most = mine.clone(), mine.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    bad = [name for name, same in zip(tensors, (least == most).tolist(), strict=True) if not same]
+    if bad:
+        raise RuntimeError(f"the processes of this run hold different {bad[0]}; its result would depend on the process")
+
+
+def _digest(tensor: Tensor) -> bytes:
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(content.numpy().tobytes()).digest()
+
+
+def gathered(item: Any) -> list[Any]:
+    """One plain value of each process, in their order."""
+    items: list[Any] = [item]
+    if num_processes() > 1:
+        items = [None] * num_processes()
+        dist.all_gather_object(items, item)
+    return items
+
+
+def leave() -> None:
+    """Ends working together, after all have come here: what follows is done by one alone."""
+    if num_processes() > 1:
+        dist.barrier()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

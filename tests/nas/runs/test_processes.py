@@ -1,0 +1,134 @@
+"""Searches of two processes: equal to one process with the whole batch, equal on both, and going on exactly."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from nas import checkpoint_io
+
+SPACE = """
+import nas
+from torch import nn
+class Space(nas.SearchSpace):
+    def __init__(self, norm: bool = False):
+        self.norm = norm
+    def network(self, stage="search"):
+        def op(name):
+            ops = {"linear": lambda: nn.Linear(16, 16), "two": lambda: nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))}
+            return nas.choice(name, {**ops, "skip": nn.Identity})
+        norm = [nn.BatchNorm1d(16)] if self.norm else []
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *norm, op("a"), nn.ReLU(), op("b"), nn.Linear(16, 10))
+"""
+MODES = {
+    "soft": {"model.relaxation": {"class_path": "nas.relaxations.GumbelSoftmax"}},
+    "sampled": {"model.relaxation": {"class_path": "nas.relaxations.SampledPath"}},
+    "unrolled": {
+        "model.bilevel": {"class_path": "nas.bilevel.Unrolled"},
+        "model.weight_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}},
+    },
+    "own noise": {"model.noise_per_process": True, "model.relaxation": {"class_path": "nas.relaxations.SampledPath"}},
+}
+
+
+@pytest.fixture
+def search(config, tmp_path):
+    """Searches in processes of its own: Lightning starts the others by the very command."""
+    (tmp_path / "spread.py").write_text(SPACE)
+
+    def run(out, changes, devices=2, before=(sys.executable, "-m", "nas"), norm=False):
+        path = config(
+            {
+                "model.space": {"class_path": "spread.Space", "init_args": {"norm": norm}},
+                "model.weight_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+                "data": {"class_path": "nas.data.Digits", "init_args": {"batch_size": 100 // devices}},
+                "trainer.devices": devices,
+                "trainer.num_images": 2,
+                **changes,
+            },
+            name=f"{out}.yaml",
+        )
+        words = [*before, "search", "--config", str(path), "--out", out, "--json", "--trust-module", "spread"]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+
+    return run
+
+
+def state(folder):
+    return checkpoint_io.load(folder / "checkpoints" / "last.ckpt")
+
+
+def assert_same(a, b):
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    assert (a / "genotype.json").read_bytes() == (b / "genotype.json").read_bytes() or yaml.safe_load(
+        (a / "config.yaml").read_text()
+    ) != yaml.safe_load((b / "config.yaml").read_text())
+    first, second = state(a), state(b)
+    for key, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][key]), key
+
+
+@pytest.mark.parametrize(
+    "name", ["sampled", *(pytest.param(n, marks=pytest.mark.slow) for n in MODES if n != "sampled")]
+)
+def test_two_processes_search_like_one_with_the_whole_batch(search, tmp_path, name):
+    two = search("two", MODES[name])
+    assert two.returncode == 0, two.stderr
+    assert len(two.stdout.splitlines()) == 1 and json.loads(two.stdout)["stage"] == "search"  # one of them speaks
+    if name in (
+        "unrolled",
+        "own noise",
+    ):  # other virtual steps, other draws: but equal on both, which every epoch checks
+        return
+    assert search("one", MODES[name], devices=1).returncode == 0
+    first, second = state(tmp_path / "one")["state_dict"], state(tmp_path / "two")["state_dict"]
+    for key, value in first.items():
+        if value.is_floating_point() and "meters" not in key:
+            # the sum over a batch of 100 against the mean of two sums over 50, 18 steps long
+            assert torch.allclose(value, second[key], rtol=1e-4, atol=1e-5), key
+    rows = [(tmp_path / run / "metrics.csv").read_text().splitlines()[-1].split(",") for run in ("one", "two")]
+    for a, b in zip(*rows, strict=True):
+        assert a == b or float(a) == pytest.approx(float(b), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_and_they_go_on_exactly(search, tmp_path):
+    assert search("whole", {}, norm=True).returncode == 0
+    (tmp_path / "stopping.py").write_text(stopping("os.kill(os.getpid(), signal.SIGTERM)"))
+    stopped = search("cut", {}, before=(sys.executable, "stopping.py"), norm=True)
+    assert stopped.returncode == 143 and "after saving a checkpoint" in stopped.stderr
+    assert state(tmp_path / "cut")["num_batches_done"] == 9
+    words = [sys.executable, "-m", "nas", "search", "--resume", "cut", "--trust-module", "spread"]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def stopping(how):
+    """A command line whose second process does something in its ninth batch, once."""
+    return (
+        "import os, signal, sys\n"
+        "from nas.cli import entry\n"
+        "from nas.search_module import SearchModule\n"
+        "step = SearchModule.training_step\n"
+        "def stopping(self, *args):\n"
+        "    if self.num_batches_done == 8 and self.global_rank == 1 and not os.path.exists('done'):\n"
+        "        open('done', 'w').close()\n"
+        f"        {how}\n"
+        "    return step(self, *args)\n"
+        "SearchModule.training_step = stopping\n"
+        "entry()\n"
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_process_anew_and_the_search_is_the_same(search, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert search("whole", {}, norm=True).returncode == 0
+    (tmp_path / "stopping.py").write_text(stopping("os.kill(os.getpid(), signal.SIGKILL)"))
+    done = search("cut", {}, before=(*torchrun, "--max-restarts", "2", "stopping.py"), norm=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done").exists()
+    assert_same(tmp_path / "whole", tmp_path / "cut")
