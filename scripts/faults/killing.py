@@ -21,23 +21,13 @@ from faults.child import Child, command
 
 from nas import checkpoint_io
 
-CONFIG: dict[str, Any] = {
+GUMBEL_DIGITS = Path(__file__).parents[2] / "configs" / "dilation_gumbel_digits.yaml"
+CHANGES: dict[str, dict[str, Any]] = {
     "trainer": {"max_epochs": 4, "accelerator": "cpu", "num_threads": 1, "checkpoint_seconds": 0, "num_images": 2},
-    "model": {
-        "space": {
-            "class_path": "search_spaces.dilation.DilationNet1d",
-            "init_args": {"num_layers": 2, "channels": 4, "dilations": [1, 8]},
-        },
-        "relaxation": {"class_path": "nas.relaxations.GumbelSoftmax", "init_args": {"hard": True}},
-        "tau": {"class_path": "nas.tau.Exponential"},
-        "task": {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10}},
-        "weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-        "arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03}},
-        "warmup_epochs": 1,
-    },
-    "data": {"class_path": "nas.data.SequentialDigits", "init_args": {"batch_size": 50}},
-    "retrain": {"trainer": {"max_epochs": 2}, "optimizer": {"class_path": "torch.optim.AdamW"}},
+    "model": {"warmup_epochs": 1},
+    "retrain": {"trainer": {"max_epochs": 2}},
 }
+SIZES = {"num_layers": 2, "channels": 4, "dilations": [1, 8]}
 
 NUM_SEEDS = 10
 
@@ -54,8 +44,10 @@ class Reference:
         """Runs it."""
         self.folder = folder
         folder.mkdir(parents=True)
-        values = {**CONFIG, "seed_everything": seed}
-        values["data"] = {**CONFIG["data"], "init_args": {**CONFIG["data"]["init_args"], "num_workers": num_workers}}
+        values = {**yaml.safe_load(GUMBEL_DIGITS.read_text()), "seed_everything": seed}
+        values |= {section: {**values[section], **changes} for section, changes in CHANGES.items()}
+        values["model"]["space"]["init_args"] |= SIZES
+        values["data"]["init_args"] |= {"batch_size": 50, "num_workers": num_workers}
         self.config = folder / "small.yaml"
         self.config.write_text(yaml.safe_dump(values))
         self.run = folder / "whole"
