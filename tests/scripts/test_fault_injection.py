@@ -15,7 +15,7 @@ SLOW = ("kill -9, 2", "command", "hostile")
 @pytest.mark.parametrize("rows", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
 def test_nothing_is_lost_and_nothing_hurts(rows):
     """In a process of its own, since it forks."""
-    words = [sys.executable, SCRIPT, "--share", "0.02", "--json"]
+    words = [sys.executable, SCRIPT, "--share", "0.01", "--json"]
     done = subprocess.run(
         [*words, *(word for row in rows for word in ("--only", row))], capture_output=True, text=True, check=False
     )
