@@ -63,6 +63,7 @@ LAYERS = {
     "nas.retrain_module": 4,
     "nas.callbacks": 4,
     "nas.runs": 5,
+    "nas.launch": 5,
     "nas.profile": 5,
     "nas.export": 5,
     "nas.cli": 6,

@@ -76,6 +76,22 @@ where it stopped.
   --config FILE        YAML; may be repeated, later files win
   --num N              number of architectures
   --out DIR            folder (default: runs/<config name>_baseline){_TRUST}{_COMMON}""",
+    "launch": f"""usage: nas launch --config FILE --seeds A-B [--set KEY=V,W]... [--KEY VALUE]... [--retrain] [--baseline N] [--out DIR]
+       nas launch --resume DIR
+
+Many searches: every combination of the settings with every seed, each a run of its own under DIR/trials, by the command 'nas search'.
+A search that fails or is killed goes on from its checkpoint. Prints mean ± std over the seeds of every setting.
+
+  --config FILE        YAML; may be repeated, later files win
+  --seeds A-B          values of seed_everything: 0-9, or 0,3,5
+  --set KEY=V,W        values of a key, for example model.tau=nas.tau.Linear,nas.tau.Cosine; may be repeated
+  --engine local       processes on this machine
+  --num-parallel N     searches at once (1)
+  --max-failures N     how often a search may fail before it is given up (3)
+  --retrain            retrain and test what is found
+  --baseline N         also train N random architectures, for comparison
+  --out DIR            folder to make (default: runs/<config name>_launch)
+  --resume DIR         go on; finished searches are not run again{_TRUST}{_COMMON}""",
     "evaluate": f"""usage: nas evaluate --run DIR
 
 Test metrics of the retrained (else the derived) network, with parameters, MACs and latency of one sample.
@@ -135,6 +151,7 @@ _SUMMARIES = {
     "derive": "derive again from a finished or running search",
     "retrain": "train the derived network, test it once",
     "baseline": "random architectures, same training",
+    "launch": "many searches: seeds and settings, mean ± std",
     "evaluate": "test metrics and cost of what a run found",
     "export": "files that need no gumbel-nas, proven equal",
     "dashboard": "TensorBoard for all runs",

@@ -1,0 +1,156 @@
+"""``nas launch``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas.cli.parsing import ThinParser, config_source
+from nas.cli.printing import choices_text
+from nas.errors import UsageError
+
+PARSER = ThinParser("launch", overrides=True)
+PARSER.add_config()
+PARSER.add_argument("--seeds", metavar="A-B")
+PARSER.add_argument("--set", action="append", default=[], metavar="KEY=V,W")
+PARSER.add_argument("--engine", choices=["local"], default="local")
+PARSER.add_argument("--num-parallel", type=int, default=1, metavar="N")
+PARSER.add_argument("--max-failures", type=int, default=3, metavar="N")
+PARSER.add_argument("--retrain", action="store_true")
+PARSER.add_argument("--baseline", type=int, default=0, metavar="N")
+PARSER.add_argument("--out", type=Path, metavar="DIR")
+PARSER.add_argument("--resume", type=Path, metavar="DIR")
+PARSER.add_trust()
+
+
+def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+    """Launches or goes on; returns the summary."""
+    if options.num_parallel < 1 or options.max_failures < 0 or options.baseline < 0:
+        raise UsageError("nas launch: --num-parallel must be at least 1, --max-failures and --baseline at least 0")
+    if options.resume is not None:
+        if (
+            options.config
+            or options.seeds
+            or options.set
+            or options.out
+            or options.retrain
+            or options.baseline
+            or others
+        ):
+            raise UsageError("nas launch: --resume takes what to do from its folder; leave out the rest")
+    elif not (options.config and options.seeds):
+        raise UsageError("nas launch: --config FILE and --seeds A-B, or --resume DIR, are needed")
+    else:
+        source, seeds, settings = (
+            config_source(options, others),
+            parse_seeds(options.seeds),
+            parse_settings(options.set),
+        )
+    from nas.launch import launch, resume_launch
+    from nas.launch.local import Local
+
+    engine, told = Local(options.num_parallel, options.max_failures), _teller(options.json)
+    if options.resume is not None:
+        folder, summary = resume_launch(options.resume, engine, tuple(options.trust_module), told)
+    else:
+        folder, summary = launch(
+            source,
+            seeds,
+            settings,
+            engine,
+            options.out,
+            retrain=options.retrain,
+            num_baseline=options.baseline,
+            told=told,
+        )
+    result = {"launch": str(folder), **summary}
+    if summary["failed"]:
+        if not options.json:
+            show(result)
+        name, reason = next(iter(summary["failed"].items()))
+        raise RuntimeError(
+            f"{len(summary['failed'])} of {len(summary['trials'])} searches failed, for example {name}: {reason}; "
+            f"go on with: nas launch --resume {folder}"
+        )
+    return result
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0-9`` or ``0,3,5``.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    try:
+        first, dash, last = text.partition("-")
+        found = list(range(int(first), int(last) + 1)) if dash else [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found:
+        raise UsageError(f"--seeds must be like 0-9 or 0,3,5, got {text!r:.80}")
+    return found
+
+
+def parse_settings(words: list[str]) -> dict[str, list[str]]:
+    """``KEY=V,W`` words: key -> values.
+
+    Raises:
+        UsageError: One is not like that, or a key is there twice.
+    """
+    settings: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, values = word.partition("=")
+        if not (key and equals and all(values.split(","))) or key == "seed_everything":
+            raise UsageError(f"--set must be like model.tau=nas.tau.Linear,nas.tau.Cosine, got {word!r:.80}")
+        if key in settings:
+            raise UsageError(f"--set: {key} is given twice")
+        settings[key] = values.split(",")
+    return settings
+
+
+def _teller(quiet: bool) -> Callable[[Any, str], None]:
+    def tell(trial: Any, state: str) -> None:
+        if not quiet:
+            print(f"{trial.name}: {state}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def show(result: dict[str, Any]) -> None:
+    """A row for every setting, and random search below."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("settings", "searches", "judged on", "mean ± std", "best", "seconds")
+    for row in result["settings"]:
+        said = choices_text(row["settings"]) or "the configuration's"
+        if "mean" not in row:
+            table.add_row(said, f"0 of {row['num']}", "-", "-", "-", "-")
+            continue
+        spread = "" if row["std"] is None else f" ± {row['std']:.4f}"
+        best = row["best"]
+        table.add_row(
+            said,
+            f"{row['num_finished']} of {row['num']}",
+            row["part"],
+            f"{row['mean']:.4f}{spread}",
+            f"{best.get(row['part'], best['arch']):.4f}, seed {best['seed']}",
+            f"{row['search_seconds']:.1f}",
+        )
+    if result["baseline"] is not None:
+        compared = result["baseline"]
+        spread = "" if compared["test"]["std"] is None else f" ± {compared['test']['std']:.4f}"
+        table.add_row(
+            f"random search, {compared['num']} architectures",
+            "",
+            "test",
+            f"{compared['test']['mean']:.4f}{spread}",
+            f"{compared['best']['test']:.4f}",
+            f"{compared['search_seconds']:.1f}",
+        )
+    console.print(table)
+    console.print(f"folder: {result['launch']}", markup=False, soft_wrap=True)

@@ -1,0 +1,142 @@
+"""Launching many searches, going on with them, and what they come to together."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas.errors import UsageError
+from nas.files import appearing, read_json, write_atomic, write_json
+from nas.folder_lock import locked
+from nas.launch.local import Told
+from nas.launch.trials import Plan, Trial, make_trials, rows
+from nas.runs.baseline import baseline
+from nas.runs.config import load_experiment
+from nas.runs.options import ConfigSource
+
+FORMAT = "gumbel-nas/launch"
+LAUNCH, SUMMARY, TABLE = "launch.json", "summary.json", "trials.csv"
+
+
+class Engine(Protocol):
+    """What runs trials."""
+
+    def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
+        """Runs all that are not finished; returns, by name, why some failed."""
+
+
+def launch(
+    source: ConfigSource,
+    seeds: Sequence[int],
+    settings: Mapping[str, Sequence[str]],
+    engine: Engine,
+    out: Path | None,
+    *,
+    retrain: bool,
+    num_baseline: int,
+    told: Told,
+) -> tuple[Path, dict[str, Any]]:
+    """Searches with every combination of seeds and settings.
+
+    Args:
+        source: The configuration.
+        seeds: Values of seed_everything.
+        settings: Key -> values that lie over the configuration.
+        engine: Runs them.
+        out: The folder to make; None: ``runs/<config name>_launch``.
+        retrain: Retrain and test what is found.
+        num_baseline: Random architectures to train for comparison; 0: none.
+        told: Hears of every trial.
+
+    Returns:
+        The folder, and what its summary.json says.
+
+    Raises:
+        UsageError: The configuration or a setting does not work, or the folder exists.
+    """
+    trials = make_trials(seeds, settings)
+    for trial in {json.dumps(trial.settings): trial for trial in trials}.values():
+        load_experiment(source._replace(overrides=(*source.overrides, *trial.words())))
+    folder = out if out is not None else Path("runs") / f"{source.name}_launch"
+    with appearing(folder) as new:
+        write_atomic(new / "base.yaml", load_experiment(source).yaml())
+        about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
+        write_json(new / LAUNCH, {"format": FORMAT, "version": 1, **about})
+    return resume_launch(folder, engine, source.trusted, told)
+
+
+def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], told: Told) -> tuple[Path, dict[str, Any]]:
+    """Goes on with a launch; finished trials are not run again.
+
+    Raises:
+        UsageError: Not the folder of a launch, or another process is at it.
+    """
+    content = read_json(folder / LAUNCH, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
+    if content.get("format") != FORMAT:
+        raise UsageError(f'{folder / LAUNCH}: "format" must be "{FORMAT}"')
+    trials = [Trial(**row) for row in content["trials"]]
+    plan = Plan(folder, trusted, content["retrain"])
+    with locked(folder):
+        failed = engine.run(plan, trials, told)
+        compared = None
+        if content["num_baseline"]:
+            _, compared = baseline(
+                ConfigSource((plan.config,), (), trusted), content["num_baseline"], folder / "baseline"
+            )
+        summary = summarised(rows(plan, trials), failed, compared)
+        write_json(folder / SUMMARY, summary)
+        write_atomic(folder / TABLE, _csv(summary["trials"]))
+    return folder, summary
+
+
+def summarised(
+    found: Sequence[Mapping[str, Any]], failed: Mapping[str, str], compared: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Mean, spread and best of every setting over its seeds.
+
+    Args:
+        found: A row for each trial, with what is known of it.
+        failed: Why trials failed, by name.
+        compared: The summary of random search; None: there was none.
+    """
+    known = ("name", "seed", "arch", "test", "search_seconds", "genotype")
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in found:
+        groups.setdefault(json.dumps({key: row[key] for key in row if key not in known}), []).append(row)
+    settings = []
+    for text, members in groups.items():
+        part = "test" if any("test" in row for row in members) else "arch"
+        scored = [row for row in members if part in row]
+        values = [row[part] for row in scored]
+        entry: dict[str, Any] = {
+            "settings": json.loads(text),
+            "num": len(members),
+            "num_finished": len(scored),
+            "part": part,
+        }
+        if values:
+            best = max(scored, key=lambda row: row["arch"])  # chosen as a search must choose: not by the test set
+            std = statistics.stdev(values) if len(values) > 1 else None
+            entry |= {
+                "mean": statistics.fmean(values),
+                "std": std,
+                "best": {key: best[key] for key in known if key in best},
+            }
+            entry["search_seconds"] = statistics.fmean(row["search_seconds"] for row in scored)
+        settings.append(entry)
+    return {"trials": list(found), "settings": settings, "failed": dict(failed), "baseline": compared}
+
+
+def _csv(found: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in found for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in found:
+        writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in row.items()})
+    return text.getvalue()

@@ -1,0 +1,80 @@
+"""Searches side by side on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from nas.launch.trials import Plan, Trial, run_trial
+
+Told = Callable[[Trial, str], None]
+"""Hears of a trial: ``running``, ``finished``, or why it failed."""
+
+
+class Local:
+    """Runs so many processes at once; one that fails or is killed goes on from its checkpoint."""
+
+    def __init__(self, num_parallel: int, max_failures: int) -> None:
+        """Sets the numbers.
+
+        Args:
+            num_parallel: Searches at once.
+            max_failures: How often one may fail before it is given up.
+        """
+        self.num_parallel = num_parallel
+        self.max_failures = max_failures
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
+        """Runs all; returns why some failed."""
+        failed: dict[str, str] = {}
+        with ThreadPoolExecutor(self.num_parallel) as pool:
+            futures = {pool.submit(self._attempts, plan, trial, told): trial for trial in trials}
+            try:
+                for future in as_completed(futures):
+                    if (reason := future.result()) is not None:
+                        failed[futures[future].name] = reason
+            except BaseException:  # a signal: the searches save and stop, and none begins
+                self._stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return failed
+
+    def _attempts(self, plan: Plan, trial: Trial, told: Told) -> str | None:
+        told(trial, "running")
+        for attempt in range(self.max_failures + 1):
+            try:
+                run_trial(plan, trial, self._process)
+            except Exception as error:
+                reason = str(error)
+                told(trial, reason)
+                if self._stopped or attempt == self.max_failures:
+                    return reason
+            else:
+                told(trial, "finished")
+                return None
+        return None
+
+    def _process(self, words: list[str], log: Path) -> int:
+        with open(log, "a") as file, self._lock:
+            if self._stopped:
+                raise RuntimeError("stopped")
+            process = subprocess.Popen(
+                words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            self._running.add(process)
+        code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()

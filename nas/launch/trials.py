@@ -1,0 +1,132 @@
+"""The searches of a launch, and how one is run: by the very command that a person would type."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas.errors import UsageError
+from nas.runs.folder import RunFolder
+
+MAX_TRIALS = 10_000
+
+
+class Trial(NamedTuple):
+    """One search.
+
+    Attributes:
+        name: What its folder is called.
+        seed: Its seed_everything.
+        settings: Key -> value, over the configuration.
+    """
+
+    name: str
+    seed: int
+    settings: dict[str, str]
+
+    def words(self) -> list[str]:
+        """The settings as ``--KEY=VALUE`` words."""
+        return [f"--{key}={value}" for key, value in {**self.settings, "seed_everything": self.seed}.items()]
+
+
+class Plan(NamedTuple):
+    """What every trial of a launch shares.
+
+    Attributes:
+        folder: The launch's.
+        trusted: The user's own modules.
+        retrain: Whether what is found is retrained and tested.
+    """
+
+    folder: Path
+    trusted: tuple[str, ...]
+    retrain: bool
+
+    @property
+    def config(self) -> Path:
+        """The configuration that the trials' settings lie over."""
+        return self.folder / "base.yaml"
+
+    def run(self, trial: Trial) -> RunFolder:
+        """The trial's run folder."""
+        return RunFolder(self.folder / "trials" / trial.name)
+
+
+Runner = Callable[[list[str], Path], int]
+"""Runs a command, its output going to a file, and returns the exit code."""
+
+
+def make_trials(seeds: Sequence[int], settings: Mapping[str, Sequence[str]]) -> list[Trial]:
+    """Every combination of settings with every seed.
+
+    Raises:
+        UsageError: A seed or a setting is there twice, or there are too many.
+    """
+    combinations = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+    if len(combinations) * len(seeds) > MAX_TRIALS:
+        raise UsageError(f"{len(combinations) * len(seeds)} searches; at most {MAX_TRIALS} are launched")
+    trials = [Trial(_name(i, chosen, seed), seed, chosen) for i, chosen in enumerate(combinations) for seed in seeds]
+    names = [trial.name for trial in trials]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--seeds, --set: {next(name for name in names if names.count(name) > 1)} is there twice")
+    return trials
+
+
+def _name(number: int, settings: Mapping[str, str], seed: int) -> str:
+    said = [
+        re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{key.rpartition('.')[2]}-{v.rpartition('.')[2]}")
+        for key, v in settings.items()
+    ]
+    return "_".join([*([f"{number:03}", *said] if said else []), f"seed{seed}"])[:120]
+
+
+def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
+    """Searches, or goes on with a search that was begun, and retrains; what is finished is left as it is.
+
+    Raises:
+        RuntimeError: A command failed; the message is its last line.
+    """
+    run, trust = plan.run(trial), [word for name in plan.trusted for word in ("--trust-module", name)]
+    log = plan.folder / "logs" / f"{trial.name}.txt"
+    log.parent.mkdir(exist_ok=True)
+    if run.config.exists():
+        search = ["search", "--resume", str(run.path)]
+    else:
+        search = ["search", "--config", str(plan.config), *trial.words(), "--out", str(run.path)]
+    commands = [] if run.finished else [search]
+    if plan.retrain and not run.retrain.finished:
+        commands.append(["retrain", "--run", str(run.path)])
+    for command in commands:
+        code = runner([sys.executable, "-m", "nas", *command, *trust], log)
+        if code != 0:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{trial.name}: exit code {code}: {lines[-1] if lines else 'it said nothing'}")
+
+
+def in_a_process(words: list[str], log: Path) -> int:
+    """Runs a command to its end."""
+    with open(log, "a") as file:
+        return subprocess.run(
+            words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+        ).returncode
+
+
+def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """What came of the trials that are finished."""
+    found = []
+    for trial in trials:
+        run = plan.run(trial)
+        row: dict[str, Any] = {"name": trial.name, "seed": trial.seed, **trial.settings}
+        if run.finished:
+            summary = run.read_summary()
+            row |= {"arch": summary["metric"]["value"], "search_seconds": summary["search_seconds"]}
+            row["genotype"] = summary["genotype"]
+        if run.retrain.finished:
+            row["test"] = run.retrain.read_summary()["metric"]["value"]
+        found.append(row)
+    return found

@@ -1,0 +1,197 @@
+"""Launches of small searches: the same runs as by hand, none twice, and figures that add up."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nas import checkpoint_io
+from nas.cli import main
+from nas.errors import UsageError
+from nas.launch import launch, resume_launch
+from nas.launch.launch import summarised
+from nas.launch.local import Local
+from nas.launch.trials import make_trials, run_trial
+from nas.runs.options import ConfigSource
+
+TAU = {"model.tau": ["nas.tau.Linear", "nas.tau.Cosine"]}
+
+
+class InProcess:
+    """An engine without processes; some trials fail."""
+
+    def __init__(self, failing=()):
+        self.failing, self.commands = failing, []
+
+    def run(self, plan, trials, told):
+        failed = {}
+        for trial in trials:
+            try:
+                if trial.name in self.failing:
+                    raise RuntimeError("the power failed")
+                run_trial(plan, trial, self.command)
+            except RuntimeError as error:
+                failed[trial.name] = str(error)
+        return failed
+
+    def command(self, words, log):
+        self.commands.append(words[3])
+        return main(words[3:])
+
+
+def silent(trial, state):
+    pass
+
+
+def test_trials_are_every_combination_with_names_of_their_own():
+    trials = make_trials([0, 3], {**TAU, "model.noise": ["batch"]})
+    assert [(t.seed, t.settings["model.tau"]) for t in trials] == [
+        (seed, tau) for tau in TAU["model.tau"] for seed in (0, 3)
+    ]
+    assert trials[0].name == "000_tau-Linear_noise-batch_seed0" and len({t.name for t in trials}) == 4
+    assert trials[0].words() == ["--model.tau=nas.tau.Linear", "--model.noise=batch", "--seed_everything=0"]
+    with pytest.raises(UsageError, match="seed1 is there twice"):
+        make_trials([1, 1], {})
+    with pytest.raises(UsageError, match="at most 10000"):
+        make_trials(range(5001), TAU)
+    assert (
+        ".." not in make_trials([0], {"data.path": ["../../x"]})[0].name.replace("..", "") and "/" not in trials[0].name
+    )
+
+
+def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(nas, config, tmp_path, capfd):
+    source, engine = ConfigSource((config(),)), InProcess()
+    folder, summary = launch(source, [3, 4], TAU, engine, tmp_path / "all", retrain=True, num_baseline=2, told=silent)
+    assert engine.commands == ["search", "retrain"] * 4
+    assert (
+        nas("search", "--config", "tiny.yaml", "--model.tau=nas.tau.Cosine", "--seed_everything=4", "--out", "own").code
+        == 0
+    )
+    mine = folder / "trials/001_tau-Cosine_seed4"
+    assert (mine / "metrics.csv").read_bytes() == (tmp_path / "own/metrics.csv").read_bytes()
+    assert [row["settings"] for row in summary["settings"]] == [{"model.tau": value} for value in TAU["model.tau"]]
+    for row in summary["settings"]:
+        tau = row["settings"]["model.tau"].rpartition(".")[2]
+        values = [
+            json.loads((path / "retrain/summary.json").read_text())["test_accuracy"]
+            for path in sorted((folder / "trials").glob(f"*{tau}*"))
+        ]
+        assert len(values) == 2 == row["num_finished"] and row["part"] == "test"
+        assert row["mean"] == statistics.fmean(values) and row["std"] == statistics.stdev(values)
+    assert summary["baseline"]["num"] == 2 and summary["failed"] == {}
+    assert len((folder / "trials.csv").read_text().splitlines()) == 5
+    again = InProcess()
+    assert resume_launch(folder, again, (), silent)[1] == summary and again.commands == []
+
+
+def test_what_failed_is_named_and_done_later(nas, config, tmp_path):
+    source = ConfigSource((config(),))
+    options = {"retrain": False, "num_baseline": 0, "told": silent}
+    folder, summary = launch(source, [3, 4], {}, InProcess(["seed4"]), tmp_path / "all", **options)
+    assert summary["failed"] == {"seed4": "the power failed"}
+    assert summary["settings"][0]["num_finished"] == 1 and summary["settings"][0]["std"] is None
+    engine = InProcess()
+    _, summary = resume_launch(folder, engine, (), silent)
+    assert engine.commands == ["search"] and summary["settings"][0]["num_finished"] == 2
+
+
+def test_the_best_is_chosen_without_the_test_set():
+    found = [
+        {"name": "a", "seed": 0, "arch": 0.5, "test": 0.9, "search_seconds": 1.0},
+        {"name": "b", "seed": 1, "arch": 0.6, "test": 0.7, "search_seconds": 3.0},
+        {"name": "c", "seed": 2},
+    ]
+    (row,) = summarised(found, {}, None)["settings"]
+    assert row["best"]["name"] == "b" and row["mean"] == pytest.approx(0.8) and row["search_seconds"] == 2.0
+    assert (row["num"], row["num_finished"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--config", "tiny.yaml"), "--seeds A-B"),
+        (("--config", "tiny.yaml", "--seeds", "x"), "--seeds must be like"),
+        (("--config", "tiny.yaml", "--seeds", "3-1"), "--seeds must be like"),
+        (("--config", "tiny.yaml", "--seeds", "0,0"), "seed0 is there twice"),
+        (("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau"), "--set must be like"),
+        (("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau=nas.tau.Nothing"), "model.tau"),
+        (("--config", "tiny.yaml", "--seeds", "0", "--set", "a.b=1", "--set", "a.b=2"), "a.b is given twice"),
+        (("--config", "tiny.yaml", "--seeds", "0", "--num-parallel", "0"), "--num-parallel"),
+        (("--resume", "nowhere"), "nowhere: not the folder of a launch"),
+        (("--resume", "nowhere", "--seeds", "0"), "leave out the rest"),
+    ],
+)
+def test_wrong_usage(nas, config, words, message):
+    config()
+    answer = nas("launch", *words)
+    assert answer.code == 2 and message in answer.complaint and not Path("runs").exists()
+
+
+def kill_soon(folder, name, signum):
+    """Kills the process of a trial once it has a checkpoint."""
+
+    def wait_and_kill():
+        while not (folder / "trials" / name / "checkpoints/last.ckpt").exists():
+            time.sleep(0.02)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"search" in words and words[-2].endswith(f"trials/{name}".encode()):
+                os.kill(int(path.parent.name), signum)
+
+    thread = threading.Thread(target=wait_and_kill)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_by_itself_and_is_the_same(nas, config, tmp_path):
+    path = config({"trainer.max_epochs": 12})
+    assert nas("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
+    folder, states = tmp_path / "all", []
+    killer = kill_soon(folder, "seed4", signal.SIGKILL)
+    _, summary = launch(
+        ConfigSource((path,)),
+        [3, 4],
+        {},
+        Local(2, max_failures=1),
+        folder,
+        retrain=False,
+        num_baseline=0,
+        told=lambda trial, state: states.append((trial.name, state)),
+    )
+    killer.join()
+    assert summary["failed"] == {} and summary["settings"][0]["num_finished"] == 2
+    assert [state for name, state in states if name == "seed4"][1].startswith("seed4: exit code -9")
+    for name in ("metrics.csv", "genotype.json"):
+        assert (folder / "trials/seed4" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
+    mine, own = (checkpoint_io.load(f / "checkpoints/last.ckpt") for f in (folder / "trials/seed4", tmp_path / "own"))
+    assert mine["num_batches_done"] == own["num_batches_done"]
+
+
+@pytest.mark.slow
+def test_a_stopped_launch_stops_its_searches_and_goes_on(config, tmp_path):
+    path = config({"trainer.max_epochs": 30})
+    words = [sys.executable, "-m", "nas", "launch"]
+    process = subprocess.Popen(
+        [*words, "--config", str(path), "--seeds", "3-4", "--out", "all"], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "all/trials/seed3/checkpoints/last.ckpt").exists():
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "stopped by SIGTERM" in said
+    assert "after saving a checkpoint" in (tmp_path / "all/logs/seed3.txt").read_text()
+    assert not (tmp_path / "all/trials/seed4").exists()
+    done = subprocess.run([*words, "--resume", "all", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["settings"][0]["num_finished"] == 2
