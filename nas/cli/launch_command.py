@@ -16,7 +16,8 @@ PARSER = ThinParser("launch", overrides=True)
 PARSER.add_config()
 PARSER.add_argument("--seeds", metavar="A-B")
 PARSER.add_argument("--set", action="append", default=[], metavar="KEY=V,W")
-PARSER.add_argument("--engine", choices=["local"], default="local")
+PARSER.add_argument("--engine", choices=["local", "slurm"], default="local")
+PARSER.add_argument("--job", action="append", default=[], metavar="KEY=V")
 PARSER.add_argument("--num-parallel", type=int, default=1, metavar="N")
 PARSER.add_argument("--max-failures", type=int, default=3, metavar="N")
 PARSER.add_argument("--retrain", action="store_true")
@@ -50,9 +51,8 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             parse_settings(options.set),
         )
     from nas.launch import launch, resume_launch
-    from nas.launch.local import Local
 
-    engine, told = Local(options.num_parallel, options.max_failures), _teller(options.json)
+    engine, told = _engine(options), _teller(options.json)
     if options.resume is not None:
         folder, summary = resume_launch(options.resume, engine, tuple(options.trust_module), told)
     else:
@@ -76,6 +76,33 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             f"go on with: nas launch --resume {folder}"
         )
     return result
+
+
+def _engine(options: argparse.Namespace) -> Any:
+    if options.engine == "local":
+        from nas.launch.local import Local
+
+        return Local(options.num_parallel, options.max_failures)
+    try:
+        from nas.launch.slurm import Slurm
+    except ImportError:
+        raise UsageError("nas launch: --engine slurm needs submitit: pip install 'gumbel-nas[slurm]'") from None
+    return Slurm(options.max_failures, **parse_job(options.job))
+
+
+def parse_job(words: list[str]) -> dict[str, Any]:
+    """``KEY=V`` words: what a job gets; whole numbers are numbers.
+
+    Raises:
+        UsageError: One is not like that.
+    """
+    parameters: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key.isidentifier() and equals):
+            raise UsageError(f"--job must be like timeout_min=240, got {word!r:.80}")
+        parameters[key] = int(value) if value.isdecimal() else value
+    return parameters
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -85,7 +85,9 @@ A search that fails or is killed goes on from its checkpoint. Prints mean ± std
   --config FILE        YAML; may be repeated, later files win
   --seeds A-B          values of seed_everything: 0-9, or 0,3,5
   --set KEY=V,W        values of a key, for example model.tau=nas.tau.Linear,nas.tau.Cosine; may be repeated
-  --engine local       processes on this machine
+  --engine local       processes on this machine; or slurm: jobs, through submitit (gumbel-nas[slurm])
+  --job KEY=V          with slurm: what a job gets, for example timeout_min=240, slurm_partition=gpu; may be repeated;
+                       cluster=local runs the jobs on this machine
   --num-parallel N     searches at once (1)
   --max-failures N     how often a search may fail before it is given up (3)
   --retrain            retrain and test what is found

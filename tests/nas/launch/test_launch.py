@@ -18,6 +18,7 @@ from nas.errors import UsageError
 from nas.launch import launch, resume_launch
 from nas.launch.launch import summarised
 from nas.launch.local import Local
+from nas.launch.slurm import Slurm
 from nas.launch.trials import make_trials, run_trial
 from nas.runs.options import ConfigSource
 
@@ -134,21 +135,21 @@ def test_wrong_usage(nas, config, words, message):
     assert answer.code == 2 and message in answer.complaint and not Path("runs").exists()
 
 
-def kill_soon(folder, name, signum):
-    """Kills the process of a trial once it has a checkpoint."""
+def signal_soon(folder, name, signum, is_meant):
+    """Sends a signal to the processes whose words are meant, once a trial has a checkpoint."""
 
-    def wait_and_kill():
+    def wait_and_send():
         while not (folder / "trials" / name / "checkpoints/last.ckpt").exists():
             time.sleep(0.02)
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                words = path.read_bytes().split(b"\0")
+                words = path.read_text().split("\0")
             except OSError:
                 continue
-            if b"search" in words and words[-2].endswith(f"trials/{name}".encode()):
+            if is_meant(words):
                 os.kill(int(path.parent.name), signum)
 
-    thread = threading.Thread(target=wait_and_kill)
+    thread = threading.Thread(target=wait_and_send)
     thread.start()
     return thread
 
@@ -158,7 +159,7 @@ def test_a_killed_search_goes_on_by_itself_and_is_the_same(nas, config, tmp_path
     path = config({"trainer.max_epochs": 12})
     assert nas("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
     folder, states = tmp_path / "all", []
-    killer = kill_soon(folder, "seed4", signal.SIGKILL)
+    killer = signal_soon(folder, "seed4", signal.SIGKILL, lambda words: words[-2:-1] == [str(folder / "trials/seed4")])
     _, summary = launch(
         ConfigSource((path,)),
         [3, 4],
@@ -195,3 +196,24 @@ def test_a_stopped_launch_stops_its_searches_and_goes_on(config, tmp_path):
     done = subprocess.run([*words, "--resume", "all", "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["settings"][0]["num_finished"] == 2
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(nas, config, tmp_path):
+    path = config({"trainer.max_epochs": 30})
+    assert nas("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
+    folder = tmp_path / "all"
+    thread = signal_soon(
+        folder,
+        "seed4",
+        signal.SIGUSR2,
+        lambda words: "submitit.core._submit" in words and str(folder / "jobs") in words,
+    )
+    options = {"retrain": False, "num_baseline": 0, "told": silent}
+    engine = Slurm(max_failures=0, cluster="local", timeout_min=10)  # to be preempted is no failure
+    _, summary = launch(ConfigSource((path,)), [4], {}, engine, folder, **options)
+    thread.join()
+    assert summary["failed"] == {}
+    assert "after saving a checkpoint" in (folder / "logs/seed4.txt").read_text()
+    for name in ("metrics.csv", "genotype.json"):
+        assert (folder / "trials/seed4" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
