@@ -15,11 +15,17 @@ WIDTH = 88
 INDENT = "    "
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Literal:
-    """A plain value; only :func:`literal` makes one."""
+    """A plain value; only :func:`literal` makes one. Equal to another of the same text: to Python, False is 0 and 1 is 1.0."""
 
     value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and literal_text(self.value) == literal_text(other.value)
+
+    def __hash__(self) -> int:
+        return hash(literal_text(self.value))
 
 
 @dataclass(frozen=True)

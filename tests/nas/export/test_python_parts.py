@@ -45,6 +45,14 @@ def test_a_broken_line_means_the_same(value, indent):
     assert same(args[0], value) and same(kwargs["key"], value)
 
 
+def test_what_python_takes_for_equal_is_told_apart():
+    values = [False, 0, 0.0, -0.0, True, 1, 1.0]
+    written = text(items("[", [literal([value] * 40) for value in values]), indent=6)
+    assert all(map(same, eval(written), [[value] * 40 for value in values]))
+    calls = [Call("f", (Argument("", literal(value), positional=True),)) for value in values]
+    assert all(map(same, eval(text(items("[", calls)), {"f": lambda x: x}), values))
+
+
 def test_lines_are_no_wider_than_they_may_be():
     inner = Call("nn.Conv2d", tuple(Argument(f"argument_{i}", literal(i)) for i in range(9)))
     call = items("nn.Sequential", [inner, *[Call("nn.ReLU")] * 5, items("[", [literal(1000 + i) for i in range(40)])])
