@@ -18,7 +18,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from nas.errors import describe
-from nas.files import replacing
+from nas.files import replacing, size_of
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -96,7 +96,7 @@ def _reason(error: Exception) -> str:
 
 
 def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
-    size = path.stat().st_size
+    size = size_of(path)
     if size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES} bytes")
     digest = hashlib.sha256()

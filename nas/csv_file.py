@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.files import naming, write_atomic
+from nas.files import naming, size_of, write_atomic
 
 STEP = "step"
 MAX_BYTES = 2**30
@@ -78,5 +78,5 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
 
 
 def _check_size(path: Path) -> None:
-    if path.stat().st_size > MAX_BYTES:
+    if size_of(path) > MAX_BYTES:
         raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")

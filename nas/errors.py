@@ -9,7 +9,9 @@ def describe(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     return (
-        text if isinstance(error, (ValueError, OSError, RuntimeError)) and text else f"{type(error).__name__}: {text}"
+        text
+        if isinstance(error, (ValueError, OSError, RuntimeError, ArithmeticError)) and text
+        else f"{type(error).__name__}: {text}"
     )
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,6 +63,20 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def size_of(path: Path) -> int:
+    """The size of a file in bytes.
+
+    Raises:
+        OSError: There is none, or it is a pipe or a device, which may have no end.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return found.st_size
+
+
 def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[str, Any]:
     """The object in a JSON file of limited size.
 
@@ -75,7 +90,7 @@ def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[st
     """
     max_bytes = MAX_JSON_BYTES if max_bytes is None else max_bytes
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         text = path.read_bytes() if size <= max_bytes else b""
     except FileNotFoundError:
         raise UsageError(missing) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import UsageError
-from nas.files import CHECKSUM, parse_json, sealed_json, unsealed, write_atomic
+from nas.files import CHECKSUM, parse_json, sealed_json, size_of, unsealed, write_atomic
 
 FORMAT = "gumbel-nas/genotype"
 VERSION = 1
@@ -148,7 +148,7 @@ def read_text(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if size_of(path) > MAX_BYTES:
             raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

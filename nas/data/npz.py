@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from nas.data.base import SearchDataModule
+from nas.files import size_of
 
 MAX_BYTES = 64 * 2**30
 MAX_ARRAYS = 1000
@@ -88,12 +88,12 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def _check_archive(path: Path) -> None:
     """Refuses what is no .npz file, or would fill the memory from a small one."""
+    size = size_of(path)
+    if size > MAX_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")
     with open(path, "rb") as raw:
         if not zipfile.is_zipfile(raw):
             raise ValueError(f"{path}: not an .npz file")
-        size = raw.seek(0, os.SEEK_END)
-        if size > MAX_BYTES:
-            raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")
         raw.seek(max(0, size - _TAIL))
         tail = raw.read()
     directory = tail[tail.rfind(b"PK\x05\x06") :]

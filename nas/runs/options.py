@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nas.errors import UsageError
+from nas.files import size_of
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 MAX_BYTES = 2**20
@@ -113,7 +114,7 @@ def check_yaml(path: Path) -> None:
         UsageError: It cannot be read, is too large, is not YAML, or has keys that a configuration does not have.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if size_of(path) > MAX_BYTES:
             raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
     except OSError as error:

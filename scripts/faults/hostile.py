@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import time
 import zipfile
@@ -107,6 +108,17 @@ def _cases(reference: Reference) -> dict[str, dict[str, Words]]:
         digest = hashlib.sha256(content).hexdigest()
         (run / "checkpoints" / "last.ckpt").write_bytes(content + f"sha256:{digest}\n".encode())
         cases["resume"][name] = ["search", "--resume", run]
+    pipe = here / "pipe"
+    os.mkfifo(pipe)
+    for name, endless in (("a pipe", pipe), ("a device without end", Path("/dev/zero"))):
+        cases["search"][name] = ["search", "--config", endless, "--out", here / "never"]
+        cases["genotype"][name] = ["profile", "--config", reference.config, "--genotype", endless]
+        cases["npz"][name] = _npz_words(here, endless, None)
+        run = here / f"endless {name}"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "config.yaml").write_bytes((reference.run / "config.yaml").read_bytes())
+        (run / "checkpoints" / "last.ckpt").symlink_to(endless)
+        cases["resume"][name] = ["search", "--resume", run]
     return cases
 
 
@@ -173,11 +185,12 @@ def _good_arrays(path: Path) -> None:
     np.savez(path, x_train=inputs, y_train=targets, x_test=inputs, y_test=targets)
 
 
-def _npz_words(here: Path, name: str, write: Callable[[Path], None]) -> Words:
-    write(here / name)
-    config = here / f"{name}.yaml"
+def _npz_words(here: Path, name: str | Path, write: Callable[[Path], None] | None) -> Words:
+    if write is not None:
+        write(here / name)
+    config = here / f"{Path(name).name}.yaml"
     values = yaml.safe_load((here / "small.yaml").read_text())
-    values["data"] = {"class_path": "nas.data.Npz", "init_args": {"path": name, "batch_size": 20}}
+    values["data"] = {"class_path": "nas.data.Npz", "init_args": {"path": str(name), "batch_size": 20}}
     config.write_text(yaml.safe_dump(values))
     return ["profile", "--config", config]
 
