@@ -58,21 +58,23 @@ class CsvFile:
 
 
 def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, float]]]:
-    """Rows of such a file: the step, and the numbers of the columns that begin with `prefix`; empty cells are left out.
+    """Rows of such a file: the step, and the numbers of the columns that begin with `prefix`, without empty cells.
+
+    A last line that is still being written is left out.
 
     Raises:
         ValueError: The file is damaged.
     """
     _check_size(path)
     try:
-        with open(path, newline="") as file:
-            return [
-                (
-                    int(row[STEP]),
-                    {key: float(cell) for key, cell in row.items() if key.startswith(prefix) and cell and key != STEP},
-                )
-                for row in csv.DictReader(file)
-            ]
+        whole = path.read_text().rpartition("\n")[0]
+        return [
+            (
+                int(row[STEP]),
+                {key: float(cell) for key, cell in row.items() if key.startswith(prefix) and cell and key != STEP},
+            )
+            for row in csv.DictReader(whole.splitlines())
+        ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: damaged") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,19 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is ours
         os.close(descriptor)
+
+
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Waits while another process holds the lock of `folder`, but no longer than so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with locked(folder):
+                return
+        except UsageError:
+            if time.monotonic() > end:
+                return
+        time.sleep(0.1)
 
 
 def _acquire(path: Path) -> int:

@@ -13,6 +13,7 @@ LAYERS = {
     "nas.errors": 0,
     "nas.files": 0,
     "nas.folder_lock": 0,
+    "nas.parent": 0,
     "nas.distributed": 0,
     "nas.csv_file": 0,
     "nas.markdown": 0,

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from nas import __version__
 from nas.cli.pages import COMMANDS, overview, page
 from nas.errors import UsageError, describe
+from nas.parent import stop_with_parent
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -35,6 +36,7 @@ class Stopped(BaseException):
 
 def entry() -> NoReturn:
     """The console script: once the exit code is known, no signal changes it."""
+    stop_with_parent()
     code = main()
     for signum in (signal.SIGINT, *STOPPING):
         signal.signal(signum, signal.SIG_IGN)

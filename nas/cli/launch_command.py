@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ PARSER = ThinParser("launch", overrides=True)
 PARSER.add_config()
 PARSER.add_argument("--seeds", metavar="A-B")
 PARSER.add_argument("--set", action="append", default=[], metavar="KEY=V,W")
-PARSER.add_argument("--engine", choices=["local", "slurm"], default="local")
+PARSER.add_argument("--engine", choices=["local", "ray", "slurm"], default="local")
 PARSER.add_argument("--job", action="append", default=[], metavar="KEY=V")
-PARSER.add_argument("--num-parallel", type=int, default=1, metavar="N")
+PARSER.add_argument("--address", metavar="HOST:PORT")
+PARSER.add_argument("--asha", action="store_true")
+PARSER.add_argument("--num-parallel", type=int, metavar="N")
 PARSER.add_argument("--max-failures", type=int, default=3, metavar="N")
 PARSER.add_argument("--retrain", action="store_true")
 PARSER.add_argument("--baseline", type=int, default=0, metavar="N")
@@ -29,7 +31,11 @@ PARSER.add_trust()
 
 def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     """Launches or goes on; returns the summary."""
-    if options.num_parallel < 1 or options.max_failures < 0 or options.baseline < 0:
+    if (
+        (options.num_parallel is not None and options.num_parallel < 1)
+        or options.max_failures < 0
+        or options.baseline < 0
+    ):
         raise UsageError("nas launch: --num-parallel must be at least 1, --max-failures and --baseline at least 0")
     if options.resume is not None:
         if (
@@ -50,11 +56,13 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             parse_seeds(options.seeds),
             parse_settings(options.set),
         )
+    engine = _engine(options)
+    from nas.cli.launch_progress import lines, live, quiet
     from nas.launch import launch, resume_launch
 
-    engine, told = _engine(options), _teller(options.json)
+    watch = quiet if options.json else live if sys.stderr.isatty() else lines
     if options.resume is not None:
-        folder, summary = resume_launch(options.resume, engine, tuple(options.trust_module), told)
+        folder, summary = resume_launch(options.resume, engine, tuple(options.trust_module), watch)
     else:
         folder, summary = launch(
             source,
@@ -64,7 +72,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             options.out,
             retrain=options.retrain,
             num_baseline=options.baseline,
-            told=told,
+            watch=watch,
         )
     result = {"launch": str(folder), **summary}
     if summary["failed"]:
@@ -79,15 +87,34 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _engine(options: argparse.Namespace) -> Any:
+    job = parse_job(options.job)
+    if options.engine != "ray" and (options.address or options.asha):
+        raise UsageError("nas launch: --address and --asha need --engine ray")
     if options.engine == "local":
+        if job:
+            raise UsageError("nas launch: --job needs --engine slurm or ray")
         from nas.launch.local import Local
 
-        return Local(options.num_parallel, options.max_failures)
-    try:
+        return Local(options.num_parallel or 1, options.max_failures)
+    if options.engine == "slurm":
+        if options.num_parallel is not None:
+            raise UsageError("nas launch: --num-parallel is not for --engine slurm: SLURM decides how many jobs run")
+        _need("submitit", "slurm")
         from nas.launch.slurm import Slurm
-    except ImportError:
-        raise UsageError("nas launch: --engine slurm needs submitit: pip install 'gumbel-nas[slurm]'") from None
-    return Slurm(options.max_failures, **parse_job(options.job))
+
+        return Slurm(options.max_failures, **job)
+    for key, value in job.items():
+        if key not in ("num_cpus", "num_gpus") or not isinstance(value, int):
+            raise UsageError(f"--job: with --engine ray there are num_cpus=N and num_gpus=N, not {key}={value}")
+    _need("ray", "ray")
+    from nas.launch.ray_tune import RayTune
+
+    return RayTune(options.num_parallel, options.max_failures, address=options.address, asha=options.asha, **job)
+
+
+def _need(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise UsageError(f"nas launch: --engine {extra} needs {package}: pip install 'gumbel-nas[{extra}]'")
 
 
 def parse_job(words: list[str]) -> dict[str, Any]:
@@ -136,14 +163,6 @@ def parse_settings(words: list[str]) -> dict[str, list[str]]:
             raise UsageError(f"--set: {key} is given twice")
         settings[key] = values.split(",")
     return settings
-
-
-def _teller(quiet: bool) -> Callable[[Any, str], None]:
-    def tell(trial: Any, state: str) -> None:
-        if not quiet:
-            print(f"{trial.name}: {state}", file=sys.stderr, flush=True)
-
-    return tell
 
 
 def show(result: dict[str, Any]) -> None:

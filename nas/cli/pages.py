@@ -85,10 +85,13 @@ A search that fails or is killed goes on from its checkpoint. Prints mean ± std
   --config FILE        YAML; may be repeated, later files win
   --seeds A-B          values of seed_everything: 0-9, or 0,3,5
   --set KEY=V,W        values of a key, for example model.tau=nas.tau.Linear,nas.tau.Cosine; may be repeated
-  --engine local       processes on this machine; or slurm: jobs, through submitit (gumbel-nas[slurm])
-  --job KEY=V          with slurm: what a job gets, for example timeout_min=240, slurm_partition=gpu; may be repeated;
-                       cluster=local runs the jobs on this machine
-  --num-parallel N     searches at once (1)
+  --engine local       processes on this machine; or ray: trials of Ray Tune (gumbel-nas[ray]); or slurm: jobs, through
+                       submitit (gumbel-nas[slurm])
+  --job KEY=V          what each gets; with slurm for example timeout_min=240, slurm_partition=gpu, and cluster=local runs
+                       the jobs on this machine; with ray num_cpus=1, num_gpus=1 (if there are any); may be repeated
+  --address HOST:PORT  with ray: the cluster, which shares this file system (default: one of this machine alone, on loopback)
+  --asha               with ray: stop searches whose loss is high early, by successive halving
+  --num-parallel N     searches at once (1; with ray: as many as there are CPUs and GPUs for)
   --max-failures N     how often a search may fail before it is given up (3)
   --retrain            retrain and test what is found
   --baseline N         also train N random architectures, for comparison

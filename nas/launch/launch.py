@@ -6,21 +6,22 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.errors import UsageError
 from nas.files import appearing, read_json, write_atomic, write_json
 from nas.folder_lock import locked
-from nas.launch.local import Told
-from nas.launch.trials import Plan, Trial, make_trials, rows
+from nas.launch.hparams import write_hparams
+from nas.launch.trials import FIGURES, Plan, Told, Trial, make_trials, rows
 from nas.runs.baseline import baseline
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 
 FORMAT = "gumbel-nas/launch"
-LAUNCH, SUMMARY, TABLE = "launch.json", "summary.json", "trials.csv"
+LAUNCH, SUMMARY, TABLE, HPARAMS = "launch.json", "summary.json", "trials.csv", "hparams"
 
 
 class Engine(Protocol):
@@ -28,6 +29,10 @@ class Engine(Protocol):
 
     def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
         """Runs all that are not finished; returns, by name, why some failed."""
+
+
+Watch = Callable[[Plan, Sequence[Trial]], AbstractContextManager[Told]]
+"""Shows what becomes of trials while the context lasts."""
 
 
 def launch(
@@ -39,7 +44,7 @@ def launch(
     *,
     retrain: bool,
     num_baseline: int,
-    told: Told,
+    watch: Watch,
 ) -> tuple[Path, dict[str, Any]]:
     """Searches with every combination of seeds and settings.
 
@@ -51,7 +56,7 @@ def launch(
         out: The folder to make; None: ``runs/<config name>_launch``.
         retrain: Retrain and test what is found.
         num_baseline: Random architectures to train for comparison; 0: none.
-        told: Hears of every trial.
+        watch: Shows how it goes.
 
     Returns:
         The folder, and what its summary.json says.
@@ -67,10 +72,10 @@ def launch(
         write_atomic(new / "base.yaml", load_experiment(source).yaml())
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
         write_json(new / LAUNCH, {"format": FORMAT, "version": 1, **about})
-    return resume_launch(folder, engine, source.trusted, told)
+    return resume_launch(folder, engine, source.trusted, watch)
 
 
-def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], told: Told) -> tuple[Path, dict[str, Any]]:
+def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch: Watch) -> tuple[Path, dict[str, Any]]:
     """Goes on with a launch; finished trials are not run again.
 
     Raises:
@@ -82,7 +87,8 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], told: 
     trials = [Trial(**row) for row in content["trials"]]
     plan = Plan(folder, trusted, content["retrain"])
     with locked(folder):
-        failed = engine.run(plan, trials, told)
+        with watch(plan, trials) as told:
+            failed = engine.run(plan, trials, told)
         compared = None
         if content["num_baseline"]:
             _, compared = baseline(
@@ -91,6 +97,7 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], told: 
         summary = summarised(rows(plan, trials), failed, compared)
         write_json(folder / SUMMARY, summary)
         write_atomic(folder / TABLE, _csv(summary["trials"]))
+        write_hparams(folder / HPARAMS, summary["trials"])
     return folder, summary
 
 
@@ -104,10 +111,9 @@ def summarised(
         failed: Why trials failed, by name.
         compared: The summary of random search; None: there was none.
     """
-    known = ("name", "seed", "arch", "test", "search_seconds", "genotype")
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in found:
-        groups.setdefault(json.dumps({key: row[key] for key in row if key not in known}), []).append(row)
+        groups.setdefault(json.dumps({key: row[key] for key in row if key not in FIGURES}), []).append(row)
     settings = []
     for text, members in groups.items():
         part = "test" if any("test" in row for row in members) else "arch"
@@ -125,7 +131,7 @@ def summarised(
             entry |= {
                 "mean": statistics.fmean(values),
                 "std": std,
-                "best": {key: best[key] for key in known if key in best},
+                "best": {key: best[key] for key in FIGURES if key in best},
             }
             entry["search_seconds"] = statistics.fmean(row["search_seconds"] for row in scored)
         settings.append(entry)

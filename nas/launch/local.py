@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from nas.launch.trials import Plan, Trial, run_trial
-
-Told = Callable[[Trial, str], None]
-"""Hears of a trial: ``running``, ``finished``, or why it failed."""
+from nas.launch.trials import Plan, Told, Trial, run_trial, start
 
 
 class Local:
@@ -34,7 +31,7 @@ class Local:
         """Runs all; returns why some failed."""
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(self.num_parallel) as pool:
-            futures = {pool.submit(self._attempts, plan, trial, told): trial for trial in trials}
+            futures = {pool.submit(self._attempts, plan, trial, told): trial for trial in plan.unfinished(trials)}
             try:
                 for future in as_completed(futures):
                     if (reason := future.result()) is not None:
@@ -61,12 +58,10 @@ class Local:
         return None
 
     def _process(self, words: list[str], log: Path) -> int:
-        with open(log, "a") as file, self._lock:
+        with self._lock:
             if self._stopped:
                 raise RuntimeError("stopped")
-            process = subprocess.Popen(
-                words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            process = start(words, log, start_new_session=True)
             self._running.add(process)
         code = process.wait()
         with self._lock:

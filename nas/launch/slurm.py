@@ -11,8 +11,7 @@ from typing import Any
 
 import submitit
 
-from nas.launch.local import Told
-from nas.launch.trials import Plan, Trial, run_trial
+from nas.launch.trials import Plan, Told, Trial, run_trial, start
 
 GRACE_SECONDS = 60
 POLL_SECONDS = 1.0
@@ -37,8 +36,7 @@ class Job(submitit.helpers.Checkpointable):
         return submitit.helpers.DelayedSubmission(Job(), plan, trial)
 
     def _run(self, words: list[str], log: Path) -> int:
-        with open(log, "a") as file:
-            self._process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self._process = start(words, log)
         return self._process.wait()
 
 
@@ -73,7 +71,7 @@ class Slurm:
         """Runs all; returns why some failed."""
         executor = submitit.AutoExecutor(plan.folder / "jobs", cluster=self.cluster)
         executor.update_parameters(name=plan.folder.name, **self.parameters)
-        jobs = [(trial, executor.submit(Job(), plan, trial)) for trial in _unfinished(plan, trials)]
+        jobs = [(trial, executor.submit(Job(), plan, trial)) for trial in plan.unfinished(trials)]
         failures = dict.fromkeys((trial.name for trial, _ in jobs), 0)
         failed: dict[str, str] = {}
         for trial, job in jobs:
@@ -95,8 +93,3 @@ class Slurm:
                 else:
                     jobs.append((trial, executor.submit(Job(), plan, trial)))
         return failed
-
-
-def _unfinished(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
-    done = [t for t in trials if plan.run(t).finished and (plan.run(t).retrain.finished or not plan.retrain)]
-    return [trial for trial in trials if trial not in done]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -11,9 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.errors import UsageError
+from nas.files import read_json
+from nas.folder_lock import wait_until_free
+from nas.parent import PARENT
 from nas.runs.folder import RunFolder
 
+FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "stopped_after")
+"""What a row may hold beside the settings."""
 MAX_TRIALS = 10_000
+WAIT_SECONDS = 60.0
+"""For a search whose launch was killed to save and stop."""
 
 
 class Trial(NamedTuple):
@@ -56,6 +64,19 @@ class Plan(NamedTuple):
         """The trial's run folder."""
         return RunFolder(self.folder / "trials" / trial.name)
 
+    def stopped(self, trial: Trial) -> Path:
+        """A file that says after how many epochs a scheduler stopped the trial for good."""
+        return self.folder / "stopped" / f"{trial.name}.json"
+
+    def unfinished(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials that have something left to do."""
+        runs = [(trial, self.run(trial)) for trial in trials if not self.stopped(trial).exists()]
+        return [trial for trial, run in runs if not (run.finished and (run.retrain.finished or not self.retrain))]
+
+
+Told = Callable[[Trial, str], None]
+"""Hears of a trial: ``running``, ``finished``, or why it failed."""
+
 
 Runner = Callable[[list[str], Path], int]
 """Runs a command, its output going to a file, and returns the exit code."""
@@ -95,6 +116,7 @@ def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
     log = plan.folder / "logs" / f"{trial.name}.txt"
     log.parent.mkdir(exist_ok=True)
     if run.config.exists():
+        wait_until_free(run.path, WAIT_SECONDS)
         search = ["search", "--resume", str(run.path)]
     else:
         search = ["search", "--config", str(plan.config), *trial.words(), "--out", str(run.path)]
@@ -108,12 +130,19 @@ def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
             raise RuntimeError(f"{trial.name}: exit code {code}: {lines[-1] if lines else 'it said nothing'}")
 
 
-def in_a_process(words: list[str], log: Path) -> int:
-    """Runs a command to its end."""
+def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a command that saves and stops should this process end before it.
+
+    Args:
+        words: The command.
+        log: Gets what it says.
+        **options: Further ones of Popen.
+    """
+    environment = {**os.environ, PARENT: str(os.getpid())}
     with open(log, "a") as file:
-        return subprocess.run(
-            words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
-        ).returncode
+        return subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, **options
+        )
 
 
 def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -126,6 +155,8 @@ def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
             summary = run.read_summary()
             row |= {"arch": summary["metric"]["value"], "search_seconds": summary["search_seconds"]}
             row["genotype"] = summary["genotype"]
+        elif plan.stopped(trial).exists():
+            row["stopped_after"] = read_json(plan.stopped(trial), f"{plan.stopped(trial)}: missing")["epochs"]
         if run.retrain.finished:
             row["test"] = run.retrain.read_summary()["metric"]["value"]
         found.append(row)

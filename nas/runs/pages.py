@@ -34,14 +34,24 @@ def write_pages(
     folder.wait_for_events()
     final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
     with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
-        assert writer.file_writer is not None
-        for part in hparams(hyperparameters(experiment.values), dict.fromkeys(final, 0.0)):
-            writer.file_writer.add_summary(part, step + 1)
-        for tag, value in final.items():
-            writer.add_scalar(tag, value, step + 1)
+        write_hparams(writer, hyperparameters(experiment.values), final, step + 1)
         writer.add_text("config", f"```yaml\n{experiment.yaml()}```", step + 1)
         writer.add_text("genotype", genotype_table(genotype), step + 1)
         writer.add_text("summary", f"```json\n{json.dumps(summary, indent=2, default=str)}\n```", step + 1)
+
+
+def write_hparams(
+    writer: SummaryWriter,
+    parameters: Mapping[str, bool | int | float | str],
+    figures: Mapping[str, float],
+    step: int,
+) -> None:
+    """Gives the HParams page a row: parameters, and what came of them."""
+    assert writer.file_writer is not None
+    for part in hparams(dict(parameters), dict.fromkeys(figures, 0.0)):
+        writer.file_writer.add_summary(part, step)
+    for tag, value in figures.items():
+        writer.add_scalar(tag, value, step)
 
 
 def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype) -> None:

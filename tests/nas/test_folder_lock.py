@@ -2,11 +2,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from nas.errors import UsageError
-from nas.folder_lock import LOCK, locked
+from nas.folder_lock import LOCK, locked, wait_until_free
 
 HOLDER = """
 import os, sys, time
@@ -48,4 +49,14 @@ def test_a_killed_holder_frees_it_though_its_children_live_on(holder, tmp_path):
 
 def test_a_folder_that_is_gone_is_named(tmp_path):
     with pytest.raises(UsageError, match="gone: cannot be written: No such file"), locked(tmp_path / "gone"):
+        pass
+
+
+def test_waiting_ends_when_the_holder_does_or_the_time_is_over(holder, tmp_path):
+    begin = time.monotonic()
+    wait_until_free(tmp_path, 0.3)
+    assert time.monotonic() - begin >= 0.3
+    holder.kill()
+    wait_until_free(tmp_path, 60)
+    with locked(tmp_path):
         pass

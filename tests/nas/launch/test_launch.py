@@ -1,5 +1,6 @@
 """Launches of small searches: the same runs as by hand, none twice, and figures that add up."""
 
+import io
 import json
 import os
 import signal
@@ -8,18 +9,22 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas import checkpoint_io
 from nas.cli import main
+from nas.cli.launch_progress import progress_table
 from nas.errors import UsageError
 from nas.launch import launch, resume_launch
 from nas.launch.launch import summarised
 from nas.launch.local import Local
 from nas.launch.slurm import Slurm
-from nas.launch.trials import make_trials, run_trial
+from nas.launch.trials import Plan, make_trials, run_trial
 from nas.runs.options import ConfigSource
 
 TAU = {"model.tau": ["nas.tau.Linear", "nas.tau.Cosine"]}
@@ -47,8 +52,15 @@ class InProcess:
         return main(words[3:])
 
 
-def silent(trial, state):
-    pass
+def watch_with(told):
+    @contextmanager
+    def watch(plan, trials):
+        yield told
+
+    return watch
+
+
+silent = watch_with(lambda trial, state: None)
 
 
 def test_trials_are_every_combination_with_names_of_their_own():
@@ -69,7 +81,7 @@ def test_trials_are_every_combination_with_names_of_their_own():
 
 def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(nas, config, tmp_path, capfd):
     source, engine = ConfigSource((config(),)), InProcess()
-    folder, summary = launch(source, [3, 4], TAU, engine, tmp_path / "all", retrain=True, num_baseline=2, told=silent)
+    folder, summary = launch(source, [3, 4], TAU, engine, tmp_path / "all", retrain=True, num_baseline=2, watch=silent)
     assert engine.commands == ["search", "retrain"] * 4
     assert (
         nas("search", "--config", "tiny.yaml", "--model.tau=nas.tau.Cosine", "--seed_everything=4", "--out", "own").code
@@ -90,11 +102,36 @@ def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(nas, config, tm
     assert len((folder / "trials.csv").read_text().splitlines()) == 5
     again = InProcess()
     assert resume_launch(folder, again, (), silent)[1] == summary and again.commands == []
+    for row in summary["trials"]:  # the HParams page: one row a trial, also after going on
+        events = EventAccumulator(str(folder / "hparams" / row["name"])).Reload()
+        assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == pytest.approx(
+            {f"launch/{key}": row[key] for key in ("arch", "test", "search_seconds")}
+        )
+        (path,) = (folder / "hparams" / row["name"]).iterdir()
+        assert b"model.tau" in path.read_bytes() and row["model.tau"].encode() in path.read_bytes()
+
+
+def test_the_live_table_shows_what_is_at_work_first(config, tmp_path):
+    trials = make_trials(range(30), {})
+    plan = Plan(tmp_path, (), False)
+    folder = plan.run(trials[29]).path
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(
+        "step,epoch,weight/loss,weight/accuracy,arch/loss,arch/accuracy\n9,4,1,0.5,2,0.25\n"
+    )
+    states = dict.fromkeys((trial.name for trial in trials), "waiting") | {"seed29": "running", "seed0": "finished"}
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(progress_table(plan, trials, states, 12.3))
+    lines = console.export_text().splitlines()
+    row = next(line for line in lines if "seed29" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["seed29", "running", "5", "2.0000", "0.2500"]
+    assert next(line for line in lines if "seed" in line) == row and not any("seed0 " in line for line in lines)
+    assert "1 finished, 28 waiting, 1 at work; 12 s" in lines[-1]
 
 
 def test_what_failed_is_named_and_done_later(nas, config, tmp_path):
     source = ConfigSource((config(),))
-    options = {"retrain": False, "num_baseline": 0, "told": silent}
+    options = {"retrain": False, "num_baseline": 0, "watch": silent}
     folder, summary = launch(source, [3, 4], {}, InProcess(["seed4"]), tmp_path / "all", **options)
     assert summary["failed"] == {"seed4": "the power failed"}
     assert summary["settings"][0]["num_finished"] == 1 and summary["settings"][0]["std"] is None
@@ -168,7 +205,7 @@ def test_a_killed_search_goes_on_by_itself_and_is_the_same(nas, config, tmp_path
         folder,
         retrain=False,
         num_baseline=0,
-        told=lambda trial, state: states.append((trial.name, state)),
+        watch=watch_with(lambda trial, state: states.append((trial.name, state))),
     )
     killer.join()
     assert summary["failed"] == {} and summary["settings"][0]["num_finished"] == 2
@@ -209,7 +246,7 @@ def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(nas, config,
         signal.SIGUSR2,
         lambda words: "submitit.core._submit" in words and str(folder / "jobs") in words,
     )
-    options = {"retrain": False, "num_baseline": 0, "told": silent}
+    options = {"retrain": False, "num_baseline": 0, "watch": silent}
     engine = Slurm(max_failures=0, cluster="local", timeout_min=10)  # to be preempted is no failure
     _, summary = launch(ConfigSource((path,)), [4], {}, engine, folder, **options)
     thread.join()

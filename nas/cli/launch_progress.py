@@ -1,0 +1,79 @@
+"""How a launch goes: a live table where there is a terminal, lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from nas.csv_file import read_columns
+from nas.launch.trials import Plan, Told, Trial
+
+MAX_ROWS = 20
+WAITING, FINISHED = "waiting", "finished"
+
+
+@contextmanager
+def quiet(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
+    """Says nothing."""
+    yield lambda trial, state: None
+
+
+@contextmanager
+def lines(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
+    """A line for everything that happens, on standard error."""
+    yield lambda trial, state: print(f"{trial.name}: {state}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
+    """A table that is drawn anew twice a second, on standard error."""
+    states = {trial.name: FINISHED if not plan.unfinished([trial]) else WAITING for trial in trials}
+    since = time.monotonic()
+
+    def told(trial: Trial, state: str) -> None:
+        states[trial.name] = state
+
+    def draw() -> Table:
+        return progress_table(plan, trials, dict(states), time.monotonic() - since)
+
+    with Live(get_renderable=draw, console=Console(stderr=True), refresh_per_second=2):
+        yield told
+
+
+def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str], seconds: float) -> Table:
+    """What each trial does, those at work first, and below how many are in which state.
+
+    Args:
+        plan: The launch.
+        trials: All of them.
+        states: Name -> state.
+        seconds: Since the launch began.
+    """
+    rank = {FINISHED: 2, WAITING: 1}
+    shown = sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]
+    table = Table("search", "state", "epochs", "loss", "metric")
+    for trial in shown:
+        table.add_row(trial.name, states[trial.name], *_last_epoch(plan, trial))
+    counts = Counter(state if state in rank else "at work" for state in states.values())
+    table.caption = ", ".join(f"{number} {state}" for state, number in counts.items()) + f"; {seconds:.0f} s"
+    return table
+
+
+def _last_epoch(plan: Plan, trial: Trial) -> tuple[str, str, str]:
+    """Epochs, loss and headline metric so far, of the arch half or, where it was not used, of the weight half."""
+    try:
+        row = read_columns(plan.run(trial).metrics_csv)[-1][1]
+    except (OSError, ValueError, IndexError):  # not there yet, or being written
+        return "", "", ""
+    level = "arch" if "arch/loss" in row else "weight"
+    columns = [key for key in row if key.startswith(f"{level}/")]
+    figures = [f"{row[key]:.4f}" for key in columns[:2]]
+    loss, metric = [*figures, "", ""][:2]
+    return str(int(row["epoch"]) + 1), loss, metric
