@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -33,14 +33,17 @@ class Step(Protocol):
     def loss(self, batch: Level) -> Tensor:
         """The supernet's loss on this step's batch of one data half, with op weights drawn for that half."""
 
+    def losses(self, batch: Level) -> Iterator[Tensor]:
+        """The same loss in parts that add up to it; each is to be descended before the next is asked for."""
+
     def virtual_loss(self, batch: Level, weights: Mapping[str, Tensor]) -> Tensor:
         """The same loss at other weights; what it does to buffers (batch-norm statistics) is thrown away."""
 
     def arch_penalty(self) -> Tensor:
         """The regularisers' terms of the loss that the arch parameters descend."""
 
-    def descend(self, loss: Tensor, *levels: Level) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss`; others' gradients are not computed."""
+    def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
+        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum; others' gradients are not computed."""
 
 
 class Bilevel(ABC):
@@ -48,6 +51,9 @@ class Bilevel(ABC):
 
     recomputes = True
     """Whether it works where candidates are recomputed in the backward pass."""
+
+    accumulates = False
+    """Whether it takes losses in parts, so that the memory of one part is enough."""
 
     @abstractmethod
     def step(self, step: Step) -> None:
@@ -63,10 +69,12 @@ class FirstOrder(Bilevel):
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", first-order approximation (xi = 0).
     """
 
+    accumulates = True
+
     def step(self, step: Step) -> None:
         if step.arch_moves:
-            step.descend(step.loss("arch") + step.arch_penalty(), "arch")
-        step.descend(step.loss("weight"), "weight")
+            step.descend(_penalised(step.losses("arch"), step.arch_penalty()), "arch")
+        step.descend(step.losses("weight"), "weight")
 
 
 class Joint(Bilevel):
@@ -75,12 +83,13 @@ class Joint(Bilevel):
     Source: Xie et al. 2019, "SNAS: Stochastic Neural Architecture Search".
     """
 
+    accumulates = True
+
     def step(self, step: Step) -> None:
-        loss = step.loss("weight")
         if step.arch_moves:
-            step.descend(loss + step.arch_penalty(), "weight", "arch")
+            step.descend(_penalised(step.losses("weight"), step.arch_penalty()), "weight", "arch")
         else:
-            step.descend(loss, "weight")
+            step.descend(step.losses("weight"), "weight")
 
 
 class Unrolled(Bilevel):
@@ -153,6 +162,12 @@ class Unrolled(Bilevel):
             second = (up - down) * norm / (2 * self.radius)
             loss = loss - (second * parameter).sum()
         return loss
+
+
+def _penalised(losses: Iterable[Tensor], penalty: Tensor) -> Iterator[Tensor]:
+    """The parts of a loss, with a penalty added to the first."""
+    for i, loss in enumerate(losses):
+        yield loss if i else loss + penalty
 
 
 def virtual_weights(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
 from nas.tasks import Task
-from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
+from nas.train_module import OptimizerFactory, TrainModule, check_micro_batches, check_optimizer
 
 
 class RetrainModule(TrainModule):
@@ -25,6 +25,7 @@ class RetrainModule(TrainModule):
         scheduler: LRSchedule = "constant",
         gradient_clip_norm: float | None = None,
         max_skipped_batches: int = 0,
+        num_micro_batches: int = 1,
         seed: int = 0,
     ) -> None:
         """Sets the training.
@@ -36,15 +37,18 @@ class RetrainModule(TrainModule):
             scheduler: Learning rate over the training.
             gradient_clip_norm: Largest norm of the gradient; null: as it comes.
             max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
+            num_micro_batches: Parts of each batch that run one after the other, their gradients added up (gradient accumulation).
             seed: Seed of data order and dropout.
         """
         super().__init__(
             task, seed=seed, gradient_clip_norm=gradient_clip_norm, max_skipped_batches=max_skipped_batches
         )
         check_optimizer("optimizer", optimizer)
+        check_micro_batches(num_micro_batches)
         self.network = network
         self.optimizer = optimizer
         self.scheduler: LRSchedule = scheduler
+        self.num_micro_batches = num_micro_batches
         self.add_meters("train")
 
     def configure_optimizers(self) -> Any:
@@ -55,9 +59,9 @@ class RetrainModule(TrainModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One optimizer step."""
-        inputs, target = batch
-        output = call_network(self.network, inputs)
-        loss = self.task.loss(output, target)
-        self.update_meters("train", loss, self.task.prediction(output), target)
-        self.descend_along(loss, ["weight"])
+        self.descend_along(self.losses_of_parts("train", batch, self.num_micro_batches, self._loss), ["weight"])
         self.finish_batch()
+
+    def _loss(self, number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
+        output = call_network(self.network, inputs)
+        return self.task.loss(output, target), self.task.prediction(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ from nas.search_space import SearchSpace
 from nas.supernet import Supernet, check_per_sample
 from nas.tasks import Task
 from nas.tau import TauSchedule
-from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
+from nas.train_module import OptimizerFactory, TrainModule, check_micro_batches, check_optimizer
 
 
 class SearchModule(TrainModule):
@@ -48,6 +48,7 @@ class SearchModule(TrainModule):
         warmup_epochs: int = 0,
         warmup_paths: Paths | None = None,
         num_paths: int = 1,
+        num_micro_batches: int = 1,
         gradient_clip_norm: float | None = None,
         average_decay: float | None = None,
         max_skipped_batches: int = 0,
@@ -73,6 +74,8 @@ class SearchModule(TrainModule):
             warmup_epochs: Epochs in which alpha rests.
             warmup_paths: Which candidates are trained meanwhile; null: those that the relaxation draws from alpha at rest.
             num_paths: Parts of each batch that get a draw of their own; their gradients are averaged.
+            num_micro_batches: Parts of each batch (or path's share of it) that run one after the other, their gradients added up: the
+                memory of one part, the gradient of the whole batch where no norm looks at its own part (gradient accumulation).
             gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
             average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 looks back about 1,000 batches), from which
                 networks are derived; null: from the weights as they are.
@@ -107,6 +110,9 @@ class SearchModule(TrainModule):
                 raise ValueError(
                     f"{type(regularizer).__name__} changes the weights of candidates that do not run under {type(relaxation).__name__}"
                 )
+        check_micro_batches(num_micro_batches)
+        if num_micro_batches > 1 and noise == "sample":
+            raise ValueError("num_micro_batches must be 1 with noise: sample")
         if average_decay is not None and not 0.0 < average_decay < 1.0:
             raise ValueError(f"average_decay must lie between 0 and 1, got {average_decay}")
         self.space = space
@@ -122,6 +128,8 @@ class SearchModule(TrainModule):
             raise ValueError(
                 f"{type(self.bilevel).__name__} cannot recompute candidates: set checkpoint_candidates to false"
             )
+        if num_micro_batches > 1 and not self.bilevel.accumulates:
+            raise ValueError(f"num_micro_batches must be 1 with {type(self.bilevel).__name__}")
         if compile != "off":
             self._compile(compile, checkpoint_candidates)
         self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer))
@@ -133,6 +141,7 @@ class SearchModule(TrainModule):
         self.warmup_epochs = warmup_epochs
         self.warmup_paths = warmup_paths
         self.num_paths = num_paths
+        self.num_micro_batches = num_micro_batches
         self.regularizers = list(regularizers)
         self.noise = noise
         self.noise_per_process = noise_per_process
@@ -234,6 +243,23 @@ class SearchModule(TrainModule):
         """The supernet's loss on this step's batch of `level`, metered."""
         return self._mean_loss(level, _Criterion(self.supernet, self.task))
 
+    def losses(self, level: Level) -> Iterator[Tensor]:
+        """The same loss, part by part."""
+        if self.num_micro_batches == 1:
+            yield self.loss(level)
+            return
+        criterion, samples = _Criterion(self.supernet, self.task), {}
+
+        def forward(number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
+            path = number // self.num_micro_batches
+            samples[path] = self.draw(level, path)  # the same numbers for each part, a graph of its own
+            loss, output = criterion(inputs, target, samples[path])
+            return loss, self.task.prediction(output)
+
+        num_parts = self.num_paths * self.num_micro_batches
+        yield from self.losses_of_parts(level, self._batch[level], num_parts, forward)
+        self._samples[level] = list(samples.values())
+
     def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss at other weights, on cloned buffers; metered where it is the arch loss.
 
@@ -274,8 +300,8 @@ class SearchModule(TrainModule):
                 total = total if term is None else total + term
         return total
 
-    def descend(self, loss: Tensor, *levels: Level) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss`."""
+    def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
+        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum."""
         self.descend_along(loss, levels)
         if "weight" in levels and self.averaged is not None:
             self.averaged.update_parameters(self.supernet.network)

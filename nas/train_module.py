@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map_only
 from torchmetrics import MeanMetric, Metric
 
 from nas.data.loader import ResumableLoader
 from nas.distributed import average, average_gradients, check_equal, gathered
-from nas.evaluation import update_metrics
+from nas.evaluation import joined, split_batch, update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
 
@@ -44,6 +45,16 @@ def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be used: {error}") from error
     return optimizer
+
+
+def check_micro_batches(num_micro_batches: int) -> None:
+    """Refuses what is no number of parts.
+
+    Raises:
+        ValueError: It is below 1.
+    """
+    if num_micro_batches < 1:
+        raise ValueError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
 
 
 class TrainModule(pl.LightningModule):
@@ -146,8 +157,32 @@ class TrainModule(pl.LightningModule):
         self._schedulers_by_name = dict(schedulers)
         return list(optimizers.values()), list(schedulers.values())
 
-    def descend_along(self, loss: Tensor, names: Iterable[str]) -> None:
-        """One step of the named optimizers; no gradient is computed for other parameters. None where the batch is to be skipped."""
+    def losses_of_parts(
+        self, level: str, batch: Any, num_parts: int, forward: Callable[[int, Any, Tensor], tuple[Tensor, Any]]
+    ) -> Iterator[Tensor]:
+        """The losses of a batch's parts, weighted by their sizes; the meters of `level` see the batch when all are descended.
+
+        Args:
+            level: Name of the meters.
+            batch: (inputs, target).
+            num_parts: How many.
+            forward: Takes a part's number, inputs and target; returns its loss and prediction.
+        """
+        inputs, target = batch
+        total, predictions = torch.zeros((), device=target.device), []
+        for number, (part, part_target) in enumerate(split_batch(inputs, target, num_parts)):
+            loss, prediction = forward(number, part, part_target)
+            loss = loss * (len(part_target) / len(target))
+            total = total + loss.detach()
+            predictions.append(tree_map_only(Tensor, Tensor.detach, prediction))
+            yield loss
+        self.update_meters(level, total, joined(predictions), target)
+
+    def descend_along(self, loss: Tensor | Iterable[Tensor], names: Iterable[str]) -> None:
+        """One step of the named optimizers along the gradient of a loss, or of a sum whose terms are descended one after the other.
+
+        No gradient is computed for other parameters; no step is taken where the batch is to be skipped.
+        """
         wrapped = self.optimizers()
         lightning = wrapped if isinstance(wrapped, list) else [wrapped]
         steps = {name: lightning[i] for i, name in enumerate(self._optimizers_by_name) if name in names}
@@ -155,8 +190,10 @@ class TrainModule(pl.LightningModule):
         parameters = [parameter for parameter in parameters if parameter.requires_grad]  # others are frozen
         for optimizer in steps.values():
             optimizer.zero_grad()
+        for term in [loss] if isinstance(loss, Tensor) else loss:
+            if parameters:
+                self.manual_backward(term, inputs=parameters)
         if parameters:
-            self.manual_backward(loss, inputs=parameters)
             average_gradients(parameters)
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self._watched[_GRADIENT] = get_total_norm(gradients) + self._watched.get(_GRADIENT, 0.0)

@@ -30,6 +30,8 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
                          or the dotted path of a function of yours
   model.warmup_paths     nas.paths.Fair | Uniform: what is trained meanwhile; null: what the relaxation draws
   model.num_paths        parts of each batch with a draw of their own (1)
+  model.num_micro_batches
+                         parts of each batch that run one after the other: less memory, same gradient (1)
   model.derive           nas.derive.Argmax | Ranked | Evolution | FineTuned | Perturbation
   model.guards           max_skip_share, stable_epochs, settled_entropy, early_entropy: guards against collapse
   data                   nas.data.SequentialDigits | Digits | BreastCancer | Npz | Vision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,15 +117,17 @@ def memory_report(
 ) -> dict[str, Any]:
     """Bytes of a step at the configured batch size, whether they fit, and what would."""
     batch_size = experiment.data.batch_size
+    num_parts = module.num_paths * module.num_micro_batches if module.num_micro_batches > 1 else 1
+    at_once = math.ceil(batch_size / num_parts)
     mode = "soft" if module.relaxation.num_active is None else "sampled"
     modes = {
         name: {
             "weights": each.weights,
             "gradients": each.gradients,
             "optimizer_states": each.optimizer_states,
-            "saved_tensors": round(each.saved(batch_size)),
-            "total": round(each.total(batch_size)),
-            "largest_batch": each.largest_batch(memory),
+            "saved_tensors": round(each.saved(at_once)),
+            "total": round(each.total(at_once)),
+            "largest_batch": each.largest_batch(memory) * num_parts,
         }
         for name, each in forecasts.items()
     }
@@ -135,13 +138,17 @@ def memory_report(
         "device_bytes": memory,
         "fits": needed <= memory,
         **modes,
-        "advice": _advice(mode, modes, memory) if needed > memory else "",
+        "advice": _advice(module, mode, modes, memory, batch_size) if needed > memory else "",
     }
 
 
-def _advice(mode: str, modes: Mapping[str, Mapping[str, int]], memory: int) -> str:
+def _advice(
+    module: SearchModule, mode: str, modes: Mapping[str, Mapping[str, int]], memory: int, batch_size: int
+) -> str:
     largest = modes["soft" if mode == "soft" else "sampled_largest"]["largest_batch"]
     ways = [f"data.batch_size {largest}"] if largest else []
+    if largest and module.bilevel.accumulates and module.noise == "batch":
+        ways.append(f"model.num_micro_batches {math.ceil(batch_size / largest) * module.num_micro_batches}")
     if mode == "soft" and modes["sampled_largest"]["total"] <= memory:
         ways.append("model.relaxation nas.relaxations.SampledPath at this batch size")
     elif mode == "soft" and modes["sampled_largest"]["largest_batch"]:

@@ -42,6 +42,7 @@ class RetrainOptions:
         scheduler: Learning rate over the training.
         gradient_clip_norm: Largest norm of the gradient; null: as it comes.
         max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
+        num_micro_batches: Parts of each batch that run one after the other, their gradients added up.
         space: init_args of the space that differ when retraining, for example channels.
         data: init_args of the data that differ when retraining, for example batch_size.
         task: Task to train on, for example with label smoothing; null: the search's.
@@ -53,6 +54,7 @@ class RetrainOptions:
     scheduler: LRSchedule = "constant"
     gradient_clip_norm: float | None = None
     max_skipped_batches: int = 0
+    num_micro_batches: int = 1
     space: dict | None = None  # not dict[str, Any]: jsonargparse would take class paths inside for classes to make
     data: dict | None = None
     task: Task | None = None

@@ -191,6 +191,7 @@ def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
             scheduler=options.scheduler,
             gradient_clip_norm=options.gradient_clip_norm,
             max_skipped_batches=options.max_skipped_batches,
+            num_micro_batches=options.num_micro_batches,
             seed=experiment.seed,
         )
 

@@ -48,6 +48,9 @@ class Quadratic:
     def loss(self, batch):
         return self.virtual_loss(batch, {"w": self.w})
 
+    def losses(self, batch):
+        yield self.loss(batch)
+
     def virtual_loss(self, batch, weights):
         w = weights["w"]
         if batch == "arch":
@@ -59,6 +62,7 @@ class Quadratic:
         return torch.zeros((), dtype=F64)
 
     def descend(self, loss, *levels):
+        loss = loss if isinstance(loss, torch.Tensor) else sum(loss)
         if levels == ("arch",):
             (self.gradients["arch"],) = torch.autograd.grad(loss, self.alpha)
             return

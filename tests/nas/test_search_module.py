@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nas
-from nas.bilevel import FirstOrder, Joint
+from nas.bilevel import FirstOrder, Joint, Unrolled
 from nas.lr_schedules import make_lr_scheduler
 from nas.paths import Fair
 from nas.regularizers import Entropy, entropy
@@ -395,3 +395,80 @@ def test_averaged_weights_are_the_moving_average_of_every_step(tmp_path):
         torch.testing.assert_close(ours, theirs)
     with pytest.raises(ValueError, match="average_decay must lie between 0 and 1"):
         module(average_decay=1.0)
+
+
+@pytest.mark.parametrize("method", [FirstOrder, Joint])
+@pytest.mark.parametrize("num_paths", [1, 2])
+def test_a_step_in_micro_batches_is_the_step_with_the_whole_batch(tmp_path, method, num_paths):
+    """Uneven parts too: 8 samples in 3, or in 2 paths of 2 each. Without norms, of float32's rounding only."""
+    g = torch.Generator().manual_seed(0)
+    data = [
+        tuple((torch.randn(8, 3, generator=g), torch.randint(0, 2, (8,), generator=g)) for _ in range(2))
+        for _ in range(3)
+    ]
+    searches = []
+    for num_micro_batches in (1, 3 if num_paths == 1 else 2):
+        search = module(
+            bilevel=method(),
+            regularizers=[Entropy(-0.5)],
+            relaxation=GumbelSoftmax(),
+            num_paths=num_paths,
+            num_micro_batches=num_micro_batches,
+        )
+        train(search, data, tmp_path / str(num_micro_batches))
+        searches.append(search)
+    whole, parts = searches
+    assert (whole.supernet.alpha != 0).any()
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def most_kept(num_micro_batches, tmp_path):
+    """The most bytes that autograd keeps of a part, which is descended before the next is computed."""
+    g = torch.Generator().manual_seed(0)
+    data = [tuple((torch.randn(512, 3, generator=g), torch.randint(0, 2, (512,), generator=g)) for _ in range(2))]
+    search = module(num_micro_batches=num_micro_batches)
+    weights = {p.untyped_storage().data_ptr() for p in search.parameters()}
+    sizes, sums, losses = {}, [], search.losses
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            sizes[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    def watched(level):
+        parts = losses(level)
+        while True:
+            sizes.clear()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                part = next(parts, None)
+            if part is None:
+                return
+            sums.append(sum(sizes.values()))
+            yield part
+
+    search.losses = watched
+    train(search, data, tmp_path / str(num_micro_batches))
+    assert len(sums) == 2 * num_micro_batches
+    return max(sums)
+
+
+def test_micro_batches_need_the_memory_of_one_part(tmp_path):
+    # an eighth, and a little that does not grow with the batch
+    assert most_kept(8, tmp_path) < 0.15 * most_kept(1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_micro_batches": 0}, "at least 1"),
+        ({"num_micro_batches": 2, "noise": "sample", "relaxation": GumbelSoftmax()}, "must be 1 with noise: sample"),
+        (
+            {"num_micro_batches": 2, "bilevel": Unrolled(), "weight_optimizer": lambda p: torch.optim.SGD(p, lr=0.1)},
+            "must be 1 with Unrolled",
+        ),
+    ],
+)
+def test_micro_batches_that_do_not_go_together_with_other_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        module(**changes)
