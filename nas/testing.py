@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.building import architecture
 from nas.cost_model import CostModel
 from nas.costs import CostFunction, count_macs, num_params
-from nas.data import SearchDataModule
+from nas.data import SearchDataModule, StreamingDataModule
 from nas.data.loader import num_samples
 from nas.gates import Gate
 from nas.relaxations import Relaxation
@@ -174,14 +174,9 @@ def check_tau_schedule(schedule: TauSchedule) -> None:
 
 def check_data(data: SearchDataModule) -> None:
     """Checks that samples are (input, target) pairs, the halves do not overlap, and loading resumes exactly inside an epoch."""
-    for name, dataset in (("train", data.train_set(True)), ("train", data.train_set(False)), ("test", data.test_set())):
-        _require(num_samples(dataset) > 0, f"the {name} set is empty")
-        sample = dataset[0]
-        _require(isinstance(sample, (tuple, list)) and len(sample) == 2, f"a {name} sample must be (input, target)")
-    size = num_samples(data.train_set(False))
-    _require(num_samples(data.train_set(True)) == size, "augmentation must not change the number of samples")
-    num_weight, num_arch = (num_samples(loader.dataset) for loader in (data.weight_loader(), data.arch_loader()))
-    _require(num_weight + num_arch == size, "the halves must add up to the training set")
+    if not isinstance(data, StreamingDataModule):
+        _check_halves(data)
+    data.example()
     whole = list(data.search_loader(seed=3))
     resumed = data.search_loader(seed=3)
     middle = len(whole) // 2
@@ -192,6 +187,17 @@ def check_data(data: SearchDataModule) -> None:
         _same(whole[middle:], rest),
         "a resumed epoch must yield the same batches; draw augmentation from torch's generators",
     )
+
+
+def _check_halves(data: SearchDataModule) -> None:
+    for name, dataset in (("train", data.train_set(True)), ("train", data.train_set(False)), ("test", data.test_set())):
+        _require(num_samples(dataset) > 0, f"the {name} set is empty")
+        sample = dataset[0]
+        _require(isinstance(sample, (tuple, list)) and len(sample) == 2, f"a {name} sample must be (input, target)")
+    size = num_samples(data.train_set(False))
+    _require(num_samples(data.train_set(True)) == size, "augmentation must not change the number of samples")
+    num_weight, num_arch = (num_samples(loader.dataset) for loader in (data.weight_loader(), data.arch_loader()))
+    _require(num_weight + num_arch == size, "the halves must add up to the training set")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -57,6 +57,7 @@ def random_data(values, folder):
         "batch_size": BATCH_SIZE,
         "num_workers": 0,
         "pin_memory": False,
+        "prefetch_factor": 2,
         "arch_fraction": 0.5,
     }
     data = {"class_path": "nas.data.Npz", "init_args": arguments}  # what both classes take would else be kept

@@ -29,9 +29,7 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
   model.cost             limits: {macs: {max: 4.0e7}, latency_ms: {max: 3}}; also params, activations,
                          or the dotted path of a function of yours
   model.warmup_paths     nas.paths.Fair | Uniform: what is trained meanwhile; null: what the relaxation draws
-  model.num_paths        parts of each batch with a draw of their own (1)
-  model.num_micro_batches
-                         parts of each batch that run one after the other: less memory, same gradient (1)
+  model.num_paths        parts of each batch with a draw of their own (1); num_micro_batches: run one after the other
   model.derive           nas.derive.Argmax | Ranked | Evolution | FineTuned | Perturbation
   model.guards           max_skip_share, stable_epochs, settled_entropy, early_entropy: guards against collapse
   data                   nas.data.SequentialDigits | Digits | BreastCancer | Npz | Vision

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from nas.data.loader import EpochBatches, ResumableLoader, num_samples, sequential_loader
+from nas.data.loader import EpochBatches, Loading, ResumableLoader, num_samples, sequential_loader
 from nas.rng import keyed_generator
 
 
@@ -35,6 +35,7 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         num_workers: int = 0,
         pin_memory: bool = False,
         split_seed: int = 0,
+        prefetch_factor: int = 2,
     ) -> None:
         """Sets the loading.
 
@@ -44,6 +45,7 @@ class SearchDataModule(pl.LightningDataModule, ABC):
             num_workers: Loader processes; 0 loads in the main one.
             pin_memory: Page-locked batches, for faster copies to a GPU.
             split_seed: Seed of the split into halves.
+            prefetch_factor: Batches that each loader process keeps ready.
         """
         super().__init__()
         if batch_size < 1:
@@ -52,11 +54,12 @@ class SearchDataModule(pl.LightningDataModule, ABC):
             raise ValueError(f"arch_fraction must lie between 0 and 1, got {arch_fraction}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        if prefetch_factor < 1:
+            raise ValueError(f"prefetch_factor must be at least 1, got {prefetch_factor}")
         self.batch_size = batch_size
         self.arch_fraction = arch_fraction
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
         self.split_seed = split_seed
+        self.loading = Loading(num_workers, pin_memory, prefetch_factor)
 
     @abstractmethod
     def train_set(self, augment: bool) -> Dataset:
@@ -183,10 +186,10 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return _targets(self._test)
 
     def _sequential(self, dataset: Dataset) -> DataLoader:
-        return sequential_loader(dataset, self.batch_size, num_workers=self.num_workers, pin_memory=self.pin_memory)
+        return sequential_loader(dataset, self.batch_size, self.loading)
 
     def _resumable(self, streams: list[tuple[Dataset, EpochBatches]]) -> ResumableLoader:
-        return ResumableLoader(streams, num_workers=self.num_workers, pin_memory=self.pin_memory)
+        return ResumableLoader(streams, self.loading)
 
     def _check_size(self, size: int, what: str, world_size: int) -> None:
         needed = self.batch_size * world_size

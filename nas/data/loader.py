@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator, Sized
-from typing import Any, cast
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
@@ -31,15 +32,8 @@ class KeyedDataset(Dataset):
         epoch, index = position
         if not self.draws:
             return self.dataset[index]
-        seed = derive_seed(self.seed, "augment", epoch, index)
-        states = torch.get_rng_state(), random.getstate()
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        try:
+        with drawing_from(derive_seed(self.seed, "augment", epoch, index)):
             return self.dataset[index]
-        finally:
-            torch.set_rng_state(states[0])
-            random.setstate(states[1])
 
     def __getitems__(self, positions: list[Position]) -> Any:
         """The samples at several positions; rows of tensors at once, as a batch."""
@@ -52,6 +46,19 @@ class KeyedDataset(Dataset):
         return Rows(tensor[indices] for tensor in dataset.tensors)
 
 
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Torch's and Python's global generators start from a seed while the block runs, and go on afterwards as if nothing had been drawn."""
+    states = torch.get_rng_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+
+
 class Rows(list):
     """A batch that is collated already."""
 
@@ -61,7 +68,7 @@ def collate(samples: Any) -> Any:
     return list(samples) if isinstance(samples, Rows) else default_collate(samples)
 
 
-def _outlive_signals(worker: int) -> None:
+def outlive_signals(worker: int) -> None:
     """Has a loader process wait for its parent, which finishes the batch and saves: signals go to the whole process group."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
@@ -75,6 +82,44 @@ def _is_plain(dataset: Dataset) -> bool:
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return type(dataset) is TensorDataset
+
+
+class Loading(NamedTuple):
+    """How data is loaded; it does not change what is loaded.
+
+    Attributes:
+        num_workers: Loader processes; 0 loads in the main one.
+        pin_memory: Page-locked batches.
+        prefetch_factor: Batches that each process keeps ready.
+    """
+
+    num_workers: int
+    pin_memory: bool
+    prefetch_factor: int
+
+    def loader(self, dataset: Dataset, **arguments: Any) -> DataLoader:
+        """A DataLoader."""
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            generator=torch.Generator(),  # otherwise each epoch draws from the global one
+            **arguments,
+        )
+
+
+class Batches(Protocol):
+    """The order of a stream's batches."""
+
+    epoch: int
+    first: int
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def loader(self, dataset: Dataset, loading: Loading) -> DataLoader:
+        """Loads epochs of the dataset in this order, each from batch `first` of `epoch` on."""
 
 
 class EpochBatches:
@@ -114,6 +159,16 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.num_batches
 
+    def loader(self, dataset: Dataset, loading: Loading) -> DataLoader:
+        """Loads a map-style dataset in this order."""
+        return loading.loader(
+            KeyedDataset(dataset, self.seed),
+            batch_sampler=cast(Any, self),
+            persistent_workers=loading.num_workers > 0,
+            collate_fn=collate,
+            worker_init_fn=outlive_signals,
+        )
+
     def __iter__(self) -> Iterator[list[Position]]:
         epoch = self.epoch
         stride = self.batch_size * self.world_size
@@ -136,23 +191,11 @@ class ResumableLoader:
     Iterating starts the next epoch, except right after ``load_state_dict``, which goes on where the state was taken.
     """
 
-    def __init__(self, streams: list[tuple[Dataset, EpochBatches]], *, num_workers: int, pin_memory: bool) -> None:
+    def __init__(self, streams: Sequence[tuple[Dataset, Batches]], loading: Loading) -> None:
         """Makes one DataLoader a stream; lengths must agree."""
         self.batches = [batches for _, batches in streams]
         assert len({len(batches) for batches in self.batches}) == 1, "streams differ in length"
-        self.loaders = [
-            DataLoader(
-                KeyedDataset(dataset, batches.seed),
-                batch_sampler=cast(Any, batches),
-                num_workers=num_workers,
-                pin_memory=pin_memory,
-                persistent_workers=num_workers > 0,
-                collate_fn=collate,
-                worker_init_fn=_outlive_signals,
-                generator=torch.Generator(),  # otherwise each epoch draws from the global one
-            )
-            for dataset, batches in streams
-        ]
+        self.loaders = [batches.loader(dataset, loading) for dataset, batches in streams]
         self.num_done = 0  # batches handed out so far, over all epochs
         self._mid_epoch = False
 
@@ -188,15 +231,9 @@ class ResumableLoader:
         self._mid_epoch = True
 
 
-def sequential_loader(dataset: Dataset, batch_size: int, *, num_workers: int, pin_memory: bool) -> DataLoader:
+def sequential_loader(dataset: Dataset, batch_size: int, loading: Loading) -> DataLoader:
     """Every sample once, in order, the last batch as long as it is."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),
-    )
+    return loading.loader(dataset, batch_size=batch_size)
 
 
 def num_samples(dataset: Dataset) -> int:

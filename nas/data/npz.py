@@ -35,6 +35,7 @@ class Npz(SearchDataModule):
         num_workers: int = 0,
         pin_memory: bool = False,
         split_seed: int = 0,
+        prefetch_factor: int = 2,
     ) -> None:
         """Reads and checks the file.
 
@@ -45,11 +46,12 @@ class Npz(SearchDataModule):
             num_workers: Loader processes; 0 loads in the main one.
             pin_memory: Page-locked batches, for faster copies to a GPU.
             split_seed: Seed of the split into halves.
+            prefetch_factor: Batches that each loader process keeps ready.
 
         Raises:
             ValueError: The file cannot be read, an array is missing, empty, not numeric, not finite, or of the wrong length.
         """
-        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed)
+        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed, prefetch_factor)
         self.path = path
         arrays = _load(Path(path))
         self._train = TensorDataset(arrays["x_train"], arrays["y_train"])

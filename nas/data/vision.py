@@ -36,6 +36,7 @@ class Vision(SearchDataModule):
         num_workers: int = 0,
         pin_memory: bool = False,
         split_seed: int = 0,
+        prefetch_factor: int = 2,
     ) -> None:
         """Sets the data.
 
@@ -50,11 +51,12 @@ class Vision(SearchDataModule):
             num_workers: Loader processes; 0 loads in the main one.
             pin_memory: Page-locked batches, for faster copies to a GPU.
             split_seed: Seed of the split into halves.
+            prefetch_factor: Batches that each loader process keeps ready.
 
         Raises:
             ValueError: A download is asked of ImageFolder.
         """
-        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed)
+        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed, prefetch_factor)
         if name == "ImageFolder" and download:
             raise ValueError("Vision: ImageFolder reads a folder of your own; download must be false")
         self.dataset: str = name

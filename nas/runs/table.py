@@ -22,7 +22,7 @@ PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDER = "tables"
 """Beside the module of a space."""
 
-LOADING = ("arch_fraction", "num_workers", "pin_memory")
+LOADING = ("arch_fraction", "num_workers", "pin_memory", "prefetch_factor")
 """Arguments of data that do not change what a stand-alone training sees."""
 
 Values = dict[Part, dict[int, float]]
@@ -122,7 +122,9 @@ def training_of(experiment: Experiment) -> dict[str, Any]:
     """
     values = experiment.applied
     trainer = values["trainer"]
-    kept = ("optimizer", "scheduler", "gradient_clip_norm", "task")
+    kept = ["optimizer", "scheduler", "gradient_clip_norm", "task"]
+    if values["retrain"]["num_micro_batches"] > 1:  # norms look at parts
+        kept.append("num_micro_batches")
     data = values["data"]
     loaded = {name: value for name, value in data.get("init_args", {}).items() if name not in LOADING}
     return {
