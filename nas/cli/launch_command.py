@@ -168,10 +168,10 @@ def parse_settings(words: list[str]) -> dict[str, list[str]]:
 def show(result: dict[str, Any]) -> None:
     """A row for every setting, and random search below."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console(highlight=False)
-    table = Table("settings", "searches", "judged on", "mean ± std", "best", "seconds")
+    table = Table(Column("settings", overflow="fold"), "searches", "judged on", "mean ± std", "best", "seconds")
     for row in result["settings"]:
         said = choices_text(row["settings"]) or "the configuration's"
         if "mean" not in row:

@@ -1,14 +1,18 @@
 """Searches of two processes: equal to one process with the whole batch, equal on both, and going on exactly."""
 
 import json
+import socket
+import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import yaml
 
 from nas import checkpoint_io
+from nas.csv_file import read_columns
 
 SPACE = """
 import nas
@@ -132,3 +136,43 @@ def test_torchrun_starts_a_killed_process_anew_and_the_search_is_the_same(search
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "done").exists()
     assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_two_machines_search_like_one_with_two_processes(search, tmp_path):
+    """Two torchruns that meet at an address, as on two machines; only the first writes."""
+    assert search("whole", {}, norm=True).returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    node = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1")
+    meeting = ("--master-addr", "127.0.0.1", "--master-port", str(port))
+    changes = {"trainer.devices": 1, "trainer.num_nodes": 2}
+    with ThreadPoolExecutor(2) as pool:
+        nodes = [
+            pool.submit(search, "cut", changes, 2, (*node, "--node-rank", str(rank), *meeting, "-m", "nas"), True)
+            for rank in (0, 1)
+        ]
+    done = [each.result() for each in nodes]
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    assert len(done[0].stdout.splitlines()) == 1 and done[1].stdout == ""
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_two_processes_end_where_one_process_does_and_do_so_again(search, tmp_path, name):
+    """The last losses of both halves, among those of five seeds of one process with the same batch of all processes.
+
+    A norm looks at its own process's half of the batch, so the runs are not equal: two standard deviations of the seeds are allowed.
+    """
+    changes = {**MODES[name], "trainer.max_epochs": 6}
+    for out in ("two", "again"):
+        assert search(out, changes, norm=True).returncode == 0
+    assert_same(tmp_path / "two", tmp_path / "again")
+    for seed in range(3, 8):
+        assert search(f"one{seed}", {**changes, "seed_everything": seed}, devices=1, norm=True).returncode == 0
+    for column in ("weight/loss", "arch/loss"):
+        ones = [read_columns(tmp_path / f"one{seed}/metrics.csv")[-1][1][column] for seed in range(3, 8)]
+        two = read_columns(tmp_path / "two/metrics.csv")[-1][1][column]
+        assert abs(two - statistics.fmean(ones)) <= 2 * statistics.stdev(ones), (column, two, ones)
