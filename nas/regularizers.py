@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from nas.gates import KEEP, LABELS
 from nas.relaxations import Softmax
 from nas.relaxations.base import filled_logits, masked_logits
 from nas.rng import uniform_like
@@ -99,6 +100,28 @@ class Entropy(Regularizer):
         if self.at_tau:
             probabilities = Softmax()(state.alpha, state.tau, mask=state.mask)
         return self.weight(state.progress) * entropy(probabilities).mean()
+
+
+class Sparsity(Regularizer):
+    """``weight`` times the mean probability of keeping, over all gates (``nas.gate``): each is as dear as the others.
+
+    Source: Louizos et al. 2018, "Learning Sparse Neural Networks through L0 Regularization", equation 2, with binary Concrete gates.
+    """
+
+    def __init__(self, weight: float, end_weight: float | None = None) -> None:
+        """Sets the term.
+
+        Args:
+            weight: Factor of the mean probability.
+            end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+        """
+        self.weight = Ramp(weight, end_weight)
+
+    def penalty(self, state: ArchState) -> Tensor | None:
+        gates = [row for row, labels in enumerate(state.choices.values()) if tuple(labels) == LABELS]
+        if not gates:
+            return None
+        return self.weight(state.progress) * state.probabilities[gates, LABELS.index(KEEP)].mean()
 
 
 class AlphaDecay(Regularizer):

@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from nas.data.base import SearchDataModule
+from nas.rng import keyed_generator
 
 NUM_TRAIN = 400
+NUM_FEATURES = 30
 
 
 class BreastCancer(SearchDataModule):
-    """569 tumours, 30 measurements each, 400 for training and 169 for test; samples (30,) float32, targets 0 malignant, 1 benign.
+    """569 tumours, 30 measurements each, 400 for training and 169 for test; samples (30 + decoys,) float32, targets 0 malignant, 1 benign.
 
-    Each measurement is standardised by its mean and standard deviation over the training set.
+    Each measurement is standardised by its mean and standard deviation over the training set. Decoys are measurements in another order of
+    tumours: they look like measurements and say nothing.
 
     Source: W. Wolberg, O. Mangasarian, N. Street and W. Street 1995, "Breast Cancer Wisconsin (Diagnostic)", UCI repository, as shipped by
     scikit-learn.
@@ -25,23 +28,59 @@ class BreastCancer(SearchDataModule):
 
     preprocessing = "each measurement minus its mean, divided by its standard deviation, both over the training set"
 
+    def __init__(
+        self,
+        batch_size: int = 64,
+        arch_fraction: float = 0.5,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        split_seed: int = 0,
+        num_decoys: int = 0,
+        num_train: int = NUM_TRAIN,
+    ) -> None:
+        """Sets the data.
+
+        Args:
+            batch_size: Samples a batch (and process).
+            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
+            num_workers: Loader processes; 0 loads in the main one.
+            pin_memory: Page-locked batches, for faster copies to a GPU.
+            split_seed: Seed of the split into halves.
+            num_decoys: Decoys behind the measurements; the i-th is measurement i modulo 30.
+            num_train: How many of the 400 tumours are used for training.
+
+        Raises:
+            ValueError: A number out of range.
+        """
+        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed)
+        if num_decoys < 0:
+            raise ValueError(f"BreastCancer: num_decoys must be at least 0, got {num_decoys}")
+        if not 2 <= num_train <= NUM_TRAIN:
+            raise ValueError(f"BreastCancer: num_train must lie in 2 ... {NUM_TRAIN}, got {num_train}")
+        self.num_decoys = num_decoys
+        self.num_train = num_train
+
     def train_set(self, augment: bool) -> Dataset:
-        return self._set(slice(None, NUM_TRAIN))
+        return self._set(slice(None, self.num_train))
 
     def test_set(self) -> Dataset:
         return self._set(slice(NUM_TRAIN, None))
 
     def _set(self, part: slice) -> Dataset:
-        values, labels = _tumours()
+        values, labels = _tumours(self.num_decoys, self.num_train)
         return TensorDataset(values[part], labels[part])
 
 
 @cache
-def _tumours() -> tuple[Tensor, Tensor]:
+def _tumours(num_decoys: int, num_train: int) -> tuple[Tensor, Tensor]:
     """All samples in a fixed random order."""
     values, labels = load_breast_cancer(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     x = torch.tensor(values, dtype=torch.float64)[order]
-    train = x[:NUM_TRAIN]
+    columns = [
+        x[torch.randperm(len(x), generator=keyed_generator(0, "decoy", i)), i % NUM_FEATURES] for i in range(num_decoys)
+    ]
+    x = torch.cat([x, *(column[:, None] for column in columns)], dim=1)
+    train = x[:num_train]
     x = (x - train.mean(0)) / train.std(0)
     return x.float(), torch.tensor(labels, dtype=torch.int64)[order]

@@ -7,6 +7,7 @@ from nas.relaxations.gumbel_rao import GumbelRao
 from nas.relaxations.gumbel_softmax import GumbelSoftmax
 from nas.relaxations.reinmax import ReinMax
 from nas.relaxations.sampled_path import SampledPath
+from nas.relaxations.sinkhorn import GumbelSinkhorn, hard_permutation, sinkhorn
 from nas.relaxations.softmax import Softmax
 from nas.relaxations.two_path import TwoPath
 
@@ -14,6 +15,7 @@ __all__ = [
     "BinaryConcrete",
     "Dirichlet",
     "GumbelRao",
+    "GumbelSinkhorn",
     "GumbelSoftmax",
     "OpWeights",
     "ReinMax",
@@ -25,5 +27,7 @@ __all__ = [
     "binary_concrete",
     "gumbel_max",
     "gumbel_noise",
+    "hard_permutation",
+    "sinkhorn",
     "straight_through",
 ]

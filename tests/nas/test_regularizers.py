@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import nas
-from nas.regularizers import AlphaDecay, ArchState, BetaDecay, Entropy, Perturbation, SkipDropout
+from nas.regularizers import AlphaDecay, ArchState, BetaDecay, Entropy, Perturbation, SkipDropout, Sparsity
 from nas.relaxations import GumbelSoftmax, SampledPath, Softmax
 from nas.tasks import Classification
 from nas.tau import Constant
@@ -45,6 +45,16 @@ def test_decays_are_their_formulas():
     rows = [math.log(sum(math.exp(x) for x in row)) for row in ([0.3, -1.0, 2.0], [0.5, 0.1])]
     assert float(BetaDecay(0.0, 50.0).penalty(state(progress=0.5))) == pytest.approx(25 * sum(rows) / 2)
     assert float(BetaDecay().penalty(state(progress=0.0))) == 0.0
+
+
+def test_sparsity_is_the_mean_probability_of_keeping_over_gates_alone():
+    choices = {"a": ("drop", "keep"), "conv": ("x", "y"), "b": ("drop", "keep")}
+    alpha = torch.tensor([[0.3, -1.0], [5.0, 0.0], [0.5, 0.1]], dtype=torch.float64)
+    its = ArchState(choices, alpha, torch.ones(3, 2).bool(), torch.softmax(alpha, -1), torch.tensor(1.0), 0.5)
+    expected = (1 / (1 + math.exp(1.3)) + 1 / (1 + math.exp(0.4))) / 2
+    assert float(Sparsity(2.0, end_weight=4.0).penalty(its)) == pytest.approx(3 * expected)
+    assert float(Sparsity(2.0).penalty(its)) == pytest.approx(2 * expected)
+    assert Sparsity(2.0).penalty(state()) is None
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,22 @@ def test_batches_of_rows_are_those_of_single_samples():
     expected = torch.utils.data.default_collate([stream[position] for position in positions])
     for ours, theirs in zip(collate(stream.__getitems__(positions)), expected, strict=True):
         assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+
+
+def test_decoys_are_measurements_of_other_tumours():
+    plain, more = BreastCancer().train_set(False).tensors[0], BreastCancer(num_decoys=40)
+    train, test = more.train_set(False).tensors[0], more.test_set().tensors[0]
+    assert train.shape == (400, 70) and torch.equal(train[:, :30], plain)
+    together = torch.cat([train, test])
+    for i in range(40):
+        decoy, own = together[:, 30 + i].double(), together[:, i % 30].double()
+        # standardised by other rows' mean and deviation: the same values up to a straight line
+        a, b = (column.sort().values for column in (decoy, own))
+        assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 1 - 1e-6
+        assert torch.corrcoef(torch.stack([decoy, own]))[0, 1].abs() < 0.2  # 569 rows: five standard deviations
+    assert BreastCancer(num_train=60).train_set(False).tensors[0].shape == (60, 30)
+    few = BreastCancer(num_train=60).train_set(False).tensors[0]
+    torch.testing.assert_close(few.mean(0), torch.zeros(30), atol=1e-5, rtol=0)  # float32's rounding
+    for wrong in ({"num_decoys": -1}, {"num_train": 1}, {"num_train": 401}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            BreastCancer(**wrong)

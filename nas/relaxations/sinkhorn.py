@@ -1,0 +1,91 @@
+"""The Gumbel-Sinkhorn relaxation: permutations instead of choices."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from nas.relaxations.base import Relaxation, Tau, checked_tau, gumbel_noise, masked_logits, replace_gradient
+
+
+class GumbelSinkhorn(Relaxation):
+    """A relaxed permutation matrix: ``sinkhorn((logits + Gumbel noise) / tau)``, rows and columns on the simplex.
+
+    For square logits that a network computes itself (``nas.sample``): the score of putting element i at place j.
+
+    Source: Mena et al. 2018, "Learning Latent Permutations with Gumbel-Sinkhorn Networks".
+    """
+
+    def __init__(self, num_iterations: int = 20, hard: bool = False) -> None:
+        """Sets the relaxation.
+
+        Args:
+            num_iterations: Normalisations of columns and rows; the columns' sums are only as near 1 as they bring them, the rows' are 1.
+            hard: A permutation matrix forward, gradient of the relaxed one backward (straight-through).
+
+        Raises:
+            ValueError: No iteration.
+        """
+        super().__init__()
+        if num_iterations < 1:
+            raise ValueError(f"GumbelSinkhorn: num_iterations must be at least 1, got {num_iterations}")
+        self.num_iterations = num_iterations
+        self.hard = hard
+
+    def forward(
+        self,
+        logits: Tensor,
+        tau: Tau,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        logits = self._checked(logits, mask)
+        scores = (logits + gumbel_noise(logits, generator)) / checked_tau(tau)
+        soft = sinkhorn(scores, self.num_iterations)
+        return replace_gradient(hard_permutation(scores), soft) if self.hard else soft
+
+    def probabilities(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        return sinkhorn(self._checked(logits, mask), self.num_iterations)
+
+    def _checked(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None and not bool(mask.all()):
+            raise ValueError("GumbelSinkhorn takes no mask")
+        if logits.dim() < 2 or logits.shape[-1] != logits.shape[-2]:
+            raise ValueError(f"GumbelSinkhorn takes square logits (..., n, n), got {tuple(logits.shape)}")
+        return masked_logits(logits, None)
+
+
+def sinkhorn(scores: Tensor, num_iterations: int = 20) -> Tensor:
+    """The doubly stochastic matrix nearest to ``exp(scores)``: columns and rows normalised in turn, in logarithms.
+
+    Args:
+        scores: Any finite numbers.
+        num_iterations: How often.
+
+    Shape:
+        - scores, result: (..., n, n); rows of the result sum to 1
+
+    Source: Sinkhorn 1964, "A relationship between arbitrary positive matrices and doubly stochastic matrices".
+    """
+    for _ in range(num_iterations):
+        scores = scores.log_softmax(-2).log_softmax(-1)
+    return scores.exp()
+
+
+@torch.no_grad()
+def hard_permutation(scores: Tensor) -> Tensor:
+    """The permutation matrix of the largest total score: what :func:`sinkhorn` tends to as tau falls.
+
+    Shape:
+        - scores, result: (..., n, n)
+
+    Source: Kuhn 1955, "The Hungarian method for the assignment problem", as scipy has it.
+    """
+    result = torch.zeros_like(scores)
+    flat, squares = result.view(-1, *scores.shape[-2:]), scores.detach().reshape(-1, *scores.shape[-2:]).cpu().numpy()
+    for i, square in enumerate(squares):
+        rows, columns = linear_sum_assignment(square, maximize=True)
+        flat[i, torch.from_numpy(rows), torch.from_numpy(columns)] = 1.0
+    return result
