@@ -1,0 +1,63 @@
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+
+import nas
+from nas.relaxations import GumbelSoftmax
+
+
+@pytest.fixture(scope="module")
+def clustering(script):
+    return script("soft_kmeans")
+
+
+def test_few_steps_come_near_to_kmeans(clustering):
+    torch.set_num_threads(1)
+    images, labels = load_digits(return_X_y=True)
+    points = torch.tensor(images, dtype=torch.float32) / 16
+    best = KMeans(10, n_init=10, random_state=0).fit(points.numpy())
+    clusters, inertia = clustering.clustered(points, 0, 400)
+    assert 0.999 < inertia / best.inertia_ < 1.03  # a quarter of the steps: it may end beside the best optimum
+    assert adjusted_rand_score(labels, clusters) > 0.5
+
+
+def test_at_the_end_of_annealing_the_loss_is_the_inertia(clustering):
+    """Samples are hard: the loss is the mean squared distance to the nearest centre."""
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    supernet = nas.Supernet(clustering.SoftKMeans(points, torch.Generator().manual_seed(1), num_clusters=4))
+    kmeans = supernet.network
+    with torch.no_grad():
+        kmeans.centres.copy_(points[:4])
+    sample = supernet.sample(GumbelSoftmax(), 1e-3, generator=torch.Generator().manual_seed(2))
+    clusters, inertia = kmeans.assigned(points)
+    loss = supernet(points, op_weights=sample)
+    # a point between two centres may be drawn to the second nearest
+    torch.testing.assert_close(loss, inertia / len(points) / kmeans.variance, rtol=0.02, atol=0)
+    assert inertia == pytest.approx(float((points - kmeans.centres.detach()[clusters]).square().sum()), rel=1e-5)
+
+
+def test_warping_keeps_images_apart_and_draws_again(clustering):
+    images = torch.rand(5, 64, generator=torch.Generator().manual_seed(0))
+    one, two = (clustering.warped(images, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(one, two) and one.shape == images.shape and not torch.equal(one, images)
+    alone = clustering.warped(images, torch.Generator().manual_seed(1))[2]
+    changed = images.clone()
+    changed[3] = 0
+    assert torch.equal(clustering.warped(changed, torch.Generator().manual_seed(1))[2], alone)
+
+
+def test_contrast_is_least_where_copies_agree(clustering):
+    codes = torch.eye(6)
+    assert clustering.contrast(codes, codes) < clustering.contrast(codes, codes.roll(1, 0))
+    same = torch.ones(6, 6) / 6**0.5
+    torch.testing.assert_close(clustering.contrast(same, same), torch.tensor(6.0).log())
+
+
+@pytest.mark.slow
+def test_digits_cluster_as_well_as_by_kmeans_and_better_encoded(clustering):
+    torch.set_num_threads(1)
+    best, relaxed, encoded = clustering.compare(5, 1500)
+    assert relaxed.inertia < 1.01 and relaxed.agreement > best.agreement - 0.02  # a few points at the borders
+    assert encoded.agreement > best.agreement + 0.1
