@@ -73,7 +73,7 @@ class _DilationNet(nas.SearchSpace):
 
         Shape:
             - input: (B, in_channels, L), or (B, in_channels, H, W) for images
-            - output: (B, num_classes)
+            - output: (B, num_classes); of :class:`DilationSegmenter2d` (B, num_classes, H, W)
         """
         layers = nn.Sequential()
         channels = self.in_channels
@@ -81,7 +81,11 @@ class _DilationNet(nas.SearchSpace):
             with nas.scope(f"layer{i + 1}"):
                 layers.append(_Layer(self, channels))
             channels = self.channels
-        return nn.Sequential(layers, _POOLS[self.dim](1), nn.Flatten(), nn.Linear(channels, self.num_classes))
+        return nn.Sequential(layers, *self.head(channels))
+
+    def head(self, channels: int) -> tuple[nn.Module, ...]:
+        """What comes behind the layers."""
+        return _POOLS[self.dim](1), nn.Flatten(), nn.Linear(channels, self.num_classes)
 
     def convs(self, in_channels: int, out_channels: int) -> dict[str, Callable[[], nn.Module]]:
         """The candidates of one layer's choice."""
@@ -115,6 +119,15 @@ class DilationNet2d(_DilationNet):
     """The same as :class:`DilationNet1d` for images."""
 
     dim = 2
+
+
+class DilationSegmenter2d(_DilationNet):
+    """The layers of :class:`DilationNet2d` and a class for every pixel: outputs (B, num_classes, H, W)."""
+
+    dim = 2
+
+    def head(self, channels: int) -> tuple[nn.Module, ...]:
+        return (nn.Conv2d(channels, self.num_classes, 1),)
 
 
 class _Layer(nn.Module):

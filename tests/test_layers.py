@@ -41,6 +41,7 @@ LAYERS = {
     "nas.widths": 2,
     "nas.building": 2,
     "nas.gates": 2,
+    "nas.concrete_dropout": 2,
     "nas.choices": 2,
     "nas.structure": 2,
     "nas.supernet": 2,

@@ -21,8 +21,8 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
                          TwoPath | Dirichlet | Softmax | BinaryConcrete
   model.tau              nas.tau.Exponential | Linear | Cosine | Constant | Reheating | LearnedTau
   model.bilevel          nas.bilevel.FirstOrder | Unrolled | Joint
-  model.regularizers     list of nas.regularizers.Entropy | AlphaDecay | BetaDecay | ...
-  model.task             nas.tasks.Classification | Regression
+  model.regularizers     list of nas.regularizers.Entropy | Sparsity | AlphaDecay | BetaDecay | ...
+  model.task             nas.tasks.Classification | Regression | Segmentation
   model.weight_optimizer, model.arch_optimizer
                          classes of torch.optim
   model.warmup_epochs    epochs before alpha moves
@@ -32,7 +32,7 @@ Sections of a configuration, and the commonest keys (as --KEY VALUE they overrid
   model.num_paths        parts of each batch with a draw of their own (1); num_micro_batches: run one after the other
   model.derive           nas.derive.Argmax | Ranked | Evolution | FineTuned | Perturbation
   model.guards           max_skip_share, stable_epochs, settled_entropy, early_entropy: guards against collapse
-  data                   nas.data.SequentialDigits | Digits | BreastCancer | Npz | Vision
+  data                   nas.data.SequentialDigits | Digits | DigitPairs | BreastCancer | Npz | Vision
   retrain                trainer, optimizer, scheduler, space, task of the retraining
 'nas help CLASS' prints a class's options, for example: nas help nas.tau.Exponential
 --print_config shows the resolved configuration."""

@@ -2,9 +2,18 @@
 
 from nas.data.base import SearchDataModule
 from nas.data.breast_cancer import BreastCancer
-from nas.data.digits import Digits, SequentialDigits
+from nas.data.digits import DigitPairs, Digits, SequentialDigits
 from nas.data.npz import Npz
 from nas.data.streaming import StreamingDataModule
 from nas.data.vision import Vision
 
-__all__ = ["BreastCancer", "Digits", "Npz", "SearchDataModule", "SequentialDigits", "StreamingDataModule", "Vision"]
+__all__ = [
+    "BreastCancer",
+    "DigitPairs",
+    "Digits",
+    "Npz",
+    "SearchDataModule",
+    "SequentialDigits",
+    "StreamingDataModule",
+    "Vision",
+]

@@ -63,3 +63,31 @@ class SequentialDigits(Digits):
 def _digits() -> tuple[Tensor, Tensor]:
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images, dtype=torch.float32) / 16.0, torch.tensor(labels, dtype=torch.int64)
+
+
+class DigitPairs(Digits):
+    """Strips of 8x24 pixels with one digit or two; a class for every pixel: 0 ground, 1 of a digit alone, 2 of a digit that has company.
+
+    Which one it is can be told only by looking along the strip: the digits' left edges are 8 to 16 pixels apart. Samples (1, 8, 24)
+    float32, targets (8, 24) int64; 1,200 for training and 597 for test, each made of images of its own set.
+    """
+
+    preprocessing = "8x8 digits in strips of 8x24 pixels, of 0 to 16, divided by 16"
+
+    def _set(self, part: slice) -> Dataset:
+        plain = super()._set(part)
+        assert isinstance(plain, TensorDataset)
+        images = plain.tensors[0][:, 0]
+        generator = torch.Generator().manual_seed(0)
+        others = images[torch.randperm(len(images), generator=generator)]
+        left, right = torch.randint(0, 5, (2, len(images), 1), generator=generator)
+        where = torch.arange(8)
+        places = [left + where, 12 + right + where]
+        paired = torch.rand(len(images), generator=generator) < 0.5
+        alone_at = (torch.rand(len(images), generator=generator) < 0.5).long()
+        strips = torch.zeros(len(images), 8, 24)
+        for side, digits in enumerate((images, others)):
+            shown = (digits * (paired | (alone_at == side))[:, None, None]).mT
+            strips.mT.scatter_add_(1, places[side][:, :, None].expand(-1, -1, 8), shown)
+        targets = (strips > 0.25).long() * (1 + paired.long())[:, None, None]
+        return TensorDataset(strips[:, None], targets)

@@ -15,11 +15,18 @@ from nas.runs.standalone import final_score
 from nas.runs.table import find_table
 from nas.structure import all_choices
 from nas.testing import check_search_space
-from search_spaces.dilation import DilationNet1d, DilationNet2d
+from search_spaces.dilation import DilationNet1d, DilationNet2d, DilationSegmenter2d
 
 
 def test_space_keeps_the_rules():
     check_search_space(DilationNet1d(), [torch.randn(3, 1, 64)])
+
+
+def test_a_segmenter_keeps_the_rules_and_the_pixels():
+    space = DilationSegmenter2d(2, 4, (1, 2), num_classes=3, candidate_norms=True)
+    check_search_space(space, [torch.randn(3, 1, 8, 12)])
+    with nas.architecture(nas.Genotype({"layer1.conv": "dilation_2", "layer2.conv": "dilation_1"})):
+        assert space.network()(torch.randn(3, 1, 8, 12)).shape == (3, 3, 8, 12)
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

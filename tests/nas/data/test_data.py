@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
-from nas.data import BreastCancer, Digits, Npz, SearchDataModule, SequentialDigits, Vision
+from nas.data import BreastCancer, DigitPairs, Digits, Npz, SearchDataModule, SequentialDigits, Vision
 from nas.data.loader import collate
 from nas.testing import check_data
 
@@ -297,3 +297,25 @@ def test_decoys_are_measurements_of_other_tumours():
     for wrong in ({"num_decoys": -1}, {"num_train": 1}, {"num_train": 401}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             BreastCancer(**wrong)
+
+
+def test_strips_hold_digits_and_say_whether_they_have_company():
+    data = DigitPairs()
+    check_data(data)
+    images, _ = Digits().train_set(False).tensors
+    strips, targets = data.train_set(False).tensors
+    assert strips.shape == (1200, 1, 8, 24) and targets.shape == (1200, 8, 24)
+    paired = 0
+    for number, (strip, target) in enumerate(zip(strips[:, 0], targets, strict=True)):
+        assert torch.equal(target > 0, strip > 0.25)
+        found = target[target > 0].unique().tolist()
+        assert len(found) == 1
+        left, right = bool(strip[:, :12].sum() > 0), bool(strip[:, 12:].sum() > 0)
+        assert (left and right) == (found == [2])
+        if left:  # the digit of this number, moved
+            places = [torch.equal(strip[:, x : x + 8], images[number, 0]) for x in range(5)]
+            assert any(places) and strip[:, :12].sum() == pytest.approx(float(images[number].sum()))
+        paired += found == [2]
+    assert 540 < paired < 660  # half of 1,200: three and a half standard deviations
+    shown = strips[:1, 0]
+    assert not any(torch.equal(shown[0], other) for other in data.test_set().tensors[0][:, 0])

@@ -1,0 +1,271 @@
+"""Shortest paths over terrain that nobody priced: costs learned from optimal paths through a relaxed shortest-path algorithm.
+
+Command: python scripts/shortest_path.py --seeds 0-2
+
+A 6x6 grid; each cell shows an 8x8 image of a 0, 2, 4 or 6 (scikit-learn's digits), which is its terrain, and entering it costs 1, 2, 4 or
+7. The way goes from one corner to the opposite one by steps to the four neighbours. Training sees 4,000 grids of training images and one
+cheapest path of each, never a cost; the test is 500 grids of test images. A perceptron prices each image. From its prices Bellman and
+Ford's recursion gives the cost to go, each cell's step being a relaxed choice (nas.sample, GumbelSoftmax) among its neighbours, tau
+annealed from 2 to 0.2; the loss is the negative logarithm of the weights of the steps that the shown paths take. At the end Dijkstra's
+algorithm runs on the learned prices; a grid is solved when its path costs, at the true costs, what the cheapest one costs.
+
+Beside it: the same with Softmax, without noise; cloning, a network that sees all 36 images and says the step of a cell without a
+recursion; and equal prices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
+from search_quality import seeds_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+import nas
+from nas.data import Digits
+from nas.markdown import markdown_table
+from nas.relaxations import GumbelSoftmax, Relaxation, Softmax
+from nas.rng import derive_seed, keyed_generator
+from nas.tau import Exponential
+
+SIDE = 6
+CELLS = SIDE * SIDE
+COSTS = torch.tensor([1.0, 2.0, 4.0, 7.0])
+DIGITS = (0, 2, 4, 6)
+NUM_TRAIN, NUM_TEST, BATCH, NUM_STEPS = 4000, 500, 32, 1000
+STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+FAR = 1e4
+"""Cost of a step out of the grid."""
+
+
+def neighbours(side: int) -> tuple[Tensor, Tensor]:
+    """The cell that each step leads to, and whether there is one.
+
+    Shape:
+        - both results: (side * side, 4)
+    """
+    places = [[(row + down, column + right) for down, right in STEPS] for row in range(side) for column in range(side)]
+    inside = torch.tensor([[0 <= r < side and 0 <= c < side for r, c in cell] for cell in places])
+    cells = torch.tensor([[r * side + c for r, c in cell] for cell in places])
+    return torch.where(inside, cells, 0), inside
+
+
+class Grids(NamedTuple):
+    """Grids and a cheapest path of each.
+
+    Attributes:
+        images: (N, cells, 64).
+        costs: (N, cells), the true ones.
+        steps: (N, cells), number of the path's step from a cell; -1 where it does not pass.
+        best: (N,), what the path costs.
+    """
+
+    images: Tensor
+    costs: Tensor
+    steps: Tensor
+    best: Tensor
+
+
+def cheapest_path(costs: np.ndarray, side: int) -> list[int]:
+    """Dijkstra's path from the first cell to the last, both included; entering a cell costs.
+
+    Source: Dijkstra 1959, as scipy has it.
+    """
+    cells, inside = (tensor.numpy() for tensor in neighbours(side))
+    starts = np.repeat(np.arange(side * side), 4)[inside.ravel()]
+    ends = cells.ravel()[inside.ravel()]
+    graph = csr_matrix((costs[ends], (starts, ends)), shape=(side * side, side * side))
+    _, before = dijkstra(graph, indices=0, return_predecessors=True)
+    path = [side * side - 1]
+    while path[-1] != 0:
+        path.append(int(before[path[-1]]))
+    return path[::-1]
+
+
+def grids(train: bool, number: int, seed: int) -> Grids:
+    """Random grids of training or test images."""
+    dataset = Digits().train_set(False) if train else Digits().test_set()
+    assert isinstance(dataset, TensorDataset)
+    images, labels = dataset.tensors
+    shown = labels[:, None] == torch.tensor(DIGITS)
+    images, terrain = images[shown.any(1)].flatten(1), shown.int().argmax(1)[shown.any(1)]
+    index = torch.randint(len(terrain), (number, CELLS), generator=keyed_generator(seed, f"grids/{train}"))
+    costs = COSTS[terrain[index]]
+    cells, _ = neighbours(SIDE)
+    steps, best = torch.full((number, CELLS), -1), []
+    for i, grid in enumerate(costs.numpy()):
+        path = cheapest_path(grid, SIDE)
+        best.append(float(grid[path[1:]].sum()))
+        for cell, following in pairwise(path):
+            steps[i, cell] = int((cells[cell] == following).nonzero()[0])
+    return Grids(images[index], costs, steps, torch.tensor(best))
+
+
+def step_weights(prices: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Bellman and Ford's recursion with relaxed choices of the step; to be called inside a supernet.
+
+    Args:
+        prices: Of entering a cell, above 0.
+        side: Of the grid.
+
+    Shape:
+        - prices: (B, cells)
+        - first result: (B, cells), cost to go to the last cell
+        - second result: (B, cells, 4), weights of the steps
+    """
+    cells, inside = neighbours(side)
+    price = prices[:, cells].masked_fill(~inside, FAR)
+    last = torch.zeros(side * side, dtype=torch.bool)
+    last[-1] = True
+    value = prices.new_full(prices.shape, FAR).masked_fill(last, 0.0)
+    for _ in range(3 * side):  # a cheapest path takes about 2 * side steps, and detours of one or two
+        costs = price + value[:, cells]
+        weights = nas.sample(-costs)
+        value = (weights * costs).sum(-1).masked_fill(last, 0.0)
+    return value, weights
+
+
+class Pricer(nn.Module):
+    """Prices images, and finds relaxed steps through them while training."""
+
+    def __init__(self) -> None:
+        """Builds the perceptron."""
+        super().__init__()
+        hidden = (nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.5))
+        self.price = nn.Sequential(*hidden, nn.Linear(256, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, cells, 64) to steps' weights (B, cells, 4); in eval mode to prices (B, cells)."""
+        prices: Tensor = self.price(images).squeeze(-1).exp()
+        return step_weights(prices, SIDE)[1] if self.training else prices
+
+
+class Cloner(nn.Module):
+    """Says the step of each cell from all images at once."""
+
+    def __init__(self) -> None:
+        """Builds the perceptron."""
+        super().__init__()
+        self.cell = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.grid = nn.Sequential(nn.Linear(CELLS * 8, 512), nn.ReLU(), nn.Linear(512, CELLS * 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, cells, 64) to logits (B, cells, 4)."""
+        logits: Tensor = self.grid(self.cell(images).flatten(1))
+        return logits.view(-1, CELLS, 4)
+
+
+def trained(module: nn.Module, loss: Callable[[int, Grids], Tensor], num_steps: int, seed: int) -> None:
+    """Trains on batches of shown paths."""
+    data = grids(True, NUM_TRAIN, seed)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps)
+    module.train()
+    for step in range(num_steps):
+        batch = torch.randint(NUM_TRAIN, (BATCH,), generator=keyed_generator(seed, "batch", step))
+        torch.manual_seed(derive_seed(seed, "dropout", step))
+        optimizer.zero_grad()
+        loss(step, Grids(*(tensor[batch] for tensor in data))).backward()
+        optimizer.step()
+        schedule.step()
+    module.eval()
+
+
+def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
+    """Share of the test grids solved with learned prices."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    supernet = nas.Supernet(Pricer())
+    tau = Exponential(start=2.0, end=0.2)
+
+    def loss(step: int, batch: Grids) -> Tensor:
+        generator = keyed_generator(seed, "noise", step)
+        sample = supernet.sample(relaxation, tau(step / num_steps), generator=generator)
+        weights: Tensor = supernet(batch.images, op_weights=sample)
+        on_path = batch.steps >= 0
+        taken = weights[on_path].gather(1, batch.steps[on_path][:, None])
+        return -taken.clamp_min(1e-6).log().mean()
+
+    trained(supernet, loss, num_steps, seed)
+    data = grids(False, NUM_TEST, seed)
+    with torch.no_grad():
+        prices = supernet.network(data.images).numpy()
+    return solved(data, [cheapest_path(price, SIDE) for price in prices])
+
+
+def by_cloning(num_steps: int, seed: int) -> float:
+    """Share of the test grids solved by following the steps that a network says."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    network = Cloner()
+
+    def loss(step: int, batch: Grids) -> Tensor:
+        on_path = batch.steps >= 0
+        return F.cross_entropy(network(batch.images)[on_path], batch.steps[on_path])
+
+    trained(network, loss, num_steps, seed)
+    data = grids(False, NUM_TEST, seed)
+    cells, inside = neighbours(SIDE)
+    with torch.no_grad():
+        said = network(data.images).masked_fill(~inside, -torch.inf).argmax(-1)
+    return solved(data, [followed(steps, cells) for steps in said])
+
+
+def followed(steps: Tensor, cells: Tensor) -> list[int]:
+    """The cells that one comes through, at most as many as there are."""
+    path = [0]
+    while path[-1] != CELLS - 1 and len(path) <= CELLS:
+        path.append(int(cells[path[-1], steps[path[-1]]]))
+    return path
+
+
+def equal_prices(num_steps: int, seed: int) -> float:
+    """Share of the test grids that a path of fewest steps solves."""
+    data = grids(False, NUM_TEST, seed)
+    return solved(data, [cheapest_path(np.ones(CELLS), SIDE)] * NUM_TEST)
+
+
+def solved(data: Grids, paths: Sequence[Sequence[int]]) -> float:
+    """Share of paths that arrive and cost no more than the cheapest."""
+    good = [
+        path[-1] == CELLS - 1 and float(costs[list(path[1:])].sum()) <= float(best) + 1e-4
+        for costs, best, path in zip(data.costs, data.best, paths, strict=True)
+    ]
+    return sum(good) / len(good)
+
+
+METHODS: dict[str, Callable[[int, int], float]] = {
+    "relaxed steps (GumbelSoftmax)": partial(by_prices, GumbelSoftmax()),
+    "relaxed steps without noise (Softmax)": partial(by_prices, Softmax()),
+    "cloning": by_cloning,
+    "equal prices": equal_prices,
+}
+
+
+def rows(seeds: list[int], num_steps: int) -> Iterator[tuple[str, str]]:
+    """Method, mean ± standard deviation over seeds."""
+    for name, method in METHODS.items():
+        shares = [method(num_steps, seed) for seed in seeds]
+        std = statistics.stdev(shares) if len(shares) > 1 else 0.0
+        yield name, f"{statistics.fmean(shares):.3f} ± {std:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0-2")
+    parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(markdown_table(("steps by", "test grids solved"), rows(seeds_of(options.seeds), options.num_steps)))
+
+
+if __name__ == "__main__":
+    main()
