@@ -15,15 +15,13 @@ of 0.3. The rate that makes the data most likely (the mean of the likelihood ove
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from search_quality import seeds_of
 from sklearn.metrics import roc_auc_score
+from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -169,18 +167,8 @@ def compare(seed: int) -> list[tuple[str, dict[str, float]]]:
     return rows + [(f"fixed at {rate:g}", grid[rate]) for rate in GRID]
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3f} ± {std:.3f}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-2")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    seeds = seeds_of(options.seeds)
+    seeds = options_of(__doc__).seeds
     known = [(f"{rate:g}", spread([recovered_rate(rate, seed) for seed in seeds])) for rate in (0.1, 0.3, 0.5)]
     print(f"{markdown_table(('known rate', 'learned'), known)}\n")
     found: dict[str, list[dict[str, Any]]] = {}

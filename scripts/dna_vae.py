@@ -21,15 +21,13 @@ entropy of the tempered probabilities) and without.
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from search_quality import seeds_of
+from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -236,24 +234,16 @@ METHODS: dict[str, Callable[[int], Result]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-2")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    seeds = options_of(__doc__).seeds
     cells = []
     for name, method in METHODS.items():
-        results = [method(seed) for seed in seeds_of(options.seeds)]
-        cells.append((name, *(_spread(column) for column in zip(*results, strict=True))))
+        results = [method(seed) for seed in seeds]
+        cells.append((name, *(spread(column) for column in zip(*results, strict=True))))
     print(markdown_table(("gradient", "motif recovered", "different", "last tau", "entropy of letters (nats)"), cells))
     real = recovery(sequences(NUM_JUDGED, keyed_generator(0, "real")))
     print(
         f"\nof sequences with a motif the scorer knows {real:.3f}, of others 0.05; even letters have {math.log(4):.3f} nats"
     )
-
-
-def _spread(values: tuple[float, ...]) -> str:
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3f} ± {std:.3f}"
 
 
 if __name__ == "__main__":

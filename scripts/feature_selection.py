@@ -10,16 +10,15 @@ section, and tested once. The choosers see the training set alone. Words that ar
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from search_quality import seeds_of
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
+from studies import seeds_of, spread
 from torch.utils.data import TensorDataset
 
 from nas.data.breast_cancer import NUM_FEATURES
@@ -119,17 +118,12 @@ def table(rows: Sequence[Row]) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == method]
         decoys = sum(row.num_decoys for row in mine) / sum(row.num_features for row in mine)
-        numbers = [f"{_spread([getattr(row, name) for row in mine], form)}" for name, form in FORMS.items()]
+        numbers = [f"{spread([getattr(row, name) for row in mine], form)}" for name, form in FORMS.items()]
         cells.append((method, numbers[0], f"{decoys:.0%}", numbers[1]))
     return markdown_table(("chosen by", "features", "decoys among them", "test accuracy"), cells)
 
 
 FORMS = {"num_features": ".1f", "test": ".3f"}
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):{form}} ± {std:{form}}"
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from typing import Any
 
 import matplotlib
 from scipy.stats import kendalltau
+from studies import seeds_of
 
 from nas.derive import Ranked
 from nas.errors import UsageError
@@ -80,14 +81,6 @@ METHODS: dict[str, dict[str, Any]] = {
 NUM_DRAWS = 20_000
 NUM_TIMED = 10
 Row = dict[str, Any]
-
-
-def seeds_of(text: str) -> list[int]:
-    """``0-9`` or ``0,3,5``."""
-    if "-" in text:
-        first, last = text.split("-")
-        return list(range(int(first), int(last) + 1))
-    return [int(word) for word in text.split(",")]
 
 
 def searched(source: ConfigSource, seed: int, changes: dict[str, Any], out: Path) -> RunFolder:

@@ -15,9 +15,7 @@ recursion; and equal prices.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,14 +24,13 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
-from search_quality import seeds_of
+from studies import compared, options_of, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import nas
 from nas.data import Digits
-from nas.markdown import markdown_table
 from nas.relaxations import GumbelSoftmax, Relaxation, Softmax
 from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential
@@ -165,29 +162,20 @@ class Cloner(nn.Module):
         return logits.view(-1, CELLS, 4)
 
 
-def trained(module: nn.Module, loss: Callable[[int, Grids], Tensor], num_steps: int, seed: int) -> None:
-    """Trains on batches of shown paths."""
-    data = grids(True, NUM_TRAIN, seed)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps)
-    module.train()
-    for step in range(num_steps):
-        batch = torch.randint(NUM_TRAIN, (BATCH,), generator=keyed_generator(seed, "batch", step))
-        torch.manual_seed(derive_seed(seed, "dropout", step))
-        optimizer.zero_grad()
-        loss(step, Grids(*(tensor[batch] for tensor in data))).backward()
-        optimizer.step()
-        schedule.step()
-    module.eval()
+def batch_of(data: Grids, seed: int, step: int) -> Grids:
+    """Random grids of a training step."""
+    index = torch.randint(NUM_TRAIN, (BATCH,), generator=keyed_generator(seed, "batch", step))
+    return Grids(*(tensor[index] for tensor in data))
 
 
 def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
     """Share of the test grids solved with learned prices."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet = nas.Supernet(Pricer())
-    tau = Exponential(start=2.0, end=0.2)
+    tau, shown = Exponential(start=2.0, end=0.2), grids(True, NUM_TRAIN, seed)
 
-    def loss(step: int, batch: Grids) -> Tensor:
+    def loss(step: int) -> Tensor:
+        batch = batch_of(shown, seed, step)
         generator = keyed_generator(seed, "noise", step)
         sample = supernet.sample(relaxation, tau(step / num_steps), generator=generator)
         weights: Tensor = supernet(batch.images, op_weights=sample)
@@ -195,7 +183,7 @@ def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
         taken = weights[on_path].gather(1, batch.steps[on_path][:, None])
         return -taken.clamp_min(1e-6).log().mean()
 
-    trained(supernet, loss, num_steps, seed)
+    train(supernet, loss, num_steps, seed)
     data = grids(False, NUM_TEST, seed)
     with torch.no_grad():
         prices = supernet.network(data.images).numpy()
@@ -205,13 +193,14 @@ def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
 def by_cloning(num_steps: int, seed: int) -> float:
     """Share of the test grids solved by following the steps that a network says."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    network = Cloner()
+    network, shown = Cloner(), grids(True, NUM_TRAIN, seed)
 
-    def loss(step: int, batch: Grids) -> Tensor:
+    def loss(step: int) -> Tensor:
+        batch = batch_of(shown, seed, step)
         on_path = batch.steps >= 0
         return F.cross_entropy(network(batch.images)[on_path], batch.steps[on_path])
 
-    trained(network, loss, num_steps, seed)
+    train(network, loss, num_steps, seed)
     data = grids(False, NUM_TEST, seed)
     cells, inside = neighbours(SIDE)
     with torch.no_grad():
@@ -250,21 +239,8 @@ METHODS: dict[str, Callable[[int, int], float]] = {
 }
 
 
-def rows(seeds: list[int], num_steps: int) -> Iterator[tuple[str, str]]:
-    """Method, mean ± standard deviation over seeds."""
-    for name, method in METHODS.items():
-        shares = [method(num_steps, seed) for seed in seeds]
-        std = statistics.stdev(shares) if len(shares) > 1 else 0.0
-        yield name, f"{statistics.fmean(shares):.3f} ± {std:.3f}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-2")
-    parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(markdown_table(("steps by", "test grids solved"), rows(seeds_of(options.seeds), options.num_steps)))
+    print(compared(METHODS, ("steps by", "test grids solved"), options_of(__doc__, num_steps=NUM_STEPS)))
 
 
 if __name__ == "__main__":

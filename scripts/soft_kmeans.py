@@ -17,17 +17,15 @@ index on seeds 0-4, so its figure is of other seeds.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from search_quality import seeds_of
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
+from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -189,24 +187,15 @@ def table(rows: Sequence[Row]) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == method]
         inertias = [row.inertia for row in mine if row.inertia is not None]
-        cells.append((method, _spread(inertias, ".4f"), _spread([row.agreement for row in mine], ".3f")))
+        cells.append(
+            (method, spread(inertias, ".4f") if inertias else "-", spread([row.agreement for row in mine], ".3f"))
+        )
     return markdown_table(("clusters", "inertia", "adjusted Rand index"), cells)
 
 
-def _spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "-"
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):{form}} ± {std:{form}}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="5-9")
-    parser.add_argument("--num-steps", type=int, default=1500)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(table([row for seed in seeds_of(options.seeds) for row in compare(seed, options.num_steps)]))
+    options = options_of(__doc__, seeds="5-9", num_steps=1500)
+    print(table([row for seed in options.seeds for row in compare(seed, options.num_steps)]))
 
 
 if __name__ == "__main__":

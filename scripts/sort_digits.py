@@ -14,20 +14,17 @@ once, its best permutation taken in the same way; and one score for each image, 
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from search_quality import seeds_of
+from studies import compared, options_of, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import nas
 from nas.data import Digits
-from nas.markdown import markdown_table
 from nas.relaxations import GumbelSinkhorn, GumbelSoftmax, Relaxation, hard_permutation
 from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential
@@ -116,35 +113,20 @@ class Sorter(nn.Module):
         return nas.sample(scores) if self.training else scores
 
 
-def trained(
-    module: nn.Module, loss: Callable[[int, Tensor, Tensor, Tensor], Tensor], num_steps: int, seed: int
-) -> None:
-    """Trains on fresh lists."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps)
-    module.train()
-    for step in range(num_steps):
-        torch.manual_seed(derive_seed(seed, "dropout", step))
-        optimizer.zero_grad()
-        loss(step, *lists(True, NUM_IMAGES, NUM_LISTS, seed, step)).backward()
-        optimizer.step()
-        schedule.step()
-    module.eval()
-
-
 def by_permutation(relaxation: Relaxation, num_steps: int, seed: int) -> float:
     """Share of the test lists that are sorted, with permutations relaxed in training."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet = nas.Supernet(Sorter())
     tau = Exponential(start=2.0, end=0.2)
 
-    def loss(step: int, images: Tensor, members: Tensor, labels: Tensor) -> Tensor:
+    def loss(step: int) -> Tensor:
+        images, members, labels = lists(True, NUM_IMAGES, NUM_LISTS, seed, step)
         generator = keyed_generator(seed, "noise", step)
         weights = supernet.sample(relaxation, tau(step / num_steps), generator=generator)
         places: Tensor = supernet(images, members, op_weights=weights)
         return -(places * fits(labels)).sum(1).clamp_min(1e-6).log().mean()
 
-    trained(supernet, loss, num_steps, seed)
+    train(supernet, loss, num_steps, seed)
     images, members, labels = lists(False, NUM_TEST_IMAGES, NUM_TEST_LISTS, seed, 0)
     with torch.no_grad():
         return float(is_sorted(labels, hard_permutation(supernet.network(images, members))).float().mean())
@@ -158,13 +140,14 @@ def by_score(num_steps: int, seed: int) -> float:
     torch.manual_seed(derive_seed(seed, "weights"))
     network = backbone(1)
 
-    def loss(step: int, images: Tensor, members: Tensor, labels: Tensor) -> Tensor:
+    def loss(step: int) -> Tensor:
+        images, members, labels = lists(True, NUM_IMAGES, NUM_LISTS, seed, step)
         scores = network(images)[members, 0]
         differences = scores[:, :, None] - scores[:, None, :]
         larger = labels[:, :, None] > labels[:, None, :]
         return F.softplus(-differences[larger]).mean()
 
-    trained(network, loss, num_steps, seed)
+    train(network, loss, num_steps, seed)
     images, members, labels = lists(False, NUM_TEST_IMAGES, NUM_TEST_LISTS, seed, 0)
     with torch.no_grad():
         order = network(images)[members, 0].argsort(dim=-1)
@@ -178,21 +161,8 @@ METHODS: dict[str, Callable[[int, int], float]] = {
 }
 
 
-def rows(seeds: list[int], num_steps: int) -> Iterator[tuple[str, str]]:
-    """Method, mean ± standard deviation over seeds."""
-    for name, method in METHODS.items():
-        shares = [method(num_steps, seed) for seed in seeds]
-        std = statistics.stdev(shares) if len(shares) > 1 else 0.0
-        yield name, f"{statistics.fmean(shares):.3f} ± {std:.3f}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-2")
-    parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(markdown_table(("relaxed by", "test lists sorted"), rows(seeds_of(options.seeds), options.num_steps)))
+    print(compared(METHODS, ("relaxed by", "test lists sorted"), options_of(__doc__, num_steps=NUM_STEPS)))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ words and of different 3-grams, and the negative logarithm of their likelihood a
 
 from __future__ import annotations
 
-import argparse
 import re
-import statistics
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -28,7 +26,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from search_quality import seeds_of
+from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -220,27 +218,19 @@ def schedule(reheat: bool) -> TauSchedule:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-2")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    seeds = options_of(__doc__).seeds
     cells = []
     for name, reheat in (("as it is", False), ("re-heated", True)):
-        runs = [train(schedule(reheat), seed) for seed in seeds_of(options.seeds)]
+        runs = [train(schedule(reheat), seed) for seed in seeds]
         for moment in runs[0]:
             columns = zip(*(run[moment] for run in runs), strict=True)
-            cells.append((name, moment, *(_spread(column) for column in columns)))
+            cells.append((name, moment, *(spread(column) for column in columns)))
     train_words, held = words()
     reference = quality(held, TrigramModel(train_words))
     cells.append(("held-out words", "", *(f"{value:.3f}" for value in reference)))
     print(
         markdown_table(("tau", "moment", "different words", "different 3-grams", "surprise (nats a character)"), cells)
     )
-
-
-def _spread(values: tuple[float, ...]) -> str:
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3f} ± {std:.3f}"
 
 
 if __name__ == "__main__":
