@@ -10,6 +10,8 @@ places are right, equal digits in any order.
 
 Beside it the same network trained the same way with each row relaxed for itself (GumbelSoftmax), which does not know that a place is taken
 once, its best permutation taken in the same way; and one score for each image, trained on pairs of neighbours (RankNet) and sorted by.
+
+Dropout (a half) was chosen on held-out training images, seeds 20-22.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def backbone(num_outputs: int) -> nn.Module:
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Dropout(0.3),
+        nn.Dropout(0.5),
         nn.Linear(64 * 16, 64),
         nn.ReLU(),
         nn.Linear(64, num_outputs),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import nas
-from nas.relaxations import Softmax
+from nas.relaxations import GumbelSoftmax, Softmax
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_grids_show_paths_that_cost_what_they_say(paths):
 
 
 @pytest.mark.slow
-def test_most_held_out_grids_are_solved(paths):
+@pytest.mark.parametrize("relaxation", [GumbelSoftmax(), Softmax()], ids=["noise", "no noise"])
+def test_most_held_out_grids_are_solved(paths, relaxation):
     torch.set_num_threads(1)
-    assert paths.by_prices(Softmax(), paths.NUM_STEPS, 0) > 0.95  # 500 grids
+    assert paths.by_prices(relaxation, paths.NUM_STEPS, 0) > 0.95  # 500 grids
