@@ -79,12 +79,14 @@ def clustered(points: Tensor, seed: int, num_steps: int) -> tuple[Tensor, float]
     supernet = nas.Supernet(SoftKMeans(points, keyed_generator(seed, "centres")))
     relaxation, tau = GumbelSoftmax(), tau_schedule()
     optimizer = torch.optim.Adam(supernet.weight_parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for step in range(num_steps):
         generator = keyed_generator(seed, "noise", step)
         sample = supernet.sample(relaxation, tau(step / num_steps), generator=generator)
         optimizer.zero_grad()
         supernet(points, op_weights=sample).backward()
         optimizer.step()
+        schedule.step()
     return supernet.network.assigned(points)  # type: ignore[operator]
 
 
