@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from nas.files import naming, size_of, write_atomic
 
 STEP = "step"
 MAX_BYTES = 2**30
+MAX_ROW_BYTES = 2**20
 
 
 class CsvFile:
@@ -66,17 +68,40 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
         ValueError: The file is damaged.
     """
     _check_size(path)
+    with _damage_named(path):
+        return _rows(path.read_text(), prefix)
+
+
+def last_row(path: Path) -> dict[str, float]:
+    """The numbers of the last whole row, of which the end of the file alone is read; nothing where there is none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    with open(path, "rb") as file, _damage_named(path):
+        head = file.readline()
+        file.seek(max(len(head), size_of(path) - MAX_ROW_BYTES))
+        lines = file.read().rpartition(b"\n")[0].splitlines()
+        rows = _rows((head + lines[-1] + b"\n").decode()) if lines else []
+    return rows[-1][1] if rows else {}
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        whole = path.read_text().rpartition("\n")[0]
-        return [
-            (
-                int(row[STEP]),
-                {key: float(cell) for key, cell in row.items() if key.startswith(prefix) and cell and key != STEP},
-            )
-            for row in csv.DictReader(whole.splitlines())
-        ]
+        yield
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: damaged") from None
+
+
+def _rows(text: str, prefix: str = "") -> list[tuple[int, dict[str, float]]]:
+    return [
+        (
+            int(row[STEP]),
+            {key: float(cell) for key, cell in row.items() if key.startswith(prefix) and cell and key != STEP},
+        )
+        for row in csv.DictReader(text.rpartition("\n")[0].splitlines())
+    ]
 
 
 def _check_size(path: Path) -> None:

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
 from nas.tasks import Task
-from nas.train_module import OptimizerFactory, TrainModule, check_micro_batches, check_optimizer
+from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
 
 
 class RetrainModule(TrainModule):
@@ -41,14 +41,16 @@ class RetrainModule(TrainModule):
             seed: Seed of data order and dropout.
         """
         super().__init__(
-            task, seed=seed, gradient_clip_norm=gradient_clip_norm, max_skipped_batches=max_skipped_batches
+            task,
+            seed=seed,
+            gradient_clip_norm=gradient_clip_norm,
+            max_skipped_batches=max_skipped_batches,
+            num_micro_batches=num_micro_batches,
         )
         check_optimizer("optimizer", optimizer)
-        check_micro_batches(num_micro_batches)
         self.network = network
         self.optimizer = optimizer
         self.scheduler: LRSchedule = scheduler
-        self.num_micro_batches = num_micro_batches
         self.add_meters("train")
 
     def configure_optimizers(self) -> Any:

@@ -24,7 +24,7 @@ from nas.search_space import SearchSpace
 from nas.supernet import Supernet, check_per_sample
 from nas.tasks import Task
 from nas.tau import TauSchedule
-from nas.train_module import OptimizerFactory, TrainModule, check_micro_batches, check_optimizer
+from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
 
 
 class SearchModule(TrainModule):
@@ -94,7 +94,11 @@ class SearchModule(TrainModule):
             ValueError: A value out of range, or a network whose choices clash.
         """
         super().__init__(
-            task, seed=seed, gradient_clip_norm=gradient_clip_norm, max_skipped_batches=max_skipped_batches
+            task,
+            seed=seed,
+            gradient_clip_norm=gradient_clip_norm,
+            max_skipped_batches=max_skipped_batches,
+            num_micro_batches=num_micro_batches,
         )
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
@@ -110,7 +114,6 @@ class SearchModule(TrainModule):
                 raise ValueError(
                     f"{type(regularizer).__name__} changes the weights of candidates that do not run under {type(relaxation).__name__}"
                 )
-        check_micro_batches(num_micro_batches)
         if num_micro_batches > 1 and noise == "sample":
             raise ValueError("num_micro_batches must be 1 with noise: sample")
         if average_decay is not None and not 0.0 < average_decay < 1.0:
@@ -141,7 +144,6 @@ class SearchModule(TrainModule):
         self.warmup_epochs = warmup_epochs
         self.warmup_paths = warmup_paths
         self.num_paths = num_paths
-        self.num_micro_batches = num_micro_batches
         self.regularizers = list(regularizers)
         self.noise = noise
         self.noise_per_process = noise_per_process
@@ -193,6 +195,11 @@ class SearchModule(TrainModule):
         self.finish_batch(alpha=self.supernet.alpha)
         self._batch = {}
         self._samples = {}
+
+    @property
+    def num_parts_in_turn(self) -> int:
+        """Parts of a batch that run one after the other; without micro-batches all paths run together."""
+        return self.num_paths * self.num_micro_batches if self.num_micro_batches > 1 else 1
 
     @property
     def arch_moves(self) -> bool:
@@ -256,8 +263,7 @@ class SearchModule(TrainModule):
             loss, output = criterion(inputs, target, samples[path])
             return loss, self.task.prediction(output)
 
-        num_parts = self.num_paths * self.num_micro_batches
-        yield from self.losses_of_parts(level, self._batch[level], num_parts, forward)
+        yield from self.losses_of_parts(level, self._batch[level], self.num_parts_in_turn, forward)
         self._samples[level] = list(samples.values())
 
     def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:

@@ -47,16 +47,6 @@ def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
     return optimizer
 
 
-def check_micro_batches(num_micro_batches: int) -> None:
-    """Refuses what is no number of parts.
-
-    Raises:
-        ValueError: It is below 1.
-    """
-    if num_micro_batches < 1:
-        raise ValueError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
-
-
 class TrainModule(pl.LightningModule):
     """A Lightning module with manual optimization that resumes exactly at any batch.
 
@@ -66,7 +56,13 @@ class TrainModule(pl.LightningModule):
     """
 
     def __init__(
-        self, task: Task, *, seed: int, gradient_clip_norm: float | None, max_skipped_batches: int = 0
+        self,
+        task: Task,
+        *,
+        seed: int,
+        gradient_clip_norm: float | None,
+        max_skipped_batches: int = 0,
+        num_micro_batches: int = 1,
     ) -> None:
         """Sets what every batch needs.
 
@@ -75,6 +71,7 @@ class TrainModule(pl.LightningModule):
             seed: Seed of the noise, data order and dropout.
             gradient_clip_norm: Largest norm of the weights' gradient; None: as it comes.
             max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the run.
+            num_micro_batches: Parts of each batch that run one after the other.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -82,7 +79,10 @@ class TrainModule(pl.LightningModule):
             raise ValueError(f"gradient_clip_norm must be above 0, got {gradient_clip_norm}")
         if max_skipped_batches < 0:
             raise ValueError(f"max_skipped_batches must be at least 0, got {max_skipped_batches}")
+        if num_micro_batches < 1:
+            raise ValueError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
         self.max_skipped_batches = max_skipped_batches
+        self.num_micro_batches = num_micro_batches
         self.num_skipped_batches = 0
         self.task = task
         self.seed = seed

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from letters import Draw, Writer, drawn
 from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 import nas
 from nas.markdown import markdown_table
 from nas.regularizers import entropy
-from nas.relaxations import GumbelSoftmax, Softmax, gumbel_max
+from nas.relaxations import GumbelSoftmax, Softmax
 from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential, LearnedTau, TauSchedule
 
@@ -77,9 +78,6 @@ def recovery(written: Tensor) -> float:
     return float((best_odds(written) >= threshold).float().mean())
 
 
-Draw = Callable[[Tensor], Tensor]
-
-
 class Autoencoder(nn.Module):
     """Encodes sequences, and writes them letter by letter, reading its own letters."""
 
@@ -88,34 +86,13 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encoder = nn.GRU(4, HIDDEN, batch_first=True, bidirectional=True)
         self.code = nn.Linear(2 * HIDDEN, 2 * CODE)
-        self.begin = nn.Linear(CODE, HIDDEN)
-        self.cell = nn.GRUCell(4 + CODE, HIDDEN)
-        self.letter = nn.Linear(HIDDEN, 4)
+        self.write = Writer(4, LENGTH, CODE, HIDDEN, reads_code=True)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of the codes: (B, length, 4) to twice (B, code)."""
         _, last = self.encoder(x)
         mean, log_variance = self.code(last.transpose(0, 1).flatten(1)).chunk(2, dim=-1)
         return mean, log_variance.clamp(-8, 8)
-
-    def write(self, code: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Writes from codes (B, code).
-
-        Args:
-            code: What to write.
-            draw: Takes logits (B, 4) to a letter, relaxed or not.
-
-        Returns:
-            Letters and logits, both (B, length, 4).
-        """
-        hidden, letter = torch.tanh(self.begin(code)), code.new_zeros(len(code), 4)
-        letters, logits = [], []
-        for _ in range(LENGTH):
-            hidden = self.cell(torch.cat([letter, code], dim=-1), hidden)
-            logits.append(self.letter(hidden))
-            letter = draw(logits[-1])
-            letters.append(letter)
-        return torch.stack(letters, dim=1), torch.stack(logits, dim=1)
 
     def forward(self, x: Tensor, noise: Tensor, prior: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         """Sequences, and noise for their codes and for codes of the prior.
@@ -199,11 +176,6 @@ def train(tau: TauSchedule, seed: int, *, reinforce: bool = False, bonus: float 
         (F.softplus(false).mean() + F.softplus(-true).mean()).backward()
         judging.step()
     return judged(model, float(tau(1.0).detach()), seed)
-
-
-def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Letters drawn from logits, without gradient."""
-    return F.one_hot(gumbel_max(logits.detach(), generator).squeeze(-1), 4).to(logits.dtype)
 
 
 def advantage(loss: Tensor) -> Tensor:

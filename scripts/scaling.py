@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nas import train_module
 from nas.cli import main as nas_main
 from nas.data.loader import ResumableLoader
 from nas.markdown import markdown_table
@@ -139,9 +140,10 @@ class Watch:
         self.sending: list[float] = []
         self.bytes = 0
         self.operations = 0
+        self.counts = True
 
     def __enter__(self) -> Watch:
-        self._step, self._reduce = SearchModule.training_step, dist.all_reduce
+        self._step, self._reduce, self._check = SearchModule.training_step, dist.all_reduce, train_module.check_equal
         watch = self
 
         def step(module: SearchModule, *args: Any) -> None:
@@ -159,16 +161,21 @@ class Watch:
         def reduce(tensor: torch.Tensor, *args: Any, **options: Any) -> Any:
             begin = time.perf_counter()
             result = watch._reduce(tensor, *args, **options)
-            if sys._getframe(2).f_code.co_name != "check_equal" and len(watch.steps) > 0:
+            if watch.counts and watch.steps:
                 watch.sending.append((time.perf_counter() - begin) * 1e3)
                 watch.bytes += tensor.nbytes
             return result
 
-        SearchModule.training_step, dist.all_reduce = step, reduce  # type: ignore
+        def check(tensors: Mapping[str, torch.Tensor]) -> None:
+            watch.counts = False  # once an epoch, not a step's
+            watch._check(tensors)
+            watch.counts = True
+
+        SearchModule.training_step, dist.all_reduce, train_module.check_equal = step, reduce, check  # type: ignore
         return self
 
     def __exit__(self, *error: Any) -> None:
-        SearchModule.training_step, dist.all_reduce = self._step, self._reduce  # type: ignore
+        SearchModule.training_step, dist.all_reduce, train_module.check_equal = self._step, self._reduce, self._check  # type: ignore
 
 
 def measure(words: Sequence[str], num_batches: int) -> dict[str, Any]:
@@ -187,9 +194,8 @@ def measure(words: Sequence[str], num_batches: int) -> dict[str, Any]:
     }
 
 
-def loading_ms(make: Callable[[], ResumableLoader], num_batches: int) -> float:
+def loading_ms(loader: ResumableLoader, num_batches: int) -> float:
     """Milliseconds in which this process makes a batch pair."""
-    loader = make()
     for _ in range(2):  # the first time is not counted
         begin = time.perf_counter()
         number = sum(1 for _ in islice(loader, num_batches))
@@ -220,7 +226,7 @@ def run(config: str, num: int, num_batches: int, others: Sequence[str]) -> Measu
         command = [sys.executable, __file__, "--measure", file.name, "--num-batches", str(num_batches), *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = json.load(file)
-    return Measured(**found, loading=loading_ms(lambda: data.search_loader(0), num_batches), batch_size=data.batch_size)
+    return Measured(**found, loading=loading_ms(data.search_loader(0), num_batches), batch_size=data.batch_size)
 
 
 def report(measured: Mapping[int, Measured], rows: Sequence[Mapping[str, float]], assumed: Assumed) -> str:

@@ -9,16 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from nas.cli.launch_command import parse_seeds as seeds_of
 from nas.markdown import markdown_table
 from nas.rng import derive_seed
-
-
-def seeds_of(text: str) -> list[int]:
-    """``0-9`` or ``0,3,5``."""
-    if "-" in text:
-        first, last = text.split("-")
-        return list(range(int(first), int(last) + 1))
-    return [int(word) for word in text.split(",")]
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:

@@ -22,10 +22,11 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
+from letters import Writer, drawn
 from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +34,7 @@ from torch.nn import functional as F
 import nas
 from nas.markdown import markdown_table
 from nas.regularizers import entropy
-from nas.relaxations import GumbelSoftmax, gumbel_max
+from nas.relaxations import GumbelSoftmax
 from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential, Reheating, TauSchedule
 
@@ -111,28 +112,6 @@ def different(texts: Sequence[str], num: int | None = None) -> float:
     return len(set(parts)) / max(1, len(parts))
 
 
-class Generator(nn.Module):
-    """Writes words from noise, reading its own characters."""
-
-    def __init__(self) -> None:
-        """Builds the network."""
-        super().__init__()
-        self.begin = nn.Linear(CODE, HIDDEN)
-        self.cell = nn.GRUCell(NUM_LETTERS, HIDDEN)
-        self.letter = nn.Linear(HIDDEN, NUM_LETTERS)
-
-    def forward(self, code: Tensor, draw: Any) -> tuple[Tensor, Tensor]:
-        """Codes (B, code) to letters and logits, both (B, length, characters)."""
-        hidden, letter = torch.tanh(self.begin(code)), code.new_zeros(len(code), NUM_LETTERS)
-        letters, logits = [], []
-        for _ in range(LENGTH):
-            hidden = self.cell(letter, hidden)
-            logits.append(self.letter(hidden))
-            letter = draw(logits[-1])
-            letters.append(letter)
-        return torch.stack(letters, dim=1), torch.stack(logits, dim=1)
-
-
 class Discriminator(nn.Module):
     """Above 0 where letters (B, length, characters) look like a word."""
 
@@ -165,7 +144,7 @@ class Quality(NamedTuple):
 def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
     """Trains through a collapse; the quality before it, after it, and at the end."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    supernet, judge = nas.Supernet(Generator()), Discriminator()
+    supernet, judge = nas.Supernet(Writer(NUM_LETTERS, LENGTH, CODE, HIDDEN, reads_code=False)), Discriminator()
     relaxation = GumbelSoftmax(hard=True)
     writing = torch.optim.Adam(supernet.weight_parameters(), lr=2e-3, betas=(0.5, 0.999))
     judging = torch.optim.Adam(judge.parameters(), lr=1e-3, betas=(0.5, 0.999))
@@ -199,11 +178,8 @@ def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
 def judged(network: nn.Module, model: TrigramModel, seed: int) -> Quality:
     """Judges what a generator writes."""
     generator = keyed_generator(seed, "judged")
-
-    def draw(logits: Tensor) -> Tensor:
-        return F.one_hot(gumbel_max(logits, generator).squeeze(-1), NUM_LETTERS).to(logits.dtype)
-
-    letters, _ = network(torch.randn(NUM_JUDGED, CODE, generator=generator), draw)
+    code = torch.randn(NUM_JUDGED, CODE, generator=generator)
+    letters, _ = network(code, partial(drawn, generator=generator))
     return quality(decoded(letters.argmax(-1)), model)
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from nas.csv_file import read_columns
-from nas.launch.trials import Plan, Told, Trial
+from nas.csv_file import last_row
+from nas.launch.trials import Plan, Told, Trial, judged_half
 
 MAX_ROWS = 20
 WAITING, FINISHED = "waiting", "finished"
@@ -69,11 +69,11 @@ def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str
 def _last_epoch(plan: Plan, trial: Trial) -> tuple[str, str, str]:
     """Epochs, loss and headline metric so far, of the arch half or, where it was not used, of the weight half."""
     try:
-        row = read_columns(plan.run(trial).metrics_csv)[-1][1]
-    except (OSError, ValueError, IndexError):  # not there yet, or being written
+        row = last_row(plan.run(trial).metrics_csv)
+    except (OSError, ValueError):  # not there yet
+        row = {}
+    if not row:
         return "", "", ""
-    level = "arch" if "arch/loss" in row else "weight"
-    columns = [key for key in row if key.startswith(f"{level}/")]
-    figures = [f"{row[key]:.4f}" for key in columns[:2]]
+    figures = [f"{value:.4f}" for key, value in row.items() if key.startswith(f"{judged_half(row)}/")]
     loss, metric = [*figures, "", ""][:2]
     return str(int(row["epoch"]) + 1), loss, metric

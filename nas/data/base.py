@@ -189,7 +189,7 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return sequential_loader(dataset, self.batch_size, self.loading)
 
     def _resumable(self, streams: list[tuple[Dataset, EpochBatches]]) -> ResumableLoader:
-        return ResumableLoader(streams, self.loading)
+        return ResumableLoader([(batches, batches.loader(dataset, self.loading)) for dataset, batches in streams])
 
     def _check_size(self, size: int, what: str, world_size: int) -> None:
         needed = self.batch_size * world_size

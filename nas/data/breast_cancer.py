@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from sklearn.datasets import load_breast_cancer
@@ -28,31 +29,18 @@ class BreastCancer(SearchDataModule):
 
     preprocessing = "each measurement minus its mean, divided by its standard deviation, both over the training set"
 
-    def __init__(
-        self,
-        batch_size: int = 64,
-        arch_fraction: float = 0.5,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        split_seed: int = 0,
-        num_decoys: int = 0,
-        num_train: int = NUM_TRAIN,
-    ) -> None:
+    def __init__(self, *, num_decoys: int = 0, num_train: int = NUM_TRAIN, **loading: Any) -> None:
         """Sets the data.
 
         Args:
-            batch_size: Samples a batch (and process).
-            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
-            num_workers: Loader processes; 0 loads in the main one.
-            pin_memory: Page-locked batches, for faster copies to a GPU.
-            split_seed: Seed of the split into halves.
             num_decoys: Decoys behind the measurements; the i-th is measurement i modulo 30.
             num_train: How many of the 400 tumours are used for training.
+            **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
         Raises:
             ValueError: A number out of range.
         """
-        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed)
+        super().__init__(**loading)
         if num_decoys < 0:
             raise ValueError(f"BreastCancer: num_decoys must be at least 0, got {num_decoys}")
         if not 2 <= num_train <= NUM_TRAIN:

@@ -110,16 +110,13 @@ class Loading(NamedTuple):
 
 
 class Batches(Protocol):
-    """The order of a stream's batches."""
+    """The order of a stream's batches; each epoch is loaded from batch `first` of `epoch` on."""
 
     epoch: int
     first: int
 
     def __len__(self) -> int:
         """Batches an epoch."""
-
-    def loader(self, dataset: Dataset, loading: Loading) -> DataLoader:
-        """Loads epochs of the dataset in this order, each from batch `first` of `epoch` on."""
 
 
 class EpochBatches:
@@ -191,11 +188,11 @@ class ResumableLoader:
     Iterating starts the next epoch, except right after ``load_state_dict``, which goes on where the state was taken.
     """
 
-    def __init__(self, streams: Sequence[tuple[Dataset, Batches]], loading: Loading) -> None:
-        """Makes one DataLoader a stream; lengths must agree."""
-        self.batches = [batches for _, batches in streams]
+    def __init__(self, streams: Sequence[tuple[Batches, DataLoader]]) -> None:
+        """Takes the order and the loader of each stream; lengths must agree."""
+        self.batches = [batches for batches, _ in streams]
         assert len({len(batches) for batches in self.batches}) == 1, "streams differ in length"
-        self.loaders = [batches.loader(dataset, loading) for dataset, batches in streams]
+        self.loaders = [loader for _, loader in streams]
         self.num_done = 0  # batches handed out so far, over all epochs
         self._mid_epoch = False
 

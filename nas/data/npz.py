@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,31 +28,17 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 class Npz(SearchDataModule):
     """Arrays ``x_train, y_train, x_test, y_test`` of one .npz file; inputs become float32, targets int64 or float32."""
 
-    def __init__(
-        self,
-        path: str,
-        batch_size: int = 64,
-        arch_fraction: float = 0.5,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        split_seed: int = 0,
-        prefetch_factor: int = 2,
-    ) -> None:
+    def __init__(self, path: str, **loading: Any) -> None:
         """Reads and checks the file.
 
         Args:
             path: The .npz file, as ``numpy.savez`` writes it; first axis: samples.
-            batch_size: Samples a batch (and process).
-            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
-            num_workers: Loader processes; 0 loads in the main one.
-            pin_memory: Page-locked batches, for faster copies to a GPU.
-            split_seed: Seed of the split into halves.
-            prefetch_factor: Batches that each loader process keeps ready.
+            **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
         Raises:
             ValueError: The file cannot be read, an array is missing, empty, not numeric, not finite, or of the wrong length.
         """
-        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed, prefetch_factor)
+        super().__init__(**loading)
         self.path = path
         arrays = _load(Path(path))
         self._train = TensorDataset(arrays["x_train"], arrays["y_train"])

@@ -71,15 +71,13 @@ class StreamingDataModule(SearchDataModule):
     def search_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         """Pairs of batches (weight half, arch half)."""
         halves: tuple[Half, Half] = ("weight", "arch")
-        return ResumableLoader(
-            [(Dataset(), self._batches(self.stream(half, True), seed, half, rank, world_size)) for half in halves],
-            self.loading,
-        )
+        streams = [self._batches(self.stream(half, True), seed, half, rank, world_size) for half in halves]
+        return ResumableLoader([(batches, batches.loader(self.loading)) for batches in streams])
 
     def retrain_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         """Batches of both halves, augmented."""
         batches = self._batches(self.train_set(True), seed, "retrain", rank, world_size)
-        return ResumableLoader([(Dataset(), batches)], self.loading)
+        return ResumableLoader([(batches, batches.loader(self.loading))])
 
     def fold_loaders(self, seed: int, fold: int, num_folds: int) -> tuple[ResumableLoader, DataLoader]:
         """Refused: a stream cannot be cut into folds.
@@ -141,7 +139,7 @@ class StreamBatches(IterableDataset):
     def __len__(self) -> int:
         return self.num_batches
 
-    def loader(self, dataset: Dataset, loading: Loading) -> DataLoader:
+    def loader(self, loading: Loading) -> DataLoader:
         """Loads itself; its workers begin anew each epoch, since they hold a copy."""
         return loading.loader(self, batch_size=None, worker_init_fn=outlive_signals)
 

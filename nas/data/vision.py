@@ -31,12 +31,7 @@ class Vision(SearchDataModule):
         download: bool = False,
         train_transforms: Transforms | None = None,
         transforms: Transforms | None = None,
-        batch_size: int = 64,
-        arch_fraction: float = 0.5,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        split_seed: int = 0,
-        prefetch_factor: int = 2,
+        **loading: Any,
     ) -> None:
         """Sets the data.
 
@@ -46,17 +41,12 @@ class Vision(SearchDataModule):
             download: Fetch it where it is missing; not for ImageFolder.
             train_transforms: torchvision.transforms.v2 augmentations, for training only.
             transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalise).
-            batch_size: Samples a batch (and process).
-            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
-            num_workers: Loader processes; 0 loads in the main one.
-            pin_memory: Page-locked batches, for faster copies to a GPU.
-            split_seed: Seed of the split into halves.
-            prefetch_factor: Batches that each loader process keeps ready.
+            **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
         Raises:
             ValueError: A download is asked of ImageFolder.
         """
-        super().__init__(batch_size, arch_fraction, num_workers, pin_memory, split_seed, prefetch_factor)
+        super().__init__(**loading)
         if name == "ImageFolder" and download:
             raise ValueError("Vision: ImageFolder reads a folder of your own; download must be false")
         self.dataset: str = name

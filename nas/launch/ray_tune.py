@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 from nas.csv_file import read_columns
 from nas.files import write_json
-from nas.launch.trials import Plan, Told, Trial, run_trial, start
+from nas.launch.trials import Plan, Told, Trial, judged_half, run_trial, start
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 
@@ -26,7 +27,6 @@ _ALWAYS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command line has its own
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0
@@ -118,7 +118,8 @@ class RayTune:
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     settings = {**_ALWAYS, **({} if address is not None else {**_EMBEDDED, "RAY_AUTH_TOKEN": secrets.token_hex(32)})}
-    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -163,9 +164,7 @@ def epochs(path: Path) -> list[dict[str, float]]:
         rows = [row for _, row in read_columns(path)]
     except (OSError, ValueError):  # not there yet, or being written
         return []
-    return [
-        {"epoch": row["epoch"] + 1, "loss": row.get("arch/loss", row.get("weight/loss", float("inf")))} for row in rows
-    ]
+    return [{"epoch": row["epoch"] + 1, "loss": row.get(f"{judged_half(row)}/loss", math.inf)} for row in rows]
 
 
 def _asha(plan: Plan) -> Any:

@@ -145,6 +145,11 @@ def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes
         )
 
 
+def judged_half(row: Mapping[str, float]) -> str:
+    """The half whose loss tells of an epoch in metrics.csv: the weight half where alpha rested."""
+    return "arch" if "arch/loss" in row else "weight"
+
+
 def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """What came of the trials that are finished."""
     found = []

@@ -117,8 +117,7 @@ def memory_report(
 ) -> dict[str, Any]:
     """Bytes of a step at the configured batch size, whether they fit, and what would."""
     batch_size = experiment.data.batch_size
-    num_parts = module.num_paths * module.num_micro_batches if module.num_micro_batches > 1 else 1
-    at_once = math.ceil(batch_size / num_parts)
+    at_once = math.ceil(batch_size / module.num_parts_in_turn)
     mode = "soft" if module.relaxation.num_active is None else "sampled"
     modes = {
         name: {
@@ -127,7 +126,7 @@ def memory_report(
             "optimizer_states": each.optimizer_states,
             "saved_tensors": round(each.saved(at_once)),
             "total": round(each.total(at_once)),
-            "largest_batch": each.largest_batch(memory) * num_parts,
+            "largest_batch": each.largest_batch(memory) * module.num_parts_in_turn,
         }
         for name, each in forecasts.items()
     }

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nas.csv_file import CsvFile, read_columns
+from nas.csv_file import MAX_ROW_BYTES, CsvFile, last_row, read_columns
 from nas.errors import UsageError, describe
 from nas.files import appearing, read_json, remove_scraps, replacing, sha256, write_atomic, write_json
 
@@ -182,3 +182,20 @@ def test_errors_of_the_system_name_the_file(tmp_path):
     with pytest.raises(OSError) as error, replacing(tmp_path / "f"):
         raise OSError(28, "No space left on device")
     assert describe(error.value) == f"{tmp_path}/f: No space left on device"
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 40_000], ids=["one", "few", "more than the end that is read"])
+def test_the_last_row_alone_is_the_last_of_all(tmp_path, num_rows):
+    path = tmp_path / "m.csv"
+    rows = [f"{i},{i / 3!r},{'' if i % 2 else i / 7}\n" for i in range(num_rows)]
+    path.write_text("".join(["step,x,y\n", *rows]))
+    assert num_rows < 1000 or path.stat().st_size > MAX_ROW_BYTES
+    assert last_row(path) == read_columns(path)[-1][1]
+    with open(path, "a") as file:
+        file.write("99,1.5")  # being written
+    assert last_row(path) == read_columns(path)[-1][1]
+    path.write_text("step,x,y\n")
+    assert last_row(path) == {}
+    path.write_text("step,x,y\n1,a,2\n")
+    with pytest.raises(ValueError, match=r"m\.csv: damaged"):
+        last_row(path)

@@ -291,6 +291,7 @@ def test_decoys_are_measurements_of_other_tumours():
         a, b = (column.sort().values for column in (decoy, own))
         assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 1 - 1e-6
         assert torch.corrcoef(torch.stack([decoy, own]))[0, 1].abs() < 0.2  # 569 rows: five standard deviations
+    assert BreastCancer(prefetch_factor=3, batch_size=5).loading.prefetch_factor == 3
     assert BreastCancer(num_train=60).train_set(False).tensors[0].shape == (60, 30)
     few = BreastCancer(num_train=60).train_set(False).tensors[0]
     torch.testing.assert_close(few.mean(0), torch.zeros(30), atol=1e-5, rtol=0)  # float32's rounding
