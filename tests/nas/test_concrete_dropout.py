@@ -99,7 +99,7 @@ def test_what_is_fixed_is_plain_and_the_same():
 def test_monte_carlo_tends_to_the_mean_over_all_masks():
     plain = fixed(network(0.25))
     plain.train()
-    x = torch.randn(3, 4, generator=generator())
+    x = 8 * torch.randn(3, 4, generator=generator())  # far apart, so that masks matter
     expected = torch.zeros(3, 2)
     with torch.no_grad():
         for mask in itertools.product((0.0, 1.0), repeat=4):
@@ -110,6 +110,10 @@ def test_monte_carlo_tends_to_the_mean_over_all_masks():
     found = monte_carlo(plain, x, 4000)
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # four standard errors of 4,000 draws at most
     assert plain.training and plain[0][0].training
+    with torch.no_grad():
+        assert (
+            torch.softmax(plain.eval()(x), -1) - expected
+        ).abs().max() > 0.03  # nothing dropped is beyond the tolerance
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,18 @@ def test_cold_recursion_is_dijkstras_and_its_gradient_the_path(paths):
         assert [int(cells[a, steps[a].argmax()]) for a, _ in pairwise(path)] == path[1:]
 
 
+def test_no_step_leaves_the_grid(paths):
+    """A corner behind a wall: what a step over the edge leads to must not be a way out."""
+    supernet = nas.Supernet(Recursion(paths.step_weights))
+    prices = torch.ones(1, 9)
+    prices[0, [1, 5]] = 50.0  # around the corner of cell 2
+    sample = supernet.sample(Softmax(), 1e-3, generator=torch.Generator())
+    value, weights = supernet(prices, 3, op_weights=sample)
+    assert float(value[0, 2]) == pytest.approx(51.0) and float(value[0, 0]) == pytest.approx(4.0)
+    _, inside = paths.neighbours(3)
+    assert weights[0][~inside].max() == 0
+
+
 def test_grids_show_paths_that_cost_what_they_say(paths):
     data = paths.grids(True, 20, 0)
     cells, _ = paths.neighbours(paths.SIDE)
@@ -71,6 +83,10 @@ def test_grids_show_paths_that_cost_what_they_say(paths):
     assert set(data.costs.unique().tolist()) == {1.0, 2.0, 4.0, 7.0}
     assert not (data.images[:1, :, None] == paths.grids(False, 20, 0).images[:1, None]).all(-1).any()
     good = [paths.cheapest_path(costs.numpy(), paths.SIDE) for costs in data.costs]
+    straight = paths.cheapest_path(np.ones(paths.CELLS), paths.SIDE)
+    costs = data.costs[:, straight[1:]].sum(1)
+    share = float((costs - data.best < 0.5).float().mean())  # costs are whole numbers
+    assert paths.solved(data, [straight] * 20) == pytest.approx(share) and share < 1.0
     assert paths.solved(data, good) == 1.0 and paths.solved(data, [path[:-1] for path in good]) == 0.0
 
 
