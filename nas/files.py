@@ -216,6 +216,25 @@ def _refusing(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: cannot be made: {error.strerror}") from None
 
 
+def check_no_links(folder: Path) -> None:
+    """Refuses a folder with a symbolic link in it: what it points to would be written.
+
+    Raises:
+        UsageError: Naming the link.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(parent, name)):
+                raise UsageError(
+                    f"{os.path.join(parent, name)}: a link; nothing is written into a folder that has links"
+                )
+
+
+def open_no_link(path: str | Path, flags: int) -> int:
+    """``os.open`` that makes a file where there is none and does not follow a link; for ``open(opener=...)`` too."""
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
 def remove_scraps(folder: Path) -> None:
     """Removes what processes that were killed while writing into `folder` have left."""
     for path in folder.glob(f".*{_SCRAP}"):

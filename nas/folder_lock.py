@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nas.errors import UsageError
+from nas.files import check_no_links, open_no_link
 
 try:
     import fcntl
@@ -22,14 +23,21 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder` while the block runs. The system frees it when the process ends, however it ends.
+    """Holds the lock of `folder`, in which there are no links, while the block runs. The system frees it when the process ends.
 
     A record lock, not flock: loader processes do not inherit it, so that they cannot hold it after their parent was killed. Where the
     file system knows no locks, there is none.
 
     Raises:
-        UsageError: Another process has it, or the folder cannot be written.
+        UsageError: There is a link in it, another process has the lock, or the folder cannot be written.
     """
+    check_no_links(folder)
+    with _held(folder):
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
@@ -47,7 +55,7 @@ def wait_until_free(folder: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while True:
         try:
-            with locked(folder):
+            with _held(folder):
                 return
         except UsageError:
             if time.monotonic() > end:
@@ -58,7 +66,7 @@ def wait_until_free(folder: Path, seconds: float) -> None:
 def _acquire(path: Path) -> int:
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = open_no_link(path, os.O_RDWR)
         except OSError as error:
             raise UsageError(f"{path.parent}: cannot be written: {error.strerror}") from None
         try:

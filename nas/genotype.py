@@ -111,7 +111,9 @@ class Genotype:
         if space is not None and not _is_dotted(space.get("class_path")):
             raise UsageError(f"{source}: space.class_path must be the dotted path of a class")
         for name, row in fields.get("probabilities", {}).items():
-            if not isinstance(row, dict) or not all(isinstance(p, (int, float)) for p in row.values()):
+            if not CHOICE_NAME.fullmatch(name) or not isinstance(row, dict) or not all(map(LABEL.fullmatch, row)):
+                raise UsageError(f"{source}: probabilities: {name!r:.80} must be the name of a choice with its labels")
+            if not all(isinstance(p, (int, float)) for p in row.values()):
                 raise UsageError(f"{source}: probabilities of choice {name!r} must map labels to numbers")
         unsealed(data, source)
         return cls(**fields)

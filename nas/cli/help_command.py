@@ -15,7 +15,7 @@ PARSER.add_trust()
 
 def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     """Signature and docstrings of the class."""
-    from nas.runs.config import import_class
+    from nas.runs.class_paths import import_class
 
     found = import_class(options.class_path, tuple(options.trust_module))
     return {

@@ -11,6 +11,7 @@ from typing import Any
 from nas.cli.parsing import ThinParser, config_source
 from nas.cli.printing import choices_text
 from nas.errors import UsageError
+from nas.runs.options import check_key
 
 PARSER = ThinParser("launch", overrides=True)
 PARSER.add_config()
@@ -159,6 +160,7 @@ def parse_settings(words: list[str]) -> dict[str, list[str]]:
         key, equals, values = word.partition("=")
         if not (key and equals and all(values.split(","))) or key == "seed_everything":
             raise UsageError(f"--set must be like model.tau=nas.tau.Linear,nas.tau.Cosine, got {word!r:.80}")
+        check_key(key, "--set")
         if key in settings:
             raise UsageError(f"--set: {key} is given twice")
         settings[key] = values.split(",")

@@ -61,6 +61,9 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         self.split_seed = split_seed
         self.loading = Loading(num_workers, pin_memory, prefetch_factor)
 
+    def prepare_data(self) -> None:
+        """Fetches what is missing, where that was asked for; called once before a training, never by what only reads a run."""
+
     @abstractmethod
     def train_set(self, augment: bool) -> Dataset:
         """The training set, map-style.

@@ -38,7 +38,7 @@ class Vision(SearchDataModule):
         Args:
             name: The data set.
             root: Folder that holds it, or will after the download.
-            download: Fetch it where it is missing; not for ImageFolder.
+            download: Fetch it where it is missing when something is trained; not for ImageFolder.
             train_transforms: torchvision.transforms.v2 augmentations, for training only.
             transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalise).
             **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
@@ -56,13 +56,18 @@ class Vision(SearchDataModule):
         self.transforms = list(transforms or [])
         self.preprocessing = "; ".join(["pixels of 0 to 255, divided by 255", *map(str, self.transforms)])
 
+    def prepare_data(self) -> None:
+        if self.download:
+            for train in (True, False):
+                self._set(train, [], download=True)
+
     def train_set(self, augment: bool) -> Dataset:
         return self._set(True, self.augmentations if augment else [])
 
     def test_set(self) -> Dataset:
         return self._set(False, [])
 
-    def _set(self, train: bool, augmentations: Transforms) -> Dataset:
+    def _set(self, train: bool, augmentations: Transforms, download: bool = False) -> Dataset:
         steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), *augmentations, *self.transforms]
         transform = v2.Compose([*steps, v2.ToPureTensor()])
         try:
@@ -70,6 +75,6 @@ class Vision(SearchDataModule):
                 folder = Path(self.root) / ("train" if train else "test")
                 return datasets.ImageFolder(str(folder), transform=transform)
             dataset = getattr(datasets, self.dataset)
-            return dataset(self.root, train=train, download=self.download, transform=transform)
+            return dataset(self.root, train=train, download=download, transform=transform)
         except (RuntimeError, FileNotFoundError) as error:
             raise ValueError(f"Vision: {self.dataset} under {self.root}: {error}") from None

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from nas.export.subject import Subject
-from nas.markdown import markdown_table
+from nas.markdown import escaped, markdown_table
 
 PICTURE = "architecture.svg"
 
@@ -48,7 +48,7 @@ def model_card(subject: Subject, formats: Sequence[str]) -> str:
     )
     named = {"search space": about["space"], "task": about["task"], "data": about["data"]}
     facts = {
-        **{key: f"`{spec['class_path']}`" for key, spec in named.items() if spec},
+        **{key: spec["class_path"] for key, spec in named.items() if spec},
         "input": inputs,
         "preprocessing": about["input"]["preprocessing"] or "not described",
         "weights": about["origin"],
@@ -63,7 +63,7 @@ def model_card(subject: Subject, formats: Sequence[str]) -> str:
     found = ", found by architecture search" if about["space"] else ""
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {about['title']}{found}",
+        f"# {escaped(about['title'])}{found}",
         markdown_table(("", ""), facts.items()),
     ]
     if subject.genotype.choices:

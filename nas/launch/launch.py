@@ -15,7 +15,7 @@ from nas.errors import UsageError
 from nas.files import appearing, read_json, write_atomic, write_json
 from nas.folder_lock import locked
 from nas.launch.hparams import write_hparams
-from nas.launch.trials import FIGURES, Plan, Told, Trial, make_trials, rows
+from nas.launch.trials import FIGURES, MAX_TRIALS, Plan, Told, Trial, make_trials, rows
 from nas.runs.baseline import baseline
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
@@ -65,8 +65,7 @@ def launch(
         UsageError: The configuration or a setting does not work, or the folder exists.
     """
     trials = make_trials(seeds, settings)
-    for trial in {json.dumps(trial.settings): trial for trial in trials}.values():
-        load_experiment(source._replace(overrides=(*source.overrides, *trial.words())))
+    _check_settings(source, trials)
     folder = out if out is not None else Path("runs") / f"{source.name}_launch"
     with appearing(folder) as new:
         write_atomic(new / "base.yaml", load_experiment(source).yaml())
@@ -81,24 +80,50 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch:
     Raises:
         UsageError: Not the folder of a launch, or another process is at it.
     """
-    content = read_json(folder / LAUNCH, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
-    if content.get("format") != FORMAT:
-        raise UsageError(f'{folder / LAUNCH}: "format" must be "{FORMAT}"')
-    trials = [Trial(**row) for row in content["trials"]]
-    plan = Plan(folder, trusted, content["retrain"])
+    plan, trials, num_baseline = _read(folder, trusted)
     with locked(folder):
+        _check_settings(ConfigSource((plan.config,), (), trusted), plan.unfinished(trials))
         with watch(plan, trials) as told:
             failed = engine.run(plan, trials, told)
         compared = None
-        if content["num_baseline"]:
-            _, compared = baseline(
-                ConfigSource((plan.config,), (), trusted), content["num_baseline"], folder / "baseline"
-            )
+        if num_baseline:
+            _, compared = baseline(ConfigSource((plan.config,), (), trusted), num_baseline, folder / "baseline")
         summary = summarised(rows(plan, trials), failed, compared)
         write_json(folder / SUMMARY, summary)
         write_atomic(folder / TABLE, _csv(summary["trials"]))
         write_hparams(folder / HPARAMS, summary["trials"])
     return folder, summary
+
+
+def _read(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Trial], int]:
+    """What launch.json says: plan, trials, and the number of random architectures to compare with.
+
+    Raises:
+        UsageError: It is missing, or a key or value in it is not one of a launch.
+    """
+    path = folder / LAUNCH
+    content = read_json(path, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
+    if content.get("format") != FORMAT or content.get("version") != 1:
+        raise UsageError(f'{path}: not a launch ("format" must be "{FORMAT}", "version" 1)')
+    for key, kind in (("trials", list), ("retrain", bool), ("num_baseline", int)):
+        if type(content.get(key)) is not kind:
+            raise UsageError(f"{path}: {key} must be a {kind.__name__}, got {content.get(key)!r:.80}")
+    if len(content["trials"]) > MAX_TRIALS:
+        raise UsageError(f"{path}: more than {MAX_TRIALS} trials")
+    trials = [Trial.read(row, str(path)) for row in content["trials"]]
+    if len({trial.name for trial in trials}) < len(trials):
+        raise UsageError(f"{path}: two trials of one name")
+    return Plan(folder, trusted, content["retrain"]), trials, content["num_baseline"]
+
+
+def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
+    """Loads the configuration with the settings of every trial, so that what is wrong is said before a search begins.
+
+    Raises:
+        UsageError: They do not load.
+    """
+    for trial in {json.dumps(trial.settings): trial for trial in trials}.values():
+        load_experiment(source._replace(overrides=(*source.overrides, *trial.words())))
 
 
 def summarised(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,10 @@ class Slurm:
 
     def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
         """Runs all; returns why some failed."""
-        executor = submitit.AutoExecutor(plan.folder / "jobs", cluster=self.cluster)
+        (plan.folder / "jobs").mkdir(exist_ok=True)
+        # a folder of its own: submitit unpickles results, and those of somebody else's launch may lie beside it
+        jobs_folder = tempfile.mkdtemp(dir=plan.folder / "jobs", prefix=time.strftime("%Y%m%d_%H%M%S."))
+        executor = submitit.AutoExecutor(jobs_folder, cluster=self.cluster)
         executor.update_parameters(name=plan.folder.name, **self.parameters)
         jobs = [(trial, executor.submit(Job(), plan, trial)) for trial in plan.unfinished(trials)]
         failures = dict.fromkeys((trial.name for trial, _ in jobs), 0)

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.errors import UsageError
-from nas.files import read_json
+from nas.files import open_no_link, read_json
 from nas.folder_lock import wait_until_free
 from nas.parent import PARENT
 from nas.runs.folder import RunFolder
+from nas.runs.options import check_key
 
 FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "stopped_after")
 """What a row may hold beside the settings."""
 MAX_TRIALS = 10_000
+NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,119}")
 WAIT_SECONDS = 60.0
 """For a search whose launch was killed to save and stop."""
 
@@ -36,6 +38,26 @@ class Trial(NamedTuple):
     name: str
     seed: int
     settings: dict[str, str]
+
+    @classmethod
+    def read(cls, row: Any, source: str) -> Trial:
+        """The trial of a row of launch.json.
+
+        Raises:
+            UsageError: A key or value that no launch writes.
+        """
+        if not isinstance(row, dict) or set(row) != set(cls._fields) or not isinstance(row["settings"], dict):
+            raise UsageError(f"{source}: a trial must have the keys {', '.join(cls._fields)}, got {row!r:.80}")
+        trial = cls(**row)
+        if not isinstance(trial.name, str) or not NAME.fullmatch(trial.name):
+            raise UsageError(f"{source}: {trial.name!r:.80} is not the name of a trial: it must match {NAME.pattern}")
+        if type(trial.seed) is not int:
+            raise UsageError(f"{source}: {trial.name}: seed must be a whole number, got {trial.seed!r:.80}")
+        for key, value in trial.settings.items():
+            check_key(key, f"{source}: {trial.name}")
+            if not isinstance(value, str):
+                raise UsageError(f"{source}: {trial.name}: {key} must be a text, got {value!r:.80}")
+        return trial
 
     def words(self) -> list[str]:
         """The settings as ``--KEY=VALUE`` words."""
@@ -139,7 +161,7 @@ def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes
         **options: Further ones of Popen.
     """
     environment = {**os.environ, PARENT: str(os.getpid())}
-    with open(log, "a") as file:
+    with open(log, "a", opener=open_no_link) as file:
         return subprocess.Popen(
             words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, **options
         )

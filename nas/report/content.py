@@ -11,7 +11,7 @@ from nas.csv_file import read_columns
 from nas.files import read_json
 from nas.genotype import Genotype
 from nas.runs.folder import RunFolder
-from nas.runs.options import trust_words
+from nas.runs.options import check_yaml, trust_words
 
 Table = dict[str, str]
 
@@ -50,6 +50,7 @@ def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
         UsageError: Not a run folder, not finished, or damaged.
     """
     folder = RunFolder.open(path)
+    check_yaml(folder.config)
     summary = folder.read_summary()
     manifest = read_json(folder.manifest, f"{folder.shown}: not finished (manifest.json is missing)")
     retrained = folder.retrain.read_summary() if folder.stage == "search" and folder.retrain.finished else {}

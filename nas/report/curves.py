@@ -35,7 +35,7 @@ def _curve(history: History, name: str, tags: Sequence[str]) -> Figure:
         label = tag.partition("/")[0]
         axes.plot(*zip(*points, strict=True), color=COLORS[i % 6], linestyle=STYLES[i % 4], linewidth=1.4, label=label)
     axes.set_xlabel("batches", fontsize=8)
-    axes.set_ylabel(name, fontsize=8)
+    axes.set_ylabel(name, fontsize=8, parse_math=False)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

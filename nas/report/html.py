@@ -7,7 +7,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from nas.drawing import draw_heat_map, probability_history, svg_text
-from nas.markdown import markdown_table
+from nas.markdown import escaped, fenced, markdown_table
 from nas.report.content import Content, Table
 from nas.report.curves import draw_curves
 
@@ -81,13 +81,13 @@ def _code(text: str) -> str:
 
 def markdown_report(content: Content) -> str:
     """The same without pictures, for an appendix."""
-    parts = [f"# {content.title}", _facts(content.facts)]
+    parts = [f"# {escaped(content.title)}", _facts(content.facts)]
     if content.retrained:
         parts += ["## Retrained", _facts(content.retrained)]
     parts += ["## Architecture", markdown_table(("choice", "chosen", "probability"), content.genotype.rows())]
-    parts += ["## Repeat it", "```sh\n" + "\n".join(content.commands) + "\n```"]
+    parts += ["## Repeat it", fenced("\n".join(content.commands), "sh")]
     parts += ["## Where it comes from", _facts(content.provenance)]
-    parts += ["## Configuration", f"```yaml\n{content.config}```"]
+    parts += ["## Configuration", fenced(content.config, "yaml")]
     return "\n\n".join(parts) + "\n"
 
 

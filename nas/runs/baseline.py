@@ -12,6 +12,7 @@ from nas.errors import UsageError
 from nas.files import appearing, write_atomic, write_json
 from nas.folder_lock import locked
 from nas.genotype import Genotype
+from nas.runs.build import refusals
 from nas.runs.options import ConfigSource
 from nas.runs.retrain import load_retraining
 from nas.runs.standalone import architectures, final_score, validation_score
@@ -40,6 +41,8 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     if num < 1:
         raise UsageError(f"--num must be at least 1, got {num}")
     experiment = load_retraining(source)
+    with refusals():
+        experiment.data.prepare_data()
     drawn = architectures(experiment, num)
     folder = out if out is not None else Path("runs") / f"{source.name}_baseline"
     training = {**training_of(experiment), "seed": experiment.seed}

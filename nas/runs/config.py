@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
+from functools import cache
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch.optim import AdamW
 
 from nas.callbacks.guards import GuardOptions
@@ -22,14 +20,13 @@ from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
 from nas.errors import UsageError, describe
 from nas.lr_schedules import LRSchedule
+from nas.runs.class_paths import allowed_imports, check_named, import_function, refusal
 from nas.runs.options import ConfigSource, check_yaml
 from nas.runs.trainer import TrainerOptions
 from nas.search_module import SearchModule
 from nas.search_space import SearchSpace
 from nas.tasks import Task
 from nas.train_module import OptimizerFactory
-
-ALLOWED = ("torch.optim", "torch.nn", "torchmetrics", "torchvision", "pytorch_lightning", "nas", "search_spaces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +85,7 @@ class Experiment:
         derive: The derive strategy.
         guards: Guards against collapse.
         targets: Costs, and the most that they may be.
-        data: The data.
+        make_data: Makes the data, once.
         retrain: How the derived network is trained.
         values: The resolved configuration as plain values.
         applied: The same with the retrain section's differences applied, where it was loaded for that stage.
@@ -101,11 +98,20 @@ class Experiment:
     derive: DeriveStrategy
     guards: GuardOptions
     targets: tuple[Target, ...]
-    data: SearchDataModule
+    make_data: Callable[[], SearchDataModule]
     retrain: RetrainOptions
     values: dict[str, Any]
     applied: dict[str, Any]
     trusted: tuple[str, ...]
+
+    @property
+    def data(self) -> SearchDataModule:
+        """The data, made when they are first asked for.
+
+        Raises:
+            UsageError: They cannot be made.
+        """
+        return self.make_data()
 
     def yaml(self) -> str:
         """The text of config.yaml."""
@@ -125,20 +131,25 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
     for path in source.files:
         check_yaml(path)
     where = ", ".join(str(path) for path in source.files)
-    with allowed_imports(source.trusted):
-        parser = make_parser()
+    parser = make_parser()
+    with _explained(where, source.trusted):
         words = [word for path in source.files for word in ("--config", str(path))]
-        try:
-            parsed = parser.parse_args([*words, *source.overrides])
-            values = _plain(parser, parsed)
-            applied = values if stage == "search" else _retraining(values)
-            if stage == "retrain":
-                parsed = parser.parse_object(applied)
-            made = parser.instantiate(parsed)
-        except ArgumentError as error:
-            raise UsageError(f"{where}: {_short(error)}") from None
-        except Exception as error:  # a user's own class may raise anything
-            raise UsageError(f"{where}: {describe(error)}") from error
+        parsed = parser.parse_args([*words, *source.overrides])
+        check_named(parsed, source.trusted)
+        values = _plain(parser, parsed)
+        applied = values if stage == "search" else _retraining(values)
+        if stage == "retrain":
+            parsed = parser.parse_object(applied)
+            check_named(parsed, source.trusted)
+        data = Namespace(data=parsed.pop("data"))
+        made = parser.instantiate(parsed)
+
+    @cache
+    def make_data() -> SearchDataModule:
+        with _explained(where, source.trusted):
+            result: SearchDataModule = parser.instantiate(data).data
+        return result
+
     if not isinstance(made.seed_everything, int):
         raise UsageError(f"{where}: seed_everything must be a whole number, got {made.seed_everything}")
     model = dict(vars(made.model))
@@ -154,12 +165,24 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         derive=derive,
         guards=guards,
         targets=targets,
-        data=made.data,
+        make_data=make_data,
         retrain=made.retrain,
         values=values,
         applied=applied,
         trusted=source.trusted,
     )
+
+
+@contextmanager
+def _explained(where: str, trusted: Sequence[str]) -> Iterator[None]:
+    """Lets files name what they may, and turns whatever is wrong with them into a :class:`UsageError` that begins with `where`."""
+    with allowed_imports(trusted):
+        try:
+            yield
+        except ArgumentError as error:
+            raise UsageError(f"{where}: {_short(error)}") from None
+        except Exception as error:  # a user's own class may raise anything
+            raise UsageError(f"{where}: {describe(error)}") from error
 
 
 def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Target, ...]:
@@ -236,29 +259,7 @@ def _with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) 
 def _short(error: ArgumentError) -> str:
     text = " ".join(str(error).split()).removeprefix("Parser key ")
     denied = re.search(r"(.*?)(?:Problem with given class_path '[^']*': )?Importing '([^']*)' is not allowed", text)
-    return f"{denied[1]}{_not_trusted(denied[2])}" if denied else text
-
-
-def _not_trusted(class_path: str) -> str:
-    module = class_path.partition(".")[0]
-    return f"{class_path!r} is not of a trusted module; if it is yours, say --trust-module {module}"
-
-
-@contextmanager
-def allowed_imports(trusted: Sequence[str]) -> Iterator[None]:
-    """Lets configurations name classes of the allowed packages and of `trusted` modules, and of nothing else.
-
-    The working directory is appended to the import path, never put before installed packages.
-    """
-    here = os.getcwd()
-    if trusted and here not in sys.path:
-        sys.path.append(here)
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
-    try:
-        yield
-    finally:
-        others = [name for name in trusted if name not in ALLOWED]
-        set_parsing_settings(import_path_denylist=["*", *others])
+    return f"{denied[1]}{refusal(denied[2])}" if denied else text
 
 
 def load_space(spec: Mapping[str, Any], trusted: Sequence[str]) -> SearchSpace:
@@ -269,11 +270,10 @@ def load_space(spec: Mapping[str, Any], trusted: Sequence[str]) -> SearchSpace:
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--space", type=SearchSpace, required=True)
-    with allowed_imports(trusted):
-        try:
-            space: SearchSpace = parser.instantiate(parser.parse_object({"space": dict(spec)})).space
-        except ArgumentError as error:
-            raise UsageError(f"space: {_short(error)}") from None
+    with _explained("space", trusted):
+        parsed = parser.parse_object({"space": dict(spec)})
+        check_named(parsed, trusted)
+        space: SearchSpace = parser.instantiate(parsed).space
     return space
 
 
@@ -287,47 +287,3 @@ def load_space_of(source: ConfigSource) -> SearchSpace:
         check_yaml(path)
     values = yaml.safe_load(source.files[-1].read_text())
     return load_space(values["model"]["space"], source.trusted)
-
-
-def import_class(class_path: str, trusted: Sequence[str]) -> type:
-    """The class of a dotted path that a configuration may name.
-
-    Raises:
-        UsageError: A module that is not trusted, or no such class.
-    """
-    found = _import(class_path, trusted)
-    if not isinstance(found, type):
-        raise UsageError(f"{class_path}: not a class")
-    return found
-
-
-def import_function(path: str, trusted: Sequence[str]) -> Callable[..., Any]:
-    """The function of a dotted path that a configuration may name.
-
-    Raises:
-        UsageError: A module that is not trusted, or no such function.
-    """
-    found = _import(path, trusted)
-    if not callable(found) or isinstance(found, type):
-        raise UsageError(f"{path}: not a function")
-    function: Callable[..., Any] = found
-    return function
-
-
-def _import(path: str, trusted: Sequence[str]) -> Any:
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise UsageError(f"{path}: not a class; give its dotted path, for example nas.tau.Exponential")
-
-    def check(module: str) -> None:
-        if not any(module == root or module.startswith(f"{root}.") for root in (*ALLOWED, *trusted)):
-            raise UsageError(_not_trusted(path))
-
-    check(module)
-    with allowed_imports(trusted):
-        try:
-            found = getattr(import_module(module), name)
-        except Exception as error:  # a user's own module may raise anything
-            raise UsageError(f"{path}: {describe(error)}") from error
-    check(getattr(found, "__module__", None) or module)  # one of these modules may have imported it
-    return found

@@ -8,7 +8,8 @@ from typing import Any
 from nas.derive import DeriveStrategy
 from nas.errors import UsageError
 from nas.runs.build import restore_search
-from nas.runs.config import import_class, load_experiment
+from nas.runs.class_paths import import_class
+from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import derive_and_score
 from nas.runs.retrain import load_retraining

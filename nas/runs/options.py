@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from nas.errors import UsageError
 from nas.files import size_of
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
+KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
 MAX_BYTES = 2**20
 MAX_VALUES = 2_000
 """Keys and values of a configuration."""
@@ -39,6 +41,16 @@ class ConfigSource(NamedTuple):
         """The same with one more override."""
         text = value if isinstance(value, str) else json.dumps(value)
         return self._replace(overrides=(*self.overrides, f"--{key}={text}"))
+
+
+def check_key(key: str, source: str) -> None:
+    """Refuses what is no key of a setting, such as an option of a command.
+
+    Raises:
+        UsageError: It is none; the message begins with `source`.
+    """
+    if not KEY.fullmatch(key):
+        raise UsageError(f"{source}: {key!r:.80} is not a key of {', '.join(SECTIONS[1:])}")
 
 
 def trust_words(trusted: tuple[str, ...]) -> str:
@@ -130,3 +142,11 @@ def check_yaml(path: Path) -> None:
     for key in content:
         if key not in SECTIONS:
             raise UsageError(f"{path}: unknown key {key!r}; expected {', '.join(SECTIONS)}")
+    model = content.get("model")
+    guards = model.get("guards") if isinstance(model, dict) else None
+    for key, value in {**content, "model.guards": guards}.items():
+        if isinstance(value, str) and key not in (
+            "seed_everything",
+            "data",
+        ):  # the parser would read a file of that name
+            raise UsageError(f"{path}: {key} must be a mapping of keys to values, got {value!r:.80}")

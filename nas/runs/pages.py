@@ -14,7 +14,7 @@ from nas.drawing import architecture_dot, draw_architecture, svg_text
 from nas.errors import describe
 from nas.files import write_atomic
 from nas.genotype import Genotype
-from nas.markdown import markdown_table
+from nas.markdown import fenced, markdown_table
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 
@@ -35,9 +35,9 @@ def write_pages(
     final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
     with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
         write_hparams(writer, hyperparameters(experiment.values), final, step + 1)
-        writer.add_text("config", f"```yaml\n{experiment.yaml()}```", step + 1)
+        writer.add_text("config", fenced(experiment.yaml(), "yaml"), step + 1)
         writer.add_text("genotype", genotype_table(genotype), step + 1)
-        writer.add_text("summary", f"```json\n{json.dumps(summary, indent=2, default=str)}\n```", step + 1)
+        writer.add_text("summary", fenced(json.dumps(summary, indent=2, default=str), "json"), step + 1)
 
 
 def write_hparams(

@@ -12,7 +12,7 @@ from nas.building import architecture
 from nas.data.loader import ResumableLoader
 from nas.errors import UsageError
 from nas.evaluation import evaluate
-from nas.files import write_atomic
+from nas.files import check_no_links, write_atomic
 from nas.genotype import Genotype, read_text
 from nas.retrain_module import RetrainModule
 from nas.rng import derive_seed, seed_global_generators
@@ -45,6 +45,8 @@ def retrain_run(
         UsageError: Found before anything was written.
     """
     run = RunFolder.open(path, "search")
+    if out is None:
+        check_no_links(run.path)
     genotype = run.read_genotype()
     source = run.source(trusted)
     if inherit:
@@ -224,6 +226,7 @@ def _retrain(
         _inherit(network, weights)
     module = retrain_module(experiment, network)
     with refusals():
+        data.prepare_data()
         loader = data.retrain_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
     try_training(experiment, module, loader, test=True)
     task = module.task

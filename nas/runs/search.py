@@ -133,6 +133,7 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
             f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha moves"
         )
     with refusals():
+        experiment.data.prepare_data()
         for progress in (0.0, 0.5, 1.0):
             sample = module.supernet.sample(
                 module.relaxation, module.tau(progress), generator=keyed_generator(0, "try")

@@ -1,0 +1,218 @@
+"""What a file may name: classes of a fixed list, and what is in modules that the user named as trusted on the command line.
+
+Every reader of class paths goes through this module: configurations, run folders, exports, genotypes, launches.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from jsonargparse import Namespace, set_parsing_settings
+
+from nas.errors import UsageError, describe
+
+# a value of a field of type Any stays a value, whatever it looks like
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
+
+
+class Kind(NamedTuple):
+    """Classes that files may name.
+
+    Attributes:
+        module: Where they are, at any depth.
+        base: Dotted path of the class that they extend.
+        excluded: Those that call what they are given, so that a file could choose what is called.
+    """
+
+    module: str
+    base: str
+    excluded: frozenset[str] = frozenset()
+
+
+KINDS = (
+    Kind("nas.relaxations", "nas.relaxations.Relaxation"),
+    Kind("nas.tau", "nas.tau.TauSchedule"),
+    Kind("nas.tasks", "nas.tasks.Task"),
+    Kind("nas.data", "nas.data.SearchDataModule"),
+    Kind("nas.derive", "nas.derive.DeriveStrategy"),
+    Kind("nas.bilevel", "nas.bilevel.Bilevel"),
+    Kind("nas.paths", "nas.paths.Paths"),
+    Kind("nas.regularizers", "nas.regularizers.Regularizer"),
+    Kind("search_spaces", "nas.search_space.SearchSpace"),
+    Kind("torch.optim", "torch.optim.Optimizer"),
+    Kind(
+        "torch.optim.lr_scheduler",
+        "torch.optim.lr_scheduler.LRScheduler",
+        frozenset({"ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR"}),
+    ),
+    Kind("torch.nn", "torch.nn.modules.loss._Loss", frozenset({"TripletMarginWithDistanceLoss"})),
+    Kind("torchmetrics.classification", "torchmetrics.Metric"),
+    Kind("torchmetrics.regression", "torchmetrics.Metric"),
+    Kind("torchmetrics.segmentation", "torchmetrics.Metric"),
+    Kind(
+        "torchvision.transforms",
+        "torch.nn.Module",
+        frozenset({"Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder"}),
+    ),
+    Kind("pytorch_lightning.callbacks", "pytorch_lightning.Callback", frozenset({"LambdaCallback"})),
+    Kind("pytorch_lightning.loggers", "pytorch_lightning.loggers.TensorBoardLogger"),
+    Kind("pytorch_lightning.loggers", "pytorch_lightning.loggers.CSVLogger"),
+)
+
+
+def import_named(path: str, trusted: Sequence[str] = ()) -> Any:
+    """The object of a dotted path, which is of a listed kind's module, or of a trusted one.
+
+    Args:
+        path: Its dotted path.
+        trusted: The user's own modules.
+
+    Raises:
+        UsageError: Another module, or nothing is there.
+    """
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise UsageError(f"{path}: not a class; give its dotted path, for example nas.tau.Exponential")
+    if not _is_below(module, [*_modules(), *trusted]):
+        raise UsageError(refusal(path))
+    with allowed_imports(trusted):
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:  # a user's own module may raise anything
+            raise UsageError(f"{path}: {describe(error)}") from error
+
+
+def import_class(path: str, trusted: Sequence[str] = ()) -> type:
+    """The class of a dotted path that a file may name.
+
+    Raises:
+        UsageError: Another module, nothing is there, or it is no class that a file may name.
+    """
+    found = import_named(path, trusted)
+    if not isinstance(found, type):
+        raise UsageError(f"{path}: not a class")
+    if not may_be_named(found, trusted):
+        raise UsageError(refusal(path))
+    return found
+
+
+def import_function(path: str, trusted: Sequence[str] = ()) -> Any:
+    """The function of a dotted path in a trusted module.
+
+    Raises:
+        UsageError: The module is not trusted, nothing is there, or it is no function of that module.
+    """
+    if not _is_below(path.rpartition(".")[0], trusted):
+        raise UsageError(refusal(path))
+    found = import_named(path, trusted)
+    if not callable(found) or isinstance(found, type):
+        raise UsageError(f"{path}: not a function")
+    if not may_be_named(found, trusted):
+        raise UsageError(refusal(path))
+    return found
+
+
+def may_be_named(found: Any, trusted: Sequence[str] = ()) -> bool:
+    """Whether a file may name a class or function: a class of a listed kind, or what a trusted module defines."""
+    module = str(getattr(found, "__module__", ""))
+    if _is_below(module, trusted):
+        return True
+    if not isinstance(found, type):
+        return False
+    kinds = [kind for kind in KINDS if _is_below(module, [kind.module]) and issubclass(found, _object(kind.base))]
+    return bool(kinds) and all(found.__name__ not in kind.excluded for kind in kinds)
+
+
+def check_named(parsed: Namespace, trusted: Sequence[str] = ()) -> None:
+    """Looks at everything that a parsed configuration names, before any of it is made.
+
+    Raises:
+        UsageError: A function, or a class that files may not name, with the key.
+    """
+    for key, found, path in _named(parsed, "", [*_modules(), *trusted]):
+        if not may_be_named(found, trusted):
+            raise UsageError(f'"{key}": {refusal(path)}')
+
+
+def _named(value: Any, key: str, roots: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+    """(key, class or function, dotted path) of all that is named below a value; None for what is in no module of `roots`."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        path, found = value.get("class_path"), None
+        if isinstance(path, str):
+            found = _object(path) if _is_below(path, roots) else None
+            yield key, found, path
+        for name, item in value.items():
+            if name == "init_args" and isinstance(item, Namespace):
+                defaults = _defaults(found)
+                item = {k: v for k, v in vars(item).items() if not (callable(v) and v is defaults.get(k))}
+            yield from _named(item, f"{key}.{name}" if key else str(name), roots)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for i, item in enumerate(value):
+            yield from _named(item, f"{key}[{i}]", roots)
+    elif isinstance(value, type) or inspect.isroutine(value):
+        yield key, value, f"{value.__module__}.{value.__qualname__}"
+
+
+def _defaults(found: Any) -> dict[str, Any]:
+    """Default values of a class's arguments, its bases' included: they come from code, not from a file."""
+    result: dict[str, Any] = {}
+    for base in reversed(found.__mro__ if isinstance(found, type) else ()):
+        try:
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+        except (KeyError, TypeError, ValueError):
+            continue
+        result |= {name: parameter.default for name, parameter in parameters.items()}
+    return result
+
+
+def _object(path: str) -> Any:
+    """What a dotted path stands for, which may be an attribute of a class; None where there is nothing."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name, None)
+    except ModuleNotFoundError:
+        return getattr(_object(module), name, None) if module else None
+
+
+def refusal(path: str) -> str:
+    """What to say of a path that a file may not name."""
+    module = path.partition(".")[0]
+    if module in {kind.module.partition(".")[0] for kind in KINDS}:
+        return (
+            f"{path!r} is not a class that a configuration may name; put one of yours into a module of your own and say "
+            "--trust-module MODULE"
+        )
+    return f"{path!r} is not of a trusted module; if it is yours, say --trust-module {module}"
+
+
+@contextmanager
+def allowed_imports(trusted: Sequence[str] = ()) -> Iterator[None]:
+    """Lets jsonargparse import modules of the listed kinds and trusted ones, and no others.
+
+    The working directory is appended to the import path, never put before installed packages.
+    """
+    here = os.getcwd()
+    if trusted and here not in sys.path:
+        sys.path.append(here)
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_modules(), *trusted])
+    try:
+        yield
+    finally:
+        others = [name for name in trusted if name not in _modules()]
+        set_parsing_settings(import_path_denylist=["*", *others])
+
+
+def _modules() -> list[str]:
+    return list(dict.fromkeys(kind.module for kind in KINDS))
+
+
+def _is_below(module: str, roots: Sequence[str]) -> bool:
+    return any(module == root or module.startswith(f"{root}.") for root in roots)
