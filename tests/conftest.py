@@ -1,6 +1,7 @@
 """A small configuration, the command line called in process, and what is skipped without a GPU."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,4 +123,13 @@ def original(tmp_path_factory, tiny):
     run = folder / "run"
     assert main(["search", "--config", str(folder / "tiny.yaml"), "--out", str(run), "--json"]) == 0
     assert main(["export", "--run", str(run), "--json"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(original, tmp_path_factory):
+    """The same, retrained too."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(original, run)
+    assert main(["retrain", "--run", str(run), "--json"]) == 0
     return run
