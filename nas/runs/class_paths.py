@@ -49,7 +49,7 @@ KINDS = (
     Kind(
         "torch.optim.lr_scheduler",
         "torch.optim.lr_scheduler.LRScheduler",
-        frozenset({"ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR"}),
+        frozenset("ChainedScheduler CyclicLR LambdaLR MultiplicativeLR SequentialLR".split()),
     ),
     Kind("torch.nn", "torch.nn.modules.loss._Loss", frozenset({"TripletMarginWithDistanceLoss"})),
     Kind("torchmetrics.classification", "torchmetrics.Metric"),
@@ -58,9 +58,15 @@ KINDS = (
     Kind(
         "torchvision.transforms",
         "torch.nn.Module",
-        frozenset({"Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder"}),
+        frozenset(
+            "Compose Lambda RandomApply RandomChoice RandomOrder SanitizeBoundingBoxes SanitizeKeyPoints".split()
+        ),
     ),
-    Kind("pytorch_lightning.callbacks", "pytorch_lightning.Callback", frozenset({"LambdaCallback"})),
+    Kind(
+        "pytorch_lightning.callbacks",
+        "pytorch_lightning.Callback",
+        frozenset("BackboneFinetuning LambdaCallback ModelPruning StochasticWeightAveraging ThroughputMonitor".split()),
+    ),
     Kind("pytorch_lightning.loggers", "pytorch_lightning.loggers.TensorBoardLogger"),
     Kind("pytorch_lightning.loggers", "pytorch_lightning.loggers.CSVLogger"),
 )

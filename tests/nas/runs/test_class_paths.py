@@ -1,0 +1,114 @@
+import inspect
+import sys
+from importlib import import_module
+from pkgutil import walk_packages
+
+import pytest
+
+from nas.errors import UsageError
+from nas.runs.class_paths import KINDS, import_class, import_function, may_be_named
+
+
+def nameable():
+    """All classes below the listed modules that may be named."""
+    found = set()
+    for kind in KINDS:
+        root = import_module(kind.module)
+        names = [info.name for info in walk_packages(getattr(root, "__path__", ()), f"{kind.module}.")]
+        for module in [root, *(sys.modules[name] for name in names if name in sys.modules)]:
+            found |= {value for value in vars(module).values() if isinstance(value, type) and may_be_named(value)}
+    return found
+
+
+def test_no_class_of_the_list_takes_what_it_would_call():
+    classes = nameable()
+    assert len(classes) > 150
+    parameters = [(cls, parameter) for cls in classes for parameter in inspect.signature(cls).parameters.values()]
+    assert not [f"{cls.__name__}.{p.name}" for cls, p in parameters if "Callable" in str(p.annotation)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nas.tau.Exponential.forward",
+        "nas.data.vision.datasets",
+        "nas.tasks.classification.F.cross_entropy",
+        "torch.optim.swa_utils.get_ema_avg_fn",
+        "torch.nn.Module",
+        "torch.nn.Linear",
+        "torch.optim.lr_scheduler.LambdaLR",
+        "torchvision.transforms.v2.Lambda",
+        "torchvision.transforms.Lambda",
+        "torchvision.transforms.v2.RandomApply",
+        "pytorch_lightning.callbacks.LambdaCallback",
+        "pytorch_lightning.loggers.WandbLogger",
+        "torchmetrics.classification.BinaryAccuracy.update",
+        "nas.runs.trainer.TrainerOptions",
+        "nas.files.write_atomic",
+        "subprocess.Popen",
+        "nas",
+        "",
+        "nas..tau",
+    ],
+)
+def test_what_is_not_in_the_list_is_refused(path):
+    with pytest.raises(UsageError):
+        import_class(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["torch.nn.CrossEntropyLoss", "torch.optim.AdamW", "torchmetrics.classification.F1Score"]
+)
+def test_what_is_in_the_list_is_found(path):
+    assert import_class(path).__name__ == path.rpartition(".")[2]
+
+
+OWN = """
+import os
+from subprocess import Popen
+
+import torch
+from torch.nn.functional import relu
+
+import nas
+from search_spaces.dilation import DilationNet1d
+
+
+class Space(nas.SearchSpace):
+    def __init__(self, activation=relu, dilations=(1, 8)):
+        self.inner = DilationNet1d(num_layers=2, channels=4, dilations=dilations)
+
+    def network(self, stage="search"):
+        return self.inner.network(stage)
+
+
+def optimizer(parameters) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def cost(network, inputs):
+    return 1.0
+"""
+
+
+def test_a_module_of_ones_own_gives_classes_builders_and_costs(nas, config, tmp_path):
+    (tmp_path / "own_parts.py").write_text(OWN)
+    changes = {
+        "model.space": "own_parts.Space",
+        "model.weight_optimizer": "own_parts.optimizer",
+        "model.cost": {"own_parts.cost": {"max": 2}},
+    }
+    assert "--trust-module own_parts" in nas("profile", "--config", config(changes)).complaint
+    assert (
+        nas("profile", "--config", config(changes), "--trust-module", "own_parts", "--json").result["num_architectures"]
+        == 4
+    )
+
+
+@pytest.mark.parametrize("name", ["Popen", "os.system", "DilationNet1d.network", "relu"])
+def test_what_a_trusted_module_only_imports_is_not_trusted(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_imports.py").write_text(OWN)
+    for find in (import_class, import_function):
+        with pytest.raises(UsageError):
+            find(f"own_imports.{name}", ["own_imports"])
