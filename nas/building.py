@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nas.candidates import SumInputs
+from nas.candidates import SumInputs, keep_input
 from nas.choice_module import check_value
 from nas.gates import LABELS, Factory, gate_names, kept_elements, plain
 from nas.genotype import Genotype
@@ -69,7 +69,7 @@ class Build:
         label = self.value(name, [str(count) for count in counts], shared)
         if isinstance(label, _Unmade):
             return label
-        blocks = nn.Sequential(*[block(i) for i in range(int(label))])
+        blocks = nn.Sequential(*[keep_input(block(i)) for i in range(int(label))])
         self.made.append((name, blocks))
         return blocks
 
@@ -134,9 +134,8 @@ def scoped(name: str) -> str:
 
 def build_candidate(candidate: Any) -> Any:
     """A candidate, made where it is a factory."""
-    if isinstance(candidate, nn.Module) or not callable(candidate):
-        return candidate
-    return candidate()
+    made = candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate()
+    return keep_input(made) if isinstance(made, nn.Module) else made
 
 
 @contextmanager

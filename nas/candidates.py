@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+_PASSING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+"""Modules whose output may be their input, or a view of it."""
+
+
+def keep_input(module: nn.Module) -> nn.Module:
+    """Has a candidate's first modules make a new tensor where they were to change their input in place: siblings read it too.
+
+    Args:
+        module: Changed: ``inplace`` is switched off where a plain Sequential, or the module itself, begins with it.
+    """
+    for step in _steps(module):
+        if getattr(step, "inplace", False):
+            vars(step)["inplace"] = False
+            break
+        if not isinstance(step, _PASSING):
+            break
+    return module
+
+
+def _steps(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for child in module:
+            yield from _steps(child)
+    else:
+        yield module
 
 
 class Zero(nn.Module):

@@ -31,6 +31,7 @@ class Context:
     checkpoint_candidates: bool
     folded: Folded | None = None
     unweighted: bool = False
+    used: set[str] | None = None
 
 
 _CONTEXT: ContextVar[Context | None] = ContextVar("nas_context", default=None)
@@ -76,6 +77,8 @@ def context_of(name: str) -> Context:
             f"choice {name!r} was called {where}: call nas.Supernet(network)(..., op_weights=...), with the choice "
             "registered as a submodule of the network. Under activation checkpointing use nas.checkpoint."
         )
+    if context.used is not None:
+        context.used.add(name)
     return context
 
 

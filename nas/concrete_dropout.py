@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import cast
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.mixed_op import sample
+from nas.module_copy import copied
 from nas.relaxations import BinaryConcrete
 
 
@@ -93,7 +93,7 @@ def rates(network: nn.Module) -> list[float]:
 
 def fixed(network: nn.Module) -> nn.Module:
     """A copy of a network with ordinary dropouts at the learned rates; nothing of this framework is left of them."""
-    network = copy.deepcopy(network)
+    network = copied(network)
 
     def replaced(module: nn.Module) -> nn.Module:
         if isinstance(module, ConcreteDropout):

@@ -6,16 +6,22 @@ path. It must add up over the modules that run, for then it can be tabulated (se
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import benchmark
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from nas.module_copy import copied
 
 CostFunction = Callable[[nn.Module, Sequence[Any]], float]
 
@@ -36,8 +42,12 @@ def num_macs(network: nn.Module, inputs: Sequence[Any]) -> int:
 
 
 def count_macs(module: nn.Module, inputs: Sequence[Any]) -> int:
-    """Multiply-accumulates of one call, whatever its inputs are."""
-    return int(_count(module, inputs, {}) // 2)
+    """Multiply-accumulates of one call, whatever its inputs are.
+
+    Raises:
+        ValueError: A layer of torch.nn that multiplies by weights counts none, so that it would seem to be free.
+    """
+    return int(_count(module, inputs, {_TRILINEAR: _bilinear_flops}, check=True) // 2)
 
 
 def count_activations(module: nn.Module, inputs: Sequence[Any]) -> int:
@@ -45,7 +55,16 @@ def count_activations(module: nn.Module, inputs: Sequence[Any]) -> int:
 
     Source: Radosavovic et al. 2020, "Designing Network Design Spaces", section 4.
     """
-    return int(_count(module, inputs, dict.fromkeys(flop_registry, _num_elements)))
+    return int(_count(module, inputs, dict.fromkeys([*flop_registry, _TRILINEAR], _num_elements)))
+
+
+_TRILINEAR = torch.ops.aten._trilinear
+_FREE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)
+"""Layers with parameters that multiply no matrices: element by element, or a look-up."""
+
+
+def _bilinear_flops(first: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * first[0] * math.prod(weight)
 
 
 def _num_elements(*_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -53,11 +72,47 @@ def _num_elements(*_: Any, out_shape: Any = None, **__: Any) -> int:
     return math.prod(shape)
 
 
-def _count(module: nn.Module, inputs: Sequence[Any], mapping: dict[Any, Any]) -> float:
-    module = copy.deepcopy(module).eval()
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+def _count(module: nn.Module, inputs: Sequence[Any], mapping: dict[Any, Any], *, check: bool = False) -> float:
+    module = copied(module).eval()
+    called: dict[str, nn.Module] = {}
+
+    def note(name: str, layer: nn.Module, _: Any) -> None:
+        called[name] = layer
+
+    for name, layer in module.named_modules():
+        if check and _multiplies(layer):
+            layer.register_forward_pre_hook(partial(note, ".".join(filter(None, (type(module).__name__, name)))))
+    with torch.no_grad(), plain_kernels(module), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         module(*inputs)
+    counts = counter.get_flop_counts()
+    for name, layer in called.items():
+        if not sum(counts.get(name, {}).values()):
+            raise ValueError(f"the multiply-accumulates of {type(layer).__name__} ({name}) are not counted")
     return counter.get_total_flops()
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    """Whether it is a layer of torch.nn that multiplies by weights of its own."""
+    is_torchs = type(layer).__module__.startswith("torch.nn.modules.")
+    return is_torchs and bool(layer._parameters) and not isinstance(layer, _FREE)
+
+
+@contextmanager
+def plain_kernels(module: nn.Module) -> Iterator[None]:
+    """Has attention and recurrent layers run as matrix products, which are counted, and not as one fused kernel, which is not."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")  # said when flags of oneDNN are restored
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if recurrent:
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def batch_size(inputs: Any) -> int:
@@ -74,7 +129,7 @@ def batch_size(inputs: Any) -> int:
 
 def latency_ms(network: nn.Module, inputs: Sequence[Any], *, min_seconds: float = 0.5) -> float:
     """Median time of one forward in eval mode on the device of `inputs`, milliseconds, torch's present number of threads."""
-    network = copy.deepcopy(network).eval()
+    network = copied(network).eval()
     with torch.no_grad():
         timer = benchmark.Timer(
             "network(*inputs)",

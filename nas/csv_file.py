@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.files import naming, open_no_link, size_of, write_atomic
+from nas.files import naming, open_own, size_of, write_atomic
 
 STEP = "step"
 MAX_BYTES = 2**30
@@ -55,7 +55,7 @@ class CsvFile:
         if list(cells) != self._columns:
             raise ValueError(f"{self.path}: columns changed to {list(cells)}")
         writer.writerow(["" if value is None else repr(value) for value in cells.values()])
-        with naming(self.path), open(self.path, "a", opener=open_no_link) as file:
+        with naming(self.path), open(self.path, "a", opener=open_own) as file:
             file.write(text.getvalue())
 
 

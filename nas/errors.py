@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def shown(text: str) -> str:
+    """One line for a terminal: control characters are written out, so that none moves the cursor or changes a title."""
+    line = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
 def describe(error: BaseException) -> str:
     """One line: the message, and the kind of error where the message alone would not say what is wrong."""
     if isinstance(error, OSError) and error.strerror and error.filename:

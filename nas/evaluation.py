@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torchmetrics import MeanMetric
 
+from nas.costs import batch_size
 from nas.tasks import Task
 
 
@@ -29,9 +31,9 @@ def to_device(item: Any, device: torch.device) -> Any:
     return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), item)
 
 
-def first_sample(item: Any) -> Any:
-    """Tensors inside tuples, lists and dicts, cut to their first sample."""
-    return tree_map_only(torch.Tensor, lambda tensor: tensor[:1], item)
+def first_samples(item: Any, number: int = 1) -> Any:
+    """Tensors inside tuples, lists and dicts, cut to their first samples."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor[:number], item)
 
 
 def as_floats_of(network: nn.Module, batches: Iterable[Any]) -> list[Any]:
@@ -52,8 +54,8 @@ def split_batch(inputs: Any, target: Any, num_parts: int) -> list[tuple[Any, Any
     """
     if num_parts == 1:
         return [(inputs, target)]
-    if len(target) < num_parts:
-        raise ValueError(f"a batch of {len(target)} samples cannot be split into {num_parts}")
+    if (size := batch_size(target)) < num_parts:
+        raise ValueError(f"a batch of {size} samples cannot be split into {num_parts}")
     leaves, structure = tree_flatten((inputs, target))
     split = [leaf.tensor_split(num_parts) if isinstance(leaf, torch.Tensor) else (leaf,) * num_parts for leaf in leaves]
     return [tree_unflatten(list(part), structure) for part in zip(*split, strict=True)]
@@ -69,6 +71,18 @@ def joined(parts: Sequence[Any]) -> Any:
         for leaf in zip(*(leaves for leaves, _ in flat), strict=True)
     ]
     return tree_unflatten(leaves, flat[0][1])
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode; each part's own mode returns at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @torch.no_grad()
@@ -89,10 +103,28 @@ def evaluate(network: nn.Module, loader: Iterable[Any], task: Task, device: torc
     for inputs, target in loader:
         task.check_target(target)
         output = call_network(network, to_device(inputs, device))
-        target = target.to(device)
+        target = to_device(target, device)
         update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
     network.train(training)
-    return {name: float(metric.compute()) for name, metric in metrics.items()}
+    result: dict[str, float] = {}
+    for name, metric in metrics.items():
+        result |= scalars_of(name, metric.compute())
+    return result
+
+
+def scalars_of(name: str, value: Any) -> dict[str, float]:
+    """What a metric computed, by name: one number, or a vector's elements as ``name/0``, ``name/1``, ...
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() != 1:
+        return {f"{name}/{i}": float(element) for i, element in enumerate(value)}
+    try:
+        return {name: float(value)}
+    except (TypeError, ValueError, RuntimeError):
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"metric {name!r} must be a number or a vector, got {shape}") from None
 
 
 @torch.no_grad()
@@ -100,14 +132,14 @@ def update_metrics(metrics: Mapping[str, Any], loss: torch.Tensor, output: Any, 
     """Adds one batch: the one called ``loss`` averages the loss over samples, the others see (output, target)."""
     for name, metric in metrics.items():
         if name == "loss":
-            metric.update(loss.detach(), weight=len(target))
+            metric.update(loss.detach(), weight=batch_size(target))
         else:
-            metric.update(_dense(output), _dense(target))
+            metric.update(tree_map_only(torch.Tensor, _dense, output), tree_map_only(torch.Tensor, _dense, target))
 
 
-def _dense(item: Any) -> Any:
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
     """Detached and contiguous: some metrics take views."""
-    return item.detach().contiguous() if isinstance(item, torch.Tensor) else item
+    return tensor.detach().contiguous()
 
 
 @torch.no_grad()
@@ -122,20 +154,18 @@ def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: to
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return False
-    modes = [(module, module.training) for module in network.modules()]
     momenta = [norm.momentum for norm in norms]
-    network.to(device).eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
-    try:
-        for inputs, target in loader:
-            if len(target) > 1:  # one sample has no variance
-                call_network(network, to_device(inputs, device))
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
+    network.to(device)
+    with eval_mode(network):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        try:
+            for inputs, target in loader:
+                if batch_size(target) > 1:  # one sample has no variance
+                    call_network(network, to_device(inputs, device))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     return True

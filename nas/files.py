@@ -230,15 +230,29 @@ def check_no_links(folder: Path) -> None:
                 )
 
 
-def open_no_link(path: str | Path, flags: int) -> int:
-    """``os.open`` that makes a file where there is none and does not follow a link; for ``open(opener=...)`` too."""
-    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+def open_own(path: str | Path, flags: int) -> int:
+    """``os.open`` of a file that is made where there is none, and that has no other name; for ``open(opener=...)`` too.
+
+    Raises:
+        OSError: It is a link, has a second (hard) link, or is a pipe or a device.
+    """
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file of one name", str(path))
+    return descriptor
 
 
 def remove_scraps(folder: Path) -> None:
     """Removes what processes that were killed while writing into `folder` have left."""
     for path in folder.glob(f".*{_SCRAP}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nas.errors import UsageError
-from nas.files import check_no_links, open_no_link
+from nas.files import check_no_links, open_own
 
 try:
     import fcntl
@@ -66,7 +66,7 @@ def wait_until_free(folder: Path, seconds: float) -> None:
 def _acquire(path: Path) -> int:
     while True:
         try:
-            descriptor = open_no_link(path, os.O_RDWR)
+            descriptor = open_own(path, os.O_RDWR)
         except OSError as error:
             raise UsageError(f"{path.parent}: cannot be written: {error.strerror}") from None
         try:

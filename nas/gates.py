@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from nas.candidates import Select
 from nas.choice_module import ChoiceModule, Literals, check_choice, context_of
+from nas.module_copy import copied
 
 DROP, KEEP = "drop", "keep"
 LABELS = (DROP, KEEP)
@@ -43,6 +43,7 @@ class Gate(ChoiceModule):
         super().__init__()
         self.name = name
         self.names = gate_names(name, elements)
+        self._rows: dict[str, tuple[str, ...]] = dict.fromkeys(self.names, LABELS)
         self.factory = factory
         self.dim = dim
         self.shared = shared
@@ -54,14 +55,14 @@ class Gate(ChoiceModule):
         return f"name={self.name!r}, num_elements={len(self.names)}, dim={self.dim}"
 
     def rows(self) -> dict[str, tuple[str, ...]]:
-        return dict.fromkeys(self.names, LABELS)
+        return self._rows
 
     def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
         decided = [made[name] for name in self.names if name in made]
         number = 2 ** (len(self.names) - len(decided))
         yield (
             (number if KEEP in decided else number - 1),
-            dict.fromkeys(set(self.names) - set(made), KEEP),
+            {name: KEEP for name in self.names if name not in made},
             [self.module],
         )
 
@@ -71,7 +72,7 @@ class Gate(ChoiceModule):
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         kept = kept_elements(self.name, [choices[name] for name in self.names])
         if len(kept) == len(self.names):
-            module: nn.Module = copy.deepcopy(self.module, copies)
+            module: nn.Module = copied(self.module, copies)
         else:
             with torch.random.fork_rng(devices=[]):
                 module = self.factory(len(kept))

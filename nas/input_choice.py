@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from nas.candidates import SumInputs
 from nas.choice_module import ChoiceModule, Literals, check_choice, context_of
 from nas.mixed_op import checkpoint
+from nas.module_copy import copied
 from nas.ops import mix
 
 
@@ -80,7 +80,7 @@ class InputChoice(ChoiceModule):
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         indices = sorted(self.labels.index(label) for label in choices[self.name])
-        return SumInputs({i: copy.deepcopy(self.candidates[i], copies) for i in indices})
+        return SumInputs({i: copied(self.candidates[i], copies) for i in indices})
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The weighted sum.

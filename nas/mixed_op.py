@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from nas.candidates import keep_input
 from nas.choice_module import ChoiceModule, Context, Literals, active_context, check_choice, context_of, present_context
 from nas.folding import has_hooks
 from nas.mixture import Outputs, run
+from nas.module_copy import copied
 from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
 
@@ -62,10 +64,10 @@ class MixedOp(ChoiceModule):
                 )
         self.name = name
         self.labels = tuple(candidates)
-        self.candidates = nn.ModuleList(candidates.values())
+        self.candidates = nn.ModuleList(map(keep_input, candidates.values()))
         self.shared = shared
         self.search_only = frozenset(search_only)
-        self._shapes_checked = False
+        self._is_checked = False
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, labels={list(self.labels)}"
@@ -82,7 +84,7 @@ class MixedOp(ChoiceModule):
             yield {self.name: frozenset({label})}, candidate
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-        chosen: nn.Module = copy.deepcopy(self.candidates[self.labels.index(choices[self.name])], copies)
+        chosen: nn.Module = copied(self.candidates[self.labels.index(choices[self.name])], copies)
         return chosen
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -95,10 +97,11 @@ class MixedOp(ChoiceModule):
         context = context_of(self.name)
         row = context.rows[self.name]
         active = context.active[row] if context.active else None
+        before = self._versions(args, kwargs)
         if context.unweighted and active is not None:
             output: Tensor = self.candidates[active[0]](*args, **kwargs)
             self._check_outputs(active, [output])
-            self._check_once(active, output, args, kwargs)
+            self._check_once(active, output, args, kwargs, before)
             return output
         if _folds(context, args, kwargs):
             total = self.run(args[0]).total()
@@ -113,7 +116,7 @@ class MixedOp(ChoiceModule):
             outputs = [self.candidates[k](*args, **kwargs) for k in indices]
             self._check_outputs(indices, outputs)
             result = mix(outputs, weights)
-        self._check_once(indices, result, args, kwargs)
+        self._check_once(indices, result, args, kwargs, before)
         return result
 
     def run(self, x: Tensor) -> Outputs:
@@ -124,10 +127,11 @@ class MixedOp(ChoiceModule):
         """
         folded = context_of(self.name).folded
         assert folded is not None, "only where op weights are folded"
+        before = self._versions((x,), {})
         outputs = run(folded.terms[id(self)], folded, x)
         self._check_outputs([candidates[0] for candidates in outputs.candidates], outputs.tensors)
         ran = list(itertools.chain(*outputs.candidates))
-        self._check_once(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {})
+        self._check_once(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {}, before)
         return outputs
 
     def _weights(self, weights: Tensor, active: list[int] | None) -> Tensor:
@@ -163,11 +167,35 @@ class MixedOp(ChoiceModule):
             shapes = {self.labels[k]: tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
             raise _shape_error(self.name, shapes)
 
-    def _check_once(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
+    def _versions(self, args: tuple, kwargs: dict) -> list[int] | None:
+        """How often each tensor that candidates are given was changed so far; None where that was looked at before."""
         # a graph that is being compiled has all candidates in it, and would be compiled anew once the mark has changed
-        if not torch.compiler.is_compiling() and not self._shapes_checked:
+        if torch.compiler.is_compiling() or self._is_checked:
+            return None
+        return versions_of((args, kwargs))
+
+    def _check_once(
+        self, indices: list[int], result: Tensor, args: tuple, kwargs: dict, before: list[int] | None
+    ) -> None:
+        if before is not None and not self._is_checked:
             self._check_idle(indices, result, args, kwargs)
-            self._shapes_checked = True
+            if versions_of((args, kwargs)) != before:
+                raise ValueError(
+                    f"choice {self.name!r}: candidate {self._changing(args, kwargs)!r} changes its input in place, but its "
+                    "siblings read it too; have it make a new tensor (inplace=False)"
+                )
+            self._is_checked = True
+
+    @torch.no_grad()
+    def _changing(self, args: tuple, kwargs: dict) -> str:
+        """The label of the first candidate that changes what it is given."""
+        for label, candidate in zip(self.labels, self.candidates, strict=True):
+            own = tree_map_only(Tensor, torch.clone, (args, kwargs))
+            before = versions_of(own)
+            candidate(*own[0], **own[1])
+            if versions_of(own) != before:
+                return label
+        return ", ".join(self.labels)  # one that does so at random
 
     @torch.no_grad()
     def _check_idle(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
@@ -192,6 +220,14 @@ class MixedOp(ChoiceModule):
                     module.training = training
         if len(set(shapes.values())) > 1:
             raise _shape_error(self.name, shapes)
+
+
+def versions_of(item: Any) -> list[int]:
+    """How often each tensor in tuples, lists and dicts was changed in place; tensors of inference mode do not count that."""
+    if torch.compiler.is_compiling():
+        return []
+    tensors = [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def _folds(context: Context, args: tuple, kwargs: dict) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.gates import KEEP, LABELS
 from nas.relaxations import Softmax
-from nas.relaxations.base import filled_logits, masked_logits
+from nas.relaxations.base import masked_logits
 from nas.rng import uniform_like
 
 
@@ -140,7 +140,7 @@ class AlphaDecay(Regularizer):
         self.weight = Ramp(weight, end_weight)
 
     def penalty(self, state: ArchState) -> Tensor:
-        return self.weight(state.progress) / 2 * filled_logits(state.alpha, state.mask).square().sum()
+        return self.weight(state.progress) / 2 * state.alpha.masked_fill(~state.mask, 0.0).square().sum()
 
 
 class BetaDecay(Regularizer):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from nas.candidates import keep_input
 from nas.choice_module import ChoiceModule, Literals, check_choice, context_of
-from nas.mixed_op import checkpoint
+from nas.mixed_op import checkpoint, versions_of
+from nas.module_copy import copied
 from nas.ops import mix
 
 
@@ -43,7 +44,7 @@ class Repeat(ChoiceModule):
         assert len(blocks) == self.counts[-1]
         self.name = name
         self.labels = tuple(str(count) for count in self.counts)
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(map(keep_input, blocks))
         self.shared = shared
 
     def extra_repr(self) -> str:
@@ -62,7 +63,7 @@ class Repeat(ChoiceModule):
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         blocks = list(self.blocks)[: int(choices[self.name])]
-        return nn.Sequential(*[copy.deepcopy(block, copies) for block in blocks])
+        return nn.Sequential(*[copied(block, copies) for block in blocks])
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes what comes out after each number of blocks.
@@ -75,10 +76,14 @@ class Repeat(ChoiceModule):
         row = context.rows[self.name]
         indices = context.active[row] if context.active else list(range(len(self.counts)))
         run = checkpoint if context.checkpoint_candidates else _call
-        outputs = {0: x}
+        outputs, before = {0: x}, {0: versions_of(x)}
         for i in range(self.counts[indices[-1]]):
             x = run(self.blocks[i], x)
-            outputs[i + 1] = x
+            outputs[i + 1], before[i + 1] = x, versions_of(x)
+            if versions_of(outputs[i]) != before[i]:
+                raise ValueError(
+                    f"choice {self.name!r}: block {i} changes its input in place; have it make a new tensor"
+                )
         chosen = [outputs[self.counts[k]] for k in indices]
         if any(output.shape != chosen[0].shape for output in chosen):
             shapes = ", ".join(f"{self.labels[k]}: {tuple(outputs[self.counts[k]].shape)}" for k in indices)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nas.arch_statistics import GradientMeter, gradient_scalars, probability_scalars
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.cost_penalty import CostPenalty
+from nas.costs import batch_size
 from nas.evaluation import call_network, joined, split_batch
 from nas.lr_schedules import LRSchedule, make_lr_scheduler
 from nas.paths import Paths
@@ -106,7 +107,7 @@ class SearchModule(TrainModule):
             check_per_sample(relaxation)
         if num_paths < 1:
             raise ValueError(f"num_paths must be at least 1, got {num_paths}")
-        if num_paths > 1 and (noise == "sample" or type(relaxation).after_arch_step is not Relaxation.after_arch_step):
+        if num_paths > 1 and (noise == "sample" or relaxation.acts_after_arch_step):
             why = "noise: sample" if noise == "sample" else type(relaxation).__name__
             raise ValueError(f"num_paths must be 1 with {why}")
         for regularizer in regularizers:
@@ -231,7 +232,7 @@ class SearchModule(TrainModule):
             index = self.num_batches_done * self.num_paths + part
             path = self.supernet.path(self.warmup_paths.candidates(sizes, index, self.seed))
             return path._replace(sampler=Sampler(self.relaxation, tau, generator))
-        num_samples = len(self._batch[level][1]) if self.noise == "sample" else None
+        num_samples = batch_size(self._batch[level][1]) if self.noise == "sample" else None
         sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
         if self.regularizers and self.supernet.choices:
             state = self._state()
@@ -288,7 +289,7 @@ class SearchModule(TrainModule):
             loss, output = criterion(*part, sample)
             losses.append(loss)
             outputs.append(self.task.prediction(output))
-        shares = [len(part_target) / len(target) for _, part_target in parts]
+        shares = [batch_size(part_target) / batch_size(target) for _, part_target in parts]
         total = (
             losses[0] if len(parts) == 1 else torch.stack([a * b for a, b in zip(losses, shares, strict=True)]).sum()
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -14,6 +13,7 @@ from torch import nn
 from nas.choice_module import ChoiceModule, Literals, check_value
 from nas.gates import DROP, KEEP, Gate, kept_elements
 from nas.input_choice import InputChoice
+from nas.module_copy import copied, cut_results
 from nas.widths import WidthRow, narrowed, widths_of
 
 
@@ -174,12 +174,13 @@ def _gates(network: nn.Module) -> list[Gate]:
 
 def draw_labels(places: Mapping[str, ChoiceModule], draw: random.Random) -> dict[str, Any]:
     """Labels for every choice, active or not, each drawn evenly."""
-    result: dict[str, Any] = {}
-    for name, place in places.items():
-        labels = place.derivable(place.rows()[name])
-        several = place.num_chosen > 1
-        result[name] = sorted(draw.sample(labels, place.num_chosen)) if several else draw.choice(labels)
-    return result
+    return {name: draw_evenly(place, name, draw) for name, place in places.items()}
+
+
+def draw_evenly(place: ChoiceModule, name: str, draw: random.Random) -> Any:
+    """A label of one choice, or as many as are chosen."""
+    labels = place.derivable(place.rows()[name])
+    return sorted(draw.sample(labels, place.num_chosen)) if place.num_chosen > 1 else draw.choice(labels)
 
 
 def completed(
@@ -191,15 +192,17 @@ def completed(
     most probable other; a choice of several inputs gets as many as it needs.
     """
     result = dict(choices)
-    for name, place in find_rows(network).items():
+    places = find_rows(network)
+    for gate in {id(place): place for place in places.values() if isinstance(place, Gate)}.values():
+        if all(result.get(row) == DROP for row in gate.names):
+            result[max(gate.names, key=lambda row: probabilities[row][KEEP])] = KEEP
+    for name, place in places.items():
         value = result.get(name)
         if isinstance(place, InputChoice) and isinstance(value, str):
             worth = {label: _worth(place, label, probabilities) for label in place.labels}
             result[name] = sorted(sorted(worth, key=lambda label: -worth[label])[: place.num_chosen])
         elif isinstance(value, str) and value in place.search_only:
             result[name] = max(place.derivable(place.rows()[name]), key=probabilities[name].__getitem__)
-        elif isinstance(place, Gate) and all(result.get(row) == DROP for row in place.rows()):
-            result[max(place.rows(), key=lambda row: probabilities[row][KEEP])] = KEEP
     return result
 
 
@@ -238,6 +241,7 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
     Candidates that were not chosen are never copied.
     """
     copies: dict[int, Any] = {}
+    copies.update(cut_results(network, copies))
     for module in reversed(list(network.modules())):  # inner modules first: they are copied before what holds them
         names = {name for place in decisions(module) for name in place.rows()}
         if names and names <= set(choices):
@@ -245,7 +249,7 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
             plain = make(choices, copies)
             # a gate makes its module anew, with widths open
             copies[id(module)] = derive(plain, choices) if isinstance(module, Gate) and _is_open(plain) else plain
-    derived: nn.Module = copy.deepcopy(network, copies)
+    derived: nn.Module = copied(network, copies)
     return derived
 
 

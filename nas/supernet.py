@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,6 +85,25 @@ class Supernet(nn.Module):
         self._ragged = len(set(sizes)) > 1
         self._fewest = min(sizes, default=0)
         self.register_load_state_dict_pre_hook(_check_choices)
+        self._used: set[str] | None = None
+
+    @contextmanager
+    def noting_used(self) -> Iterator[set[str]]:
+        """Gives the names of choices that forward passes ask for while the block runs."""
+        self._used = set()
+        try:
+            yield self._used
+        finally:
+            self._used = None
+
+    def every_candidate(self, sampler: Sampler | None = None) -> OpWeights:
+        """Op weights under which every candidate runs, each with an equal share.
+
+        Args:
+            sampler: What :func:`nas.sample` draws with inside the forward.
+        """
+        share = self.mask / self.mask.sum(-1, keepdim=True).clamp_min(1)
+        return OpWeights(self.with_inputs(share.to(self.alpha.dtype)).detach(), None, sampler)
 
     def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
         """Runs the network with one sample of op weights; everything else is passed on.
@@ -93,7 +113,7 @@ class Supernet(nn.Module):
             op_weights: From :meth:`sample` or :meth:`one_hot`.
             **kwargs: Passed to the network.
         """
-        weights, active, sampler, unweighted = op_weights
+        weights, active, sampler, unweighted, _ = op_weights
         if weights.shape[0] != len(self.choices) or weights.shape[-1] != self.alpha.shape[1]:
             raise ValueError(
                 f"op_weights must have shape {tuple(self.alpha.shape)} or (E, batch, K), got {tuple(weights.shape)}"
@@ -109,6 +129,7 @@ class Supernet(nn.Module):
             checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
             folded=folded,
             unweighted=unweighted,
+            used=self._used,
         )
         with active_context(context):
             result = self.network(*args, **kwargs)
@@ -159,7 +180,8 @@ class Supernet(nn.Module):
             )
         weights = relaxation(logits, tau, mask=mask, generator=generator)
         active = active_candidates(relaxation, weights)
-        return OpWeights(self.with_inputs(weights), None if active is None else active.cpu(), sampler)
+        before = self.alpha.detach().clone() if relaxation.acts_after_arch_step else None
+        return OpWeights(self.with_inputs(weights), None if active is None else active.cpu(), sampler, logits=before)
 
     def with_inputs(self, weights: Tensor) -> Tensor:
         """`weights` in which the rows of :func:`nas.inputs` are what they always are: nothing of them is drawn.

@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map_only
 from torchmetrics import MeanMetric, Metric
 
+from nas.costs import batch_size
 from nas.data.loader import ResumableLoader
 from nas.distributed import average, average_gradients, check_equal, gathered
-from nas.evaluation import joined, split_batch, update_metrics
+from nas.evaluation import joined, scalars_of, split_batch, update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
 
@@ -53,6 +54,7 @@ class TrainModule(pl.LightningModule):
     Attributes:
         num_batches_done: The batch counter: every scalar, image and checkpoint is dated by it. (Lightning's ``global_step`` counts
             optimizer steps, of which a search takes two a batch.)
+        metric_names: Metric -> names of its scalars, of those that are several: what an epoch logs must be known before it has any.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class TrainModule(pl.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.num_batches_done = 0
         self.meters = nn.ModuleDict()
+        self.metric_names: dict[str, list[str]] = {}
         self._optimizers_by_name: dict[str, Any] = {}
         self._schedulers_by_name: dict[str, LRScheduler] = {}
         self._scheduled: list[nn.Module] = []
@@ -142,7 +145,11 @@ class TrainModule(pl.LightningModule):
             level = key.removesuffix(_SUFFIX)
             for name, meter in cast(nn.ModuleDict, meters).items():
                 metric = cast(Metric, meter)
-                result[f"{level}/{name}"] = float(metric.compute()) if metric.update_called else None
+                names = [f"{level}/{part}" for part in self.metric_names.get(name, [name])]
+                if metric.update_called:
+                    result |= scalars_of(f"{level}/{name}", metric.compute())
+                else:
+                    result |= dict.fromkeys(names)
         for name, optimizer in self._optimizers_by_name.items():
             result[f"lr/{name}"] = float(optimizer.param_groups[0]["lr"])
         if self.max_skipped_batches:
@@ -169,10 +176,10 @@ class TrainModule(pl.LightningModule):
             forward: Takes a part's number, inputs and target; returns its loss and prediction.
         """
         inputs, target = batch
-        total, predictions = torch.zeros((), device=target.device), []
+        total, predictions = torch.zeros((), device=self.device), []
         for number, (part, part_target) in enumerate(split_batch(inputs, target, num_parts)):
             loss, prediction = forward(number, part, part_target)
-            loss = loss * (len(part_target) / len(target))
+            loss = loss * (batch_size(part_target) / batch_size(target))
             total = total + loss.detach()
             predictions.append(tree_map_only(Tensor, Tensor.detach, prediction))
             yield loss
@@ -254,12 +261,13 @@ class TrainModule(pl.LightningModule):
         return next((f"gradient of {name}" for name, grad in named if not bool(torch.isfinite(grad).all())), None)
 
     def check_weights(self) -> None:
-        """Refuses weights that no checkpoint should hold.
+        """Refuses weights, and statistics of batch norms, that no checkpoint should hold.
 
         Raises:
             FloatingPointError: Naming one that is not finite.
         """
-        named = list(self.named_parameters())
+        buffers = [(name, buffer) for name, buffer in self.named_buffers() if buffer.is_floating_point()]
+        named = [*self.named_parameters(), *buffers]
         sums = [parameter.detach().sum(dtype=torch.float64) for _, parameter in named]
         finite = torch.isfinite(torch.stack(sums)) if sums else torch.ones(0)
         if not bool(finite.all()):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -144,6 +146,20 @@ class WidthRow(ChoiceModule):
         raise AssertionError("a width is derived with its layers")
 
 
+_MADE: ContextVar[list[str] | None] = ContextVar("nas_widths_made", default=None)
+
+
+@contextmanager
+def noting_widths() -> Iterator[list[str]]:
+    """Gives the names of widths that are made while the block runs: a width that arithmetic swallowed is in no layer."""
+    made: list[str] = []
+    token = _MADE.set(made)
+    try:
+        yield made
+    finally:
+        _MADE.reset(token)
+
+
 def make_width(name: str, sizes: Sequence[int], shared: bool) -> Width:
     """The width of :func:`nas.width` while searching.
 
@@ -151,6 +167,8 @@ def make_width(name: str, sizes: Sequence[int], shared: bool) -> Width:
         ValueError: A bad name or bad sizes.
     """
     sizes = check_sizes(name, sizes)
+    if (made := _MADE.get()) is not None:
+        made.append(name)
     return Width(name, [str(size) for size in sizes], sizes, object(), shared)
 
 

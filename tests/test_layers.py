@@ -21,6 +21,7 @@ LAYERS = {
     "nas.ops": 0,
     "nas.genotype": 0,
     "nas.tau": 0,
+    "nas.module_copy": 0,
     "nas.relaxations": 1,
     "nas.costs": 1,
     "nas.candidates": 1,

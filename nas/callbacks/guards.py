@@ -32,7 +32,7 @@ class GuardOptions:
 
     Attributes:
         max_skip_share: Largest share of skip connections in a derived architecture, of the choices that could be one, where there are at
-            least four; 1: no limit.
+            least four; what is above is replaced, which every output then says. 1: no limit.
         stable_epochs: Stop when the most probable architecture has been the same for so many epochs, and the entropy below
             `settled_entropy`; 0: never.
         settled_entropy: Mean entropy of a search that has decided, as a share of its maximum.
@@ -40,7 +40,7 @@ class GuardOptions:
             moves; 0: never.
     """
 
-    max_skip_share: float = 0.75
+    max_skip_share: float = 1.0
     stable_epochs: int = 20
     settled_entropy: float = 0.01
     early_entropy: float = 0.1

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli.pages import COMMANDS, overview, page
-from nas.errors import UsageError, describe
+from nas.errors import UsageError, describe, shown
 from nas.parent import stop_with_parent
 
 EXIT_FAILED = 1
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 128 + signal.SIGINT)
     except Stopped as stop:
         return _fail(stop.args[0], _code(stop.signum))
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read the output has gone: end as a program does that the signal stops
         sys.stdout = open(os.devnull, "w")
-        return EXIT_FAILED
+        return 128 + 13
     except Exception as error:
         if getattr(error, "exit_code", None) == 0:
             return 0
@@ -106,12 +106,12 @@ def _run(command: str, words: list[str]) -> int:
 
 def _fail(error: object, code: int) -> int:
     text = describe(error) if isinstance(error, BaseException) else str(error)
-    print(f"nas: {text}", file=sys.stderr)
+    print(f"nas: {shown(text)}", file=sys.stderr)
     return code
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
-    return f"nas: warning: {' '.join(str(message).split())}\n"
+    return f"nas: warning: {shown(str(message))}\n"
 
 
 def _show_traceback(debug: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.cli.printing import choices_text
-from nas.errors import UsageError
+from nas.errors import UsageError, shown
 from nas.runs.options import check_key
 
 PARSER = ThinParser("launch", overrides=True)
@@ -158,13 +158,31 @@ def parse_settings(words: list[str]) -> dict[str, list[str]]:
     settings: dict[str, list[str]] = {}
     for word in words:
         key, equals, values = word.partition("=")
-        if not (key and equals and all(values.split(","))) or key == "seed_everything":
+        if not (key and equals and all(split(values))) or key == "seed_everything":
             raise UsageError(f"--set must be like model.tau=nas.tau.Linear,nas.tau.Cosine, got {word!r:.80}")
         check_key(key, "--set")
         if key in settings:
             raise UsageError(f"--set: {key} is given twice")
-        settings[key] = values.split(",")
+        settings[key] = split(values)
     return settings
+
+
+def split(text: str) -> list[str]:
+    """The parts between commas, but for commas inside brackets, braces and quotes: ``[1,2],[1,4]`` are two."""
+    parts, closing = [""], ""
+    for sign in text:
+        if sign == "," and not closing:
+            parts.append("")
+            continue
+        parts[-1] += sign
+        if closing and sign == closing[-1]:
+            closing = closing[:-1]
+        elif sign in _PAIRS and closing[-1:] not in ("'", '"'):
+            closing += _PAIRS[sign]
+    return [part.strip() for part in parts]
+
+
+_PAIRS = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -172,10 +190,10 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(Column("settings", overflow="fold"), "searches", "judged on", "mean ± std", "best", "seconds")
     for row in result["settings"]:
-        said = choices_text(row["settings"]) or "the configuration's"
+        said = shown(choices_text(row["settings"])) or "the configuration's"
         if "mean" not in row:
             table.add_row(said, f"0 of {row['num']}", "-", "-", "-", "-")
             continue

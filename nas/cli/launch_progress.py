@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from nas.csv_file import last_row
+from nas.errors import shown
 from nas.launch.trials import Plan, Told, Trial, judged_half
 
 MAX_ROWS = 20
@@ -28,7 +30,7 @@ def quiet(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
 @contextmanager
 def lines(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
     """A line for everything that happens, on standard error."""
-    yield lambda trial, state: print(f"{trial.name}: {state}", file=sys.stderr, flush=True)
+    yield lambda trial, state: print(shown(f"{trial.name}: {state}"), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -57,10 +59,10 @@ def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str
         seconds: Since the launch began.
     """
     rank = {FINISHED: 2, WAITING: 1}
-    shown = sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]
+    listed = sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]
     table = Table("search", "state", "epochs", "loss", "metric")
-    for trial in shown:
-        table.add_row(trial.name, states[trial.name], *_last_epoch(plan, trial))
+    for trial in listed:
+        table.add_row(trial.name, Text(shown(states[trial.name])), *_last_epoch(plan, trial))
     counts = Counter(state if state in rank else "at work" for state in states.values())
     table.caption = ", ".join(f"{number} {state}" for state, number in counts.items()) + f"; {seconds:.0f} s"
     return table

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nas.errors import shown
+
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:
     """One ``key: value`` line each; floats with four significant digits, integers with separators."""
     for key, value in pairs.items():
-        print(f"{key}: {_text(value)}")
+        print(shown(f"{key}: {_text(value)}"))
 
 
 def target_lines(result: Mapping[str, Any]) -> dict[str, str]:
@@ -35,6 +37,12 @@ def better_line(result: Mapping[str, Any]) -> dict[str, str]:
     if better is None:
         return {}
     return {"does better on the arch half, and was the most probable one earlier": choices_text(better)}
+
+
+def replaced_line(result: Mapping[str, Any]) -> dict[str, str]:
+    """The architecture that the skip guard replaced; nothing where it did not act."""
+    replaced = result.get("replaced")
+    return {} if replaced is None else {"replaced by model.guards.max_skip_share": choices_text(replaced)}
 
 
 def choices_text(choices: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nas.cli.printing import better_line, standing_line, target_lines
+    from nas.cli.printing import better_line, replaced_line, standing_line, target_lines
 
     console = Console(highlight=False)
     table = Table("choice", "chosen", "probability", title="architecture")
@@ -70,6 +70,7 @@ def show(result: dict[str, Any]) -> None:
         "search time": f"{result['search_seconds']:.1f} s, of which deriving {result['derive_seconds']:.1f} s",
         **target_lines(result),
         **standing_line(result),
+        **replaced_line(result),
         **better_line(result),
         "run folder": result["run"],
     }

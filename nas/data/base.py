@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,12 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from nas.data.loader import EpochBatches, Loading, ResumableLoader, num_samples, sequential_loader
 from nas.rng import keyed_generator
 
+NOT_CALLED = (
+    *("train_dataloader", "val_dataloader", "predict_dataloader", "teardown", "state_dict", "load_state_dict"),
+    *("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"),
+)
+"""Methods of Lightning's data modules that a search has no use for; one that is overridden would be ignored."""
+
 
 class SearchDataModule(pl.LightningDataModule, ABC):
     """Train and test sets of (input, target) samples.
@@ -23,10 +30,12 @@ class SearchDataModule(pl.LightningDataModule, ABC):
     different seeds see the same halves.
 
     Attributes:
+        collate_fn: Makes a batch of samples, for example of sequences of several lengths; None: torch's own.
         preprocessing: What was done to raw inputs, in words, for those who use an exported network; empty where nobody said so.
     """
 
     preprocessing: str = ""
+    collate_fn: Callable[[list[Any]], Any] | None = None
 
     def __init__(
         self,
@@ -48,6 +57,11 @@ class SearchDataModule(pl.LightningDataModule, ABC):
             prefetch_factor: Batches that each loader process keeps ready.
         """
         super().__init__()
+        for name in NOT_CALLED:
+            if getattr(type(self), name) is not getattr(pl.LightningDataModule, name):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is never called here; see nas.data.SearchDataModule for what is"
+                )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0.0 < arch_fraction < 1.0:
@@ -56,6 +70,7 @@ class SearchDataModule(pl.LightningDataModule, ABC):
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
         if prefetch_factor < 1:
             raise ValueError(f"prefetch_factor must be at least 1, got {prefetch_factor}")
+        self._is_set_up = False
         self.batch_size = batch_size
         self.arch_fraction = arch_fraction
         self.split_seed = split_seed
@@ -78,15 +93,24 @@ class SearchDataModule(pl.LightningDataModule, ABC):
 
     @cached_property
     def _augmented(self) -> Dataset:
+        self._set_up_once()
         return self.train_set(True)
 
     @cached_property
     def _plain(self) -> Dataset:
+        self._set_up_once()
         return self.train_set(False)
 
     @cached_property
     def _test(self) -> Dataset:
+        self._set_up_once()
         return self.test_set()
+
+    def _set_up_once(self) -> None:
+        """Lightning's ``setup``, before any set is asked for."""
+        if not self._is_set_up:
+            self._is_set_up = True
+            self.setup("fit")
 
     @cached_property
     def _halves(self) -> tuple[list[int], list[int]]:
@@ -175,7 +199,8 @@ class SearchDataModule(pl.LightningDataModule, ABC):
     def example(self) -> Any:
         """One collated training batch of two samples, for shapes and counts."""
         self._check_size(num_samples(self._plain), "the training set", 1)
-        batch = next(iter(DataLoader(Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)]), batch_size=2)))
+        first = Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)])
+        batch = next(iter(sequential_loader(first, 2, self._collated()._replace(num_workers=0, pin_memory=False))))
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ValueError(f"{type(self).__name__}: a training sample must be (input, target)")
         return batch
@@ -189,10 +214,13 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return _targets(self._test)
 
     def _sequential(self, dataset: Dataset) -> DataLoader:
-        return sequential_loader(dataset, self.batch_size, self.loading)
+        return sequential_loader(dataset, self.batch_size, self._collated())
 
     def _resumable(self, streams: list[tuple[Dataset, EpochBatches]]) -> ResumableLoader:
-        return ResumableLoader([(batches, batches.loader(dataset, self.loading)) for dataset, batches in streams])
+        return ResumableLoader([(batches, batches.loader(dataset, self._collated())) for dataset, batches in streams])
+
+    def _collated(self) -> Loading:
+        return self.loading if self.collate_fn is None else self.loading._replace(collate=self.collate_fn)
 
     def _check_size(self, size: int, what: str, world_size: int) -> None:
         needed = self.batch_size * world_size

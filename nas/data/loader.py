@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
@@ -48,24 +50,26 @@ class KeyedDataset(Dataset):
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Torch's and Python's global generators start from a seed while the block runs, and go on afterwards as if nothing had been drawn."""
-    states = torch.get_rng_state(), random.getstate()
+    """Global generators of torch, Python and numpy start from a seed while the block runs, and go on afterwards as if nothing was drawn."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
+    np.random.seed(seed % 2**32)
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
         random.setstate(states[1])
+        np.random.set_state(states[2])
 
 
 class Rows(list):
     """A batch that is collated already."""
 
 
-def collate(samples: Any) -> Any:
-    """Samples to a batch."""
-    return list(samples) if isinstance(samples, Rows) else default_collate(samples)
+def collate(samples: Any, make: Callable[[list[Any]], Any] = default_collate) -> Any:
+    """Samples to a batch, by `make` where they are not one already."""
+    return list(samples) if isinstance(samples, Rows) else make(samples)
 
 
 def outlive_signals(worker: int) -> None:
@@ -91,11 +95,13 @@ class Loading(NamedTuple):
         num_workers: Loader processes; 0 loads in the main one.
         pin_memory: Page-locked batches.
         prefetch_factor: Batches that each process keeps ready.
+        collate: Makes a batch of samples.
     """
 
     num_workers: int
     pin_memory: bool
     prefetch_factor: int
+    collate: Callable[[list[Any]], Any] = default_collate
 
     def loader(self, dataset: Dataset, **arguments: Any) -> DataLoader:
         """A DataLoader."""
@@ -162,7 +168,7 @@ class EpochBatches:
             KeyedDataset(dataset, self.seed),
             batch_sampler=cast(Any, self),
             persistent_workers=loading.num_workers > 0,
-            collate_fn=collate,
+            collate_fn=partial(collate, make=loading.collate),
             worker_init_fn=outlive_signals,
         )
 
@@ -229,8 +235,26 @@ class ResumableLoader:
 
 
 def sequential_loader(dataset: Dataset, batch_size: int, loading: Loading) -> DataLoader:
-    """Every sample once, in order, the last batch as long as it is."""
-    return loading.loader(dataset, batch_size=batch_size)
+    """Every sample once, in order, the last batch as long as it is; a sample that draws draws the same each time."""
+    return loading.loader(
+        dataset if _is_plain(dataset) else Repeatable(dataset), batch_size=batch_size, collate_fn=loading.collate
+    )
+
+
+class Repeatable(Dataset):
+    """Draws what a sample draws from its index alone."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Wraps `dataset`."""
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return num_samples(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample at an index."""
+        with drawing_from(derive_seed(0, "sequential", index)):
+            return self.dataset[index]
 
 
 def num_samples(dataset: Dataset) -> int:

@@ -7,14 +7,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
 from nas.data.base import SearchDataModule
+from nas.files import size_of
 
 Name = Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "ImageFolder"]
 Transforms = list[Callable[[Any], Any]]
+
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of images that are decoded; others of Pillow's start a program (EPS)."""
+
+
+def load_image(path: str) -> Image.Image:
+    """An image file as RGB, whatever its name.
+
+    Raises:
+        ValueError: It is in none of `FORMATS`, or not a regular file.
+    """
+    try:
+        size_of(Path(path))
+        with Image.open(path, formats=FORMATS) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path}: not an image: {error}") from None
 
 
 class Vision(SearchDataModule):
@@ -73,7 +93,7 @@ class Vision(SearchDataModule):
         try:
             if self.dataset == "ImageFolder":
                 folder = Path(self.root) / ("train" if train else "test")
-                return datasets.ImageFolder(str(folder), transform=transform)
+                return datasets.ImageFolder(str(folder), transform=transform, loader=load_image)
             dataset = getattr(datasets, self.dataset)
             return dataset(self.root, train=train, download=download, transform=transform)
         except (RuntimeError, FileNotFoundError) as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
+from nas.choice_module import ChoiceModule
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore
 from nas.derive.pool import candidates, draw_labels, pruned
 from nas.genotype import Genotype, key_of
 from nas.rng import derive_seed
+from nas.structure import draw_evenly, find_rows
 
 NUM_TRIES = 100
 """Children in a row that are known or not allowed, after which the search has seen what it can reach."""
@@ -64,10 +67,11 @@ class Evolution(DeriveStrategy):
         known: dict[str, tuple[float, dict[str, Any]]] = {}
         for choices in candidates(searched, self.population)[: self.population]:
             known[key_of(choices)] = (score(choices), choices)
+        places = find_rows(searched.supernet.network)
         misses = 0
         while len(known) < self.num and misses < NUM_TRIES:
             best = sorted(known.values(), key=lambda pair: -pair[0])[: self.num_parents]
-            child = self._child(searched, [choices for _, choices in best], source)
+            child = self._child(searched, places, [choices for _, choices in best], source)
             if key_of(child) in known or not searched.allows(child):
                 misses += 1
                 continue
@@ -75,8 +79,14 @@ class Evolution(DeriveStrategy):
             known[key_of(child)] = (score(child), child)
         return Genotype(max(known.values(), key=lambda pair: pair[0])[1])
 
-    def _child(self, searched: Searched, parents: list[dict[str, Any]], source: random.Random) -> dict[str, Any]:
-        genes = draw_labels(searched.probabilities(), source)  # for choices that are inactive in the parents
+    def _child(
+        self,
+        searched: Searched,
+        places: Mapping[str, ChoiceModule],
+        parents: list[dict[str, Any]],
+        source: random.Random,
+    ) -> dict[str, Any]:
+        genes = draw_labels(places, searched.probabilities(), source)  # for choices that are inactive in the parents
         if source.random() < 0.5:
             mother, father = source.choice(parents), source.choice(parents)
             for name in genes:
@@ -85,8 +95,5 @@ class Evolution(DeriveStrategy):
         else:
             parent = source.choice(parents)
             for name, value in parent.items():
-                if source.random() >= self.mutation:
-                    genes[name] = value
-                else:
-                    genes[name] = source.choice(searched.supernet.choices[name])
+                genes[name] = value if source.random() >= self.mutation else draw_evenly(places[name], name, source)
         return pruned(searched, genes)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import LBFGS
+from torch.utils._pytree import tree_leaves
 
-from nas.derive.base import Searched
-from nas.evaluation import call_network, evaluate, recalibrate_batch_norm, to_device
+from nas.derive.base import Batches, Searched
+from nas.evaluation import call_network, evaluate, joined, recalibrate_batch_norm, to_device
 from nas.genotype import Genotype
+from nas.module_copy import copied
 from nas.search_space import SearchSpace
 from nas.supernet import Supernet
 from nas.tasks import Task
 
 NUM_REFIT_STEPS = 15
+MAX_KEPT_BYTES = 64 * 2**20
 DECAY = 1e-3
 """Weight decay of a refitted head: features of the weight half can be told apart all too well."""
 
@@ -35,7 +38,7 @@ class Selected(nn.Module):
     def __init__(self, supernet: Supernet, genotype: Genotype | Mapping[str, Any]) -> None:
         """Copies the supernet."""
         super().__init__()
-        self.supernet = copy.deepcopy(supernet)
+        self.supernet = copied(supernet)
         self.genotype = genotype
 
     def forward(self, *args: Any) -> Any:
@@ -51,7 +54,7 @@ class InheritedScore:
     """
 
     def __init__(self, searched: Searched, *, refit_head: bool = False, num_batches: int | None = None) -> None:
-        """Reads the data once.
+        """Reads no data yet.
 
         Args:
             searched: The end of a search.
@@ -59,16 +62,15 @@ class InheritedScore:
             num_batches: Batches of each half to judge by; None: all.
 
         Raises:
-            ValueError: There is no data to judge by.
+            ValueError: There is no task to judge by.
         """
         if searched.task is None:
             raise ValueError("this derive strategy judges architectures by data, which it was not given")
         self.searched = searched
         self.task: Task = searched.task
         self.refit_head = refit_head
-        weight = _first(searched.weight_batches(), num_batches)
-        self._weight = [batch for batch in weight if len(batch[1]) > 1] or weight  # one sample has no variance
-        self._arch = _first(searched.arch_batches(), num_batches)
+        self._weight = Replayed(searched.weight_batches, num_batches)
+        self._arch = Replayed(searched.arch_batches, num_batches)
 
     def __call__(self, choices: Mapping[str, Any]) -> float:
         """The score of an architecture."""
@@ -153,7 +155,7 @@ def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: 
         targets: Batches of targets.
         task: Its loss is minimised.
     """
-    x, y = torch.cat(features), torch.cat([cast(Tensor, target) for target in targets])
+    x, y = torch.cat(features), joined(targets)
     parameters = [parameter.detach().clone().requires_grad_() for parameter in head.parameters()]
     optimizer = LBFGS(parameters, max_iter=NUM_REFIT_STEPS)
 
@@ -173,12 +175,33 @@ def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: 
                 old.copy_(new)
 
 
-def _first(batches: Any, number: int | None) -> list[Any]:
-    result = []
-    for batch in batches:
-        result.append(batch)
-        if len(result) == number:
-            break
-    if not result:
-        raise ValueError("this derive strategy judges architectures by data, which it was not given")
-    return result
+class Replayed:
+    """Batches to go through again and again: kept where they are small, read anew each time where they are not."""
+
+    def __init__(self, make: Batches, number: int | None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            make: Makes a pass.
+            number: Batches of a pass; None: all.
+        """
+        self._make = make
+        self._number = number
+        self._kept: list[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Any] = []
+        num_bytes, batch = 0, None
+        for batch in islice(self._make(), self._number):
+            num_bytes += sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+            kept.append(batch)
+            if num_bytes > MAX_KEPT_BYTES:
+                kept.clear()
+            yield batch
+        if batch is None:
+            raise ValueError("this derive strategy judges architectures by data, which it was not given")
+        if num_bytes <= MAX_KEPT_BYTES:
+            self._kept = kept

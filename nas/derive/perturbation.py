@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 
 import torch
@@ -13,6 +12,7 @@ from nas.derive.fine_tuned import fine_tune
 from nas.derive.inherited import InheritedScore
 from nas.genotype import Genotype
 from nas.limits import most_probable
+from nas.module_copy import copied
 from nas.relaxations import OpWeights
 from nas.rng import derive_seed
 from nas.structure import find_rows
@@ -55,7 +55,7 @@ class Perturbation(DeriveStrategy):
         weights = searched.relaxation.probabilities(supernet.alpha, supernet.mask).detach()
         worth = searched.probabilities()
         with torch.random.fork_rng(devices=[]):
-            mixed = Mixed(copy.deepcopy(supernet), weights).to(searched.device)
+            mixed = Mixed(copied(supernet), weights).to(searched.device)
             for name in self._order(searched):
                 row = list(supernet.choices).index(name)
                 losses = {label: -score.of(mixed.without(row, k)) for k, label in self._labels(supernet, name)}

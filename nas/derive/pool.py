@@ -6,13 +6,15 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nas.choice_module import ChoiceModule
 from nas.derive.argmax import Argmax
 from nas.derive.base import Searched
 from nas.genotype import Genotype, key_of
 from nas.limits import Infeasible
 from nas.rng import derive_seed
-from nas.structure import all_choices
+from nas.structure import all_choices, find_rows
 
+TINY = 1e-30
 NUM_TRIES = 50
 """Draws for each architecture that is wanted: a distribution that has settled gives the same ones again and again."""
 
@@ -50,14 +52,25 @@ def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
 
 def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:
     """Architectures drawn from the probabilities, also ones that are not allowed, without end."""
-    probabilities = searched.probabilities()
+    probabilities, places = searched.probabilities(), find_rows(searched.supernet.network)
     while True:
-        yield pruned(searched, draw_labels(probabilities, source))
+        yield pruned(searched, draw_labels(places, probabilities, source))
 
 
-def draw_labels(probabilities: Mapping[str, Mapping[str, float]], source: random.Random) -> dict[str, Any]:
-    """A label for every choice, also inactive ones."""
-    return {name: source.choices(list(row), list(row.values()))[0] for name, row in probabilities.items()}
+def draw_labels(
+    places: Mapping[str, ChoiceModule], probabilities: Mapping[str, Mapping[str, float]], source: random.Random
+) -> dict[str, Any]:
+    """A label for every choice, also inactive ones; of input choices several, one after the other."""
+    result: dict[str, Any] = {}
+    for name, row in probabilities.items():
+        left, drawn = dict(row), []
+        for _ in range(places[name].num_chosen):
+            # labels of probability 0 are drawn too once no other is left
+            worth = [weight + TINY for weight in left.values()]
+            drawn.append(source.choices(list(left), worth)[0])
+            del left[drawn[-1]]
+        result[name] = sorted(drawn) if len(drawn) > 1 else drawn[0]
+    return result
 
 
 def pruned(searched: Searched, choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch:
     """
     plan, trials, num_baseline = _read(folder, trusted)
     with locked(folder):
-        _check_settings(ConfigSource((plan.config,), (), trusted), plan.unfinished(trials))
+        _check_settings(ConfigSource((plan.config,), (), trusted), trials)
         with watch(plan, trials) as told:
             failed = engine.run(plan, trials, told)
         compared = None

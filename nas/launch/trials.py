@@ -6,19 +6,18 @@ import itertools
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.errors import UsageError
-from nas.files import open_no_link, read_json
+from nas.files import open_own, read_json
 from nas.folder_lock import wait_until_free
-from nas.parent import PARENT
+from nas.parent import PARENT, python_command
 from nas.runs.folder import RunFolder
-from nas.runs.options import check_key
+from nas.runs.options import GROUPS, check_key
 
-FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "stopped_after")
+FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "replaced", "stopped_after")
 """What a row may hold beside the settings."""
 MAX_TRIALS = 10_000
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,119}")
@@ -54,6 +53,8 @@ class Trial(NamedTuple):
         if type(trial.seed) is not int:
             raise UsageError(f"{source}: {trial.name}: seed must be a whole number, got {trial.seed!r:.80}")
         for key, value in trial.settings.items():
+            if key in GROUPS:
+                raise UsageError(f"{source}: {trial.name}: {key} is set key by key")
             check_key(key, f"{source}: {trial.name}")
             if not isinstance(value, str):
                 raise UsageError(f"{source}: {trial.name}: {key} must be a text, got {value!r:.80}")
@@ -146,7 +147,7 @@ def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
     if plan.retrain and not run.retrain.finished:
         commands.append(["retrain", "--run", str(run.path)])
     for command in commands:
-        code = runner([sys.executable, "-m", "nas", *command, *trust], log)
+        code = runner(python_command("nas.cli", "entry", *command, *trust), log)
         if code != 0:
             lines = log.read_text(errors="replace").strip().splitlines()
             raise RuntimeError(f"{trial.name}: exit code {code}: {lines[-1] if lines else 'it said nothing'}")
@@ -161,7 +162,7 @@ def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes
         **options: Further ones of Popen.
     """
     environment = {**os.environ, PARENT: str(os.getpid())}
-    with open(log, "a", opener=open_no_link) as file:
+    with open(log, "a", opener=open_own) as file:
         return subprocess.Popen(
             words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, **options
         )
@@ -182,6 +183,8 @@ def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
             summary = run.read_summary()
             row |= {"arch": summary["metric"]["value"], "search_seconds": summary["search_seconds"]}
             row["genotype"] = summary["genotype"]
+            if summary.get("replaced") is not None:
+                row["replaced"] = summary["replaced"]
         elif plan.stopped(trial).exists():
             row["stopped_after"] = read_json(plan.stopped(trial), f"{plan.stopped(trial)}: missing")["epochs"]
         if run.retrain.finished:

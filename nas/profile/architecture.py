@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.costs import COSTS
-from nas.evaluation import first_sample
+from nas.evaluation import first_samples
 from nas.latency import device_name
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
@@ -29,7 +29,7 @@ def profile_genotype(path: Path, source: ConfigSource) -> dict[str, Any]:
     genotype = read_genotype_of(path, experiment)
     device = prepare_machine(experiment.trainer)
     network = build_network(experiment, genotype).to(device).eval()
-    inputs = first_sample(example_inputs(network, experiment.data))
+    inputs = first_samples(example_inputs(network, experiment.data))
     functions = {**COSTS, **{target.name: target.function for target in experiment.targets}}
     costs = {name: function(network, inputs) for name, function in functions.items()}
     return {

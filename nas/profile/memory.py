@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from nas.choice_module import ChoiceModule
 from nas.evaluation import call_network
+from nas.module_copy import copied
 from nas.relaxations import OpWeights
 from nas.rng import keyed_generator
 from nas.search_module import SearchModule
@@ -69,10 +69,10 @@ def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
         the candidate of every choice that keeps most.
     """
     try:
-        return _forecast(copy.deepcopy(module).to("meta"), tree_map_only(Tensor, lambda t: t.to("meta"), example))
+        return _forecast(copied(module).to("meta"), tree_map_only(Tensor, lambda t: t.to("meta"), example))
     except (RuntimeError, ValueError, TypeError, AttributeError):
         # a network that looks at values, or an operation without a meta kernel: run it for real
-        return _forecast(copy.deepcopy(module), example)
+        return _forecast(copied(module), example)
 
 
 def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
@@ -82,7 +82,7 @@ def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
     arch = module.arch_parameters()
     trained = [p for p in (*module.weight_parameters(), *arch) if p.requires_grad]
     fixed = {
-        "weights": num_bytes([*weights, *arch]),
+        "weights": num_bytes([*weights, *arch, *(() if module.averaged is None else module.averaged.parameters())]),
         "gradients": num_bytes(trained),
         "optimizer_states": state_bytes(module.weight_optimizer, module.weight_parameters())
         + (state_bytes(module.arch_optimizer, arch) if arch else 0),

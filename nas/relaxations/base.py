@@ -26,6 +26,7 @@ class OpWeights(NamedTuple):
         weights: (E, K), or (E, B, K) per sample; rows on the simplex, padded columns exactly 0.
         active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
         sampler: What :func:`nas.sample` draws with inside the forward; None where the network draws nothing itself.
+        logits: What alpha was at the draw, (E, K), for relaxations that act after a step of it; None for others.
         unweighted: Whether one candidate of each choice is active, its weight exactly 1 and without gradient: its output is taken as it is.
     """
 
@@ -33,6 +34,7 @@ class OpWeights(NamedTuple):
     active: Tensor | None = None
     sampler: Sampler | None = None
     unweighted: bool = False
+    logits: Tensor | None = None
 
 
 class Relaxation(nn.Module, ABC):
@@ -78,36 +80,42 @@ class Relaxation(nn.Module, ABC):
     def after_arch_step(self, alpha: Tensor, sample: OpWeights) -> None:
         """Called after each step of the arch optimizer, with alpha (E, K) and the sample it was trained on; nothing by default."""
 
+    @property
+    def acts_after_arch_step(self) -> bool:
+        """Whether :meth:`after_arch_step` does anything."""
+        return type(self).after_arch_step is not Relaxation.after_arch_step
+
+
+LOWEST = -1e20
+"""The logit of what is impossible: its weight is exactly 0, and so is every gradient through it, where infinity would make NaN."""
+
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Logits in at least float32, minus infinity where `mask` is False.
+    """Logits in at least float32, `LOWEST` where `mask` is False or they are minus infinity.
 
     Raises:
         ValueError: NaN, or a row that has no candidate left (checked on the CPU; on a GPU it would cost a synchronisation).
     """
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling() and bool(torch.isnan(logits.detach()).any()):
-        raise ValueError("relaxation: the logits hold NaN")
-    if mask is None:
-        return logits
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(mask.any(-1).all()):
-        raise ValueError("relaxation: the mask removes every candidate of at least one choice")
-    return logits.masked_fill(~mask, -torch.inf)
+    logits = at_least_float32(logits).clamp_min(LOWEST)  # keeps NaN
+    if mask is not None:
+        logits = logits.masked_fill(~mask, LOWEST)
+    if logits.device.type == "cpu" and logits.numel() and not torch.compiler.is_compiling():
+        largest = logits.detach().amax(-1)
+        if bool(torch.isnan(largest).any()):
+            raise ValueError("relaxation: the logits hold NaN")
+        if bool((largest <= LOWEST).any()):
+            raise ValueError("relaxation: the mask removes every candidate of at least one choice")
+    return logits
 
 
-def filled_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Logits with 0 where `mask` is False: for arithmetic in which minus infinity would make NaN."""
-    return logits if mask is None else logits.masked_fill(~mask, 0.0)
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor, half precision as float32."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def tempered_softmax(logits: Tensor, tau: Tau, mask: Tensor | None) -> Tensor:
-    """``softmax(logits / tau)`` over what `mask` allows; shapes as in :class:`Relaxation`.
-
-    Minus infinity comes after the division: before it, the gradient of a learned tau would be 0 times infinity.
-    """
-    scaled = filled_logits(logits, mask) / checked_tau(tau)
-    return torch.softmax(scaled if mask is None else scaled.masked_fill(~mask, -torch.inf), dim=-1)
+def tempered_softmax(logits: Tensor, tau: Tau) -> Tensor:
+    """``softmax(logits / tau)`` of what :func:`masked_logits` gives; shapes as in :class:`Relaxation`."""
+    return torch.softmax(logits / checked_tau(tau), dim=-1)
 
 
 def active_candidates(relaxation: Relaxation, weights: Tensor) -> Tensor | None:
@@ -169,7 +177,7 @@ def replace_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
 def gumbel_softmax(logits: Tensor, tau: Tau, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """``softmax((logits + Gumbel noise) / tau)``, masked; shapes as in :class:`Relaxation`."""
     logits = masked_logits(logits, mask)
-    return tempered_softmax(logits + gumbel_noise(logits, generator), tau, mask)
+    return tempered_softmax(logits + gumbel_noise(logits, generator), tau)
 
 
 def straight_through(soft: Tensor) -> Tensor:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas.relaxations.base import Relaxation, Tau, checked_tau, exponential_noise, masked_logits, replace_gradient
+from nas.relaxations.base import (
+    Relaxation,
+    Tau,
+    at_least_float32,
+    checked_tau,
+    exponential_noise,
+    masked_logits,
+    replace_gradient,
+)
 
 
 class BinaryConcrete(Relaxation):
@@ -54,7 +62,7 @@ def binary_concrete(
     Shape:
         - log_odds, result: (*)
     """
-    log_odds = masked_logits(log_odds, None)
+    log_odds = at_least_float32(log_odds)
     logistic = exponential_noise(log_odds, generator).log_() - exponential_noise(log_odds, generator).log_()
     soft = torch.sigmoid((log_odds + logistic) / checked_tau(tau))
     return replace_gradient((soft > 0.5).to(soft.dtype), soft) if hard else soft

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.relaxations.base import Relaxation, Tau, checked_tau, exponential_noise, filled_logits, masked_logits
+from nas.relaxations.base import Relaxation, Tau, checked_tau, exponential_noise, masked_logits
 
 MIN_CONCENTRATION = 1e-6
 
@@ -32,7 +32,7 @@ class Dirichlet(Relaxation):
     ) -> Tensor:
         checked_tau(tau)
         logits = masked_logits(logits, mask)
-        concentration = _concentration(filled_logits(logits, mask))
+        concentration = _concentration(logits)
         small = concentration < 1
         gammas = torch._standard_gamma(torch.where(small, concentration + 1, concentration), generator=generator)
         log_gammas = gammas.clamp_min(torch.finfo(gammas.dtype).tiny).log()
@@ -44,7 +44,9 @@ class Dirichlet(Relaxation):
 
     def probabilities(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         logits = masked_logits(logits, mask)
-        concentration = filled_logits(_concentration(logits), mask)
+        concentration = _concentration(logits)
+        if mask is not None:
+            concentration = concentration.masked_fill(~mask, 0.0)
         return concentration / concentration.sum(-1, keepdim=True)
 
 

@@ -9,7 +9,6 @@ from nas.relaxations.base import (
     Relaxation,
     Tau,
     exponential_noise,
-    filled_logits,
     gumbel_max,
     masked_logits,
     one_hot,
@@ -49,9 +48,8 @@ class GumbelRao(Relaxation):
         index = gumbel_max(logits, generator)
         with torch.no_grad():
             noisy = conditional_gumbels(logits, index, self.num_samples, generator)
-        finite = filled_logits(logits, mask)
-        shifted = noisy + (finite - finite.detach())  # the noise is held fixed while the logits are differentiated
-        soft = tempered_softmax(shifted, tau, mask).mean(0)
+        shifted = noisy + (logits - logits.detach())  # the noise is held fixed while the logits are differentiated
+        soft = tempered_softmax(shifted, tau).mean(0)
         return replace_gradient(one_hot(index, logits), soft)
 
 
@@ -63,7 +61,7 @@ def conditional_gumbels(logits: Tensor, index: Tensor, num_samples: int, generat
     Shape:
         - logits: (..., K)
         - index: (..., 1)
-        - result: (num_samples, ..., K); minus infinity where the logits are
+        - result: (num_samples, ..., K)
     """
     log_noise = exponential_noise(logits.expand(num_samples, *logits.shape), generator).log_()
     log_z = torch.logsumexp(logits, dim=-1, keepdim=True)

@@ -9,7 +9,6 @@ from nas.relaxations.base import (
     Relaxation,
     Tau,
     checked_tau,
-    filled_logits,
     gumbel_max,
     masked_logits,
     one_hot,
@@ -40,8 +39,7 @@ class ReinMax(Relaxation):
         with torch.no_grad():
             p0 = torch.softmax(logits, dim=-1)
             p1 = (sample + torch.softmax(logits / checked_tau(tau), dim=-1)) / 2
-        finite = filled_logits(logits, mask)
-        return replace_gradient(sample, 2 * _jacobian(p1, finite) - _jacobian(p0, finite) / 2)
+        return replace_gradient(sample, 2 * _jacobian(p1, logits) - _jacobian(p0, logits) / 2)
 
 
 def _jacobian(p: Tensor, logits: Tensor) -> Tensor:

@@ -22,4 +22,4 @@ class Softmax(Relaxation):
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        return tempered_softmax(masked_logits(logits, mask), tau, mask)
+        return tempered_softmax(masked_logits(logits, mask), tau)

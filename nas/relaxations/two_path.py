@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.relaxations.base import OpWeights, Relaxation, Tau, checked_tau, gumbel_noise, masked_logits
 
@@ -21,11 +21,6 @@ class TwoPath(Relaxation):
 
     num_active = 2
 
-    def __init__(self) -> None:
-        """Nothing to set."""
-        super().__init__()
-        self._before: Tensor | None = None
-
     def forward(
         self,
         logits: Tensor,
@@ -34,8 +29,6 @@ class TwoPath(Relaxation):
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        if isinstance(logits, nn.Parameter):  # alpha, not the logits of a nas.sample inside the network
-            self._before = logits.detach().clone()
         logits = masked_logits(logits, mask)
         drawn = (logits.detach() + gumbel_noise(logits, generator)).topk(2, dim=-1).indices
         pair = torch.softmax(logits.gather(-1, drawn) / checked_tau(tau), dim=-1)
@@ -45,9 +38,9 @@ class TwoPath(Relaxation):
 
     @torch.no_grad()
     def after_arch_step(self, alpha: Tensor, sample: OpWeights) -> None:
-        if self._before is None or sample.active is None:
+        if sample.logits is None or sample.active is None:
             return
-        before, active = self._before, sample.active.to(alpha.device)
+        before, active = sample.logits, sample.active.to(alpha.device)
         pair = alpha.gather(-1, active)
         shift = torch.logsumexp(before.gather(-1, active), -1, keepdim=True) - torch.logsumexp(pair, -1, keepdim=True)
         alpha.copy_(before.scatter(-1, active, pair + shift))

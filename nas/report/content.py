@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.csv_file import read_columns
+from nas.errors import UsageError
 from nas.files import read_json
 from nas.genotype import Genotype
 from nas.runs.folder import RunFolder
@@ -51,6 +52,13 @@ def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
     """
     folder = RunFolder.open(path)
     check_yaml(folder.config)
+    try:
+        return _read_content(folder, trusted)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder.shown}: summary.json or manifest.json is damaged: {error!r:.80}") from None
+
+
+def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
     summary = folder.read_summary()
     manifest = read_json(folder.manifest, f"{folder.shown}: not finished (manifest.json is missing)")
     retrained = folder.retrain.read_summary() if folder.stage == "search" and folder.retrain.finished else {}
@@ -88,6 +96,10 @@ def _facts(summary: Mapping[str, Any]) -> Table:
             facts[name] = _number(summary[key])
     for key, value in (summary.get("cost") or {}).items():
         facts[_NAMES.get(key, key)] = _number(value)
+    if (replaced := summary.get("replaced")) is not None:
+        facts["replaced by model.guards.max_skip_share"] = ", ".join(
+            f"{name}={value}" for name, value in replaced.items()
+        )
     for key, row in (summary.get("target") or {}).items():
         facts[f"target {key}"] = f"at most {_number(row['max'])}, the network has {_number(row['network'])}"
     return facts

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 from nas.errors import UsageError
+from nas.parent import python_command
 
 HOST = "127.0.0.1"
 SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"
@@ -16,10 +16,9 @@ SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"
 
 def command(folder: Path, port: int) -> list[str]:
     """The command that serves the runs under a folder."""
-    return [
-        *(sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", HOST, "--port", str(port)),
-        *("--samples_per_plugin", SAMPLES, "--load_fast=false", "--reload_interval", "15"),
-    ]
+    words = ["--logdir", str(folder), "--host", HOST, "--port", str(port)]
+    words += ["--samples_per_plugin", SAMPLES, "--load_fast=false", "--reload_interval", "15"]
+    return python_command("tensorboard.main", "run_main", *words)
 
 
 def free_port() -> int:

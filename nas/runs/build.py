@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from nas import checkpoint_io
 from nas.data import SearchDataModule
 from nas.errors import UsageError, describe
-from nas.evaluation import as_args, update_metrics
+from nas.evaluation import as_args, eval_mode, scalars_of, update_metrics
 from nas.rng import derive_seed, seed_global_generators
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
@@ -79,7 +80,7 @@ def try_once(
     data: SearchDataModule,
     task: Task,
     *targets: Tensor | None,
-) -> None:
+) -> dict[str, list[str]]:
     """Tries data, network and task on two samples, in eval mode; leaves no trace in the network or in random state.
 
     Args:
@@ -89,6 +90,9 @@ def try_once(
         task: Its loss and metrics are computed once.
         *targets: Looked at as far as they are known beforehand.
 
+    Returns:
+        Metric -> names of its scalars.
+
     Raises:
         Exception: Whatever a part says.
     """
@@ -96,9 +100,14 @@ def try_once(
     for known in (*targets, target):
         if known is not None:
             task.check_target(known)
-    training = network.training
-    network.eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
         output = forward(*as_args(inputs))
-        update_metrics(dict(task.metrics()), task.loss(output, target), task.prediction(output), target)
-    network.train(training)
+        metrics = dict(task.metrics())
+        update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metrics that two samples say little of
+            names = {name: list(scalars_of(name, metric.compute())) for name, metric in metrics.items()}
+    first = next(iter(names))
+    if names[first] != [first]:
+        raise ValueError(f"metric {first!r} comes first and is what runs are compared by, so it must be one number")
+    return names

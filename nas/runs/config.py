@@ -21,7 +21,7 @@ from nas.derive import DeriveStrategy
 from nas.errors import UsageError, describe
 from nas.lr_schedules import LRSchedule
 from nas.runs.class_paths import allowed_imports, check_named, import_function, refusal
-from nas.runs.options import ConfigSource, check_yaml
+from nas.runs.options import ConfigSource, check_texts, check_yaml, normalized
 from nas.runs.trainer import TrainerOptions
 from nas.search_module import SearchModule
 from nas.search_space import SearchSpace
@@ -133,6 +133,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
     where = ", ".join(str(path) for path in source.files)
     parser = make_parser()
     with _explained(where, source.trusted):
+        check_texts([word.partition("=")[2] or word for word in source.overrides], "overrides")
         words = [word for path in source.files for word in ("--config", str(path))]
         parsed = parser.parse_args([*words, *source.overrides])
         check_named(parsed, source.trusted)
@@ -238,7 +239,7 @@ def make_parser() -> ArgumentParser:
 
 def _plain(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
     text = parser.dump(parsed, skip_unset=False)
-    values: dict[str, Any] = yaml.safe_load(text)
+    values: dict[str, Any] = normalized(yaml.safe_load(text))
     values.pop("config", None)
     return values
 
@@ -271,6 +272,7 @@ def load_space(spec: Mapping[str, Any], trusted: Sequence[str]) -> SearchSpace:
     parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--space", type=SearchSpace, required=True)
     with _explained("space", trusted):
+        check_texts(dict(spec), "init_args")
         parsed = parser.parse_object({"space": dict(spec)})
         check_named(parsed, trusted)
         space: SearchSpace = parser.instantiate(parsed).space

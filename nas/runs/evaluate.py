@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.costs import latency_ms
-from nas.evaluation import evaluate, first_sample
+from nas.evaluation import evaluate, first_samples
 from nas.runs.networks import find_network
 from nas.runs.results import cost_of, example_inputs
 
@@ -25,7 +25,7 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
     found = find_network(path, trusted)
     network, data = found.network, found.experiment.data
     scores = evaluate(network, data.test_dataloader(), found.task, found.device)
-    one = first_sample(example_inputs(network, data))
+    one = first_samples(example_inputs(network, data))
     return {
         "network": found.origin,
         **{f"test_{key}": value for key, value in scores.items()},

@@ -15,6 +15,7 @@ from nas.building import architecture
 from nas.errors import UsageError, describe
 from nas.export.batch_norm import strip_batch_norms
 from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_manifest, read_tensors
+from nas.export.parametrized import strip_parametrizations
 from nas.files import read_json
 from nas.runs.build import refusals
 from nas.runs.config import load_space
@@ -152,6 +153,7 @@ def _build(folder: Path, config: dict[str, Any], trusted: tuple[str, ...], chang
         space = load_space(spec, trusted)
         with architecture(config["choices"]):
             network = space.network(str(config.get("stage", "retrain")))
+        strip_parametrizations(network, [(str(path), str(name)) for path, name in config.get("unparametrized", [])])
         strip_batch_norms(network, [(str(layer), str(norm)) for layer, norm in config.get("folded", [])])
     return network
 

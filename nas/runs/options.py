@@ -14,6 +14,8 @@ from nas.files import size_of
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
+GROUPS = ("trainer", "model", "model.guards", "retrain")
+"""Sections that are set key by key: a text in the place of one would be taken for the name of a file to read."""
 MAX_BYTES = 2**20
 MAX_VALUES = 2_000
 """Keys and values of a configuration."""
@@ -51,6 +53,18 @@ def check_key(key: str, source: str) -> None:
     """
     if not KEY.fullmatch(key):
         raise UsageError(f"{source}: {key!r:.80} is not a key of {', '.join(SECTIONS[1:])}")
+
+
+def normalized(values: Any) -> Any:
+    """Plain values without empty ``init_args``: a class without arguments may be written either way."""
+    if isinstance(values, dict):
+        kept = {key: value for key, value in values.items() if not ("class_path" in values and _is_empty(key, value))}
+        return {key: normalized(value) for key, value in kept.items()}
+    return [normalized(value) for value in values] if isinstance(values, list) else values
+
+
+def _is_empty(key: str, value: Any) -> bool:
+    return key == "init_args" and not value
 
 
 def trust_words(trusted: tuple[str, ...]) -> str:
@@ -119,6 +133,25 @@ def _check_size(root: yaml.Node) -> None:
 _MERGE = "tag:yaml.org,2002:merge"
 
 
+def check_texts(value: Any, source: str) -> None:
+    """Refuses texts inside of values that become huge by their aliases: the parser reads them as YAML once more.
+
+    Raises:
+        UsageError: There is one; the message begins with `source`.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            check_texts(item, source)
+    elif isinstance(value, str) and ("&" in value or "*" in value):
+        try:
+            check_texts(yaml.load(value, _Loader), source)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            if "*" in value and "&" in value:
+                raise UsageError(f"{source}: {value!r:.40}: {' '.join(str(error).split())}") from None
+
+
 def check_yaml(path: Path) -> None:
     """Looks at one configuration file.
 
@@ -142,11 +175,9 @@ def check_yaml(path: Path) -> None:
     for key in content:
         if key not in SECTIONS:
             raise UsageError(f"{path}: unknown key {key!r}; expected {', '.join(SECTIONS)}")
+    check_texts(content, str(path))
     model = content.get("model")
     guards = model.get("guards") if isinstance(model, dict) else None
     for key, value in {**content, "model.guards": guards}.items():
-        if isinstance(value, str) and key not in (
-            "seed_everything",
-            "data",
-        ):  # the parser would read a file of that name
+        if isinstance(value, str) and key in GROUPS:  # the parser would read a file of that name
             raise UsageError(f"{path}: {key} must be a mapping of keys to values, got {value!r:.80}")

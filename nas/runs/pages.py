@@ -31,6 +31,15 @@ def write_pages(
         summary: What summary.json will say.
         step: Batches done.
     """
+    try:
+        _write_pages(folder, experiment, genotype, summary, step)
+    except Exception as error:  # a search of hours is worth more than its pages
+        warnings.warn(f"no pages of the run for TensorBoard: {describe(error)}", stacklevel=2)
+
+
+def _write_pages(
+    folder: RunFolder, experiment: Experiment, genotype: Genotype, summary: Mapping[str, Any], step: int
+) -> None:
     folder.wait_for_events()
     final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
     with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:

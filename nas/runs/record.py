@@ -17,6 +17,7 @@ from nas.errors import UsageError
 from nas.files import sha256
 from nas.latency import device_name
 from nas.runs.folder import versions
+from nas.runs.options import normalized
 
 MACHINE = "machine"
 NUM_SHOWN = 5
@@ -71,12 +72,17 @@ def _of(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def _source_of(name: str) -> str | None:
-    path = getattr(sys.modules.get(name), "__file__", None)
-    return None if path is None else sha256(path)[:12]
+    """A digest of a module's source, and of the submodules that were imported; None where there is none."""
+    modules = [key for key in sorted(sys.modules) if key == name or key.startswith(f"{name}.")]
+    paths = [path for key in modules if (path := getattr(sys.modules[key], "__file__", None))]
+    digests = [sha256(path)[:12] for path in paths]
+    return "+".join(digests) if digests else None
 
 
 def _readable(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: yaml.safe_load(value) if key == "configuration" else value for key, value in record.items()}
+    return {
+        key: normalized(yaml.safe_load(value)) if key == "configuration" else value for key, value in record.items()
+    }
 
 
 def _changes(old: Any, new: Any, place: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from nas.cost_table import CostTable
 from nas.costs import latency_ms, num_macs, num_params
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
+from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore, inherited_network
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
-from nas.evaluation import as_args, evaluate, first_sample, recalibrate_batch_norm, to_device
+from nas.evaluation import as_args, as_floats_of, evaluate, first_samples, recalibrate_batch_norm, to_device
 from nas.files import sha256
 from nas.genotype import Genotype
 from nas.limits import Limit
@@ -28,6 +30,9 @@ from nas.runs.table import find_table
 from nas.runs.targets import limits_of, load_tables
 from nas.search_module import SearchModule
 from nas.tasks import Task
+
+NUM_COMPARED = 2
+"""Samples on which the derived network is compared with the supernet."""
 
 
 class Derived(NamedTuple):
@@ -39,6 +44,7 @@ class Derived(NamedTuple):
         target: Of every cost target the limit, what the cost table says, and what the retrained network has (a latency: measured anew).
         target_met: Whether every limit is kept; a measured cost is judged by the table. None without targets.
         seconds: What the strategy took.
+        replaced: What the strategy took, and the skip guard replaced; None where it did not.
         best_so_far: An architecture that was the most probable one earlier, and does better on the arch half with the present weights.
         standing: Where the architecture stands by validation in the table of its space; None where there is no such table.
     """
@@ -49,6 +55,7 @@ class Derived(NamedTuple):
     target_met: bool | None
     seconds: float
     standing: dict[str, float] | None
+    replaced: Mapping[str, Any] | None
     best_so_far: Mapping[str, Any] | None
 
     def summary(self) -> dict[str, Any]:
@@ -61,6 +68,7 @@ class Derived(NamedTuple):
             "target": self.target,
             "target_met": self.target_met,
             "standing": self.standing,
+            "replaced": self.replaced,
             "best_so_far": self.best_so_far,
         }
 
@@ -93,7 +101,7 @@ def derive_and_score(
     limits = limits_of(experiment.targets, tables)
     start = time.perf_counter()
     searched = replace(searched_of(module, data, device, limits), seen=seen)
-    found = _guarded(strategy, searched, experiment.guards.max_skip_share)
+    found, replaced = _guarded(strategy, searched, experiment.guards.max_skip_share)
     better = _better(searched, found)
     seconds = time.perf_counter() - start
     for limit in limits:
@@ -102,6 +110,10 @@ def derive_and_score(
                 f"{type(strategy).__name__} chose an architecture that breaks the limit of {limit.table.name}"
             )
     module.space.check_genotype(found.choices)
+    if module.space.inherits_weights:
+        inputs = first_samples(as_floats_of(supernet.network, islice(data.arch_loader(), 1))[0][0], NUM_COMPARED)
+        run_all = module.relaxation.num_active is None  # others may never have been trained
+        check_derived(supernet, found, as_args(to_device(inputs, device)), run_all=run_all)
     scores = evaluate(recalibrated_network(module, found, data, device), data.arch_loader(), task, device)
     target, met = describe_targets(retraining, tables, found.choices, device)
     known = find_table(retraining)
@@ -111,26 +123,35 @@ def derive_and_score(
         space=experiment.values["model"]["space"],
         probabilities=supernet.probabilities(module.relaxation),
         cost=cost_of(plain_network(module, found), data),
-        provenance={"seed": experiment.seed, "config_sha256": sha256(folder.config), "versions": versions()},
+        provenance={
+            "seed": experiment.seed,
+            "config_sha256": sha256(folder.config),
+            "versions": versions(),
+            **({} if replaced is None else {"replaced": replaced}),
+        },
     )
-    return Derived(genotype, {**headline(task, scores), "split": "arch"}, target, met, seconds, standing, better)
+    return Derived(
+        genotype, {**headline(task, scores), "split": "arch"}, target, met, seconds, standing, replaced, better
+    )
 
 
-def _guarded(strategy: DeriveStrategy, searched: Searched, max_share: float) -> Genotype:
-    """What the strategy takes; where that is mostly skip connections, what it takes of those that are not."""
+def _guarded(
+    strategy: DeriveStrategy, searched: Searched, max_share: float
+) -> tuple[Genotype, Mapping[str, Any] | None]:
+    """What the strategy takes; where that is mostly skip connections, what it takes of those that are not, and what that replaced."""
     found = strategy.genotype(searched)
     network = searched.supernet.network
     skips = skips_of(network)
     if not collapsed(skips, found.choices, max_share):
-        return found
+        return found, None
     text = f"{skip_share(skips, found.choices):.0%} of the derived architecture are skip connections, more than model.guards.max_skip_share"
     try:
         other = strategy.genotype(replace(searched, limits=[*searched.limits, skip_limit(network, max_share)]))
     except ValueError as error:
         warnings.warn(f"{text}; it is kept: {error}", stacklevel=2)
-        return found
+        return found, None
     warnings.warn(f"{text}; another one was taken", stacklevel=2)
-    return other
+    return other, dict(found.choices)
 
 
 def _better(searched: Searched, found: Genotype) -> Mapping[str, Any] | None:
@@ -186,7 +207,7 @@ def describe_targets(
         return {}, None
     with torch.random.fork_rng(devices=[]), architecture(choices):
         network = retraining.model["space"].network("retrain").to(device)
-    inputs = first_sample(example_inputs(network, retraining.data))
+    inputs = first_samples(example_inputs(network, retraining.data))
     described, met = {}, True
     for name, limit, _, function in retraining.targets:
         row = {"max": limit, "table": tables[name].of(choices), "network": float(function(network, inputs))}

@@ -207,7 +207,8 @@ def try_training(experiment: Experiment, module: RetrainModule, loader: Resumabl
     network, data = module.network, experiment.data
     with refusals():
         check_batches(experiment.trainer, loader)
-        try_once(network, network, data, module.task, data.train_targets(), data.test_targets() if test else None)
+        tested = data.test_targets() if test else None
+        module.metric_names = try_once(network, network, data, module.task, data.train_targets(), tested)
 
 
 def _retrain(

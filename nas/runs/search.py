@@ -16,6 +16,7 @@ from nas.callbacks import Dashboard, Guards
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
+from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore
 from nas.errors import UsageError
 from nas.evaluation import as_args, as_floats_of
@@ -23,6 +24,7 @@ from nas.files import write_atomic
 from nas.rng import keyed_generator
 from nas.runs.build import build_search, refusals, try_once
 from nas.runs.config import Experiment, load_experiment
+from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
 from nas.runs.gap import DiscretisationGap
 from nas.runs.options import ConfigSource, trust_words
@@ -102,12 +104,15 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
 
 
 def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
-    """Tries what comes after a search: that architectures can be derived, and that the retrained network has the same choices.
+    """Tries what comes after a search.
+
+    Architectures must be derivable after a step of training, compute what the supernet computes with one-hot op weights, and have the
+    choices of the retrained network.
 
     Raises:
         UsageError: It does not work.
     """
-    inputs, _ = data.example()
+    inputs, target = data.example()
     supernet = module.supernet
     with refusals(), torch.random.fork_rng(devices=[]), torch.no_grad():
         retrained = Supernet(retraining.model["space"].network("retrain")).choices
@@ -117,9 +122,12 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
                 f'network("retrain") has other choices than network("search"): {name!r} has labels '
                 f"{retrained.get(name, 'none')} there, {supernet.choices.get(name, 'none')} here"
             )
-        for seed in range(NUM_TRIED if module.space.inherits_weights else 0):
+        trained = after_a_step(module, inputs, target)
+        if not module.space.inherits_weights:
+            return
+        for seed in range(NUM_TRIED):
             choices = random_choices(supernet.network, seed)
-            supernet.derive(choices).eval()(*as_args(inputs))
+            check_derived(trained, choices, as_args(inputs))
             with architecture(choices):
                 retraining.model["space"].network("retrain")
 
@@ -141,7 +149,8 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
         forward = partial(module.supernet, op_weights=sample)
         loader = experiment.data.search_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
         check_batches(experiment.trainer, loader)
-        try_once(module.supernet, forward, experiment.data, module.task, experiment.data.train_targets())
+        targets = experiment.data.train_targets()
+        module.metric_names = try_once(module.supernet, forward, experiment.data, module.task, targets)
     return module, loader, device
 
 

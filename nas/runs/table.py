@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import statistics
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from nas.errors import UsageError
 from nas.files import read_json, write_json
 from nas.genotype import key_of
 from nas.runs.config import Experiment
+from nas.runs.options import normalized
 
 FORMAT = "gumbel-nas/table"
 VERSION = 1
@@ -148,7 +150,11 @@ def find_table(experiment: Experiment) -> Table | None:
         return None
     wanted = training_of(experiment)
     for path in sorted(folder.glob("*.json")):
-        table = Table.load(path)
-        if table.training == wanted:
+        try:
+            table = Table.load(path)
+        except UsageError as error:  # somebody's other file must not end a search
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        if normalized(dict(table.training)) == normalized(wanted):
             return table
     return None

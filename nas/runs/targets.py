@@ -12,7 +12,7 @@ from nas.cost_penalty import CostPenalty
 from nas.cost_table import CostTable, ExpectedCost
 from nas.costs import CostFunction, latency_ms
 from nas.errors import UsageError
-from nas.evaluation import as_args, first_sample, to_device
+from nas.evaluation import as_args, first_samples, to_device
 from nas.files import read_json, write_json
 from nas.latency import MeasuredLatency, NotProfiled
 from nas.limits import Infeasible, Limit, most_probable
@@ -38,7 +38,7 @@ def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
     inputs, _ = experiment.data.example()
     with refusals("model.cost"), torch.random.fork_rng(devices=[]):
         supernet = Supernet(experiment.model["space"].network("retrain")).to(device)
-        return CostModel(supernet, as_args(to_device(first_sample(inputs), device)))
+        return CostModel(supernet, as_args(to_device(first_samples(inputs), device)))
 
 
 def cost_tables(

@@ -104,10 +104,12 @@ def test_too_many_skips_are_exchanged_and_said(run):
     with pytest.warns(
         UserWarning, match="100% of the derived architecture are skip connections.*another one was taken"
     ):
-        answer = run([EVEN, EVEN, EVEN, mostly])
+        answer = run([EVEN, EVEN, EVEN, mostly], **{"model.guards": {"max_skip_share": 0.75}})
     assert answer.result["genotype"] == every("identity") | {"two": "conv"}
-    free = run([EVEN, EVEN, EVEN, mostly], "free", **{"model.guards": {"max_skip_share": 1.0}})
-    assert free.result["genotype"] == every("identity")
+    assert answer.result["replaced"] == every("identity")
+    assert json.loads(Path("run/genotype.json").read_text())["provenance"]["replaced"] == every("identity")
+    free = run([EVEN, EVEN, EVEN, mostly], "free")  # off by default
+    assert free.result["genotype"] == every("identity") and free.result["replaced"] is None
 
 
 def test_an_earlier_architecture_that_does_better_is_reported(run, monkeypatch):
@@ -182,4 +184,4 @@ def test_bad_options(nas, config, options, message):
 def test_defaults_are_on(nas, config):
     assert nas("search", "--config", config(), "--out", "run").code == 0
     options = yaml.safe_load(Path("run/config.yaml").read_text())["model"]["guards"]
-    assert options == {"max_skip_share": 0.75, "stable_epochs": 20, "settled_entropy": 0.01, "early_entropy": 0.1}
+    assert options == {"max_skip_share": 1.0, "stable_epochs": 20, "settled_entropy": 0.01, "early_entropy": 0.1}

@@ -160,7 +160,10 @@ def test_the_best_is_chosen_without_the_test_set():
         (("--config", "tiny.yaml", "--seeds", "0,0"), "seed0 is there twice"),
         (("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau"), "--set must be like"),
         (("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau=nas.tau.Nothing"), "model.tau"),
-        (("--config", "tiny.yaml", "--seeds", "0", "--set", "a.b=1", "--set", "a.b=2"), "a.b is given twice"),
+        (
+            ("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau=1", "--set", "model.tau=2"),
+            "model.tau is given twice",
+        ),
         (("--config", "tiny.yaml", "--seeds", "0", "--num-parallel", "0"), "--num-parallel"),
         (("--resume", "nowhere"), "nowhere: not the folder of a launch"),
         (("--resume", "nowhere", "--seeds", "0"), "leave out the rest"),

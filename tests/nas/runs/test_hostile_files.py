@@ -4,8 +4,16 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+
+from nas.cli.launch_command import show
+from nas.data.vision import load_image
+from nas.files import open_own
+from nas.parent import python_command
+from nas.report.tensorboard import command
 
 RESUME = ["search", "--resume", "run"]
 
@@ -21,6 +29,8 @@ LAUNCHES = [
     ({"trial": {"name": ".."}}, "is not the name of a trial"),
     ({"trial": {"seed": "0 --trust-module=evil_mod"}}, "seed must be a whole number"),
     ({"trial": {"command": "x"}}, "a trial must have the keys"),
+    ({"trial": {"settings": {"model.guards": "precious.txt"}}}, "model.guards is set key by key"),
+    ({"trial": {"settings": {"trainer": "precious.txt"}}}, "trainer is set key by key"),
     ({"trials": "missing"}, "trials must be a list"),
     ({"retrain": "yes"}, "retrain must be a bool"),
     ({"num_baseline": "missing"}, "num_baseline must be a int"),
@@ -110,3 +120,76 @@ def test_reports_show_markup_as_text(folder, form):
     assert form == "html" or not re.search(r"(?<!\\)\]\(javascript", prose)
     rows = [line for line in prose.splitlines() if line.startswith("| ")]
     assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 4) for line in rows)  # two or three columns
+
+
+def test_commands_that_are_started_import_nothing_from_the_working_directory(folder):
+    for name in ("yaml.py", "argparse.py", "nas.py", "tensorboard.py"):
+        shutil.copy(folder / "evil_mod.py", folder / name)
+    for words in (python_command("nas.cli", "entry", "--version"), command(folder / "run", 0)):
+        assert words[0] == sys.executable and "-m" not in words
+    started = python_command("nas.cli", "entry", "search", "--config", "none.yaml")
+    done = subprocess.run(started, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("nas: none.yaml: "), done.stderr
+    folder.check_no_mark()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "hard link"])
+@pytest.mark.parametrize("name", ["run/metrics.csv", "run/system.csv", "launch/logs/seed0.txt"])
+def test_only_files_of_one_name_are_extended(folder, kind, name):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.link(folder / "precious.txt", path)
+    before = folder.outside("nowhere")
+    with pytest.raises(OSError, match=r"not a regular file of one name|No such device"):
+        os.close(open_own(path, os.O_WRONLY | os.O_APPEND))
+    assert folder.outside("nowhere") == before
+
+
+def test_a_lock_that_is_another_file_too_stays_as_it_is(folder):
+    os.link(folder / "precious.txt", folder / "launch" / ".lock")
+    folder.refuse("launch", ["launch", "--resume", "launch"], "cannot be written")
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize("key", ["model/cost", "model/space/init_args/dilations", "retrain/space", "data/init_args"])
+def test_yaml_inside_of_a_text_does_not_grow(folder, key):
+    folder.change_config("run", key, BOMB)
+    folder.refuse("run", ["profile", "--config", "run/config.yaml"], ".")
+
+
+def test_messages_hold_no_control_characters(folder):
+    folder.change_config("run", "trainer/max_epochs", "\x1b]0;owned\x07 \u202e")
+    answer = folder.nas("profile", "--config", "run/config.yaml")
+    assert "owned" in answer.complaint and answer.complaint.isprintable()
+
+
+def test_settings_are_shown_as_text(folder):
+    settings = {"model.tau": "nas.tau.Constant"}
+    folder.write_launch(trial={"settings": settings})
+    row = {"settings": {"model.tau": "[/x]\x1b[31m"}, "num": 1, "num_finished": 0, "part": "arch"}
+    show({"settings": [row], "baseline": None, "launch": "launch"})
+
+
+def test_a_folder_of_images_starts_no_program(folder, monkeypatch):
+    (folder / "gs").write_text("#!/bin/sh\ntouch touched\n")
+    (folder / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder.path}:{os.environ['PATH']}")
+    image = folder / "images" / "train" / "a" / "0.png"
+    image.parent.mkdir(parents=True)
+    image.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n")
+    with pytest.raises(ValueError, match="not an image"):
+        load_image(str(image))
+    folder.check_no_mark()
+
+
+def test_a_damaged_summary_is_named(folder):
+    folder.change_json("run/summary.json", cost=[1, 2])
+    folder.refuse("run", ["report", "--run", "run"], "summary.json or manifest.json is damaged")

@@ -1,0 +1,67 @@
+"""Whether a derived network computes what the supernet computes with one-hot op weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from nas.evaluation import eval_mode
+from nas.genotype import Genotype
+from nas.supernet import Supernet
+
+TOLERANCE = 1e-5
+"""Largest difference, as a share of the largest output, in float32: sums run in another order. Half precision: 64 roundings."""
+
+
+@torch.no_grad()
+def check_derived(
+    supernet: Supernet, genotype: Genotype | Mapping[str, Any], inputs: Sequence[Any], *, run_all: bool = True
+) -> None:
+    """Compares both in eval mode; leaves no trace in the supernet or in random state.
+
+    Args:
+        supernet: Whose weights the derived network inherits.
+        genotype: The architecture.
+        inputs: Arguments of the network, on its device.
+        run_all: Run every candidate beside it, with weight 0, so that what changes the others' input is found too.
+
+    Raises:
+        ValueError: They differ, so something between choices and layers is not derived as it was searched.
+    """
+    choices = genotype.choices if isinstance(genotype, Genotype) else genotype
+    devices = [supernet.alpha.device] if supernet.alpha.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        with eval_mode(supernet):
+            expected = supernet(*inputs, op_weights=supernet.one_hot(choices, run_all=run_all))
+        found = supernet.derive(choices).eval()(*inputs)
+    difference = largest_difference(expected, found)
+    if difference is not None:
+        raise ValueError(
+            f"the derived network is not what was searched: {difference} for {dict(choices)}; a layer reads channels, inputs or "
+            "modules that depend on choices in a way that cannot be derived"
+        )
+
+
+def largest_difference(expected: Any, found: Any) -> str | None:
+    """What differs between two outputs, tensors in tuples, lists and dicts; None where they agree within `TOLERANCE`."""
+    pairs = list(zip(tree_leaves(expected), tree_leaves(found), strict=False))
+    if len(tree_leaves(expected)) != len(tree_leaves(found)):
+        return "outputs have other parts"
+    for a, b in pairs:
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            continue
+        if a.shape != b.shape:
+            return f"outputs have the shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        if not a.numel():
+            continue
+        rounding = 64 * torch.finfo(a.dtype).eps if a.is_floating_point() and a.dtype.itemsize < 4 else TOLERANCE
+        largest = float(a.double().abs().nan_to_num(0.0, 0.0, 0.0).max())
+        apart = (a.double() - b.double()).abs()
+        same = (a == b) | (a.isnan() & b.isnan()) | (apart <= rounding * largest)
+        if not bool(same.all()):
+            return f"outputs differ by up to {float(apart[~same].max()):.2g}, the largest is {largest:.2g}"
+    return None

@@ -1,0 +1,37 @@
+"""Copies of modules that hold on to tensors of a backward graph."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copied(module: Module, copies: dict[int, Any] | None = None) -> Module:
+    """``copy.deepcopy``, also of modules that keep results of their last forward: an attention map, or a weight that a hook computes.
+
+    Those results are copied without their graph.
+
+    Args:
+        module: What to copy.
+        copies: The memo of ``copy.deepcopy``; gets the results' copies.
+    """
+    copies = {} if copies is None else copies
+    copies.update(cut_results(module, copies))
+    return copy.deepcopy(module, copies)
+
+
+def cut_results(module: nn.Module, known: dict[int, Any]) -> dict[int, Tensor]:
+    """Id -> copy without graph of every tensor that modules hold beside their parameters and buffers; those of `known` are left out."""
+    return {
+        id(leaf): leaf.detach().clone()
+        for inner in module.modules()
+        for key, value in vars(inner).items()
+        if key not in ("_parameters", "_buffers", "_modules")
+        for leaf in tree_leaves(value)
+        if isinstance(leaf, Tensor) and leaf.grad_fn is not None and id(leaf) not in known
+    }
