@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from nas.relaxations import OpWeights
+
 Level = Literal["weight", "arch"]
 
 
@@ -30,8 +32,19 @@ class Step(Protocol):
     def arch_parameters(self) -> Sequence[nn.Parameter]:
         """Alpha, and whatever is trained with it."""
 
-    def loss(self, batch: Level) -> Tensor:
-        """The supernet's loss on this step's batch of one data half, with op weights drawn for that half."""
+    def batch(self, level: Level) -> tuple[Any, Any]:
+        """This step's (inputs, target) of one data half, for a loss of one's own."""
+
+    def draw(self, level: Level, part: int = 0) -> OpWeights:
+        """The op weights of this step for one data half: the same at every call of a step."""
+
+    def loss(self, batch: Level, op_weights: OpWeights | None = None) -> Tensor:
+        """The supernet's loss on this step's batch of one data half.
+
+        Args:
+            batch: The data half.
+            op_weights: Those to evaluate it at, for example other draws of a score-function estimator; None: those drawn for that half.
+        """
 
     def losses(self, batch: Level) -> Iterator[Tensor]:
         """The same loss in parts that add up to it; each is to be descended before the next is asked for."""
@@ -47,7 +60,11 @@ class Step(Protocol):
 
 
 class Bilevel(ABC):
-    """Takes one step of the weight parameters, and one of the arch parameters where they move."""
+    """Takes one step of the weight parameters, and one of the arch parameters where they move.
+
+    A method of one's own computes a scalar and hands it to ``step.descend``: of ``step.loss``, at the op weights that were drawn or at
+    others, or of a loss of its own on ``step.batch``. :func:`nas.testing.check_bilevel` tells whether it keeps the rules.
+    """
 
     recomputes = True
     """Whether it works where candidates are recomputed in the backward pass."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from nas.costs import batch_size
 from nas.tasks import Task
@@ -86,7 +86,13 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, loader: Iterable[Any], task: Task, device: torch.device) -> dict[str, float]:
+def evaluate(
+    network: nn.Module,
+    loader: Iterable[Any],
+    task: Task,
+    device: torch.device,
+    others: Mapping[str, Metric] | None = None,
+) -> dict[str, float]:
     """Loss and the task's metrics over all samples, in eval mode; the network's mode is restored.
 
     Args:
@@ -94,10 +100,11 @@ def evaluate(network: nn.Module, loader: Iterable[Any], task: Task, device: torc
         loader: Yields (inputs, target).
         task: What to measure.
         device: Where to run.
+        others: Further metrics, by names that the task's do not have.
     """
     training = network.training
     network.to(device).eval()
-    metrics = {"loss": MeanMetric(), **task.metrics()}
+    metrics = {"loss": MeanMetric(), **task.metrics(), **(others or {})}
     for metric in metrics.values():
         metric.to(device)
     for inputs, target in loader:

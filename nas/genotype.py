@@ -15,6 +15,9 @@ from nas.files import CHECKSUM, parse_json, sealed_json, size_of, unsealed, writ
 FORMAT = "gumbel-nas/genotype"
 VERSION = 1
 MAX_BYTES = 16 * 2**20
+MAX_CHOICES = 20_000
+MAX_NOTATION_BYTES = 2**16
+"""Of an architecture in a space's published notation."""
 
 LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 CHOICE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
@@ -93,6 +96,9 @@ class Genotype:
                 raise UsageError(f"{source}: {key} must be an object, got {type(value).__name__}")
         if "choices" not in fields:
             raise UsageError(f"{source}: key 'choices' is missing")
+        for key in ("choices", "probabilities"):
+            if len(fields.get(key, ())) > MAX_CHOICES:
+                raise UsageError(f"{source}: {key} has more than {MAX_CHOICES} choices")
         for name, value in fields["choices"].items():
             if not CHOICE_NAME.fullmatch(name):
                 raise UsageError(
@@ -113,8 +119,8 @@ class Genotype:
         for name, row in fields.get("probabilities", {}).items():
             if not CHOICE_NAME.fullmatch(name) or not isinstance(row, dict) or not all(map(LABEL.fullmatch, row)):
                 raise UsageError(f"{source}: probabilities: {name!r:.80} must be the name of a choice with its labels")
-            if not all(isinstance(p, (int, float)) for p in row.values()):
-                raise UsageError(f"{source}: probabilities of choice {name!r} must map labels to numbers")
+            if not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in row.values()):
+                raise UsageError(f"{source}: probabilities of choice {name!r} must lie between 0 and 1")
         unsealed(data, source)
         return cls(**fields)
 

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 LRSchedule = Literal["constant", "cosine", "one_cycle"]
+
+
+def rate_share(name: LRSchedule, progress: float) -> float:
+    """The share of the highest learning rate at a share of the steps: what :func:`make_lr_scheduler` does, as a function.
+
+    Args:
+        name: As there.
+        progress: In [0, 1].
+    """
+    if name == "constant":
+        return 1.0
+    if name == "cosine":
+        return _between(1.0, 0.0, progress)
+    first, last = 1 / 25, 1 / 25 / 1e4  # OneCycleLR's defaults, 30 % of the steps upward
+    return _between(first, 1.0, progress / 0.3) if progress < 0.3 else _between(1.0, last, (progress - 0.3) / 0.7)
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """Half a cosine from start to end."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
 def make_lr_scheduler(name: LRSchedule, optimizer: Optimizer, num_steps: int) -> LRScheduler:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from nas.evaluation import call_network
-from nas.lr_schedules import LRSchedule, make_lr_scheduler
+from nas.lr_schedules import LRSchedule
 from nas.tasks import Task
 from nas.train_module import OptimizerFactory, TrainModule, check_optimizer
 
@@ -56,8 +56,7 @@ class RetrainModule(TrainModule):
     def configure_optimizers(self) -> Any:
         """One optimizer for the network and the task's own parameters."""
         optimizer = self.optimizer([*self.network.parameters(), *self.task.parameters()])
-        scheduler = make_lr_scheduler(self.scheduler, optimizer, self.num_batches_total)
-        return self.set_up_optimizers({"weight": optimizer}, {"weight": scheduler})
+        return self.set_up_optimizers({"weight": optimizer}, {"weight": (self.scheduler, self.num_batches_total)})
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One optimizer step."""

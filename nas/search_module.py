@@ -16,7 +16,7 @@ from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.cost_penalty import CostPenalty
 from nas.costs import batch_size
 from nas.evaluation import call_network, joined, split_batch
-from nas.lr_schedules import LRSchedule, make_lr_scheduler
+from nas.lr_schedules import LRSchedule
 from nas.paths import Paths
 from nas.regularizers import ArchState, Regularizer, entropy
 from nas.relaxations import OpWeights, Relaxation, Sampler
@@ -183,11 +183,7 @@ class SearchModule(TrainModule):
             optimizers["arch"] = self.arch_optimizer(arch_parameters)
             rest = self.warmup_epochs * self.num_batches_per_epoch
             schedules["arch"] = (self.arch_schedule, max(1, self.num_batches_total - rest))
-        schedulers = {
-            name: make_lr_scheduler(schedule, optimizers[name], num_steps)
-            for name, (schedule, num_steps) in schedules.items()
-        }
-        return self.set_up_optimizers(optimizers, schedulers)
+        return self.set_up_optimizers(optimizers, schedules)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step of the bilevel method on a pair of batches."""
@@ -247,9 +243,18 @@ class SearchModule(TrainModule):
         probabilities = self.relaxation.probabilities(alpha, mask)
         return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(self.progress), self.progress)
 
-    def loss(self, level: Level) -> Tensor:
-        """The supernet's loss on this step's batch of `level`, metered."""
-        return self._mean_loss(level, _Criterion(self.supernet, self.task))
+    def batch(self, level: Level) -> tuple[Any, Any]:
+        """This step's (inputs, target) of `level`."""
+        inputs, target = self._batch[level]
+        return inputs, target
+
+    def loss(self, level: Level, op_weights: OpWeights | None = None) -> Tensor:
+        """The supernet's loss on this step's batch of `level`, metered where it is at the op weights drawn for it."""
+        criterion = _Criterion(self.supernet, self.task)
+        if op_weights is not None:
+            loss: Tensor = criterion(*self._batch[level], op_weights)[0]
+            return loss
+        return self._mean_loss(level, criterion)
 
     def losses(self, level: Level) -> Iterator[Tensor]:
         """The same loss, part by part."""
@@ -315,7 +320,8 @@ class SearchModule(TrainModule):
         if "arch" in levels:
             if self.supernet.alpha.grad is not None:
                 self.alpha_gradient.update(self.supernet.alpha.grad)
-            for sample in self._samples["arch" if "arch" in self._samples else "weight"]:
+            # none where the method has computed its loss by itself
+            for sample in self._samples.get("arch", self._samples.get("weight", [])):
                 self.supernet.after_arch_step(self.relaxation, sample)
 
     @torch.no_grad()

@@ -6,23 +6,32 @@ Call them from your tests: ``nas.testing.check_relaxation(MyRelaxation())``.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD
+from torch.utils.data import TensorDataset
 
+from nas.bilevel import Bilevel
 from nas.building import architecture
+from nas.choices import choice
 from nas.cost_model import CostModel
 from nas.costs import CostFunction, count_macs, num_params
 from nas.data import SearchDataModule, StreamingDataModule
 from nas.data.loader import num_samples
 from nas.gates import Gate
-from nas.relaxations import Relaxation
+from nas.relaxations import GumbelSoftmax, Relaxation
+from nas.search_module import SearchModule
 from nas.search_space import SearchSpace
 from nas.structure import random_choices
 from nas.supernet import Supernet
-from nas.tau import TauSchedule
+from nas.tasks import Classification
+from nas.tau import Constant, TauSchedule
 from nas.widths import widths_of
 
 
@@ -206,3 +215,68 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, (tuple, list)):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+class _Points(SearchDataModule):
+    """Points on a line, by their sign."""
+
+    def train_set(self, augment: bool) -> TensorDataset:
+        x = torch.linspace(-1.0, 1.0, 64)[:, None]
+        return TensorDataset(x, (x[:, 0] > 0).long())
+
+    def test_set(self) -> TensorDataset:
+        return self.train_set(False)
+
+
+class _TwoActivations(SearchSpace):
+    def network(self, stage: str = "search") -> nn.Module:
+        act = choice("act", {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity})
+        return nn.Sequential(nn.Linear(1, 4), act, nn.Linear(4, 2))
+
+
+def check_bilevel(bilevel: Bilevel, *, relaxation: Relaxation | None = None) -> None:
+    """Checks on a tiny search that weights move, alpha moves after the warm-up alone, both stay finite, and a repetition is equal.
+
+    Args:
+        bilevel: The method.
+        relaxation: What draws op weights; default soft Gumbel-Softmax.
+    """
+
+    def searched(warmup_epochs: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = SearchModule(
+                space=_TwoActivations(),
+                relaxation=relaxation or GumbelSoftmax(),
+                tau=Constant(1.0),
+                task=Classification(2),
+                bilevel=copy.deepcopy(bilevel),
+                weight_optimizer=partial(SGD, lr=0.1),
+                arch_optimizer=partial(SGD, lr=0.1),
+                warmup_epochs=warmup_epochs,
+            )
+            before = {name: value.clone() for name, value in module.supernet.state_dict().items()}
+            trainer = pl.Trainer(
+                max_epochs=2,
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Lightning's hints on devices and workers
+                trainer.fit(module, _Points(batch_size=8).search_loader(0))
+        _require(module.num_batches_done == 8, f"8 batches were given, {module.num_batches_done} were counted")
+        after = module.supernet.state_dict()
+        _require(all(bool(torch.isfinite(value).all()) for value in after.values()), "weights and alpha must be finite")
+        return {name: value - before[name] for name, value in after.items() if value.is_floating_point()}
+
+    moved, again, resting = searched(0), searched(0), searched(2)
+    _require(
+        all(torch.equal(moved[name], again[name]) for name in moved), "a repetition with equal seeds must be equal"
+    )
+    weights = [value for name, value in moved.items() if name != "alpha"]
+    _require(any(bool(value.abs().sum() > 0) for value in weights), "the weights must move")
+    _require(bool(moved["alpha"].abs().sum() > 0), "alpha must move after the warm-up")
+    _require(bool((resting["alpha"] == 0).all()), "alpha must rest in the warm-up: look at step.arch_moves")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,10 +20,14 @@ from nas.costs import batch_size
 from nas.data.loader import ResumableLoader
 from nas.distributed import average, average_gradients, check_equal, gathered
 from nas.evaluation import joined, scalars_of, split_batch, update_metrics
+from nas.lr_schedules import LRSchedule, make_lr_scheduler, rate_share
+from nas.replanning import Plan
 from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
 
 _GRADIENT = "gradient"
+RUN = "run"
+"""The plan of the whole run, beside those of the learning rates."""
 _SUFFIX = "_meters"  # a module cannot be called "train"
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -94,6 +100,9 @@ class TrainModule(pl.LightningModule):
         self.metric_names: dict[str, list[str]] = {}
         self._optimizers_by_name: dict[str, Any] = {}
         self._schedulers_by_name: dict[str, LRScheduler] = {}
+        self._schedules: dict[str, LRSchedule] = {}
+        self._plans: dict[str, Plan] = {}
+        self._loaded_plans: dict[str, Plan] = {}
         self._scheduled: list[nn.Module] = []
         self._loaded_meters: list[dict[str, Any]] = []
         self._watched: dict[str, Tensor] = {}
@@ -121,8 +130,9 @@ class TrainModule(pl.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Completed share of the run, in [0, 1]."""
-        return min(1.0, self.num_batches_done / max(1, self.num_batches_total))
+        """Completed share of the run, in [0, 1]; of one that goes on with more or fewer epochs, continued from where it was."""
+        plan = self._plans.get(RUN) or Plan(self.num_batches_total)
+        return plan(self.num_batches_done)
 
     def add_meters(self, level: str) -> None:
         """Registers loss and metric meters; their state is checkpointed, so an epoch cut in two averages the same."""
@@ -157,12 +167,47 @@ class TrainModule(pl.LightningModule):
         return result
 
     def set_up_optimizers(
-        self, optimizers: Mapping[str, Optimizer], schedulers: Mapping[str, LRScheduler]
+        self, optimizers: Mapping[str, Optimizer], schedules: Mapping[str, tuple[LRSchedule, int]]
     ) -> tuple[list[Optimizer], list[Any]]:
-        """What ``configure_optimizers`` returns; the names are used by :meth:`optimizer_step_of`."""
+        """What ``configure_optimizers`` returns: one optimizer and one schedule a parameter set.
+
+        Args:
+            optimizers: By name.
+            schedules: Name -> schedule, and its number of steps.
+        """
         self._optimizers_by_name = dict(optimizers)
-        self._schedulers_by_name = dict(schedulers)
-        return list(optimizers.values()), list(schedulers.values())
+        self._schedules = {name: schedule for name, (schedule, _) in schedules.items()}
+        self._plans = {name: Plan(num_steps) for name, (_, num_steps) in schedules.items()}
+        self._plans[RUN] = Plan(self.num_batches_total)
+        self._schedulers_by_name = {
+            name: make_lr_scheduler(schedule, optimizers[name], num_steps)
+            for name, (schedule, num_steps) in schedules.items()
+        }
+        return list(optimizers.values()), list(self._schedulers_by_name.values())
+
+    def _replan(self) -> None:
+        """Stretches what is left of the schedules where the run was begun with another number of steps."""
+        for name, begun in self._loaded_plans.items():
+            if name in self._plans:
+                step = self.num_batches_done if name == RUN else self._schedulers_by_name[name].last_epoch
+                self._plans[name] = begun.changed(self._plans[name].total, step)
+        self._loaded_plans = {}
+        plan = self._plans.get(RUN)
+        if plan is not None and plan.done == self.num_batches_done > 0 and plan.share >= 1.0:
+            warnings.warn(
+                "the schedules were at their end: learning rates and tau stay at their last values", stacklevel=2
+            )
+
+    def _advance(self, name: str) -> None:
+        """The next learning rate of an optimizer."""
+        scheduler, plan = self._schedulers_by_name[name], self._plans[name]
+        if plan.done == 0:
+            scheduler.step()
+            return
+        scheduler.last_epoch += 1
+        for group in self._optimizers_by_name[name].param_groups:
+            highest = group.get("max_lr", group.get("initial_lr", group["lr"]))
+            group["lr"] = highest * rate_share(self._schedules[name], plan(scheduler.last_epoch))
 
     def losses_of_parts(
         self, level: str, batch: Any, num_parts: int, forward: Callable[[int, Any, Tensor], tuple[Tensor, Any]]
@@ -216,7 +261,7 @@ class TrainModule(pl.LightningModule):
                     gradient_clip_algorithm="norm",
                 )
             optimizer.step()
-            self._schedulers_by_name[name].step()
+            self._advance(name)
 
     def finish_batch(self, **watched: Tensor) -> None:
         """Counts the batch, and stops the run at the first that produced NaN or infinity: one fused check of losses and gradients.
@@ -266,8 +311,9 @@ class TrainModule(pl.LightningModule):
         Raises:
             FloatingPointError: Naming one that is not finite.
         """
-        buffers = [(name, buffer) for name, buffer in self.named_buffers() if buffer.is_floating_point()]
-        named = [*self.named_parameters(), *buffers]
+        norms = [(name, module) for name, module in self.named_modules() if isinstance(module, _NormBase)]
+        statistics = [(f"{name}.{key}", value) for name, norm in norms for key, value in norm.named_buffers()]
+        named = [*self.named_parameters(), *statistics]
         sums = [parameter.detach().sum(dtype=torch.float64) for _, parameter in named]
         finite = torch.isfinite(torch.stack(sums)) if sums else torch.ones(0)
         if not bool(finite.all()):
@@ -292,6 +338,7 @@ class TrainModule(pl.LightningModule):
         if self._loaded_meters:
             self.meters.load_state_dict(self._loaded_meters[self.global_rank])
             self._loaded_meters = []
+        self._replan()
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
             epoch, first = divmod(self.num_batches_done, self.num_batches_per_epoch)  # an epoch may be cut short
@@ -316,11 +363,13 @@ class TrainModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counters, and the meters of all processes."""
         checkpoint["num_batches_done"] = self.num_batches_done
+        checkpoint["plans"] = {name: plan.state() for name, plan in self._plans.items()}
         checkpoint["num_skipped_batches"] = self.num_skipped_batches
         checkpoint["meters"] = gathered(self.meters.state_dict())  # each process has its own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the counters; the meters follow when training starts."""
         self.num_batches_done = checkpoint["num_batches_done"]
+        self._loaded_plans = {name: Plan(**state) for name, state in checkpoint.get("plans", {}).items()}
         self.num_skipped_batches = checkpoint["num_skipped_batches"]
         self._loaded_meters = checkpoint["meters"]

@@ -54,6 +54,7 @@ LAYERS = {
     "nas.regularizers": 3,
     "nas.evaluation": 3,
     "nas.lr_schedules": 3,
+    "nas.replanning": 3,
     "nas.derive": 3,
     "nas.paths": 1,
     "nas.drawing": 3,

@@ -45,6 +45,13 @@ def replaced_line(result: Mapping[str, Any]) -> dict[str, str]:
     return {} if replaced is None else {"replaced by model.guards.max_skip_share": choices_text(replaced)}
 
 
+def constant_line(result: Mapping[str, Any]) -> dict[str, str]:
+    """That a derived network is no better than a constant output; nothing where it is, or nobody knows."""
+    if result.get("beats_constant") is not False:
+        return {}
+    return {"learned nothing": f"the best constant output has {_text(result['metric']['constant'])}"}
+
+
 def choices_text(choices: Mapping[str, Any]) -> str:
     """The labels of an architecture in a line."""
     return ", ".join(f"{name}={value}" for name, value in choices.items())

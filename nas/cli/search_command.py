@@ -52,7 +52,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nas.cli.printing import better_line, replaced_line, standing_line, target_lines
+    from nas.cli.printing import better_line, constant_line, replaced_line, standing_line, target_lines
 
     console = Console(highlight=False)
     table = Table("choice", "chosen", "probability", title="architecture")
@@ -64,6 +64,7 @@ def show(result: dict[str, Any]) -> None:
     metric, cost = result["metric"], result["cost"]
     lines = {
         f"{metric['name']} (inherited weights, arch half)": f"{metric['value']:.4f}",
+        **constant_line(result),
         "parameters": f"{cost['params']:,}",
         "MACs": f"{cost['macs']:,}",
         "architectures": f"{result['num_architectures']:,}",

@@ -69,7 +69,10 @@ class Ranked(DeriveStrategy):
         """
         score = self.scorer(searched)
         pool = candidates(searched, self.num)
-        scores = [score(choices) for choices in pool]
+        scores = []
+        for choices in pool:
+            scores.append(score(choices))
+            searched.told(len(scores), len(pool))
         if self.smooth:
             scores = smoothed(pool, scores)
         return sorted(zip(pool, scores, strict=True), key=lambda pair: -pair[1])

@@ -158,6 +158,21 @@ class RunFolder:
             raise UsageError(f"{self.summary}: damaged")
         return summary
 
+    def check_unchanged(self) -> None:
+        """Refuses a finished run whose configuration was changed since.
+
+        Raises:
+            UsageError: It was; the message says how to go on with it.
+        """
+        manifest = read_json(self.manifest, f"{self.shown}: not finished (manifest.json is missing)")
+        digests = manifest.get("sha256")
+        known = digests.get(self.config.name) if isinstance(digests, dict) else None
+        if known is not None and known != sha256(self.config):
+            raise UsageError(
+                f"{self.shown}: the run is finished, and its config.yaml was changed since; to go on with the changed one, remove "
+                "summary.json, genotype.json and manifest.json and say --force"
+            )
+
     def wait_for_events(self) -> None:
         """Waits, at most two seconds, until a new event file gets a later second in its name than those that are there.
 

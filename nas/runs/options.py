@@ -97,6 +97,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if not node.value:
+        raise yaml.YAMLError("a whole number without digits")
     number = loader.construct_yaml_int(node)
     if abs(number) >= 2**63:
         raise yaml.YAMLError(f"{node.value[:20]}... is larger than any number that a configuration has")
@@ -147,7 +149,7 @@ def check_texts(value: Any, source: str) -> None:
     elif isinstance(value, str) and ("&" in value or "*" in value):
         try:
             check_texts(yaml.load(value, _Loader), source)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
+        except Exception as error:
             if "*" in value and "&" in value:
                 raise UsageError(f"{source}: {value!r:.40}: {' '.join(str(error).split())}") from None
 
@@ -168,7 +170,7 @@ def check_yaml(path: Path) -> None:
         raise UsageError(f"{path}: not UTF-8 text") from None
     try:
         content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except Exception as error:  # constructors of tags raise whatever they meet
         raise UsageError(f"{path}: not valid YAML: {error or 'nested too deeply'}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a configuration; expected the keys {', '.join(SECTIONS)}")

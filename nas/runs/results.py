@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nas.building import architecture
+from nas.callbacks.scoring import ScoringProgress
 from nas.cost_table import CostTable
 from nas.costs import latency_ms, num_macs, num_params
 from nas.data import SearchDataModule
@@ -31,6 +32,7 @@ from nas.runs.targets import limits_of, load_tables
 from nas.search_module import SearchModule
 from nas.tasks import Task
 
+CONSTANT = "constant output"
 NUM_COMPARED = 2
 """Samples on which the derived network is compared with the supernet."""
 
@@ -40,7 +42,8 @@ class Derived(NamedTuple):
 
     Attributes:
         genotype: With space, probabilities, cost and provenance.
-        metric: The headline metric on the arch half, weights inherited.
+        metric: The headline metric on the arch half, weights inherited; where the task tells, what the best constant output has.
+        beats_constant: Whether that is better than what the best constant output has; None where the task does not tell.
         target: Of every cost target the limit, what the cost table says, and what the retrained network has (a latency: measured anew).
         target_met: Whether every limit is kept; a measured cost is judged by the table. None without targets.
         seconds: What the strategy took.
@@ -51,6 +54,7 @@ class Derived(NamedTuple):
 
     genotype: Genotype
     metric: dict[str, Any]
+    beats_constant: bool | None
     target: dict[str, dict[str, float]]
     target_met: bool | None
     seconds: float
@@ -64,6 +68,7 @@ class Derived(NamedTuple):
             "genotype": dict(self.genotype.choices),
             "probabilities": self.genotype.probabilities,
             "metric": self.metric,
+            "beats_constant": self.beats_constant,
             "cost": self.genotype.cost,
             "target": self.target,
             "target_met": self.target_met,
@@ -100,8 +105,12 @@ def derive_and_score(
     tables = load_tables(experiment.targets, folder.path)
     limits = limits_of(experiment.targets, tables)
     start = time.perf_counter()
-    searched = replace(searched_of(module, data, device, limits), seen=seen)
-    found, replaced = _guarded(strategy, searched, experiment.guards.max_skip_share)
+    progress = ScoringProgress("derive")
+    searched = replace(searched_of(module, data, device, limits), seen=seen, told=progress)
+    try:
+        found, replaced = _guarded(strategy, searched, experiment.guards.max_skip_share)
+    finally:
+        progress.stop()
     better = _better(searched, found)
     seconds = time.perf_counter() - start
     for limit in limits:
@@ -114,7 +123,9 @@ def derive_and_score(
         inputs = first_samples(as_floats_of(supernet.network, islice(data.arch_loader(), 1))[0][0], NUM_COMPARED)
         run_all = module.relaxation.num_active is None  # others may never have been trained
         check_derived(supernet, found, as_args(to_device(inputs, device)), run_all=run_all)
-    scores = evaluate(recalibrated_network(module, found, data, device), data.arch_loader(), task, device)
+    constant = task.constant()
+    others = {} if constant is None else {CONSTANT: constant}
+    scores = evaluate(recalibrated_network(module, found, data, device), data.arch_loader(), task, device, others)
     target, met = describe_targets(retraining, tables, found.choices, device)
     known = find_table(retraining)
     standing = None if known is None else known.standing(found.choices, "validation")
@@ -130,9 +141,11 @@ def derive_and_score(
             **({} if replaced is None else {"replaced": replaced}),
         },
     )
-    return Derived(
-        genotype, {**headline(task, scores), "split": "arch"}, target, met, seconds, standing, replaced, better
-    )
+    metric = {**headline(task, scores), "split": "arch"}
+    if CONSTANT in scores:
+        metric["constant"] = scores[CONSTANT]
+    learned = has_learned(task, scores)
+    return Derived(genotype, metric, learned, target, met, seconds, standing, replaced, better)
 
 
 def _guarded(
@@ -214,6 +227,19 @@ def describe_targets(
         met = met and row["table" if function is latency_ms else "network"] <= limit
         described[name] = row
     return described, met
+
+
+def has_learned(task: Task, scores: Mapping[str, float]) -> bool | None:
+    """Whether the headline metric is better than that of the best constant output; None where the task does not tell.
+
+    Args:
+        task: What was measured.
+        scores: By metric, and what a constant has under `CONSTANT`.
+    """
+    name, metric = next(iter(task.metrics().items()))
+    if CONSTANT not in scores or metric.higher_is_better is None:
+        return None
+    return scores[name] > scores[CONSTANT] if metric.higher_is_better else scores[name] < scores[CONSTANT]
 
 
 def headline(task: Task, scores: Mapping[str, float]) -> dict[str, Any]:

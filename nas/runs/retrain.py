@@ -13,7 +13,7 @@ from nas.data.loader import ResumableLoader
 from nas.errors import UsageError
 from nas.evaluation import evaluate
 from nas.files import check_no_links, write_atomic
-from nas.genotype import Genotype, read_text
+from nas.genotype import MAX_NOTATION_BYTES, Genotype, read_text
 from nas.retrain_module import RetrainModule
 from nas.rng import derive_seed, seed_global_generators
 from nas.runs.build import refusals, restore_search, restore_weights, try_once
@@ -112,6 +112,10 @@ def load_genotype(path: Path, space: SearchSpace) -> Genotype:
     text = read_text(path)
     if text.lstrip().startswith("{"):
         return Genotype.from_json(text, str(path))
+    if len(text) > MAX_NOTATION_BYTES:
+        raise UsageError(
+            f"{path}: neither a genotype.json nor, with more than {MAX_NOTATION_BYTES} bytes, a notation of one"
+        )
     with refusals(str(path)):
         return space.parse_genotype(text.strip())
 

@@ -95,6 +95,7 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
     """
     folder = RunFolder.open(path, "search")
     if folder.finished:
+        folder.check_unchanged()
         return folder
     source = folder.source(trusted)
     experiment, retraining = load_experiment(source), load_retraining(source)
@@ -186,6 +187,8 @@ def _run(
     guards = Guards(experiment.guards, partial(_judge, experiment.data))
     record = Record(experiment.yaml(), experiment.trusted, force=force)
     with processes.writing(folder):
+        if folder.finished:  # by another process, before this one had the lock
+            return folder
         trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
         module.use_average()
         seen = [entry["choices"] for entry in guards.seen]

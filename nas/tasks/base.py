@@ -33,5 +33,13 @@ class Task(nn.Module, ABC):
         """The part of a network's output that metrics see; by default all of it."""
         return output
 
+    def constant(self) -> Metric | None:
+        """A fresh metric of what the best constant output scores by the headline metric; None where nobody knows.
+
+        Updated like the others, with (output, target), of which it sees the target alone. A network that does no better has learned
+        nothing.
+        """
+        return None
+
     def check_target(self, target: Tensor) -> None:
         """Raises ValueError for targets that the task cannot have; sees every batch while it is on the CPU."""

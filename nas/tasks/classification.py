@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from nas.tasks.base import Task
+from nas.tasks.constants import MajorityShare
 
 
 class Classification(Task):
@@ -63,6 +64,9 @@ class Classification(Task):
     def metrics(self) -> Mapping[str, Metric]:
         # `validate_args` would synchronise with the device at every update; check_target has looked already
         return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)}
+
+    def constant(self) -> Metric:
+        return MajorityShare(self.num_classes)
 
     def check_target(self, target: Tensor) -> None:
         if target.is_floating_point() or target.dtype == torch.bool:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from nas.tasks.base import Task
+from nas.tasks.constants import VarianceOfTargets
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
@@ -44,6 +45,9 @@ class Regression(Task):
 
     def metrics(self) -> Mapping[str, Metric]:
         return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
+
+    def constant(self) -> Metric:
+        return VarianceOfTargets()
 
     def check_target(self, target: Tensor) -> None:
         if not target.is_floating_point():

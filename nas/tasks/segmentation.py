@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from nas.tasks.base import Task
 from nas.tasks.classification import Classification
+from nas.tasks.constants import MajorityShare
 
 
 class Segmentation(Task):
@@ -43,6 +44,10 @@ class Segmentation(Task):
     def metrics(self) -> Mapping[str, Metric]:
         iou = MulticlassJaccardIndex(self.pixels.num_classes, validate_args=False)
         return {"iou": iou, **self.pixels.metrics()}
+
+    def constant(self) -> Metric:
+        num_classes = self.pixels.num_classes
+        return MajorityShare(num_classes, divisor=num_classes)  # the other classes' intersections are empty
 
     def check_target(self, target: Tensor) -> None:
         self.pixels.check_target(target)

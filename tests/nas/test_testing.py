@@ -9,8 +9,9 @@ from torch.utils.data import TensorDataset
 
 import nas
 from nas import mixture
+from nas.bilevel import FirstOrder, Joint, Unrolled
 from nas.data import SearchDataModule
-from nas.testing import check_data, check_search_space
+from nas.testing import check_bilevel, check_data, check_search_space
 
 
 class Space(nas.SearchSpace):
@@ -181,3 +182,55 @@ def test_data_is_checked():
     for data, rule in ((Unkeyed, "same batches"), (EmptyTest, "test set is empty"), (Triples, "must be")):
         with pytest.raises(AssertionError, match=rule):
             check_data(data(batch_size=10))
+
+
+class ScoreFunction(FirstOrder):
+    """REINFORCE with a baseline: losses at other op weights than those that were drawn."""
+
+    def step(self, step):
+        if step.arch_moves:
+            logits = step.supernet.alpha
+            terms = []
+            for label in ("relu", "tanh"):
+                with torch.no_grad():
+                    loss = step.loss("arch", step.supernet.one_hot({"act": label}))
+                row = step.supernet.choices["act"].index(label)
+                terms.append(loss * torch.log_softmax(logits, -1)[0, row])
+            step.descend(sum(terms), "arch")
+        step.descend(step.loss("weight"), "weight")
+
+
+class OwnLoss(FirstOrder):
+    """Computes everything by itself."""
+
+    def step(self, step):
+        for level in ("arch", "weight") if step.arch_moves else ("weight",):
+            inputs, target = step.batch(level)
+            output = step.supernet(inputs, op_weights=step.draw(level))
+            step.descend(torch.nn.functional.cross_entropy(output, target), level)
+
+
+class Restless(FirstOrder):
+    def step(self, step):
+        step.descend(step.loss("arch"), "arch")
+        step.descend(step.loss("weight"), "weight")
+
+
+class Idle(FirstOrder):
+    def step(self, step):
+        step.descend(step.loss("weight"), "weight")
+
+
+@pytest.mark.parametrize(
+    "bilevel", [FirstOrder(), Joint(), Unrolled(), ScoreFunction(), OwnLoss()], ids=lambda b: type(b).__name__
+)
+def test_bilevel_methods_that_keep_the_rules(bilevel):
+    check_bilevel(bilevel)
+
+
+@pytest.mark.parametrize(
+    ("bilevel", "rule"), [(Restless(), "alpha must rest in the warm-up"), (Idle(), "alpha must move after the warm-up")]
+)
+def test_bilevel_methods_that_break_them(bilevel, rule):
+    with pytest.raises(AssertionError, match=rule):
+        check_bilevel(bilevel)

@@ -202,6 +202,17 @@ def test_whatever_fails_after_training_is_made_up_for(run, nas, stage, monkeypat
     assert resumed.code == 0 and resumed.result["genotype"] == derived.result["genotype"]
 
 
+def test_a_search_that_learned_nothing_says_so(run, nas):
+    answer = run(**{"model.weight_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}})
+    metric = answer.result["metric"]
+    assert answer.result["beats_constant"] is (metric["value"] > metric["constant"]) and metric["constant"] >= 0.25
+    summary = json.loads(Path("run/summary.json").read_text())
+    del summary["checksum"]  # as of a file written by hand
+    Path("run/summary.json").write_text(json.dumps({**summary, "beats_constant": False}))
+    shown = nas("search", "--resume", "run", "--trust-module", "own_before")
+    assert "learned nothing: the best constant output has 0." in shown.out
+
+
 def test_pages_and_left_overs_do_not_end_a_search(run, monkeypatch):
     monkeypatch.setattr(pages, "hyperparameters", lambda values: 1 / 0)
     with pytest.warns(UserWarning, match="no pages of the run"):

@@ -1,0 +1,68 @@
+"""What outputs score that do not depend on the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class MajorityShare(Metric):
+    """The share of the most frequent class: the accuracy of always naming it."""
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int, divisor: int = 1) -> None:
+        """Counts nothing yet.
+
+        Args:
+            num_classes: Number of classes.
+            divisor: What the share is divided by: the number of classes where others' scores of 0 are averaged in.
+        """
+        super().__init__()
+        self.divisor = divisor
+        self.add_state("counts", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, output: Any, target: Tensor) -> None:
+        """Counts classes.
+
+        Shape:
+            - target: (*) int64
+        """
+        self.counts += torch.bincount(target.flatten(), minlength=len(self.counts))
+
+    def compute(self) -> Tensor:
+        """The share."""
+        return self.counts.max() / self.counts.sum() / self.divisor
+
+
+class VarianceOfTargets(Metric):
+    """The variance of targets, each element by itself, averaged: the mean squared error of always giving their mean."""
+
+    full_state_update = False
+    number: Tensor
+    total: Tensor
+    squares: Tensor
+
+    def __init__(self) -> None:
+        """Sums nothing yet."""
+        super().__init__()
+        for name in ("number", "total", "squares"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, output: Any, target: Tensor) -> None:
+        """Adds targets.
+
+        Shape:
+            - target: (B, *)
+        """
+        self.number = self.number + len(target)
+        self.total = self.total + target.double().sum(0)
+        self.squares = self.squares + target.double().square().sum(0)
+
+    def compute(self) -> Tensor:
+        """The mean of the variances."""
+        return (self.squares / self.number - (self.total / self.number).square()).mean()
