@@ -63,4 +63,6 @@ def show(result: dict[str, Any]) -> None:
     """A line for each format."""
     for name, row in result["verified"].items():
         print(f"{name}: {row['detail']}")
+    for name, why in result.get("refused", {}).items():
+        print(f"{name}: refused: {why}")
     print(f"export folder: {result['export']}")

@@ -114,7 +114,8 @@ of a step, and whether the targets of model.cost can be met. Latencies are measu
        nas export --verify DIR
 
 Writes the retrained (else the derived) network of a run into files that need no gumbel-nas, and proves them: each is run in a fresh
-interpreter that cannot import gumbel-nas, and its outputs are compared with the network's. A folder that does not hold is not kept.
+interpreter that cannot import gumbel-nas, and its outputs are compared with the network's. A format that cannot hold the
+network, or computes something else, is left out and named with the reason; if none is left, nothing is kept.
 
   --run DIR            run folder of a search or a retraining
   --genotype FILE      a genotype.json or a text in the space's notation: the network with weights drawn from the seed
@@ -127,7 +128,7 @@ interpreter that cannot import gumbel-nas, and its outputs are compared with the
                          pt2          model.pt2 of torch.export, any batch size
   --fold-bn            make batch norms part of the layers before them
   --out DIR            folder to make (default: export inside the run folder)
-  --verify DIR         check an export folder; this runs its network.py, so trust it first{_TRUST}{_COMMON}""",
+  --verify DIR         check an export folder; this runs its network.py and loads its model.pt2, so trust it first{_TRUST}{_COMMON}""",
     "dashboard": f"""usage: nas dashboard [DIR] [--port N]
 
 TensorBoard on 127.0.0.1 for all runs under DIR (default: runs), with the settings that their pages need. Prints the address.

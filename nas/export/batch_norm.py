@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from nas.export.subject import largest_difference, run
+from nas.export.subject import check_same
+from nas.module_copy import copied
 
 TOLERANCE = 1e-5
 """Largest difference of outputs, as a part of the largest output where that is above 1."""
@@ -38,7 +38,7 @@ def fold_batch_norms(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn
     pairs = _find(network, inputs)
     if not pairs:
         raise ValueError("no batch norm follows a convolution or linear layer directly; leave out --fold-bn")
-    folded = copy.deepcopy(network)
+    folded = copied(network)
     for layer_name, norm_name in pairs:
         layer: Any = folded.get_submodule(layer_name)
         norm: Any = folded.get_submodule(norm_name)
@@ -49,12 +49,7 @@ def fold_batch_norms(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn
             weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
         layer.weight, layer.bias = weight, bias
     strip_batch_norms(folded, pairs)
-    before, after = (run(net, [tensor.clone() for tensor in inputs]) for net in (network, folded))
-    difference, scale = largest_difference(after, before)
-    if not difference <= TOLERANCE * scale:
-        raise ValueError(
-            f"folding batch norms changes outputs by {difference:.1e}, more than {TOLERANCE} of {scale:.3g}"
-        )
+    check_same(folded, network, inputs, TOLERANCE, "folding batch norms")
     return folded, pairs
 
 

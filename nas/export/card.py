@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from nas.export.attention import TOLERANCE
 from nas.export.subject import Subject
 from nas.markdown import escaped, markdown_table
 
@@ -38,8 +39,14 @@ _LOADING = {
 }
 
 
-def model_card(subject: Subject, formats: Sequence[str]) -> str:
-    """README.md of an export folder, with the head that model hubs read."""
+def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str] = ()) -> str:
+    """README.md of an export folder, with the head that model hubs read.
+
+    Args:
+        subject: What was exported.
+        formats: What the folder has.
+        attention: Layers because of which pt2 is not bitwise equal.
+    """
     about = subject.about
     head = {"library_name": "pytorch", "tags": ["neural-architecture-search", "gumbel-nas"]}
     inputs = ", ".join(
@@ -60,6 +67,13 @@ def model_card(subject: Subject, formats: Sequence[str]) -> str:
     }
     if subject.folded:
         facts["batch norms"] = f"{len(subject.folded)} folded into the layers before them"
+    if subject.unparametrized:
+        facts["parametrized weights"] = f"{len(subject.unparametrized)} made plain"
+    if attention:
+        layers = "1 layer" if len(attention) == 1 else f"{len(attention)} layers"
+        facts["model.pt2"] = (
+            f"within {TOLERANCE:g} of the largest output, for fused attention in {layers} that manifest.json names"
+        )
     found = ", found by architecture search" if about["space"] else ""
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",

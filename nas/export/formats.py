@@ -50,12 +50,22 @@ def write_format(name: str, subject: Subject, folder: Path) -> None:
     """Writes the files of one format.
 
     Raises:
-        ValueError: The network cannot be written so; the message begins with the format.
+        ValueError: The network cannot be written so.
+        OSError: The system refuses, not the format: a full disk, for example.
     """
     try:
         WRITERS[name](subject, folder)
     except Exception as error:  # exporters raise whatever they meet inside a network
-        raise ValueError(f"{name}: {describe(error)}") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(describe(_cause(error))) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What torch.onnx failed of, which it says below a page of advice; any other error as it is."""
+    while isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def tensors(subject: Subject) -> dict[str, Tensor]:
@@ -96,6 +106,7 @@ def _safetensors(subject: Subject, folder: Path) -> None:
         **{key: subject.about[key] for key in ("space", "stage", "input", "task")},
         "choices": dict(subject.genotype.choices),
         "folded": [list(pair) for pair in subject.folded],
+        "unparametrized": [list(place) for place in subject.unparametrized],
         "tensors": describe_tensors(subject.network.state_dict()),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nas.errors import UsageError, describe
+from nas.export.attention import TOLERANCE as ATTENTION_TOLERANCE
 from nas.files import read_json, sha256
 
 FORMAT = "gumbel-nas/export"
@@ -36,6 +37,11 @@ def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]
         "machine": machine(),
         "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
     }
+
+
+def pt2_tolerance(layers: Sequence[str]) -> dict[str, Any]:
+    """What pt2 may differ by in a network with fused attention, and because of which layers."""
+    return {"relative_to_largest_output": ATTENTION_TOLERANCE, "layers": list(layers)}
 
 
 def machine() -> dict[str, str]:
@@ -67,7 +73,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name in files:
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise UsageError(f"{path}: {name!r:.120} is not the name of a file in this folder")
+    if "pt2_tolerance" in content:
+        _check_tolerance(content["pt2_tolerance"], path)
     return content
+
+
+def _check_tolerance(stated: Any, path: Path) -> None:
+    allowed, layers = (
+        (stated.get("relative_to_largest_output"), stated.get("layers")) if isinstance(stated, dict) else (None, None)
+    )
+    if not isinstance(allowed, float) or not 0 <= allowed <= ATTENTION_TOLERANCE:
+        raise UsageError(f"{path}: pt2_tolerance must allow between 0 and {ATTENTION_TOLERANCE:g}, not {allowed!r:.80}")
+    if not isinstance(layers, list) or not layers or not all(isinstance(name, str) for name in layers):
+        raise UsageError(f"{path}: pt2_tolerance.layers must be a list of module names")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -26,8 +26,9 @@ class Subject:
         network: In eval mode, on the CPU.
         genotype: Its architecture.
         inputs: Tensors of as many samples as the largest of `BATCHES`.
-        about: Plain values: where it comes from, its task, data, accuracy and cost.
+        about: Plain values: where it comes from, its task, data and accuracy; what it costs is added.
         folded: Pairs of modules (layer, batch norm) that were made one.
+        unparametrized: Places (module, tensor) where something computed a weight that is plain now.
         cells: The graphs of its cells; see :meth:`nas.SearchSpace.cells`.
     """
 
@@ -36,6 +37,7 @@ class Subject:
     inputs: tuple[Tensor, ...]
     about: Mapping[str, Any]
     folded: Sequence[tuple[str, str]] = ()
+    unparametrized: Sequence[tuple[str, str]] = ()
     cells: Mapping[str, Sequence[CellEdge]] = field(default_factory=dict)
 
 
@@ -85,11 +87,25 @@ def run(network: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [output.detach().clone().contiguous() for output in outputs]
 
 
-def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float]:
-    """The largest difference of any value, and the largest value that is expected, at least 1."""
+def check_same(
+    changed: nn.Module, network: nn.Module, inputs: Sequence[Tensor], tolerance: float, what: str, *, floor: float = 1.0
+) -> None:
+    """Compares a changed copy with its original.
+
+    Raises:
+        ValueError: Outputs differ by more than the tolerance, as a part of the largest output or of `floor`; `what` was done to the copy.
+    """
+    before, after = (run(net, [tensor.clone() for tensor in inputs]) for net in (network, changed))
+    difference, scale = largest_difference(after, before, floor)
+    if not difference <= tolerance * scale:
+        raise ValueError(f"{what} changes outputs by {difference:.1e}, more than {tolerance} of {scale:.3g}")
+
+
+def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor], floor: float = 1.0) -> tuple[float, float]:
+    """The largest difference of any value, and the largest value that is expected, at least `floor`."""
     pairs = zip(found, expected, strict=True)
     difference = max(float((one.double() - other.double()).abs().max()) for one, other in pairs)
-    return difference, max(1.0, *[float(tensor.double().abs().max()) for tensor in expected])
+    return difference, max(floor, *[float(tensor.double().abs().max()) for tensor in expected])
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,20 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.choice_module import ChoiceModule
-from nas.costs import num_macs, num_params
 from nas.errors import UsageError
 from nas.evaluation import as_args
 from nas.export.formats import check_formats
 from nas.export.subject import Subject, example_inputs
 from nas.export.write import check_free, write_export
 from nas.genotype import Genotype
+from nas.module_copy import copied
 from nas.runs.build import refusals
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder, versions
 from nas.runs.load import load
 from nas.runs.networks import find_network
 from nas.runs.options import ConfigSource
-from nas.runs.results import cost_of
 from nas.runs.retrain import build_network, read_genotype_of
 from nas.runs.trainer import prepare_machine
 from nas.supernet import Supernet
@@ -51,7 +49,7 @@ def export_run(
 
     Raises:
         UsageError: Not a finished run, an unknown format, or a folder that exists.
-        ValueError: The network cannot be exported so; nothing is left behind.
+        ValueError: No format can hold the network; nothing is left behind.
     """
     chosen = check_formats(formats)
     out = out if out is not None else RunFolder.open(path).path / "export"
@@ -76,7 +74,7 @@ def export_genotype(
 
     Raises:
         UsageError: A genotype of another space, an unknown format, or a folder that exists.
-        ValueError: The network cannot be exported so; nothing is left behind.
+        ValueError: No format can hold the network; nothing is left behind.
     """
     chosen = check_formats(formats)
     check_free(out)
@@ -107,17 +105,18 @@ def export_network(
         fold_bn: Make batch norms part of the layers before them.
 
     Returns:
-        Format -> what the check in a fresh interpreter said; see :func:`nas.export.verify.verify`.
+        Format -> what the check in a fresh interpreter said; see :func:`nas.export.verify.verify`. A format that refused has
+        ``{"ok": False, "detail": "refused: ..."}`` and no files; the others are there.
 
     Raises:
-        ValueError: Choices inside, an unknown format, a folder that exists, or a network that cannot be written so.
+        ValueError: Choices inside, an unknown format, a folder that exists, or a network that no format can hold.
     """
     chosen, out = check_formats(formats), Path(out)
     if "genotype" in chosen and genotype is None:
         raise UsageError("the format genotype needs the architecture; give genotype=")
     if any(isinstance(module, (ChoiceModule, Supernet)) for module in network.modules()):
         raise UsageError("the network has choices in it; export what supernet.derive(genotype) returns")
-    plain = copy.deepcopy(network).cpu().eval()
+    plain = copied(network).cpu().eval()
     args = example_inputs((inputs,) if isinstance(inputs, Tensor) else tuple(inputs))
     facts = {
         "title": type(network).__name__,
@@ -128,13 +127,12 @@ def export_network(
         "task": None,
         "data": None,
         "input": _described(args, ""),
-        "params": num_params(plain),
-        "macs": num_macs(plain, args),
         "seed": None,
         "versions": versions(),
     }
     subject = Subject(plain, genotype or Genotype({}), args, facts)
-    return write_export(subject, chosen, out, fold_bn=fold_bn)
+    written = write_export(subject, chosen, out, fold_bn=fold_bn)
+    return written.report | {name: {"ok": False, "detail": f"refused: {why}"} for name, why in written.refused.items()}
 
 
 def _export(
@@ -158,7 +156,6 @@ def _export(
         "task": experiment.values["retrain"]["task"] or model["task"],
         "data": _public(experiment.applied["data"]),
         "input": _described(inputs, data.preprocessing),
-        **cost_of(network, data),
         "seed": experiment.seed,
         "versions": versions(),
     }
@@ -166,8 +163,9 @@ def _export(
     cells = experiment.model["space"].cells(genotype.choices)
     subject = Subject(network, genotype, inputs, facts, cells=cells)
     rebuild = partial(load, trust_modules=experiment.trusted)
-    report = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=rebuild)
-    return {"export": str(out), "formats": list(formats), "verified": report}
+    written = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=rebuild)
+    there = [name for name in formats if name not in written.refused]
+    return {"export": str(out), "formats": there, "verified": written.report, "refused": dict(written.refused)}
 
 
 def _described(inputs: Sequence[Tensor], preprocessing: str) -> dict[str, Any]:
