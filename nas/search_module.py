@@ -333,8 +333,18 @@ class SearchModule(TrainModule):
                 parameter.copy_(average)
 
     def batches_of(self, batch: Any) -> list[Any]:
-        """Both halves' batches."""
-        return list(batch)
+        """Both halves' batches.
+
+        Raises:
+            ValueError: It is no pair of batches.
+        """
+        pair = list(batch) if isinstance(batch, (tuple, list)) else []
+        if len(pair) != 2 or not all(isinstance(half, (tuple, list)) and len(half) == 2 for half in pair):
+            raise ValueError(
+                "SearchModule needs pairs of batches, ((inputs, target) of the weight half, (inputs, target) of the arch half), as "
+                "SearchDataModule.search_loader or a CombinedLoader of two loaders gives them"
+            )
+        return pair
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float | None]:

@@ -26,6 +26,8 @@ from nas.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
 
 _GRADIENT = "gradient"
+WRITTEN = "scalars_are_written"
+"""Attribute of a logger whose scalars a callback writes."""
 RUN = "run"
 """The plan of the whole run, beside those of the learning rates."""
 _SUFFIX = "_meters"  # a module cannot be called "train"
@@ -354,7 +356,9 @@ class TrainModule(pl.LightningModule):
             cast(Any, module).set_progress(self.progress)
 
     def on_train_epoch_end(self) -> None:
-        """Starts the meters anew, after callbacks have read them."""
+        """Starts the meters anew, after callbacks have read them; a Trainer of one's own hears of them as of ``self.log``."""
+        if not any(getattr(logger, WRITTEN, False) for logger in self.trainer.loggers):
+            self.log_dict({tag: value for tag, value in self.scalars().items() if value is not None})
         for meters in self.meters.values():
             for meter in cast(nn.ModuleDict, meters).values():
                 cast(Metric, meter).reset()

@@ -220,7 +220,9 @@ def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
 
 
 class _Events(TensorBoardLogger):
-    """Event files alone: the configuration has a file of its own already."""
+    """Event files alone: the configuration has a file of its own already, and callbacks write the scalars."""
+
+    scalars_are_written = True
 
     def save(self) -> None:
         self.experiment.flush()
