@@ -130,3 +130,21 @@ def test_what_does_not_fit_says_what_would():
     assert ("SampledPath at this batch size" in tight["advice"]) == (sampled.total(BATCH) <= tight["device_bytes"])
     none = memory_report(module, found, Experiment, 1000)
     assert none["advice"] == "no batch size would fit; take a smaller space"
+
+
+def test_averaged_weights_are_counted():
+    space, data, _ = SPACES["dilation"]
+
+    def weights(average_decay):
+        module = SearchModule(
+            space=space,
+            relaxation=GumbelSoftmax(),
+            tau=Constant(1.0),
+            task=Classification(10),
+            average_decay=average_decay,
+        )
+        numbers = sum(parameter.numel() for parameter in module.supernet.network.parameters())
+        return forecast(module, data().example())["soft"].weights, 4 * numbers
+
+    (plain, num_bytes), (averaged, _) = weights(None), weights(0.9)
+    assert averaged - plain == num_bytes
