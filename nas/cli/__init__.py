@@ -21,6 +21,8 @@ from nas.parent import stop_with_parent
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_PIPE = 128 + 13
+"""As of a program that SIGPIPE ends."""
 STOPPING = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """Signals that end a command; SIGINT is Python's own."""
 
@@ -75,9 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 128 + signal.SIGINT)
     except Stopped as stop:
         return _fail(stop.args[0], _code(stop.signum))
-    except BrokenPipeError:  # whoever read the output has gone: end as a program does that the signal stops
+    except BrokenPipeError:  # whoever read the output has gone
         sys.stdout = open(os.devnull, "w")
-        return 128 + 13
+        return EXIT_PIPE
+    except SystemExit:  # so says rich of the same
+        return EXIT_PIPE
     except Exception as error:
         if getattr(error, "exit_code", None) == 0:
             return 0

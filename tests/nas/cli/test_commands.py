@@ -258,3 +258,11 @@ def test_inputs_in_a_dict_go_all_the_way(nas, config, tmp_path):
     result = nas("evaluate", "--run", "my run", "--json", *trust).result
     assert result["macs"] == 300 and result["params"] == 310
     assert "nas retrain --run 'my run' --trust-module dicts" in nas("search", "--resume", "my run", *trust).out
+
+
+def test_a_reader_that_has_gone_ends_a_command_as_the_signal_would(monkeypatch, nas):
+    def gone(*args):
+        raise SystemExit(1)  # as rich does
+
+    monkeypatch.setattr("nas.cli.doctor_command.show", gone)
+    assert nas("doctor").code == 141
