@@ -118,7 +118,7 @@ class Genotype:
             raise UsageError(f"{source}: space.class_path must be the dotted path of a class")
         for name, row in fields.get("probabilities", {}).items():
             if not CHOICE_NAME.fullmatch(name) or not isinstance(row, dict) or not all(map(LABEL.fullmatch, row)):
-                raise UsageError(f"{source}: probabilities: {name!r:.80} must be the name of a choice with its labels")
+                raise UsageError(f"{source}: probabilities of choice {name!r:.80} must map labels to numbers")
             if not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in row.values()):
                 raise UsageError(f"{source}: probabilities of choice {name!r} must lie between 0 and 1")
         unsealed(data, source)

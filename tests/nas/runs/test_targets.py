@@ -208,5 +208,15 @@ def test_derive_reports_targets(nas, config):
     answer = nas("derive", "--run", "run", "--json")
     assert answer.result == {
         key: json.loads(Path("run/summary.json").read_text())[key]
-        for key in ("genotype", "probabilities", "metric", "cost", "target", "target_met", "standing")
+        for key in (
+            "genotype",
+            "probabilities",
+            "metric",
+            "cost",
+            "target",
+            "target_met",
+            "standing",
+            "replaced",
+            "beats_constant",
+        )
     } | {"best_so_far": None}  # what a search saw on its way is not read again
