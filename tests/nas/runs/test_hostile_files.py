@@ -171,11 +171,11 @@ def test_messages_hold_no_control_characters(folder):
     assert "owned" in answer.complaint and answer.complaint.isprintable()
 
 
-def test_settings_are_shown_as_text(folder):
-    settings = {"model.tau": "nas.tau.Constant"}
-    folder.write_launch(trial={"settings": settings})
+def test_settings_are_shown_as_text(capsys):
     row = {"settings": {"model.tau": "[/x]\x1b[31m"}, "num": 1, "num_finished": 0, "part": "arch"}
     show({"settings": [row], "baseline": None, "launch": "launch"})
+    shown = capsys.readouterr().out
+    assert "[/x]" in shown and "\x1b" not in shown
 
 
 def test_a_folder_of_images_starts_no_program(folder, monkeypatch):
