@@ -85,7 +85,7 @@ def test_there_are_configs():
 def test_transforms(path, stage, monkeypatch):
     """Images come out of a configuration's transforms in the size that its network reads, augmented or not."""
     monkeypatch.setattr(datasets, "CIFAR10", lambda root, **options: fake((3, 32, 32), options["transform"]))
-    monkeypatch.setattr(datasets, "ImageFolder", lambda root, transform: fake((3, 300, 400), transform))
+    monkeypatch.setattr(datasets, "ImageFolder", lambda root, transform, loader: fake((3, 300, 400), transform))
     data = load_experiment(ConfigSource((path,)), stage=stage).data
     for dataset in (data.train_set(True), data.train_set(False), data.test_set()):
         image, _ = dataset[0]
