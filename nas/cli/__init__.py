@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has gone
         sys.stdout = open(os.devnull, "w")
         return EXIT_PIPE
-    except SystemExit:  # so says rich of the same
-        return EXIT_PIPE
+    except SystemExit as stop:  # jsonargparse after --print_config: 0; rich where nobody reads: 1
+        return EXIT_PIPE if stop.code else 0
     except Exception as error:
         if getattr(error, "exit_code", None) == 0:
             return 0
