@@ -10,7 +10,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,7 +112,8 @@ def parse_json(text: str) -> Any:
     """The content of a JSON text.
 
     Raises:
-        ValueError: It is none, is nested too deeply, has a key twice, an object of too many keys, or a number that JSON does not know.
+        ValueError: It is none, is nested too deeply, has a key twice, an object of too many keys, or a number that JSON does not know
+            or 64 bits do not hold.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
@@ -124,9 +126,26 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"an object of more than {MAX_JSON_KEYS} keys")
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"duplicate key {next(key for key in result if keys.count(key) > 1)!r}")
+        raise ValueError(f"duplicate key {given_twice(key for key, _ in pairs)!r:.120}")
+    for key, value in pairs:
+        if not _in_range(value):
+            raise ValueError(f"{key!r:.120} has a number that is out of range")
     return result
+
+
+def _in_range(value: Any) -> bool:
+    """Whether a float holds it, where it is a number or has some."""
+    if isinstance(value, list):
+        return all(map(_in_range, value))
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def given_twice(keys: Iterable[Any]) -> Any:
+    """The first key that is there more than once."""
+    counts = Counter(keys)
+    return next(key for key, count in counts.items() if count > 1)
 
 
 def _no_constant(text: str) -> Any:

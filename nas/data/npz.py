@@ -54,7 +54,7 @@ class Npz(SearchDataModule):
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         _check_archive(path)
-        with np.load(path, allow_pickle=False) as file:
+        with _opened(path) as file:
             missing = [key for key in KEYS if key not in file.files]
             if missing:
                 raise ValueError(f"{path}: array {missing[0]!r} is missing; expected {', '.join(KEYS)}")
@@ -73,6 +73,16 @@ def _load(path: Path) -> dict[str, Tensor]:
     for key in ("x_train", "x_test"):
         arrays[key] = arrays[key].float()
     return arrays
+
+
+def _opened(path: Path) -> np.lib.npyio.NpzFile:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except ValueError:  # of another kind
+        file = None
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError(f"{path}: not an .npz file")
+    return file
 
 
 def _check_archive(path: Path) -> None:

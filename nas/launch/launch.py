@@ -80,7 +80,7 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch:
     Raises:
         UsageError: Not the folder of a launch, or another process is at it.
     """
-    plan, trials, num_baseline = _read(folder, trusted)
+    plan, trials, num_baseline = read_launch(folder, trusted)
     with locked(folder):
         _check_settings(ConfigSource((plan.config,), (), trusted), trials)
         with watch(plan, trials) as told:
@@ -95,7 +95,7 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch:
     return folder, summary
 
 
-def _read(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Trial], int]:
+def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Trial], int]:
     """What launch.json says: plan, trials, and the number of random architectures to compare with.
 
     Raises:

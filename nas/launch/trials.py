@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.errors import UsageError
-from nas.files import open_own, read_json
+from nas.files import given_twice, open_own, read_json
 from nas.folder_lock import wait_until_free
 from nas.parent import PARENT, python_command
 from nas.runs.folder import RunFolder
@@ -117,7 +117,7 @@ def make_trials(seeds: Sequence[int], settings: Mapping[str, Sequence[str]]) -> 
     trials = [Trial(_name(i, chosen, seed), seed, chosen) for i, chosen in enumerate(combinations) for seed in seeds]
     names = [trial.name for trial in trials]
     if len(set(names)) < len(names):
-        raise UsageError(f"--seeds, --set: {next(name for name in names if names.count(name) > 1)} is there twice")
+        raise UsageError(f"--seeds, --set: {given_twice(names)} is there twice")
     return trials
 
 

@@ -28,6 +28,9 @@ from nas.search_space import SearchSpace
 from nas.tasks import Task
 from nas.train_module import OptimizerFactory
 
+MAX_MESSAGE = 1000
+"""Characters of the parser's messages, which repeat the value."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
@@ -260,18 +263,25 @@ def _with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) 
 def _short(error: ArgumentError) -> str:
     text = " ".join(str(error).split()).removeprefix("Parser key ")
     denied = re.search(r"(.*?)(?:Problem with given class_path '[^']*': )?Importing '([^']*)' is not allowed", text)
-    return f"{denied[1]}{refusal(denied[2])}" if denied else text
+    if denied:
+        return f"{denied[1]}{refusal(denied[2])}"
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
 
 
-def load_space(spec: Mapping[str, Any], trusted: Sequence[str]) -> SearchSpace:
+def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "space") -> SearchSpace:
     """The search space of a class path and its arguments.
+
+    Args:
+        spec: ``{"class_path", "init_args"}``.
+        trusted: Modules that may be named.
+        source: What error messages begin with.
 
     Raises:
         UsageError: A class that may not be named, or arguments that do not fit.
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--space", type=SearchSpace, required=True)
-    with _explained("space", trusted):
+    with _explained(source, trusted):
         check_texts(dict(spec), "init_args")
         parsed = parser.parse_object({"space": dict(spec)})
         check_named(parsed, trusted)
@@ -287,5 +297,9 @@ def load_space_of(source: ConfigSource) -> SearchSpace:
     """
     for path in source.files:
         check_yaml(path)
-    values = yaml.safe_load(source.files[-1].read_text())
-    return load_space(values["model"]["space"], source.trusted)
+    path = source.files[-1]
+    model = yaml.safe_load(path.read_text()).get("model")
+    spec = model.get("space") if isinstance(model, dict) else None
+    if not isinstance(spec, dict):
+        raise UsageError(f"{path}: model.space must be a class path with its arguments, got {spec!r:.80}")
+    return load_space(spec, source.trusted, f"{path}: model.space")

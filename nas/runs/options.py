@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nas.errors import UsageError
-from nas.files import size_of
+from nas.files import given_twice, size_of
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
@@ -19,6 +19,8 @@ GROUPS = ("trainer", "model", "model.guards", "retrain")
 MAX_BYTES = 2**20
 MAX_VALUES = 2_000
 """Keys and values of a configuration."""
+MAX_DEPTH = 100
+"""Levels of mappings and lists in it."""
 
 
 class ConfigSource(NamedTuple):
@@ -75,7 +77,7 @@ def trust_words(trusted: tuple[str, ...]) -> str:
 class _Loader(yaml.SafeLoader):
     """Refuses what safe_load lets through: a key given twice, of which one would be lost, and small texts of a huge content."""
 
-    num_values = 0
+    num_values = depth = 0
 
     def get_single_node(self) -> Any:
         node = super().get_single_node()
@@ -87,12 +89,17 @@ class _Loader(yaml.SafeLoader):
         self.num_values += 1
         if self.num_values > MAX_VALUES:
             raise yaml.YAMLError(f"more than {MAX_VALUES} values")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
         if len(set(keys)) < len(keys):
-            raise yaml.YAMLError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+            raise yaml.YAMLError(f"key {given_twice(keys)!r:.120} is given twice")
         return super().construct_mapping(node, deep)
 
 
@@ -171,7 +178,8 @@ def check_yaml(path: Path) -> None:
     try:
         content = yaml.load(text, _Loader)
     except Exception as error:  # constructors of tags raise whatever they meet
-        raise UsageError(f"{path}: not valid YAML: {error or 'nested too deeply'}") from None
+        said = " ".join(str(error).split())
+        raise UsageError(f"{path}: not valid YAML: {said or 'nested too deeply'}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a configuration; expected the keys {', '.join(SECTIONS)}")
     for key in content:

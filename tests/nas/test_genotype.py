@@ -55,6 +55,8 @@ def changed(**changes):
         (changed(probabilities={"a": 1}), "probabilities of choice 'a'"),
         (changed(extra=1), "unknown key 'extra'"),
         ('{"format": 1, "format": 2}', "duplicate key 'format'"),
+        (changed(probabilities={"a": {"x": 10**400}}), "'x' has a number that is out of range"),
+        (changed(choices={f"c{number}": "x" for number in range(99_000)}), "choices has more than 20000 choices"),
     ],
 )
 def test_what_is_no_genotype_is_refused_in_one_line(text, message):
