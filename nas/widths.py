@@ -242,8 +242,9 @@ def _axes(module: nn.Module, held: Sequence[str]) -> dict[str, dict[int, str]]:
     if known is None:
         own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
         if own:
+            layers = ", ".join(kind.__name__.lstrip("_") for kind, _ in _LAYERS)
             raise ValueError(
-                f"{type(module).__name__} holds a width and weights of its own ({own[0]}); use layers of torch.nn"
+                f"{type(module).__name__} has weights ({own[0]}) that nas.width does not know how to cut; it cuts those of {layers}"
             )
         return {}
     axes: dict[str, dict[int, str]] = {}

@@ -1,10 +1,14 @@
-"""Multiply-accumulates by closed forms."""
+"""Multiply-accumulates by closed forms, and beside another counter."""
 
 import pytest
 import torch
+from ptflops import get_model_complexity_info
 from torch import nn
+from torchvision.models import resnet18
 
+from nas import SearchSpace, choice
 from nas.costs import num_macs
+from nas.testing import check_search_space
 
 B, L, D, H = 3, 8, 32, 16
 SEQUENCE, IMAGE = torch.randn(B, L, D), torch.randn(B, 4, 10, 10)
@@ -58,3 +62,56 @@ def test_a_layer_that_counts_nothing_is_named():
     network[1].forward = lambda x: x  # as a kernel that the counter does not know would be
     with pytest.raises(ValueError, match=r"of Linear \(Sequential\.1\) are not counted"):
         num_macs(network, (SEQUENCE,))
+
+
+OTHERS = {
+    "linear": (lambda: nn.Linear(D, 5, bias=False), SEQUENCE),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False), IMAGE),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, bias=False), IMAGE),
+    "rnn": (lambda: nn.RNN(D, H, bias=False, batch_first=True), SEQUENCE),
+    "gru": (lambda: nn.GRU(D, H, bias=False, batch_first=True), SEQUENCE),
+    "lstm": (lambda: nn.LSTM(D, H, bias=False, batch_first=True, proj_size=4), SEQUENCE),
+    "attention": (lambda: Attends(nn.MultiheadAttention(D, 2, bias=False, batch_first=True)), SEQUENCE),
+    "network": (lambda: unbiased(resnet18()), torch.randn(B, 3, 64, 64)),
+}
+
+
+class Attends(nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+def unbiased(network):
+    network.fc.bias = None
+    return network
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_another_counter_says_the_same(name):
+    """Of layers without biases, which ptflops counts and we do not."""
+    make, inputs = OTHERS[name]
+    network = make()
+    theirs, _ = get_model_complexity_info(
+        network, tuple(inputs.shape[1:]), as_strings=False, print_per_layer_stat=False, backend="aten"
+    )
+    assert num_macs(network, (inputs,)) == theirs > 0
+
+
+def test_a_search_space_with_a_layer_that_counts_nothing_is_refused():
+    class Uncounted(nn.Linear):
+        def forward(self, x):
+            return x
+
+    Uncounted.__module__ = "torch.nn.modules.linear"
+
+    class Space(SearchSpace):
+        def network(self, stage="search"):
+            return nn.Sequential(nn.Flatten(), choice("op", {"a": nn.Identity, "b": lambda: Uncounted(4, 4)}))
+
+    with pytest.raises(AssertionError, match="are not counted"):
+        check_search_space(Space(), (torch.randn(2, 4),))

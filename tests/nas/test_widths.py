@@ -171,7 +171,10 @@ def test_a_network_with_widths_outside_a_supernet_says_so():
         (lambda w: w % 4, "different remainders"),
         (lambda w: w // nas.width("v", (1, 2, 3)), "cannot be divided by width 'v'"),
         (lambda w: nas.Supernet(nn.LayerNorm(w)), "LayerNorm cannot be cut to a width"),
-        (lambda w: nas.Supernet(nn.Embedding(3, w)), "Embedding holds a width and weights"),
+        (
+            lambda w: nas.Supernet(nn.Embedding(3, w)),
+            r"Embedding has weights \(weight\) that nas.width does not know how to cut; it cuts those of Linear, Conv1d",
+        ),
         (lambda w: nas.Supernet(nn.Conv2d(4, w, 1, groups=2)), "a convolution of 2 groups"),
         (lambda w: nas.Supernet(nn.Conv2d(w, 8, 1, groups=w)), "in_channels and out_channels must be too"),
     ],
