@@ -1,8 +1,12 @@
 """A small configuration, the command line called in process, and what is skipped without a GPU."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; set before torch reads it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -56,6 +56,7 @@ def test_without_any_program_on_the_path(tree):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.slow
 def test_the_library_is_built_with_openmp_and_loads(tree):
     code, lines, files = build(tree, CC="gcc", CXX="g++")
     assert (code, lines, files) == (0, [], {NAME})

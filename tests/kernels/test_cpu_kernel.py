@@ -68,6 +68,7 @@ def test_three_threads_and_no_openmp_have_the_same_bits_too(operation, folder, t
     assert check(program).stdout == bits(operation, 16, 1, folder)
 
 
+@pytest.mark.slow
 @each_operation
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux: memory that is mapped over and over")
 def test_indices_beyond_31_bits(operation, folder):
@@ -76,6 +77,7 @@ def test_indices_beyond_31_bits(operation, folder):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @each_operation
 def test_address_and_undefined_behaviour_sanitizers_find_nothing(operation, tmp_path):
     options = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp", NARROW)
@@ -94,6 +96,7 @@ def check_races(program, num_cases):
     return result
 
 
+@pytest.mark.slow
 @each_operation
 def test_thread_sanitizer_finds_nothing(operation, tmp_path):
     result = check_races(build(operation, tmp_path, *THREAD_OPTIONS), num_cases=60)

@@ -20,7 +20,7 @@ TYPES = {"f": "float", "d": "double", "NS_4HalfE": "half", "NS_8BFloat16E": "bfl
 NVCC = ("nvcc", "-std=c++17", "-O3")
 SOURCES = (KERNELS / "mix.cu", KERNELS / "taps.cu")
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")]
 
 
 def kernel(symbol):

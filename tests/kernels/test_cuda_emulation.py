@@ -70,13 +70,13 @@ def run(words):
 
 SOUND = {
     "numerics": Job(PLAIN, ("2",)),
-    "address": Job(ADDRESS, ("4",)),
-    "thread": Job(THREAD, ("13", "4")),
     "taps, numerics": Job(PLAIN, ("2",), driver=TAPS),
-    "taps, address": Job(ADDRESS, ("3",), driver=TAPS),
-    "taps, thread": Job(THREAD, ("5", "2"), driver=TAPS),
 }
 SLOW = {
+    "address": Job(ADDRESS, ("4",)),
+    "thread": Job(THREAD, ("13", "4")),
+    "taps, address": Job(ADDRESS, ("3",), driver=TAPS),
+    "taps, thread": Job(THREAD, ("5", "2"), driver=TAPS),
     "numerics, all cases": Job(PLAIN),
     "address, all cases": Job(ADDRESS),
     "thread, all cases": Job(THREAD),

@@ -12,7 +12,8 @@ QUICK = ("kill -9, 0", "written", "SIGTERM", "disk", "damage", "made-up")
 SLOW = ("kill -9, 2", "command", "hostile")
 
 
-@pytest.mark.parametrize("rows", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [QUICK, SLOW], ids=["quick", "slow"])
 def test_nothing_is_lost_and_nothing_hurts(rows):
     """In a process of its own, since it forks."""
     words = [sys.executable, SCRIPT, "--share", "0.01", "--json"]

@@ -9,6 +9,7 @@ def pareto(script):
     return script("pareto")
 
 
+@pytest.mark.slow
 def test_it_keeps_each_limit_and_goes_on_where_it_stopped(pareto, config, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     arguments = {"num_layers": 2, "channels": 4, "dilations": [1, 8], "kernel_sizes": [3, 5]}

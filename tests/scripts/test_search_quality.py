@@ -26,6 +26,7 @@ def quality(script):
     return script("search_quality")
 
 
+@pytest.mark.slow
 def test_the_table_has_every_architecture_and_searches_are_judged_by_it(enumerate_space, quality, config, capsys):
     path = str(config())
     words = ["--config", path, "--seeds", "2", "--out", "table.json"]
