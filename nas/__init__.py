@@ -8,65 +8,76 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nas.io.moved import follow_old_paths
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "choice": "nas.choices",
-    "gate": "nas.choices",
-    "repeat": "nas.choices",
-    "inputs": "nas.choices",
-    "width": "nas.choices",
-    "searching": "nas.choices",
-    "replace": "nas.choices",
-    "scope": "nas.building",
-    "architecture": "nas.building",
-    "Projection": "nas.candidates",
-    "mixed_sum": "nas.mixed_op",
-    "sample": "nas.mixed_op",
-    "checkpoint": "nas.mixed_op",
-    "MixedOp": "nas.mixed_op",
+    "choice": "nas.supernet.choices",
+    "gate": "nas.supernet.choices",
+    "repeat": "nas.supernet.choices",
+    "inputs": "nas.supernet.choices",
+    "width": "nas.supernet.choices",
+    "searching": "nas.supernet.choices",
+    "replace": "nas.supernet.choices",
+    "scope": "nas.supernet.building",
+    "architecture": "nas.supernet.building",
+    "Projection": "nas.supernet.candidates",
+    "mixed_sum": "nas.supernet.mixed_op",
+    "sample": "nas.supernet.mixed_op",
+    "checkpoint": "nas.supernet.mixed_op",
+    "MixedOp": "nas.supernet.mixed_op",
     "OpWeights": "nas.relaxations",
-    "Supernet": "nas.supernet",
-    "SearchSpace": "nas.search_space",
+    "Supernet": "nas.supernet.supernet",
+    "SearchSpace": "nas.supernet.search_space",
     "Genotype": "nas.genotype",
-    "SearchModule": "nas.search_module",
-    "RetrainModule": "nas.retrain_module",
-    "export_network": "nas.runs.export",
-    "load": "nas.runs.load",
-    "create_model": "nas.runs.load",
+    "SearchModule": "nas.training.search_module",
+    "RetrainModule": "nas.training.retrain_module",
+    "export_network": "nas.runs.stages.export",
+    "load": "nas.runs.stages.load",
+    "create_model": "nas.runs.stages.load",
 }
 
 __all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
-    from nas.building import architecture as architecture
-    from nas.building import scope as scope
-    from nas.candidates import Projection as Projection
-    from nas.choices import choice as choice
-    from nas.choices import gate as gate
-    from nas.choices import inputs as inputs
-    from nas.choices import repeat as repeat
-    from nas.choices import replace as replace
-    from nas.choices import searching as searching
-    from nas.choices import width as width
     from nas.genotype import Genotype as Genotype
-    from nas.mixed_op import MixedOp as MixedOp
-    from nas.mixed_op import checkpoint as checkpoint
-    from nas.mixed_op import mixed_sum as mixed_sum
-    from nas.mixed_op import sample as sample
     from nas.relaxations import OpWeights as OpWeights
-    from nas.retrain_module import RetrainModule as RetrainModule
-    from nas.runs.export import export_network as export_network
-    from nas.runs.load import create_model as create_model
-    from nas.runs.load import load as load
-    from nas.search_module import SearchModule as SearchModule
-    from nas.search_space import SearchSpace as SearchSpace
-    from nas.supernet import Supernet as Supernet
+    from nas.runs.stages.export import export_network as export_network
+    from nas.runs.stages.load import create_model as create_model
+    from nas.runs.stages.load import load as load
+    from nas.supernet.building import architecture as architecture
+    from nas.supernet.building import scope as scope
+    from nas.supernet.candidates import Projection as Projection
+    from nas.supernet.choices import choice as choice
+    from nas.supernet.choices import gate as gate
+    from nas.supernet.choices import inputs as inputs
+    from nas.supernet.choices import repeat as repeat
+    from nas.supernet.choices import replace as replace
+    from nas.supernet.choices import searching as searching
+    from nas.supernet.choices import width as width
+    from nas.supernet.mixed_op import MixedOp as MixedOp
+    from nas.supernet.mixed_op import checkpoint as checkpoint
+    from nas.supernet.mixed_op import mixed_sum as mixed_sum
+    from nas.supernet.mixed_op import sample as sample
+    from nas.supernet.search_space import SearchSpace as SearchSpace
+    from nas.supernet.supernet import Supernet as Supernet
+    from nas.training.retrain_module import RetrainModule as RetrainModule
+    from nas.training.search_module import SearchModule as SearchModule
+
+
+follow_old_paths()
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return _bind(name, getattr(import_module(_EXPORTS[name]), name))
+    if not name.startswith("_"):
+        try:
+            return import_module(f"nas.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"nas.{name}":
+                raise
     raise AttributeError(f"module 'nas' has no attribute {name!r}")
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torchmetrics import MeanMetric, Metric
 
-from nas.costs import batch_size
+from nas.costs.functions import batch_size
 from nas.tasks import Task
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.errors import UsageError
-from nas.files import CHECKSUM, parse_json, sealed_json, size_of, unsealed, write_atomic
+from nas.io.errors import UsageError
+from nas.io.files import CHECKSUM, parse_json, sealed_json, size_of, unsealed, write_atomic
 
 FORMAT = "gumbel-nas/genotype"
 VERSION = 1

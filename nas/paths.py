@@ -6,7 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from nas.rng import derive_seed
+from nas.io.rng import derive_seed
 
 
 class Paths(ABC):

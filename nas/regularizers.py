@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nas.gates import KEEP, LABELS
+from nas.io.rng import uniform_like
 from nas.relaxations import Softmax
 from nas.relaxations.base import masked_logits
-from nas.rng import uniform_like
+from nas.supernet.gate import KEEP, LABELS
 
 
 class ArchState(NamedTuple):

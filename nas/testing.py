@@ -18,21 +18,21 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 from nas.bilevel import Bilevel
-from nas.building import architecture
-from nas.choices import choice
-from nas.cost_model import CostModel
-from nas.costs import CostFunction, count_macs, num_params
+from nas.costs.functions import CostFunction, count_macs, num_params
+from nas.costs.tabulate import CostModel
 from nas.data import SearchDataModule, StreamingDataModule
 from nas.data.loader import num_samples
-from nas.gates import Gate
 from nas.relaxations import GumbelSoftmax, Relaxation
-from nas.search_module import SearchModule
-from nas.search_space import SearchSpace
-from nas.structure import random_choices
-from nas.supernet import Supernet
+from nas.supernet.building import architecture
+from nas.supernet.choices import choice
+from nas.supernet.gate import Gate
+from nas.supernet.search_space import SearchSpace
+from nas.supernet.structure import random_choices
+from nas.supernet.supernet import Supernet
+from nas.supernet.width import widths_of
 from nas.tasks import Classification
 from nas.tau import Constant, TauSchedule
-from nas.widths import widths_of
+from nas.training.search_module import SearchModule
 
 
 def _require(condition: bool, rule: str) -> None:

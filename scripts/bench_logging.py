@@ -20,7 +20,7 @@ from typing import Any
 
 from nas.callbacks import Dashboard, MetricsWriter, SystemWriter
 from nas.runs.options import ConfigSource
-from nas.runs.search import search
+from nas.runs.stages.search import search
 
 TIMED = {"scalars": (MetricsWriter, SystemWriter), "pictures": (Dashboard,)}
 HOOKS = ("on_train_start", "on_train_epoch_end")

@@ -3,7 +3,7 @@
 Command: python scripts/concrete_dropout.py --seeds 0-2
 
 Digits 0 to 7 of scikit-learn's 8x8 digits are classified by a perceptron of three layers, trained on 150 of its training images; each
-layer's rate is learned (`nas.concrete_dropout`, drawn by nas.sample, tau 0.1), and then fixed. All predict by the mean of 50 draws.
+layer's rate is learned (`nas.dropout`, drawn by nas.sample, tau 0.1), and then fixed. All predict by the mean of 50 draws.
 Measured on the test set: accuracy, negative logarithm of the likelihood, expected calibration error (15 bins), and how well the
 predictive entropy tells digits 8 and 9, which no training has seen, from the others (area under the ROC curve, 0.5 by chance). "Best
 fixed" is the rate of the grid whose likelihood is best on the unused training images, so learning has one training where the grid has
@@ -28,11 +28,11 @@ from torch.utils.data import TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 import nas
-from nas.concrete_dropout import RELAXATION, ConcreteDropout, dropout_penalty, fixed, monte_carlo, rates
 from nas.data import Digits
-from nas.markdown import markdown_table
+from nas.dropout import RELAXATION, ConcreteDropout, dropout_penalty, fixed, monte_carlo, rates
+from nas.io.markdown import markdown_table
+from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import binary_concrete
-from nas.rng import derive_seed, keyed_generator
 
 NUM_CLASSES, NUM_TRAIN, WIDTH, NUM_STEPS = 8, 150, 256, 1500
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nas
-from nas.markdown import markdown_table
+from nas.io.markdown import markdown_table
+from nas.io.rng import derive_seed, keyed_generator
 from nas.regularizers import entropy
 from nas.relaxations import GumbelSoftmax, Softmax
-from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential, LearnedTau, TauSchedule
 
 LETTERS, MOTIF = "ACGT", "TGACTC"

@@ -19,7 +19,6 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from nas.estimators import exact_gradient, gradient_draws, mixture
 from nas.regularizers import entropy
 from nas.relaxations import (
     Dirichlet,
@@ -32,6 +31,7 @@ from nas.relaxations import (
     TwoPath,
     gumbel_noise,
 )
+from nas.relaxations.estimators import exact_gradient, gradient_draws, mixture
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -22,13 +22,13 @@ from studies import seeds_of, spread
 from torch.utils.data import TensorDataset
 
 from nas.data.breast_cancer import NUM_FEATURES
-from nas.gates import DROP, KEEP
 from nas.genotype import Genotype
-from nas.markdown import markdown_table
+from nas.io.markdown import markdown_table
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
-from nas.runs.retrain import retrain_genotype
-from nas.runs.search import search
+from nas.runs.stages.retrain import retrain_genotype
+from nas.runs.stages.search import search
+from nas.supernet.gate import DROP, KEEP
 
 PREFIX = "features."
 

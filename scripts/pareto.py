@@ -20,18 +20,18 @@ from typing import Any
 import matplotlib
 
 from nas.costs import COSTS
+from nas.costs.limits import number, passes
 from nas.genotype import Genotype
-from nas.limits import number, passes
 from nas.profile.report import profile
 from nas.runs.build import build_search
 from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
-from nas.runs.retrain import load_retraining, retrain_genotype, retrain_run
-from nas.runs.search import resume, search
+from nas.runs.stages.retrain import load_retraining, retrain_genotype, retrain_run
+from nas.runs.stages.search import resume, search
 from nas.runs.targets import cost_tables
 from nas.runs.trainer import prepare_machine
-from nas.structure import random_choices
+from nas.supernet.structure import random_choices
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -19,7 +19,7 @@ from pathlib import Path
 from nas.drawing import draw_architecture, svg_text
 from nas.report.tensorboard import HOST, free_port, serve
 from nas.runs.options import ConfigSource
-from nas.runs.search import search
+from nas.runs.stages.search import search
 from search_spaces.darts import DARTS_V2, Darts
 
 ROOT = Path(__file__).parents[1]

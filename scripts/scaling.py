@@ -34,11 +34,11 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas import train_module
 from nas.cli import main as nas_main
 from nas.data.loader import ResumableLoader
-from nas.markdown import markdown_table
-from nas.search_module import SearchModule
+from nas.io.markdown import markdown_table
+from nas.training import train_module
+from nas.training.search_module import SearchModule
 
 GPUS_PER_MACHINE = 8
 PROJECTED = (1, 2, 8, 64)

@@ -31,8 +31,8 @@ from torch.utils.data import TensorDataset
 
 import nas
 from nas.data import Digits
+from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import GumbelSoftmax, Relaxation, Softmax
-from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential
 
 SIDE = 6

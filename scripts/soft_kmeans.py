@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nas
-from nas.markdown import markdown_table
+from nas.io.markdown import markdown_table
+from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import GumbelSoftmax
-from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential, TauSchedule
 
 NUM_CLUSTERS = 10

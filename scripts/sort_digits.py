@@ -27,8 +27,8 @@ from torch.utils.data import TensorDataset
 
 import nas
 from nas.data import Digits
+from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import GumbelSinkhorn, GumbelSoftmax, Relaxation, hard_permutation
-from nas.rng import derive_seed, keyed_generator
 from nas.tau import Exponential
 
 LENGTH = 5

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.cli.launch_command import parse_seeds as seeds_of
-from nas.markdown import markdown_table
-from nas.rng import derive_seed
+from nas.io.markdown import markdown_table
+from nas.io.rng import derive_seed
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import nas
-from nas.search_space import CellEdge
+from nas.supernet.search_space import CellEdge
 
 CELLS = ("normal", "reduce")
 NUM_EDGES = 2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from nas.search_space import CellEdge
+from nas.supernet.search_space import CellEdge
 from search_spaces.blocks import check_sizes
 from search_spaces.cells import CELLS, NUM_EDGES, CellSpace, cell_graphs, format_cells, parse_cells
 from search_spaces.darts_heads import AuxiliaryHead, Dataset, make_stems

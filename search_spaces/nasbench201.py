@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 import nas
-from nas.candidates import Zero
-from nas.search_space import CellEdge
+from nas.supernet.candidates import Zero
+from nas.supernet.search_space import CellEdge
 from search_spaces.blocks import check_sizes, ordered_labels
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

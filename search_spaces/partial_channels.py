@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from nas.search_space import CellEdge
+from nas.supernet.search_space import CellEdge
 from search_spaces.cells import CellSpace
 
 

@@ -11,7 +11,7 @@ from torchvision import datasets
 from nas.profile.report import profile
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
-from nas.search_module import SearchModule
+from nas.training.search_module import SearchModule
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 VALUES = {path: yaml.safe_load(path.read_text()) for path in CONFIGS}

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from nas.checkpoint_io import LAST
-from nas.distributed import any_process
+from nas.io.checkpoint_io import LAST
+from nas.io.distributed import any_process
 
 
 class Checkpoints(Checkpoint):

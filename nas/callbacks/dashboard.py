@@ -17,13 +17,13 @@ from pytorch_lightning.callbacks import Callback
 
 from nas.callbacks.layout import custom_scalars
 from nas.callbacks.writers import write_scalars, writers
-from nas.cost_penalty import CostPenalty
-from nas.csv_file import read_columns
 from nas.derive import discretized
 from nas.drawing import draw_architecture, draw_heat_map, probability_history
-from nas.errors import describe
 from nas.genotype import Genotype
-from nas.search_module import SearchModule
+from nas.io.csv_file import read_columns
+from nas.io.errors import describe
+from nas.training.cost_penalty import CostPenalty
+from nas.training.search_module import SearchModule
 
 HEAT_MAP, ARCHITECTURE = "search/probabilities", "search/architecture"
 

@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from nas.arch_statistics import entropy_share
 from nas.callbacks.writers import write_scalars
 from nas.derive import discretized
 from nas.derive.skips import skip_share, skips_of
-from nas.errors import describe
-from nas.search_module import SearchModule
+from nas.io.errors import describe
+from nas.training.arch_statistics import entropy_share
+from nas.training.search_module import SearchModule
 
 Judge = Callable[[SearchModule, Mapping[str, Any]], float]
 """How good an architecture is on the arch half; higher is better."""

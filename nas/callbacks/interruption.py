@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from nas.callbacks.checkpoints import Checkpoints, is_last_batch
-from nas.distributed import any_process
+from nas.io.distributed import any_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 

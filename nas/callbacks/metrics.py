@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from nas.callbacks.writers import write_scalars
-from nas.csv_file import CsvFile
+from nas.io.csv_file import CsvFile
 
 
 class MetricsWriter(Callback):

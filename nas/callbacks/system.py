@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas.callbacks.writers import write_scalars
-from nas.csv_file import CsvFile
+from nas.io.csv_file import CsvFile
 
 
 class SystemWriter(Callback):

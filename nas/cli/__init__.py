@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli.pages import COMMANDS, overview, page
-from nas.errors import UsageError, describe, shown
-from nas.parent import stop_with_parent
+from nas.io.errors import UsageError, describe, shown
+from nas.io.parent import stop_with_parent
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.cli.printing import choices_text, print_pairs
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 
 PARSER = ThinParser("baseline", overrides=True)
 PARSER.add_config()
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     if not options.config:
         raise UsageError("nas baseline: --config FILE is needed")
     source = config_source(options, others)
-    from nas.runs.baseline import baseline
+    from nas.runs.stages.baseline import baseline
 
     folder, summary = baseline(source, options.num, options.out)
     return {"baseline": str(folder), **summary}

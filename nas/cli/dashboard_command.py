@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 
 PARSER = ThinParser("dashboard")
 PARSER.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR")

@@ -19,7 +19,7 @@ PARSER.add_trust()
 
 def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     """Derives; returns genotype and score."""
-    from nas.runs.derive import derive_run
+    from nas.runs.stages.derive import derive_run
 
     return derive_run(options.run, strategy=options.strategy, out=options.out, trusted=tuple(options.trust_module))
 

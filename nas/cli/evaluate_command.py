@@ -16,7 +16,7 @@ PARSER.add_trust()
 
 def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     """Evaluates; returns the figures."""
-    from nas.runs.evaluate import evaluate_run
+    from nas.runs.stages.evaluate import evaluate_run
 
     return evaluate_run(options.run, tuple(options.trust_module))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 
 PARSER = ThinParser("export", overrides=True)
 PARSER.add_argument("--run", type=Path, metavar="DIR")
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         raise UsageError("nas export: --run takes its configuration from the run folder; leave out --config")
     source = config_source(options, others) if options.genotype else None
     from nas.export.formats import DEFAULT
-    from nas.runs.export import export_genotype, export_run
+    from nas.runs.stages.export import export_genotype, export_run
 
     formats = DEFAULT if options.formats is None else [name for name in options.formats.split(",") if name]
     if source is not None:

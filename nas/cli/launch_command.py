@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.cli.printing import choices_text
-from nas.errors import UsageError, shown
+from nas.io.errors import UsageError, shown
 from nas.runs.options import check_key
 
 PARSER = ThinParser("launch", overrides=True)

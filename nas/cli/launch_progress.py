@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nas.csv_file import last_row
-from nas.errors import shown
+from nas.io.csv_file import last_row
+from nas.io.errors import shown
 from nas.launch.trials import Plan, Told, Trial, judged_half
 
 MAX_ROWS = 20

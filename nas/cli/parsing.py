@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 from nas.runs.options import ConfigSource, check_yaml
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nas.errors import shown
+from nas.io.errors import shown
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:

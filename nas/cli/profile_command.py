@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.cli.printing import print_pairs
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 
 PARSER = ThinParser("profile", overrides=True)
 PARSER.add_config()
@@ -39,7 +39,7 @@ def show(result: dict[str, Any]) -> None:
         return
     from rich.console import Console
 
-    from nas.limits import number
+    from nas.costs.limits import number
 
     console = Console(highlight=False, width=max(100, Console().width))  # rows are of no use when they are cut
     costs = list(result["costs"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
 from nas.cli.printing import print_pairs
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 
 PARSER = ThinParser("retrain", overrides=True)
 PARSER.add_argument("--run", type=Path, metavar="DIR")
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(
                 "nas retrain: --run takes genotype and configuration from the run folder; leave out the rest"
             )
-        from nas.runs.retrain import retrain_run
+        from nas.runs.stages.retrain import retrain_run
 
         folder = retrain_run(
             options.run,
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         if options.inherit:
             raise UsageError("nas retrain: --inherit needs the weights of a run; use --run DIR")
         source = config_source(options, others)
-        from nas.runs.retrain import retrain_genotype
+        from nas.runs.stages.retrain import retrain_genotype
 
         folder = retrain_genotype(options.genotype, source, seed=options.seed, out=options.out, force=options.force)
     return {"run": folder.shown, **folder.read_summary()}

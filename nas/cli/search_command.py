@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser, config_source
-from nas.errors import UsageError
 from nas.genotype import labels_of
+from nas.io.errors import UsageError
 from nas.runs.options import trust_words
 
 PARSER = ThinParser("search", overrides=True)
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(
                 "nas search: --resume takes everything from its folder; leave out --config, --out and --KEY"
             )
-        from nas.runs.search import resume
+        from nas.runs.stages.search import resume
 
         folder = resume(options.resume, trusted, force=options.force)
     else:
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
         if not options.config:
             raise UsageError("nas search: --config FILE or --resume DIR is needed")
         source = config_source(options, others)
-        from nas.runs.search import search
+        from nas.runs.stages.search import search
 
         folder = search(source, options.out)
     trust = trust_words(trusted)

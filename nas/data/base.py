@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from nas.data.loader import EpochBatches, Loading, ResumableLoader, num_samples, sequential_loader
-from nas.rng import keyed_generator
+from nas.io.rng import keyed_generator
 
 NOT_CALLED = (
     *("train_dataloader", "val_dataloader", "predict_dataloader", "teardown", "state_dict", "load_state_dict"),

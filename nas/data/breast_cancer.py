@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from nas.data.base import SearchDataModule
-from nas.rng import keyed_generator
+from nas.io.rng import keyed_generator
 
 NUM_TRAIN = 400
 NUM_FEATURES = 30

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
-from nas.rng import derive_seed, keyed_generator
+from nas.io.rng import derive_seed, keyed_generator
 
 GRACE_SECONDS = 30
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from nas.data.base import SearchDataModule
-from nas.files import size_of
+from nas.io.files import size_of
 
 MAX_BYTES = 64 * 2**30
 MAX_ARRAYS = 1000

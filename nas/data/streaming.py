@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from nas.data.base import SearchDataModule
 from nas.data.loader import Loading, ResumableLoader, drawing_from, outlive_signals
-from nas.rng import derive_seed, keyed_generator
+from nas.io.rng import derive_seed, keyed_generator
 
 Half = Literal["weight", "arch"]
 

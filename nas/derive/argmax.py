@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nas.costs.limits import most_probable, passes
 from nas.derive.base import DeriveStrategy, Searched, discretized
 from nas.genotype import Genotype
-from nas.limits import most_probable, passes
 
 
 class Argmax(DeriveStrategy):

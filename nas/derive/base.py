@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from nas.costs.limits import Limit, passes
 from nas.genotype import Genotype
-from nas.limits import Limit, passes
 from nas.relaxations import Relaxation
-from nas.search_space import SearchSpace
-from nas.supernet import Supernet
+from nas.supernet.search_space import SearchSpace
+from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 
 _CPU = torch.device("cpu")

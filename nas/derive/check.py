@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from nas.evaluation import eval_mode
 from nas.genotype import Genotype
-from nas.supernet import Supernet
+from nas.supernet.supernet import Supernet
 
 TOLERANCE = 1e-5
 """Largest difference, as a share of the largest output, in float32: sums run in another order. Half precision: 64 roundings."""

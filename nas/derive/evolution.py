@@ -6,13 +6,13 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from nas.choice_module import ChoiceModule
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore
 from nas.derive.pool import candidates, draw_labels, pruned
 from nas.genotype import Genotype, key_of
-from nas.rng import derive_seed
-from nas.structure import draw_evenly, find_rows
+from nas.io.rng import derive_seed
+from nas.supernet.base import ChoiceModule
+from nas.supernet.structure import draw_evenly, find_rows
 
 NUM_TRIES = 100
 """Children in a row that are known or not allowed, after which the search has seen what it can reach."""

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from nas.costs.limits import Infeasible, most_probable
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore, inherited_network
 from nas.evaluation import call_network, to_device
 from nas.genotype import Genotype
-from nas.limits import Infeasible, most_probable
 from nas.lr_schedules import make_lr_scheduler
 
 

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 from nas.derive.base import Batches, Searched
 from nas.evaluation import call_network, evaluate, joined, recalibrate_batch_norm, to_device
 from nas.genotype import Genotype
-from nas.module_copy import copied
-from nas.search_space import SearchSpace
-from nas.supernet import Supernet
+from nas.supernet.module_copy import copied
+from nas.supernet.search_space import SearchSpace
+from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 
 NUM_REFIT_STEPS = 15

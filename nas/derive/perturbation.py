@@ -7,16 +7,16 @@ import random
 import torch
 from torch import Tensor, nn
 
+from nas.costs.limits import most_probable
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.fine_tuned import fine_tune
 from nas.derive.inherited import InheritedScore
 from nas.genotype import Genotype
-from nas.limits import most_probable
-from nas.module_copy import copied
+from nas.io.rng import derive_seed
 from nas.relaxations import OpWeights
-from nas.rng import derive_seed
-from nas.structure import find_rows
-from nas.supernet import Supernet, argmax_choices
+from nas.supernet.module_copy import copied
+from nas.supernet.structure import find_rows
+from nas.supernet.supernet import Supernet, argmax_choices
 
 
 class Perturbation(DeriveStrategy):

@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nas.choice_module import ChoiceModule
+from nas.costs.limits import Infeasible
 from nas.derive.argmax import Argmax
 from nas.derive.base import Searched
 from nas.genotype import Genotype, key_of
-from nas.limits import Infeasible
-from nas.rng import derive_seed
-from nas.structure import all_choices, find_rows
+from nas.io.rng import derive_seed
+from nas.supernet.base import ChoiceModule
+from nas.supernet.structure import all_choices, find_rows
 
 TINY = 1e-30
 NUM_TRIES = 50

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from nas.cost_table import CostTable, Term
+from nas.costs.limits import Limit
+from nas.costs.table import CostTable, Term
 from nas.genotype import labels_of
-from nas.limits import Limit
-from nas.mixed_op import MixedOp
+from nas.supernet.mixed_op import MixedOp
 
 FEWEST = 4
 """Choices that could be skip connections, below which their share says nothing of a collapse: one activation may well be the identity."""

@@ -13,7 +13,7 @@ from matplotlib.path import Path
 
 from nas.drawing.choices import CHOSEN, EDGE, INK, draw_box, draw_choices, short
 from nas.genotype import Genotype
-from nas.search_space import CellEdge
+from nas.supernet.search_space import CellEdge
 
 Cells = Mapping[str, Sequence[CellEdge]]
 

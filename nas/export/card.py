@@ -9,7 +9,7 @@ import yaml
 
 from nas.export.attention import TOLERANCE
 from nas.export.subject import Subject
-from nas.markdown import escaped, markdown_table
+from nas.io.markdown import escaped, markdown_table
 
 PICTURE = "architecture.svg"
 

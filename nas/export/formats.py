@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas.errors import UsageError, describe
 from nas.export.manifest import CONFIG, WEIGHTS
 from nas.export.python import network_source
 from nas.export.subject import Subject
 from nas.export.verify import describe_tensors
-from nas.files import sha256
+from nas.io.errors import UsageError, describe
+from nas.io.files import sha256
 
 DEFAULT = ("genotype", "python", "safetensors", "pt2")
 """Formats that need nothing beyond the core install."""

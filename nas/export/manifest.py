@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nas.errors import UsageError, describe
 from nas.export.attention import TOLERANCE as ATTENTION_TOLERANCE
-from nas.files import read_json, sha256
+from nas.io.errors import UsageError, describe
+from nas.io.files import read_json, sha256
 
 FORMAT = "gumbel-nas/export"
 VERSION = 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nas.genotype import Genotype
-from nas.search_space import CellEdge
+from nas.supernet.search_space import CellEdge
 
 BATCHES = (1, 2, 7)
 """Batch sizes at which every format is compared with the network."""

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.errors import UsageError, describe
 from nas.export import fresh_script
 from nas.export.manifest import CONFIG, EXAMPLES, WEIGHTS, broken_files, machine, read_manifest, read_tensors
 from nas.export.subject import largest_difference
-from nas.files import read_json
 from nas.genotype import Genotype
+from nas.io.errors import UsageError, describe
+from nas.io.files import read_json
 
 ONNX_TOLERANCE = 1e-5
 """Largest difference of an output, as a part of the largest output where that is above 1."""

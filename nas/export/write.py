@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nas.costs import num_macs, num_params
+from nas.costs.functions import num_macs, num_params
 from nas.drawing import draw_architecture, svg_text
-from nas.errors import UsageError, describe
 from nas.export.attention import fused_attention
 from nas.export.batch_norm import fold_batch_norms
 from nas.export.card import PICTURE, model_card
@@ -24,7 +23,8 @@ from nas.export.manifest import EXAMPLES, MANIFEST, make_manifest, pt2_tolerance
 from nas.export.parametrized import fold_parametrizations
 from nas.export.subject import Subject, examples
 from nas.export.verify import FILES, Report, complaints, verify
-from nas.files import appearing, write_json
+from nas.io.errors import UsageError, describe
+from nas.io.files import appearing, write_json
 
 Rebuild = Callable[[Path], nn.Module]
 

@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.errors import UsageError
-from nas.files import appearing, read_json, write_atomic, write_json
-from nas.folder_lock import locked
+from nas.io.errors import UsageError
+from nas.io.files import appearing, read_json, write_atomic, write_json
+from nas.io.folder_lock import locked
 from nas.launch.hparams import write_hparams
 from nas.launch.trials import FIGURES, MAX_TRIALS, Plan, Told, Trial, make_trials, rows
-from nas.runs.baseline import baseline
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
+from nas.runs.stages.baseline import baseline
 
 FORMAT = "gumbel-nas/launch"
 LAUNCH, SUMMARY, TABLE, HPARAMS = "launch.json", "summary.json", "trials.csv", "hparams"

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nas.csv_file import read_columns
-from nas.files import write_json
+from nas.io.csv_file import read_columns
+from nas.io.files import write_json
 from nas.launch.trials import Plan, Told, Trial, judged_half, run_trial, start
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource

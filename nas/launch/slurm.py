@@ -73,7 +73,7 @@ class Slurm:
         (plan.folder / "jobs").mkdir(exist_ok=True)
         # a folder of its own: submitit unpickles results, and those of somebody else's launch may lie beside it
         jobs_folder = tempfile.mkdtemp(dir=plan.folder / "jobs", prefix=time.strftime("%Y%m%d_%H%M%S."))
-        os.environ["PYTHONSAFEPATH"] = "1"  # submitit starts jobs by -m; see nas.parent.python_command
+        os.environ["PYTHONSAFEPATH"] = "1"  # submitit starts jobs by -m; see nas.io.parent.python_command
         executor = submitit.AutoExecutor(jobs_folder, cluster=self.cluster)
         executor.update_parameters(name=plan.folder.name, **self.parameters)
         jobs = [(trial, executor.submit(Job(), plan, trial)) for trial in plan.unfinished(trials)]

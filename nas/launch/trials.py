@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas.errors import UsageError
-from nas.files import given_twice, open_own, read_json
-from nas.folder_lock import wait_until_free
-from nas.parent import PARENT, python_command
+from nas.io.errors import UsageError
+from nas.io.files import given_twice, open_own, read_json
+from nas.io.folder_lock import wait_until_free
+from nas.io.parent import PARENT, python_command
 from nas.runs.folder import RunFolder
 from nas.runs.options import GROUPS, check_key
 

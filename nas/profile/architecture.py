@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nas.costs import COSTS
+from nas.costs.functions import COSTS
+from nas.costs.latency import device_name
 from nas.evaluation import first_samples
-from nas.latency import device_name
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.results import example_inputs
-from nas.runs.retrain import build_network, read_genotype_of
+from nas.runs.stages.retrain import build_network, read_genotype_of
 from nas.runs.trainer import prepare_machine
 
 

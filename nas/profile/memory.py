@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nas.choice_module import ChoiceModule
 from nas.evaluation import call_network
-from nas.module_copy import copied
+from nas.io.rng import keyed_generator
 from nas.relaxations import OpWeights
-from nas.rng import keyed_generator
-from nas.search_module import SearchModule
-from nas.train_module import OptimizerFactory
+from nas.supernet.base import ChoiceModule
+from nas.supernet.module_copy import copied
+from nas.training.search_module import SearchModule
+from nas.training.train_module import OptimizerFactory
 
 SMALL_BATCHES = (2, 4)
 LARGE_BATCH = 64

@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 
-from nas.cost_table import CostTable
-from nas.costs import COSTS
+from nas.costs.functions import COSTS
+from nas.costs.latency import device_name
+from nas.costs.limits import Infeasible, Limit, cheapest, dearest, most_probable, passes
+from nas.costs.table import CostTable
 from nas.derive import Argmax, Searched
-from nas.gates import DROP, Gate
-from nas.latency import device_name
-from nas.limits import Infeasible, Limit, cheapest, dearest, most_probable, passes
 from nas.profile.memory import Forecast, device_memory, forecast
 from nas.runs.build import build_search, refusals
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.options import ConfigSource
-from nas.runs.retrain import check_retraining, load_retraining
+from nas.runs.stages.retrain import check_retraining, load_retraining
 from nas.runs.targets import cost_model, cost_tables
 from nas.runs.trainer import prepare_machine
-from nas.search_module import SearchModule
-from nas.search_space import SearchSpace
-from nas.structure import draw_labels, find_rows
-from nas.supernet import Supernet
+from nas.supernet.gate import DROP, Gate
+from nas.supernet.search_space import SearchSpace
+from nas.supernet.structure import draw_labels, find_rows
+from nas.supernet.supernet import Supernet
+from nas.training.search_module import SearchModule
 
 NUM_RANDOM = 1000
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.csv_file import read_columns
-from nas.errors import UsageError
-from nas.files import read_json
 from nas.genotype import Genotype
+from nas.io.csv_file import read_columns
+from nas.io.errors import UsageError
+from nas.io.files import read_json
 from nas.runs.folder import RunFolder
 from nas.runs.options import check_yaml, trust_words
 

@@ -7,7 +7,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from nas.drawing import draw_heat_map, probability_history, svg_text
-from nas.markdown import escaped, fenced, markdown_table
+from nas.io.markdown import escaped, fenced, markdown_table
 from nas.report.content import Content, Table
 from nas.report.curves import draw_curves
 

@@ -6,8 +6,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from nas.errors import UsageError
-from nas.parent import python_command
+from nas.io.errors import UsageError
+from nas.io.parent import python_command
 
 HOST = "127.0.0.1"
 SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"

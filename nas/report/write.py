@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from nas.drawing import draw_architecture
-from nas.errors import UsageError
-from nas.files import write_atomic
+from nas.io.errors import UsageError
+from nas.io.files import write_atomic
 from nas.report.content import read_content
 from nas.report.html import html_report, markdown_report
 from nas.runs.config import load_space_of

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas import checkpoint_io
 from nas.data import SearchDataModule
-from nas.errors import UsageError, describe
 from nas.evaluation import as_args, eval_mode, scalars_of, update_metrics
-from nas.rng import derive_seed, seed_global_generators
+from nas.io import checkpoint_io
+from nas.io.errors import UsageError, describe
+from nas.io.rng import derive_seed, seed_global_generators
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
-from nas.search_module import SearchModule
 from nas.tasks import Task
-from nas.train_module import TrainModule
+from nas.training.search_module import SearchModule
+from nas.training.train_module import TrainModule
 
 
 def build_search(experiment: Experiment) -> SearchModule:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace, set_parsing_settings
 
-from nas.errors import UsageError, describe
+from nas.io.errors import UsageError, describe
 
 # a value of a field of type Any stays a value, whatever it looks like
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
@@ -44,7 +44,7 @@ KINDS = (
     Kind("nas.bilevel", "nas.bilevel.Bilevel"),
     Kind("nas.paths", "nas.paths.Paths"),
     Kind("nas.regularizers", "nas.regularizers.Regularizer"),
-    Kind("search_spaces", "nas.search_space.SearchSpace"),
+    Kind("search_spaces", "nas.supernet.search_space.SearchSpace"),
     Kind("torch.optim", "torch.optim.Optimizer"),
     Kind(
         "torch.optim.lr_scheduler",

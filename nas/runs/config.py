@@ -15,18 +15,18 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch.optim import AdamW
 
 from nas.callbacks.guards import GuardOptions
-from nas.costs import COSTS, CostFunction
+from nas.costs.functions import COSTS, CostFunction
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
-from nas.errors import UsageError, describe
+from nas.io.errors import UsageError, describe
 from nas.lr_schedules import LRSchedule
 from nas.runs.class_paths import allowed_imports, check_named, import_function, refusal
 from nas.runs.options import ConfigSource, check_texts, check_yaml, normalized
 from nas.runs.trainer import TrainerOptions
-from nas.search_module import SearchModule
-from nas.search_space import SearchSpace
+from nas.supernet.search_space import SearchSpace
 from nas.tasks import Task
-from nas.train_module import OptimizerFactory
+from nas.training.search_module import SearchModule
+from nas.training.train_module import OptimizerFactory
 
 MAX_MESSAGE = 1000
 """Characters of the parser's messages, which repeat the value."""

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from nas.evaluation import call_network
+from nas.io.rng import keyed_generator
 from nas.relaxations import Sampler
-from nas.rng import keyed_generator
-from nas.search_module import SearchModule
-from nas.structure import find_rows
-from nas.supernet import Supernet
-from nas.widths import noting_widths
+from nas.supernet.structure import find_rows
+from nas.supernet.supernet import Supernet
+from nas.supernet.width import noting_widths
+from nas.training.search_module import SearchModule
 
 
 @torch.enable_grad()

@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nas.checkpoint_io import LAST, PREVIOUS
-from nas.errors import UsageError
-from nas.files import appearing, read_json, remove_scraps, sha256, write_json
-from nas.folder_lock import LOCK, locked
 from nas.genotype import Genotype
+from nas.io.checkpoint_io import LAST, PREVIOUS
+from nas.io.errors import UsageError
+from nas.io.files import appearing, read_json, remove_scraps, sha256, write_json
+from nas.io.folder_lock import LOCK, locked
 from nas.runs.options import ConfigSource
 
 PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")

@@ -13,8 +13,8 @@ from nas.data import SearchDataModule
 from nas.evaluation import as_floats_of, evaluate, recalibrate_batch_norm
 from nas.genotype import Genotype
 from nas.relaxations import OpWeights
-from nas.search_module import SearchModule
-from nas.supernet import Supernet
+from nas.supernet.supernet import Supernet
+from nas.training.search_module import SearchModule
 
 NUM_BATCHES = 2
 """Batches of each half: enough for a curve, at the cost of a few steps."""

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nas.errors import UsageError
 from nas.genotype import Genotype
+from nas.io.errors import UsageError
 from nas.runs.build import refusals, restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import recalibrated_network
-from nas.runs.retrain import restore_network, retrain_task
+from nas.runs.stages.retrain import restore_network, retrain_task
 from nas.runs.trainer import prepare_machine
 from nas.tasks import Task
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nas.errors import UsageError
-from nas.files import given_twice, size_of
+from nas.io.errors import UsageError
+from nas.io.files import given_twice, size_of
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")

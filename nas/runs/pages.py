@@ -11,10 +11,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from nas.drawing import architecture_dot, draw_architecture, svg_text
-from nas.errors import describe
-from nas.files import write_atomic
 from nas.genotype import Genotype
-from nas.markdown import fenced, markdown_table
+from nas.io.errors import describe
+from nas.io.files import write_atomic
+from nas.io.markdown import fenced, markdown_table
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 from nas.runs.folder import RunFolder
 
 FOLDER = "NAS_RUN_FOLDER"
@@ -27,7 +27,7 @@ class Helped(Exception):
 
 
 class Averaging(DDPStrategy):
-    """Processes that hold equal copies of a module which averages its gradients itself; see :mod:`nas.distributed`."""
+    """Processes that hold equal copies of a module which averages its gradients itself; see :mod:`nas.io.distributed`."""
 
     def configure_ddp(self) -> None:
         """Leaves the module as it is."""

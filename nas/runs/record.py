@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback
 
-from nas.errors import UsageError
-from nas.files import sha256
-from nas.latency import device_name
+from nas.costs.latency import device_name
+from nas.io.errors import UsageError
+from nas.io.files import sha256
 from nas.runs.folder import versions
 from nas.runs.options import normalized
 

@@ -12,25 +12,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nas.building import architecture
 from nas.callbacks.scoring import ScoringProgress
-from nas.cost_table import CostTable
-from nas.costs import latency_ms, num_macs, num_params
+from nas.costs.functions import latency_ms, num_macs, num_params
+from nas.costs.limits import Limit
+from nas.costs.table import CostTable
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
 from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore, inherited_network
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
 from nas.evaluation import as_args, as_floats_of, evaluate, first_samples, recalibrate_batch_norm, to_device
-from nas.files import sha256
 from nas.genotype import Genotype
-from nas.limits import Limit
+from nas.io.files import sha256
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder, versions
 from nas.runs.table import find_table
 from nas.runs.targets import limits_of, load_tables
-from nas.search_module import SearchModule
+from nas.supernet.building import architecture
 from nas.tasks import Task
+from nas.training.search_module import SearchModule
 
 CONSTANT = "constant output"
 NUM_COMPARED = 2

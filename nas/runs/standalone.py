@@ -15,10 +15,10 @@ from nas.runs.build import build_search, refusals
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import headline, searched_of
-from nas.runs.retrain import build_network, retrain_module, try_training
+from nas.runs.stages.retrain import build_network, retrain_module, try_training
 from nas.runs.targets import limits_of, targets_tables
 from nas.runs.trainer import prepare_machine, train
-from nas.structure import all_choices, random_choices
+from nas.supernet.structure import all_choices, random_choices
 
 NUM_FOLDS = 4
 """Validation trainings leave out a quarter of the training set; seeds take turns, so four of them see every sample once."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.errors import UsageError
-from nas.files import read_json, write_json
 from nas.genotype import key_of
+from nas.io.errors import UsageError
+from nas.io.files import read_json, write_json
 from nas.runs.config import Experiment
 from nas.runs.options import normalized
 

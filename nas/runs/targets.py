@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from nas.cost_model import CostModel, num_chosen
-from nas.cost_penalty import CostPenalty
-from nas.cost_table import CostTable, ExpectedCost
-from nas.costs import CostFunction, latency_ms
-from nas.errors import UsageError
+from nas.costs.functions import CostFunction, latency_ms
+from nas.costs.latency import MeasuredLatency, NotProfiled
+from nas.costs.limits import Infeasible, Limit, most_probable
+from nas.costs.table import CostTable, ExpectedCost
+from nas.costs.tabulate import CostModel, num_chosen
 from nas.evaluation import as_args, first_samples, to_device
-from nas.files import read_json, write_json
-from nas.latency import MeasuredLatency, NotProfiled
-from nas.limits import Infeasible, Limit, most_probable
+from nas.io.errors import UsageError
+from nas.io.files import read_json, write_json
 from nas.runs.build import refusals
 from nas.runs.config import Experiment, Target
-from nas.search_module import SearchModule
-from nas.supernet import Supernet
+from nas.supernet.supernet import Supernet
+from nas.training.cost_penalty import CostPenalty
+from nas.training.search_module import SearchModule
 
 FILE = "cost_tables.json"
 MAX_BYTES = 256 * 2**20

@@ -15,16 +15,16 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from nas import checkpoint_io
 from nas.callbacks import Checkpoints, Interrupted, Interruption, MetricsWriter, Progress, SystemWriter
-from nas.checkpoint_io import VerifiedCheckpointIO
 from nas.data.loader import ResumableLoader
-from nas.distributed import leave
-from nas.errors import UsageError
+from nas.io import checkpoint_io
+from nas.io.checkpoint_io import VerifiedCheckpointIO
+from nas.io.distributed import leave
+from nas.io.errors import UsageError
 from nas.runs.folder import RunFolder
 from nas.runs.processes import Averaging, Helped, Processes
 from nas.runs.record import Record
-from nas.train_module import TrainModule
+from nas.training.train_module import TrainModule
 
 MAX_THREADS = 256
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas.cli import main
-from nas.train_module import TrainModule
+from nas.training.train_module import TrainModule
 
 
 class Ended(NamedTuple):

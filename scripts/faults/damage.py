@@ -14,10 +14,10 @@ from faults.child import Child, command
 from faults.killing import Reference, reference_of
 
 import nas
-from nas import checkpoint_io
 from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS
 from nas.export.verify import verify
 from nas.genotype import Genotype
+from nas.io import checkpoint_io
 
 Check = Callable[[Path], str | None]
 """Reads a damaged file as users do; returns what was wrong with that: None where it was refused, or recovered from the one before."""

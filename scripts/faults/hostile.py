@@ -21,8 +21,8 @@ from faults.killing import Reference, reference_of
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from nas.errors import UsageError
 from nas.genotype import Genotype
+from nas.io.errors import UsageError
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 
@@ -136,8 +136,8 @@ def _configs(good: str) -> dict[str, str]:
             "model", "space", {"class_path": "os.system", "init_args": {"command": f"touch {MARK}"}}
         ),
         "class_path subprocess.Popen": changed("data", "class_path", "subprocess.Popen"),
-        "os.system by way of another module": changed("model", "weight_optimizer", "nas.files.os.system"),
-        "a cost by way of another module": changed("model", "cost", {"nas.files.contextmanager": {"max": 1}}),
+        "os.system by way of another module": changed("model", "weight_optimizer", "nas.io.files.os.system"),
+        "a cost by way of another module": changed("model", "cost", {"nas.io.files.contextmanager": {"max": 1}}),
         "a local module with a side effect": changed("model", "space", {"class_path": "sneaky.Space"}),
         "a local module as a cost": changed("model", "cost", {"sneaky.cost": {"max": 1}}),
         "python/object": good + f"retrain: !!python/object/apply:os.system ['touch {MARK}']\n",

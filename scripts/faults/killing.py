@@ -19,7 +19,7 @@ import torch
 import yaml
 from faults.child import Child, command
 
-from nas import checkpoint_io
+from nas.io import checkpoint_io
 
 GUMBEL_DIGITS = Path(__file__).parents[2] / "configs" / "dilation_gumbel_digits.yaml"
 CHANGES: dict[str, dict[str, Any]] = {

@@ -10,10 +10,10 @@ from torch import nn
 
 import nas
 from nas.bilevel import Unrolled
-from nas.choice_module import _TRACED, present_context
 from nas.relaxations import GumbelSoftmax, SampledPath
 from nas.runs import trainer
 from nas.runs.folder import RunFolder
+from nas.supernet.base import _TRACED, present_context
 from nas.tasks import Classification
 from nas.tau import Constant
 from search_spaces.darts import Darts

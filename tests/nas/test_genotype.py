@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.errors import UsageError
 from nas.genotype import MAX_BYTES, Genotype
+from nas.io.errors import UsageError
 
 GOOD = Genotype(
     choices={"a": "x", "edges": ["p", "q"]},

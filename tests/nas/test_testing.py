@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import nas
-from nas import mixture
 from nas.bilevel import FirstOrder, Joint, Unrolled
 from nas.data import SearchDataModule
+from nas.supernet.fused import mixture
 from nas.testing import check_bilevel, check_data, check_search_space
 
 

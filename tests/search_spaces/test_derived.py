@@ -7,7 +7,7 @@ import torch
 
 import nas
 from nas.derive.check import check_derived
-from nas.structure import random_choices
+from nas.supernet.structure import random_choices
 from search_spaces.darts import Darts
 from search_spaces.dilation import DilationNet1d, DilationNet2d, DilationSegmenter2d
 from search_spaces.macro import MacroNet

@@ -23,7 +23,7 @@ from nas.export.python.source import Edit, Text, source_of
 INCLUDED = ("nas", "search_spaces", "torchvision")
 """Packages whose code is written into the file instead of being imported from it."""
 
-_PLAIN_MODULES = ("nas.candidates", "nas.export.plain")
+_PLAIN_MODULES = ("nas.supernet.candidates", "nas.export.plain")
 """Modules of the framework whose functions work without it."""
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from nas.arch_statistics import GradientMeter, kind_shares
 from nas.callbacks.dashboard import Dashboard
 from nas.callbacks.layout import MAX_SERIES, custom_scalars
+from nas.training.arch_statistics import GradientMeter, kind_shares
 
 
 def events(folder):

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from nas import checkpoint_io
 from nas.callbacks import Guards
 from nas.callbacks.guards import GuardOptions
-from nas.runs import search as search_run
+from nas.io import checkpoint_io
+from nas.runs.stages import search as search_run
 
 SPACE = """
 from functools import partial

@@ -276,7 +276,7 @@ def test_existing_and_unwritable_folders(nas, config):
 
 
 def test_unfinished_runs_have_no_results(nas, config, monkeypatch):
-    from nas.search_module import SearchModule
+    from nas.training.search_module import SearchModule
 
     def broken(*_):
         raise RuntimeError("out of memory")
@@ -341,7 +341,7 @@ def test_damaged_files_of_finished_runs_are_refused_not_replaced_by_older_ones(n
 
 
 def test_a_damaged_metrics_file_is_named(nas, config, monkeypatch):
-    from nas.search_module import SearchModule
+    from nas.training.search_module import SearchModule
 
     step = SearchModule.training_step
 

@@ -149,7 +149,7 @@ def test_a_search_on_a_stream_goes_on_exactly_and_its_find_is_trained(nas, confi
     trust = ("--trust-module", "streamed")
     assert nas("search", "--config", path, "--out", "whole", *trust).code == 0
     # one epoch more, cut by its number, would anneal differently: stop in the middle by a failing batch instead
-    from nas.search_module import SearchModule
+    from nas.training.search_module import SearchModule
 
     step = SearchModule.training_step
 

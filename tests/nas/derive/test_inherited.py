@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from nas.cost_table import CostTable, Term
+from nas.costs.limits import Infeasible, Limit
+from nas.costs.table import CostTable, Term
 from nas.derive import Argmax, Ranked, Searched
 from nas.derive.inherited import DECAY, InheritedScore, fit_head
 from nas.derive.pool import candidates
-from nas.limits import Infeasible, Limit
 from nas.relaxations import Softmax
 from nas.tasks import Classification
 

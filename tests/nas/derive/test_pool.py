@@ -8,7 +8,7 @@ import nas
 from nas.derive import Evolution, Searched
 from nas.derive.pool import candidates, draw_labels
 from nas.relaxations import GumbelSoftmax
-from nas.structure import find_rows
+from nas.supernet.structure import find_rows
 from search_spaces.darts import Darts
 
 

@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 
 import nas
+from nas.costs.limits import most_probable
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
-from nas.limits import most_probable
 
 
 def network():

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nas.cost_table import CostTable, Term
+from nas.costs.limits import Limit
+from nas.costs.table import CostTable, Term
 from nas.derive import Argmax, Evolution, FineTuned, Perturbation, Searched
 from nas.derive.fine_tuned import most_probable_ones
 from nas.derive.inherited import InheritedScore
-from nas.limits import Limit
 
 
 def loss_of(network, batches):

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
+from nas.costs.limits import passes
 from nas.export import verify
 from nas.genotype import Genotype
-from nas.limits import passes
-from nas.structure import random_choices
+from nas.supernet.structure import random_choices
 from search_spaces.darts import Darts
 from search_spaces.dilation import DilationNet1d, DilationNet2d
 from search_spaces.macro import MacroNet

@@ -17,8 +17,8 @@ import nas as framework
 from nas.export import write
 from nas.export.batch_norm import fold_batch_norms
 from nas.export.manifest import read_manifest
-from nas.files import sha256
 from nas.genotype import Genotype
+from nas.io.files import sha256
 
 FILES = {
     "README.md",

@@ -127,7 +127,7 @@ def test_a_network_that_load_cannot_build_is_no_safetensors_export(nas, finished
     def refuse(*_, **__):
         raise RuntimeError("another version of the space")
 
-    monkeypatch.setattr("nas.runs.export.load", refuse)
+    monkeypatch.setattr("nas.runs.stages.export.load", refuse)
     answer = nas("export", "--run", finished, "--formats", "python,safetensors", "--out", "out", "--json")
     assert answer.code == 0 and answer.result["formats"] == ["python"]
     assert "nas.load cannot build the network: another version" in answer.result["refused"]["safetensors"]

@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nas import checkpoint_io
 from nas.cli import main
 from nas.cli.launch_progress import progress_table
-from nas.errors import UsageError
+from nas.io import checkpoint_io
+from nas.io.errors import UsageError
 from nas.launch import launch, resume_launch
 from nas.launch.launch import summarised
 from nas.launch.local import Local

@@ -9,9 +9,9 @@ from nas.profile.memory import forecast, saved_bytes
 from nas.profile.report import memory_report
 from nas.relaxations import GumbelSoftmax, SampledPath
 from nas.runs.trainer import quiet
-from nas.search_module import SearchModule
 from nas.tasks import Classification
 from nas.tau import Constant
+from nas.training.search_module import SearchModule
 from search_spaces.dilation import DilationNet1d
 from search_spaces.macro import MacroNet
 from search_spaces.nasbench201 import NASBench201

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import nas as framework
-from nas.building import architecture
 from nas.costs import count_macs, num_params
+from nas.supernet.building import architecture
 from search_spaces.dilation import DilationNet1d
 
 ARGUMENTS = {"num_layers": 2, "channels": 4, "dilations": [1, 8], "kernel_sizes": [3, 5]}

@@ -19,7 +19,7 @@ import yaml
 
 import nas
 from nas.cli import main
-from nas.files import sha256
+from nas.io.files import sha256
 
 PACKAGES = ("nas", "search_spaces", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 UNLOADED = "nas.__main__ nas.export.fresh nas.launch.ray_tune nas.launch.slurm nas.ops._kernels_cpu nas.ops._kernels_cuda".split()

@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 
-from nas.runs import pages, results, search, table
+from nas.runs import pages, results, table
 from nas.runs.record import Record
+from nas.runs.stages import search
 
 OWN = """
 import torch
@@ -243,8 +244,8 @@ def test_a_foreign_file_among_tables_is_left_out(tmp_path, monkeypatch):
 
 
 def test_statistics_of_batch_norms_that_are_not_finite_are_not_saved():
-    from nas.retrain_module import RetrainModule
     from nas.tasks import Regression
+    from nas.training.retrain_module import RetrainModule
 
     module = RetrainModule(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)), Regression())
     module.check_weights()

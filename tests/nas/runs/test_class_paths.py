@@ -5,7 +5,7 @@ from pkgutil import walk_packages
 
 import pytest
 
-from nas.errors import UsageError
+from nas.io.errors import UsageError
 from nas.runs.class_paths import KINDS, import_class, import_function, may_be_named
 
 
@@ -44,7 +44,7 @@ def test_no_class_of_the_list_takes_what_it_would_call():
         "pytorch_lightning.loggers.WandbLogger",
         "torchmetrics.classification.BinaryAccuracy.update",
         "nas.runs.trainer.TrainerOptions",
-        "nas.files.write_atomic",
+        "nas.io.files.write_atomic",
         "subprocess.Popen",
         "nas",
         "",

@@ -21,7 +21,7 @@ LOAD_SPACE = {
     "init_args": {"spec": {"class_path": "evil_mod.Space"}, "trusted": ["evil_mod"]},
 }
 VISION = {"class_path": "nas.data.Vision", "init_args": {"name": "ImageFolder", "root": "precious"}}
-LAMBDA = {"class_path": "torchvision.transforms.v2.Lambda", "init_args": {"lambd": "nas.files.sync_folder"}}
+LAMBDA = {"class_path": "torchvision.transforms.v2.Lambda", "init_args": {"lambd": "nas.io.files.sync_folder"}}
 
 
 def vision(**init_args):
@@ -42,7 +42,7 @@ NAMED = [
     (
         "evaluate",
         "retrain/trainer",
-        {"max_epochs": {"class_path": "nas.files.write_atomic", "init_args": {"path": "touched", "data": "x"}}},
+        {"max_epochs": {"class_path": "nas.io.files.write_atomic", "init_args": {"path": "touched", "data": "x"}}},
         "retrain.trainer.max_epochs.*write_atomic",
     ),
     ("derive", "model/weight_optimizer", "nas.launch.trials.start", "start"),
@@ -86,7 +86,7 @@ NAMED = [
         "evil_mod|name|transforms",
     ),
     ("retrain", "retrain/task", {"class_path": "evil_mod.Space"}, "--trust-module evil_mod"),
-    ("derive", "model/cost", {"nas.files.remove_scraps": {"max": 1}}, "remove_scraps"),
+    ("derive", "model/cost", {"nas.io.files.remove_scraps": {"max": 1}}, "remove_scraps"),
     ("profile", "model/cost", {"evil_mod.cost": {"max": 1}}, "--trust-module evil_mod"),
     (
         "derive",

@@ -11,8 +11,8 @@ import pytest
 
 from nas.cli.launch_command import show
 from nas.data.vision import load_image
-from nas.files import open_own
-from nas.parent import python_command
+from nas.io.files import open_own
+from nas.io.parent import python_command
 from nas.report.tensorboard import command
 
 RESUME = ["search", "--resume", "run"]

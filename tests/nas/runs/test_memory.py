@@ -15,7 +15,7 @@ from torch import nn
 import nas
 from nas.cli import main
 from nas.data import SearchDataModule
-from nas.runs import search
+from nas.runs.stages import search
 
 
 class Made(torch.utils.data.Dataset):

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from nas import checkpoint_io
-from nas.csv_file import read_columns
+from nas.io import checkpoint_io
+from nas.io.csv_file import read_columns
 
 SPACE = """
 import nas
@@ -115,7 +115,7 @@ def stopping(how):
     return (
         "import os, signal, sys\n"
         "from nas.cli import entry\n"
-        "from nas.search_module import SearchModule\n"
+        "from nas.training.search_module import SearchModule\n"
         "step = SearchModule.training_step\n"
         "def stopping(self, *args):\n"
         "    if self.num_batches_done == 8 and self.global_rank == 1 and not os.path.exists('done'):\n"

@@ -15,18 +15,19 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nas import checkpoint_io, csv_file, latency
-from nas.cost_table import CostTable
+from nas.costs import latency
+from nas.costs.table import CostTable
 from nas.data import Npz
 from nas.export.manifest import read_manifest, read_tensors
 from nas.genotype import Genotype
+from nas.io import checkpoint_io, csv_file
 from nas.launch.launch import read_launch
 from nas.report.content import read_content
 from nas.runs.config import load_experiment, load_space_of, read_targets
 from nas.runs.folder import RunFolder
-from nas.runs.load import read_config
 from nas.runs.options import ConfigSource
-from nas.runs.retrain import load_genotype
+from nas.runs.stages.load import read_config
+from nas.runs.stages.retrain import load_genotype
 from nas.runs.table import Table
 from nas.runs.targets import load_tables
 from search_spaces.darts import Darts

@@ -12,11 +12,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nas import checkpoint_io
-from nas.retrain_module import RetrainModule
+from nas.io import checkpoint_io
 from nas.runs import record
 from nas.runs.folder import RunFolder
-from nas.search_module import SearchModule
+from nas.training.retrain_module import RetrainModule
+from nas.training.search_module import SearchModule
 
 
 class Crash(Exception):
@@ -120,7 +120,7 @@ def test_every_signal_saves_and_a_second_one_changes_nothing(nas, config, tmp_pa
 
 
 def test_signals_outside_training_end_with_their_code(nas, config, monkeypatch):
-    monkeypatch.setattr("nas.runs.search.check_choices", lambda *_: send(signal.SIGUSR1)())
+    monkeypatch.setattr("nas.runs.stages.search.check_choices", lambda *_: send(signal.SIGUSR1)())
     answer = nas("search", "--config", config(), "--out", "cut")
     assert answer.code == 130 and answer.complaint == "nas: stopped by SIGUSR1" and not os.path.exists("cut")
 
@@ -129,7 +129,7 @@ def test_a_signal_to_the_whole_process_group_spares_the_loaders_until_the_batch_
     code = (
         "import os, signal, time\n"
         "from nas.cli import entry\n"
-        "from nas.search_module import SearchModule\n"
+        "from nas.training.search_module import SearchModule\n"
         "import sys\n"
         "step = SearchModule.training_step\n"
         "def stopping(self, *args):\n"
@@ -212,7 +212,7 @@ def test_two_processes_do_not_write_into_one_run(nas, config, tmp_path, monkeypa
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from nas.folder_lock import locked\n"
+        "from nas.io.folder_lock import locked\n"
         "with locked(Path('run')):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -376,7 +376,7 @@ def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
     code = (
         "import os, signal\n"
         "from nas.cli import main\n"
-        "from nas.search_module import SearchModule\n"
+        "from nas.training.search_module import SearchModule\n"
         "step = SearchModule.training_step\n"
         "def killing(self, *args):\n"
         "    if self.num_batches_done == 9: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from nas.data import SequentialDigits
-from nas.errors import UsageError
 from nas.genotype import Genotype
+from nas.io.errors import UsageError
 from nas.runs.options import ConfigSource
-from nas.runs.retrain import load_retraining
+from nas.runs.stages.retrain import load_retraining
 from nas.runs.standalone import NUM_FOLDS, architectures, final_score, validation_score
 from nas.runs.table import Table, find_table, training_of
 
@@ -172,7 +172,7 @@ def test_a_baseline_goes_on_where_it_stopped(nas, config, monkeypatch):
     assert nas("baseline", "--config", path, "--num", 1, "--out", "b").code == 0
     before = Table.load(Path("b/table.json")).rows
     calls = []
-    monkeypatch.setattr("nas.runs.baseline.validation_score", lambda *a: calls.append(a) or validation_score(*a))
+    monkeypatch.setattr("nas.runs.stages.baseline.validation_score", lambda *a: calls.append(a) or validation_score(*a))
     assert nas("baseline", "--config", path, "--num", 2, "--out", "b").code == 0
     after = Table.load(Path("b/table.json")).rows
     assert len(calls) == 1 and len(after) == 2 and before.items() <= after.items()

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import nas as framework
-from nas.building import architecture
-from nas.cost_model import CostModel
 from nas.costs import count_macs, num_params
-from nas.limits import cheapest, dearest
+from nas.costs.limits import cheapest, dearest
+from nas.costs.tabulate import CostModel
+from nas.supernet.building import architecture
 from search_spaces.dilation import DilationNet1d
 
 SPACE = {

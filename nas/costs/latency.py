@@ -1,0 +1,111 @@
+"""Latency of modules on the present device, measured once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.costs.functions import latency_ms
+from nas.costs.module_key import call_key, module_key
+from nas.io.files import write_atomic
+
+MAX_BYTES = 64 * 2**20
+
+
+class NotProfiled(ValueError):
+    """A latency is asked for that was not measured on this device."""
+
+
+class MeasuredLatency:
+    """The latency of a module in milliseconds, as a cost function: looked up, or measured and remembered.
+
+    Attributes:
+        device: Name of the device, with the number of threads of a CPU.
+        path: The file.
+        num_measured: Modules that were measured, not looked up.
+    """
+
+    def __init__(self, device: torch.device, *, measure: bool, min_seconds: float = 0.05) -> None:
+        """Reads what was measured before on this device; a file that cannot be read counts as empty.
+
+        Args:
+            device: Where modules run.
+            measure: Whether what is missing may be measured.
+            min_seconds: Time spent on each module, at least.
+        """
+        self.device = device_name(device)
+        self.path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9]+', '_', self.device).strip('_')}.json"
+        self.measure = measure
+        self.min_seconds = min_seconds
+        self.num_measured = 0
+        self._known = _read(self.path)
+
+    def __call__(self, module: nn.Module, inputs: Sequence[Any]) -> float:
+        """Milliseconds of one call in eval mode.
+
+        Raises:
+            NotProfiled: It was not measured, and may not be.
+        """
+        text = f"{torch.__version__}\n{module_key(module)}\n{call_key(tuple(inputs))}"
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        if key not in self._known:
+            if not self.measure:
+                raise NotProfiled(f"not measured on this device ({self.device})")
+            self._known[key] = latency_ms(module, inputs, min_seconds=self.min_seconds)
+            self.num_measured += 1
+        return self._known[key]
+
+    def save(self) -> None:
+        """Writes the file, whole or not at all, with what another process has added; warns where it cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, json.dumps({**_read(self.path), **self._known}, indent=0) + "\n")
+        except OSError as error:
+            warnings.warn(f"latencies are not kept: {self.path} cannot be written ({error.strerror})", stacklevel=2)
+
+
+def device_name(device: torch.device) -> str:
+    """The device's model, with the number of threads of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{platform.machine()} {device.type}"
+    number = torch.get_num_threads()
+    return f"{_cpu_model()}, {number} thread{'s' if number > 1 else ''}"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """Where measurements are kept: ``$XDG_CACHE_HOME/gumbel-nas/latency``."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "gumbel-nas" / "latency"
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(value, float) and 0 < value < float("inf")}

@@ -1,0 +1,301 @@
+"""The most probable architecture within limits, and the cheapest, exactly: an integer linear program over the labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+from torch import nn
+
+from nas.costs.table import CostTable
+from nas.supernet.base import ChoiceModule, Literals
+from nas.supernet.gate import KEEP, Gate
+from nas.supernet.structure import conjunction, find_rows, outermost
+
+SMALLEST = 1e-30  # probabilities below count as this: their logarithm stays a number the solver can weigh
+MAX_CUTS = 20_000
+LARGEST = 1e6  # what coefficients are scaled to: the solver's tolerances are absolute, 1e-6, so they mean 1e-12 of the largest
+
+Check = Callable[[Mapping[str, Any]], None]
+
+
+class Limit(NamedTuple):
+    """A cost and the most that it may be."""
+
+    table: CostTable
+    max: float
+
+
+class Infeasible(ValueError):
+    """No architecture keeps the limits."""
+
+
+def most_probable(
+    network: nn.Module,
+    probabilities: Mapping[str, Mapping[str, float]],
+    limits: Sequence[Limit] = (),
+    check: Check | None = None,
+) -> dict[str, Any]:
+    """The active choices whose labels have the largest product of probabilities, among those within every limit.
+
+    Args:
+        network: A network with choices.
+        probabilities: choice name -> label -> probability.
+        limits: What must be kept, exactly in the tables' terms.
+        check: Raises ValueError for architectures that are out of the question (a dead cell).
+
+    Raises:
+        Infeasible: There is none; names the smallest cost.
+    """
+    program = _Program(network)
+    objective = {
+        variable: -math.log(max(probabilities[name][label], SMALLEST))
+        for (name, label), variable in program.labels.items()
+        if program.places[name].learned
+    }
+    for limit in limits:
+        program.require(limit)
+    found = program.solve(objective, limits, check)
+    if found is None:
+        raise Infeasible(_why(network, limits, check))
+    return found
+
+
+def cheapest(
+    network: nn.Module, table: CostTable, limits: Sequence[Limit] = (), check: Check | None = None
+) -> dict[str, Any]:
+    """The active choices of the smallest cost, among those within every limit.
+
+    Raises:
+        Infeasible: There is none.
+    """
+    program = _Program(network)
+    for limit in limits:
+        program.require(limit)
+    found = program.solve(program.cost(table), limits, check)
+    if found is None:
+        raise Infeasible("no architecture keeps every limit")
+    return found
+
+
+def dearest(network: nn.Module, table: CostTable) -> dict[str, Any]:
+    """The active choices of the largest cost."""
+    program = _Program(network)
+    found = program.solve({variable: -value for variable, value in program.cost(table).items()}, (), None)
+    assert found is not None
+    return found
+
+
+def _why(network: nn.Module, limits: Sequence[Limit], check: Check | None) -> str:
+    try:
+        cheapest(network, CostTable("nothing", 0.0, ()), (), check)
+    except Infeasible:
+        return "the space's check_genotype refuses every architecture"
+    for limit in limits:
+        least = limit.table.of(cheapest(network, limit.table, (), check))
+        if least > limit.max:
+            return f"no architecture has {limit.table.name} of at most {number(limit.max)}; the smallest is {number(least)}"
+    first, others = limits[0], limits[1:]
+    try:
+        least = first.table.of(cheapest(network, first.table, others, check))
+    except Infeasible:
+        names = " and ".join(limit.table.name for limit in limits)
+        return f"no architecture keeps the limits of {names} together, though each by itself can be kept"
+    kept = " and ".join(f"{limit.table.name} of at most {number(limit.max)}" for limit in others)
+    return (
+        f"no architecture has {first.table.name} of at most {number(first.max)} with {kept}; "
+        f"the smallest is then {number(least)}"
+    )
+
+
+def number(value: float) -> str:
+    """A cost for people: whole numbers with separators, others with four significant digits."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
+
+
+Linear = dict[int, float]
+_ONE = -1  # stands for the constant in a linear expression
+
+
+class _Program:
+    """A variable for each label of each choice, 1 where it is chosen; choices that are not active have none chosen."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.places = find_rows(network)
+        self.labels: dict[tuple[str, str], int] = {}
+        self.rows: list[tuple[Linear, float, float]] = []
+        self.num_variables = 0
+        self.conjunctions: dict[Any, Linear] = {}
+        for name, place in self.places.items():
+            for label in place.derivable(place.rows()[name]):
+                self.labels[name, label] = self._variable()
+        occurrences: dict[str, list[Literals]] = {name: [] for name in self.places}
+        _collect(network, {}, occurrences)
+        # what a choice's being active says of others, where it is reached in one way only
+        self.implied = {name: found[0] if len(found) == 1 else {} for name, found in occurrences.items()}
+        for place in {id(place): place for place in self.places.values()}.values():
+            self._activate(place, occurrences)
+
+    def _variable(self) -> int:
+        self.num_variables += 1
+        return self.num_variables - 1
+
+    def _row(self, expression: Linear, low: float, high: float) -> None:
+        constant = expression.pop(_ONE, 0.0)
+        self.rows.append((expression, low - constant, high - constant))
+
+    def _activate(self, place: ChoiceModule, occurrences: Mapping[str, Sequence[Literals]]) -> None:
+        """As many labels as are chosen where the choice is reached, none elsewhere."""
+        for name in place.rows():
+            active = self._any([self.all_of(literals) for literals in occurrences[name]])
+            labels = {self.labels[name, label]: 1.0 for label in place.derivable(place.rows()[name])}
+            self._row(_sum(labels, active, -place.num_chosen), 0, 0)
+        if isinstance(place, Gate):
+            kept = {self.labels[name, KEEP]: 1.0 for name in place.rows()}
+            self._row(_sum(kept, active, -1), 0, math.inf)
+
+    def _any(self, expressions: Sequence[Linear]) -> Linear:
+        if any(expression == {_ONE: 1.0} for expression in expressions):
+            return {_ONE: 1.0}
+        if len(expressions) == 1:
+            return expressions[0]
+        variable = self._variable()
+        total: Linear = {}
+        for expression in expressions:
+            self._row(_sum({variable: 1.0}, expression, -1), 0, math.inf)
+            total = _sum(total, expression, 1)
+        self._row(_sum({variable: 1.0}, total, -1), -math.inf, 0)
+        return {variable: 1.0}
+
+    def all_of(self, literals: Literals) -> Linear:
+        """An expression that is 1 where every literal is true, else 0."""
+        literals = self._reduced(literals)
+        key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in literals.items()))
+        if key not in self.conjunctions:
+            each = [
+                {self.labels[name, label]: 1.0 for label in labels if (name, label) in self.labels}
+                for name, labels in literals.items()
+            ]
+            self.conjunctions[key] = self._product(each)
+        return dict(self.conjunctions[key])
+
+    def _reduced(self, literals: Literals) -> Literals:
+        """Without what the others say already."""
+        result = dict(literals)
+        for name in literals:
+            for other, labels in self.implied.get(name, {}).items():
+                if other in result and labels <= result[other]:
+                    del result[other]
+        return result
+
+    def _product(self, each: Sequence[Linear]) -> Linear:
+        if not each:
+            return {_ONE: 1.0}
+        if len(each) == 1:
+            return each[0]
+        variable = self._variable()
+        total: Linear = {}
+        for expression in each:
+            self._row(_sum({variable: -1.0}, expression, 1), 0, math.inf)
+            total = _sum(total, expression, 1)
+        self._row(_sum({variable: 1.0}, total, -1), 1.0 - len(each), math.inf)
+        return {variable: 1.0}
+
+    def cost(self, table: CostTable) -> Linear:
+        """The cost without its fixed part; constants are of no matter to an objective, and `require` adds them."""
+        total: Linear = {}
+        for term in table.terms:
+            total = _add(total, self.all_of(term.literals), term.value)
+        total.pop(_ONE, None)
+        return total
+
+    def require(self, limit: Limit) -> None:
+        """Keeps a limit, up to the solver's tolerance."""
+        total: Linear = {}
+        for term in limit.table.terms:
+            total = _add(total, self.all_of(term.literals), term.value)
+        scale = max([1e-30, *map(abs, total.values())]) / LARGEST
+        scaled = {variable: value / scale for variable, value in total.items()}
+        self._row(scaled, -math.inf, (limit.max - limit.table.fixed) / scale)
+
+    def solve(self, objective: Linear, limits: Sequence[Limit], check: Check | None) -> dict[str, Any] | None:
+        """The best choices. Those that break a limit by less than the solver's tolerance, or fail the check, are cut off one by one."""
+        largest = max([1e-30, *map(abs, objective.values())]) / LARGEST
+        for _ in range(MAX_CUTS):
+            values = self._solution({variable: value / largest for variable, value in objective.items()})
+            if values is None:
+                return None
+            chosen = [key for key, variable in self.labels.items() if values[variable] > 0.5]
+            found = self._choices(chosen)
+            if all(limit.table.of(found) <= limit.max for limit in limits) and passes(check, found):
+                return found
+            if not chosen:
+                return None
+            self.rows.append(({self.labels[key]: 1.0 for key in chosen}, -math.inf, len(chosen) - 1.0))
+        raise RuntimeError(f"no architecture of {MAX_CUTS} tried is allowed by the space")
+
+    def _choices(self, chosen: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, place in self.places.items():
+            labels = sorted(label for other, label in chosen if other == name)
+            if labels:
+                found[name] = labels if place.num_chosen > 1 else labels[0]
+        return found
+
+    def _solution(self, objective: Linear) -> np.ndarray | None:
+        if not self.num_variables:
+            return np.zeros(0)
+        c = np.zeros(self.num_variables)
+        for variable, value in objective.items():
+            c[variable] += value
+        entries = [(i, variable, value) for i, (row, _, _) in enumerate(self.rows) for variable, value in row.items()]
+        rows, columns, values = zip(*entries, strict=True)
+        matrix = csr_array((values, (rows, columns)), shape=(len(self.rows), self.num_variables))
+        result = milp(
+            c,
+            integrality=np.ones(self.num_variables),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, [low for _, low, _ in self.rows], [high for _, _, high in self.rows]),
+            options={"mip_rel_gap": 0.0},
+        )
+        if result.x is None:
+            assert result.status == 2, result.message
+            return None
+        return np.asarray(result.x)
+
+
+def _sum(first: Linear, second: Linear, factor: float) -> Linear:
+    return _add(dict(first), second, factor)
+
+
+def _add(total: Linear, other: Linear, factor: float) -> Linear:
+    for variable, value in other.items():
+        total[variable] = total.get(variable, 0.0) + factor * value
+    return total
+
+
+def passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
+    """Whether a check has nothing against an architecture."""
+    if check is None:
+        return True
+    try:
+        check(choices)
+    except ValueError:
+        return False
+    return True
+
+
+def _collect(module: nn.Module, literals: Literals, occurrences: dict[str, list[Literals]]) -> None:
+    """Adds, for every choice inside `module`, the labels under which it is reached: each way once."""
+    for place in outermost([module]):
+        for name in place.rows():
+            if literals not in occurrences[name]:
+                occurrences[name].append(literals)
+        for extra, part in place.parts():
+            both = conjunction(literals, extra)
+            if both is not None:
+                _collect(part, both, occurrences)

@@ -1,0 +1,153 @@
+"""A cost as a sum over what a genotype chooses."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.supernet.base import Literals
+
+MAX_ASSIGNMENTS = 4096
+
+
+@dataclass(frozen=True)
+class Term:
+    """A number that counts where every one of some choices has one of some labels.
+
+    Attributes:
+        literals: Choice name -> labels; of an input choice: the one label that must be among the chosen.
+        value: The number.
+    """
+
+    literals: Literals
+    value: float
+
+    def holds(self, choices: Mapping[str, Any]) -> bool:
+        """Whether it counts for a genotype's choices."""
+        return all(
+            name in choices and not labels.isdisjoint(_labels(choices[name])) for name, labels in self.literals.items()
+        )
+
+
+def _labels(value: Any) -> Iterable[str]:
+    return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """One cost of a space: a fixed part, and terms over one choice, or over several where they meet.
+
+    Attributes:
+        name: The cost's name.
+        fixed: What every architecture costs.
+        terms: What depends on the choices.
+    """
+
+    name: str
+    fixed: float
+    terms: tuple[Term, ...]
+
+    def of(self, choices: Mapping[str, Any]) -> float:
+        """The cost of a genotype's choices."""
+        return self.fixed + sum(term.value for term in self.terms if term.holds(choices))
+
+    def largest(self, name: str, label: str) -> float:
+        """What a label adds where everything else that it needs is there."""
+        terms = [term for term in self.terms if label in term.literals.get(name, ())]
+        others: dict[str, set[str]] = {}
+        for term in terms:
+            for other, labels in term.literals.items():
+                if other != name:
+                    others.setdefault(other, set()).update(labels)
+        if math.prod(len(labels) for labels in others.values()) > MAX_ASSIGNMENTS:
+            return sum(max(0.0, term.value) for term in terms)  # more than can be together
+        return max(
+            sum(term.value for term in terms if term.holds({**dict(zip(others, chosen, strict=True)), name: label}))
+            for chosen in itertools.product(*[sorted(labels) for labels in others.values()])
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        terms = [[{name: sorted(labels) for name, labels in t.literals.items()}, t.value] for t in self.terms]
+        return {"name": self.name, "fixed": self.fixed, "terms": terms}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CostTable:
+        """The table of such values."""
+        terms = [
+            Term({name: frozenset(labels) for name, labels in literals.items()}, float(value))
+            for literals, value in data["terms"]
+        ]
+        return cls(str(data["name"]), float(data["fixed"]), tuple(terms))
+
+
+def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """Terms of equal conditions added up; those of value 0 left out."""
+    sums: dict[Any, float] = {}
+    for term in terms:
+        key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in term.literals.items()))
+        sums[key] = sums.get(key, 0.0) + term.value
+    return tuple(
+        Term({name: frozenset(labels) for name, labels in key}, value) for key, value in sums.items() if value != 0
+    )
+
+
+class ExpectedCost:
+    """The mean of a cost when every choice is drawn by itself: differentiable in the probabilities.
+
+    With one-hot probabilities it is the table's cost. An input of an input choice is taken to be chosen with k times its share of the
+    row, at most 1.
+    """
+
+    def __init__(self, table: CostTable, choices: Mapping[str, Sequence[str]], num_chosen: Mapping[str, int]) -> None:
+        """Prepares the sum.
+
+        Args:
+            table: The cost.
+            choices: choice name -> labels, in the order of the rows.
+            num_chosen: k of the input choices among them.
+        """
+        self.table = table
+        width = max((len(labels) for labels in choices.values()), default=0)
+        rows = {name: row for row, name in enumerate(choices)}
+        known: dict[tuple[str, frozenset[str]], int] = {}
+        terms = [
+            [known.setdefault((name, labels), len(known)) for name, labels in term.literals.items()]
+            for term in table.terms
+        ]
+        literals = torch.zeros(len(known), len(choices) * width)
+        for (name, labels), i in known.items():
+            for label in labels:
+                literals[i, rows[name] * width + choices[name].index(label)] = 1.0
+        depth = max((len(term) for term in terms), default=0)
+        self._literals = literals
+        self._index = torch.tensor([term + [len(known)] * (depth - len(term)) for term in terms], dtype=torch.int64)
+        self._values = torch.tensor([term.value for term in table.terms], dtype=torch.float64)
+        self._k = torch.tensor([num_chosen.get(name, 1) for name in choices])[:, None]
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """The expected cost, 0-d, float64.
+
+        Shape:
+            - probabilities: (E, K), padded columns 0
+        """
+        if not self.table.terms:
+            return probabilities.new_full((), self.table.fixed, dtype=torch.float64)
+        self._move(probabilities.device)
+        share = probabilities.double()
+        several = self._k * share / share.sum(-1, keepdim=True).clamp_min(1e-30)
+        chosen = torch.where(self._k > 1, several.clamp_max(1.0), share)
+        true = self._literals.to(chosen.dtype) @ chosen.flatten()
+        true = torch.cat([true, true.new_ones(1)])
+        return self.table.fixed + (true[self._index].prod(-1) * self._values).sum()
+
+    def _move(self, device: torch.device) -> None:
+        if self._values.device != device:
+            for name in ("_literals", "_index", "_values", "_k"):
+                setattr(self, name, getattr(self, name).to(device))

@@ -1,0 +1,289 @@
+"""Tabulates a cost over the choices of a supernet, so that no architecture need be built to know what it costs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nas.costs.functions import CostFunction, num_params
+from nas.costs.module_key import call_key, module_key
+from nas.costs.table import CostTable, Term, merged
+from nas.relaxations import OpWeights
+from nas.supernet.base import ChoiceModule, Literals
+from nas.supernet.gate import KEEP, Gate
+from nas.supernet.structure import conjunction, decisions, derive, find_rows, first_choices, random_choices
+from nas.supernet.supernet import Supernet
+from nas.supernet.width import narrow_inputs, narrowed, widths_of
+
+NUM_REFERENCES = 5
+NUM_CHECKS = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module whose cost is looked at as a whole.
+
+    Attributes:
+        path: Where it is in the network.
+        module: It.
+        literals: The labels under which it runs.
+        inside: The parts inside it, where it holds choices.
+    """
+
+    path: str
+    module: nn.Module
+    literals: Literals
+    inside: tuple[Part, ...] = ()
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything inside it is chosen."""
+        return any(decisions(module) for module in self.module.modules())
+
+    def everything(self) -> Iterator[Part]:
+        """It, and the parts inside it."""
+        yield self
+        for part in self.inside:
+            yield from part.everything()
+
+
+class Call(NamedTuple):
+    """One call of a module: its arguments, and the shape of what it returned (None where that is no tensor)."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    shape: tuple[int, ...] | None
+
+
+def network_parts(module: nn.Module, path: str = "", literals: Literals | None = None) -> list[Part]:
+    """The parts of a network: plain modules as large as possible, layers with widths, gates, and candidates that hold choices."""
+    literals = literals or {}
+    if isinstance(module, Gate) or not any(decisions(inner) for inner in module.modules()):
+        return [Part(path, module, literals)]
+    if isinstance(module, ChoiceModule):
+        names = {id(child): name for name, child in module.named_modules()}
+        found = []
+        for extra, candidate in module.parts():
+            both = conjunction(literals, extra)
+            if both is not None:
+                where = f"{path}.{names[id(candidate)]}".strip(".")
+                inside = network_parts(candidate, where, both)
+                alone = len(inside) == 1 and inside[0].module is candidate
+                found += inside if alone else [Part(where, candidate, both, tuple(inside))]
+        return found
+    children = list(module.named_children())
+    if not children:
+        return [Part(path, module, literals)]
+    return [part for name, child in children for part in network_parts(child, f"{path}.{name}".strip("."), literals)]
+
+
+@torch.no_grad()
+def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Sequence[Any]) -> dict[int, list[Call]]:
+    """Runs the supernet once with every candidate, in eval mode, and returns each module's calls by id; leaves no trace."""
+    calls: dict[int, list[Call]] = {id(module): [] for module in modules}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls[id(module)].append(Call(args, kwargs, tuple(output.shape) if isinstance(output, Tensor) else None))
+
+    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in set(modules)]
+    modes = [(module, module.training) for module in supernet.modules()]
+    weights = torch.full_like(supernet.alpha, 0.5, requires_grad=False)
+    try:
+        with torch.random.fork_rng(devices=[weights.device] if weights.device.type == "cuda" else []):
+            supernet.eval()(*inputs, op_weights=OpWeights(weights, None))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    return calls
+
+
+class CostModel:
+    """A supernet and what its parts are called with: tabulates any cost.
+
+    What runs outside the parts (between modules, in a forward of the user's) is in the fixed part. So a table is exact as long as that,
+    and the shape of what a part reads, do not depend on the choices otherwise than by widths.
+    """
+
+    def __init__(self, supernet: Supernet, inputs: Sequence[Any]) -> None:
+        """Runs the supernet once.
+
+        Args:
+            supernet: Not changed.
+            inputs: Its arguments for ONE sample, on its device.
+
+        Raises:
+            ValueError: One module is used under two different choices.
+        """
+        self.supernet = supernet
+        self.inputs = tuple(inputs)
+        self.parts = network_parts(supernet.network)
+        everything = [inner for part in self.parts for inner in part.everything()]
+        known: dict[int, Part] = {}
+        for part in everything:
+            other = known.setdefault(id(part.module), part)
+            if other.literals != part.literals:
+                raise ValueError(
+                    f"costs cannot be tabulated: one module is used under two choices, at {other.path!r} and {part.path!r}"
+                )
+        self.calls = record_calls(supernet, [part.module for part in everything], self.inputs)
+
+    def table(self, name: str, cost: CostFunction, *, measured: bool = False) -> CostTable:
+        """The table of one cost.
+
+        Args:
+            name: What to call it.
+            cost: A function of a plain module and the inputs that it gets for one sample.
+            measured: Whether it carries noise: the fixed part is then averaged over several architectures.
+
+        Raises:
+            ValueError: The cost of a gated module is not linear in the number of its elements.
+        """
+        terms = _Tabulation(cost, self.calls, measured).terms(self.parts, seen=set())
+        fixed = []
+        for seed in range(NUM_REFERENCES if measured else 1):
+            choices = random_choices(self.supernet.network, seed)
+            total = float(cost(self.supernet.derive(choices), self.inputs))
+            fixed.append(total - sum(term.value for term in terms if term.holds(choices)))
+        table = CostTable(name, sum(fixed) / len(fixed), merged(terms))
+        if not measured:
+            self._verify(table, cost)
+        return table
+
+    def _verify(self, table: CostTable, cost: CostFunction) -> None:
+        """Compares a table with what is counted on random architectures.
+
+        Raises:
+            ValueError: They differ, so the cost does not add up over candidates.
+        """
+        for seed in range(NUM_CHECKS):
+            choices = random_choices(self.supernet.network, seed + 1)
+            counted = float(cost(self.supernet.derive(choices), self.inputs))
+            if not math.isclose(table.of(choices), counted, rel_tol=1e-9, abs_tol=1e-9):
+                raise ValueError(
+                    f"{table.name} does not add up over candidates: the table says {table.of(choices):,.6g} and {counted:,.6g} is "
+                    f"counted for {choices}. What runs outside candidates must not depend on choices, and candidates must not share weights"
+                )
+
+    def shapes(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """(choice, label) -> shape of what that candidate puts out for one sample, where it is one tensor."""
+        result: dict[tuple[str, str], tuple[int, ...]] = {}
+        for part in self.parts:
+            for inner in part.everything():
+                for name, labels in inner.literals.items():
+                    for call in self.calls[id(inner.module)][:1]:
+                        for label in labels:
+                            if call.shape is not None:
+                                result.setdefault((name, label), call.shape)
+        return result
+
+
+class _Tabulation:
+    """One cost of many parts; parts that are alike are looked at once."""
+
+    def __init__(self, cost: CostFunction, calls: Mapping[int, Sequence[Call]], measured: bool) -> None:
+        self.cost = cost
+        self.calls = calls
+        self.measured = measured
+        self.known: dict[Any, float] = {}
+
+    def terms(self, parts: Sequence[Part], seen: set[int]) -> list[Term]:
+        """The terms of parts; the fixed ones have none."""
+        terms: list[Term] = []
+        for part in parts:
+            if id(part.module) in seen or not (part.literals or part.decides):
+                continue
+            seen.add(id(part.module))
+            calls: Sequence[Call] = self.calls[id(part.module)]
+            if self.cost is num_params:  # they are there once, however often the module is called
+                calls = calls[:1] or [Call((), {}, None)]
+            if part.inside:
+                terms += self._whole(part, calls, self.terms(part.inside, seen))
+            else:
+                terms += [Term(literals, value) for call in calls for literals, value in self._alone(part, call)]
+        return terms
+
+    def _whole(self, part: Part, calls: Sequence[Call], inside: list[Term]) -> list[Term]:
+        """A candidate that holds choices: its parts' terms, and what it costs beside them."""
+        choices = first_choices(part.module)
+        choices |= {name: min(labels) for name, labels in part.literals.items()}
+        plain = derive(part.module, choices)
+        rest = sum(self._value(plain, call) for call in calls)
+        rest -= sum(term.value for term in inside if term.holds(choices))
+        return [*inside, Term(part.literals, rest)]
+
+    def _alone(self, part: Part, call: Call) -> Iterator[tuple[Literals, float]]:
+        module = part.module
+        widths = {width.name: width for inner in module.modules() for width in widths_of(inner).values()}
+        for labels in itertools.product(*[width.labels for width in widths.values()]):
+            choices = dict(zip(widths, labels, strict=True))
+            literals = conjunction(part.literals, {name: frozenset({label}) for name, label in choices.items()})
+            if literals is None:
+                continue
+            if isinstance(module, Gate):
+                for extra, value in self._gate(module, call, choices):
+                    yield {**literals, **extra}, value
+            elif choices:
+                args = narrow_inputs(module, choices, call.args)
+                yield literals, self._value(narrowed(module, choices, {}), call._replace(args=args))
+            else:
+                yield literals, self._value(module, call)
+
+    def _gate(self, gate: Gate, call: Call, choices: Mapping[str, str]) -> Iterator[tuple[Literals, float]]:
+        """A fixed part, and one for each element, where the widths inside are chosen."""
+        number = len(gate.names)
+
+        def of(num_kept: int) -> float:
+            with torch.random.fork_rng(devices=[]):
+                module = derive(gate.factory(num_kept), choices)
+            args = (call.args[0].narrow(gate.dim, 0, num_kept), *call.args[1:]) if call.args else ()
+            return self._value(module, call._replace(args=args))
+
+        if number == 1:
+            yield {}, of(1)
+            return
+        first, last = of(1), of(number)
+        slope = (last - first) / (number - 1)
+        if self.measured:
+            slope = max(0.0, slope)  # below 0 is noise, which all the elements together would make large
+        if not self.measured and abs(of(2) - first - slope) > 1e-6 * abs(last):
+            raise ValueError(
+                f"gate {gate.name!r}: its cost is not linear in the number of elements kept, so it cannot be tabulated"
+            )
+        yield {}, first - slope
+        for name in gate.names:
+            yield {name: frozenset({KEEP})}, slope
+
+    def _value(self, module: nn.Module, call: Call) -> float:
+        key = (module_key(module), call_key(call.args), call_key(call.kwargs))
+        if key not in self.known:
+            bound = _Bound(module, call.kwargs) if call.kwargs else module
+            value = float(self.cost(bound, call.args))
+            if not math.isfinite(value):
+                raise ValueError(f"a cost must be a finite number, got {value} for a {type(module).__name__}")
+            self.known[key] = value
+        return self.known[key]
+
+
+class _Bound(nn.Module):
+    """A module with keyword arguments given."""
+
+    def __init__(self, module: nn.Module, kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.kwargs = kwargs
+
+    def forward(self, *args: Any) -> Any:
+        return self.module(*args, **self.kwargs)
+
+
+def num_chosen(supernet: Supernet) -> dict[str, int]:
+    """Choice name -> how many labels a genotype gives to it, of the choices that take several."""
+    return {name: place.num_chosen for name, place in find_rows(supernet.network).items() if place.num_chosen > 1}

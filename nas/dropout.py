@@ -1,0 +1,132 @@
+"""Dropout whose rate is learned, one for each layer."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from nas.relaxations import BinaryConcrete
+from nas.supernet.mixed_op import sample
+from nas.supernet.module_copy import copied
+
+
+class ConcreteDropout(nn.Module):
+    """A layer that drops elements of its input at a rate that is trained with the weights.
+
+    Inside a supernet that draws by :class:`nas.relaxations.BinaryConcrete`; in eval mode nothing is dropped. :func:`fixed` makes an
+    ordinary dropout of it. Without :func:`dropout_penalty` in the loss the rate has no reason to stay above 0.
+
+    Source: Gal, Hron and Kendall 2017, "Concrete Dropout".
+    """
+
+    def __init__(self, layer: nn.Module, rate: float = 0.1) -> None:
+        """Wraps a layer.
+
+        Args:
+            layer: What reads the input; with a ``weight`` whose second dimension is the input's size.
+            rate: The rate at first, in (0, 1).
+
+        Raises:
+            ValueError: The rate is out of range, or the layer has no such weight.
+        """
+        super().__init__()
+        if not 0.0 < rate < 1.0:
+            raise ValueError(f"ConcreteDropout: rate must lie between 0 and 1, got {rate}")
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() < 2:
+            raise ValueError(f"ConcreteDropout: {type(layer).__name__} has no weight matrix")
+        self.layer = layer
+        self.log_odds = nn.Parameter(torch.tensor(math.log(rate) - math.log1p(-rate)))
+
+    @property
+    def rate(self) -> Tensor:
+        """The present rate, 0-d."""
+        return torch.sigmoid(self.log_odds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drops and calls the layer.
+
+        Shape:
+            - x: whatever the layer takes
+        """
+        if self.training:
+            logits = torch.stack([self.log_odds, torch.zeros_like(self.log_odds)]).expand(*x.shape, 2)  # drop, keep
+            x = x * sample(logits)[..., 1].to(x.dtype) / (1 - self.rate)
+        return cast(Tensor, self.layer(x))
+
+
+RELAXATION = BinaryConcrete()
+"""What supernets with :class:`ConcreteDropout` draw by."""
+
+
+def dropout_penalty(network: nn.Module, num_samples: int, length: float = 1e-2, strength: float = 1.0) -> Tensor:
+    """The term of the loss that keeps rates up and weights small: a divergence from the prior, for a loss that is the mean over samples.
+
+    Args:
+        network: Holds layers of :class:`ConcreteDropout`.
+        num_samples: Size of the training set.
+        length: Length scale of the prior on weights: the larger, the smaller they are.
+        strength: Factor of the whole; below 1 the data count for more than their number, and rates are lower.
+
+    Returns:
+        A 0-d tensor.
+
+    Source: Gal, Hron and Kendall 2017, "Concrete Dropout", equations 3 and 4.
+    """
+    terms = []
+    for module in network.modules():
+        if isinstance(module, ConcreteDropout):
+            weight, rate = cast(Tensor, module.layer.weight), module.rate
+            entropy = nn.functional.binary_cross_entropy(rate, rate)
+            squares = (1 - rate) * weight.square().sum()
+            terms.append(length**2 * squares / 2 - weight.shape[1] * entropy)
+    return strength * torch.stack(terms).sum() / num_samples if terms else torch.zeros(())
+
+
+def rates(network: nn.Module) -> list[float]:
+    """The learned rates, in the network's order."""
+    return [float(module.rate.detach()) for module in network.modules() if isinstance(module, ConcreteDropout)]
+
+
+def fixed(network: nn.Module) -> nn.Module:
+    """A copy of a network with ordinary dropouts at the learned rates; nothing of this framework is left of them."""
+    network = copied(network)
+
+    def replaced(module: nn.Module) -> nn.Module:
+        if isinstance(module, ConcreteDropout):
+            return nn.Sequential(nn.Dropout(float(module.rate.detach())), replaced(module.layer))
+        for name, child in module.named_children():
+            setattr(module, name, replaced(child))
+        return module
+
+    return replaced(network)
+
+
+@torch.no_grad()
+def monte_carlo(network: nn.Module, inputs: Tensor, num_draws: int = 50) -> Tensor:
+    """Mean class probabilities over draws of a network's dropouts, all else in eval mode; the network's mode is restored.
+
+    Args:
+        network: A plain network with ``nn.Dropout``, whose output is logits.
+        inputs: A batch.
+        num_draws: How many.
+
+    Shape:
+        - result: (B, num_classes)
+
+    Source: Gal and Ghahramani 2016, "Dropout as a Bayesian Approximation".
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    try:
+        draws = [torch.softmax(network(inputs), dim=-1) for _ in range(num_draws)]
+        return torch.stack(draws).mean(0)
+    finally:
+        for module, training in modes:
+            module.training = training

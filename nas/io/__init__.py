@@ -1,0 +1,1 @@
+"""Files, processes, random numbers and errors: what imports nothing of ours."""

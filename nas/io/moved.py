@@ -1,0 +1,57 @@
+"""Old dotted paths of modules that have moved, so that code and class paths written for them still load."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_DOORS = {
+    "io": "checkpoint_io csv_file distributed errors files folder_lock markdown parent rng",
+    "supernet": "building candidates choices input_choice mixed_op module_copy search_space structure",
+    "supernet.fused": "folding merging mixture",
+    "costs": "latency limits module_key",
+    "training": "arch_statistics cost_penalty replanning retrain_module search_module train_module",
+    "relaxations": "estimators",
+}
+MOVED: Mapping[str, str] = {
+    **{f"nas.{name}": f"nas.{door}.{name}" for door, names in _DOORS.items() for name in names.split()},
+    **{
+        f"nas.runs.{name}": f"nas.runs.stages.{name}"
+        for name in "baseline derive evaluate export load retrain search".split()
+    },
+    "nas.choice_module": "nas.supernet.base",
+    "nas.gates": "nas.supernet.gate",
+    "nas.repeats": "nas.supernet.repeat",
+    "nas.widths": "nas.supernet.width",
+    "nas.cost_model": "nas.costs.tabulate",
+    "nas.cost_table": "nas.costs.table",
+    "nas.concrete_dropout": "nas.dropout",
+}
+"""Old path -> new path."""
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds the module of a new path under its old one."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(MOVED[spec.name])
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state  # the import system has put that of the old path there
+
+
+def follow_old_paths() -> None:
+    """Makes imports of old paths give the modules of the new ones; once for each process."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

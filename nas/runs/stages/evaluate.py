@@ -1,0 +1,35 @@
+"""Test metrics and costs of what a run found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nas.costs.functions import latency_ms
+from nas.evaluation import evaluate, first_samples
+from nas.runs.networks import find_network
+from nas.runs.results import cost_of, example_inputs
+
+
+def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Test metrics of the retrained network, else of the derived one with inherited weights.
+
+    Args:
+        path: Run folder of a search or a retraining.
+        trusted: The user's own modules.
+
+    Raises:
+        UsageError: Not a run folder, or not finished.
+        ValueError: No checkpoint is whole.
+    """
+    found = find_network(path, trusted)
+    network, data = found.network, found.experiment.data
+    scores = evaluate(network, data.test_dataloader(), found.task, found.device)
+    one = first_samples(example_inputs(network, data))
+    return {
+        "network": found.origin,
+        **{f"test_{key}": value for key, value in scores.items()},
+        **cost_of(network, data),
+        "latency_ms": latency_ms(network, one),
+        "device": str(found.device),
+    }

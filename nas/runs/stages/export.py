@@ -1,0 +1,187 @@
+"""Exporting what a run found, or the architecture of a genotype file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nas.evaluation import as_args
+from nas.export.formats import check_formats
+from nas.export.subject import Subject, example_inputs
+from nas.export.write import check_free, write_export
+from nas.genotype import Genotype
+from nas.io.errors import UsageError
+from nas.runs.build import refusals
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.folder import RunFolder, versions
+from nas.runs.networks import find_network
+from nas.runs.options import ConfigSource
+from nas.runs.stages.load import load
+from nas.runs.stages.retrain import build_network, read_genotype_of
+from nas.runs.trainer import prepare_machine
+from nas.supernet.base import ChoiceModule
+from nas.supernet.module_copy import copied
+from nas.supernet.supernet import Supernet
+
+
+def export_run(
+    path: Path,
+    formats: Sequence[str],
+    out: Path | None,
+    *,
+    fold_bn: bool = False,
+    trusted: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Exports the retrained network of a run, else the derived one with inherited weights.
+
+    Args:
+        path: Run folder of a search or a retraining.
+        formats: Names of formats.
+        out: The folder to make; None: ``export`` inside the run folder.
+        fold_bn: Make batch norms part of the layers before them.
+        trusted: The user's own modules.
+
+    Raises:
+        UsageError: Not a finished run, an unknown format, or a folder that exists.
+        ValueError: No format can hold the network; nothing is left behind.
+    """
+    chosen = check_formats(formats)
+    out = out if out is not None else RunFolder.open(path).path / "export"
+    check_free(out)
+    found = find_network(path, trusted)
+    found.check_plain()
+    about = {"origin": found.origin, "stage": found.folder.stage, "metric": found.folder.read_summary()["metric"]}
+    return _export(found.network, found.genotype, found.experiment, about, chosen, out, fold_bn)
+
+
+def export_genotype(
+    genotype: Path, source: ConfigSource, formats: Sequence[str], out: Path, *, fold_bn: bool = False
+) -> dict[str, Any]:
+    """Exports the network of a genotype file, its weights drawn from the seed.
+
+    Args:
+        genotype: A genotype.json, or a text in the space's published notation.
+        source: Configuration of its space.
+        formats: Names of formats.
+        out: The folder to make.
+        fold_bn: Make batch norms part of the layers before them.
+
+    Raises:
+        UsageError: A genotype of another space, an unknown format, or a folder that exists.
+        ValueError: No format can hold the network; nothing is left behind.
+    """
+    chosen = check_formats(formats)
+    check_free(out)
+    experiment = load_experiment(source, stage="retrain")
+    found = read_genotype_of(genotype, experiment)
+    prepare_machine(experiment.trainer)
+    about = {"origin": "not trained, drawn from the seed", "stage": "retrain", "metric": None}
+    return _export(build_network(experiment, found), found, experiment, about, chosen, out, fold_bn)
+
+
+def export_network(
+    network: nn.Module,
+    inputs: Tensor | Sequence[Tensor],
+    out: str | Path,
+    *,
+    genotype: Genotype | None = None,
+    formats: Sequence[str] = ("python", "safetensors", "pt2"),
+    fold_bn: bool = False,
+) -> dict[str, Any]:
+    """Exports any plain network, for example a derived one of a loop of yours.
+
+    Args:
+        network: Without choices; it is not changed.
+        inputs: A batch of what it takes: a tensor, or one for each positional argument. The first dimension is the batch's.
+        out: The folder to make.
+        genotype: Its architecture, for the format genotype, the picture and the model card.
+        formats: Of genotype, python, safetensors, onnx and pt2.
+        fold_bn: Make batch norms part of the layers before them.
+
+    Returns:
+        Format -> what the check in a fresh interpreter said; see :func:`nas.export.verify.verify`. A format that refused has
+        ``{"ok": False, "detail": "refused: ..."}`` and no files; the others are there.
+
+    Raises:
+        ValueError: Choices inside, an unknown format, a folder that exists, or a network that no format can hold.
+    """
+    chosen, out = check_formats(formats), Path(out)
+    if "genotype" in chosen and genotype is None:
+        raise UsageError("the format genotype needs the architecture; give genotype=")
+    if any(isinstance(module, (ChoiceModule, Supernet)) for module in network.modules()):
+        raise UsageError("the network has choices in it; export what supernet.derive(genotype) returns")
+    plain = copied(network).cpu().eval()
+    args = example_inputs((inputs,) if isinstance(inputs, Tensor) else tuple(inputs))
+    facts = {
+        "title": type(network).__name__,
+        "origin": "of the network that was exported",
+        "stage": None,
+        "metric": None,
+        "space": None,
+        "task": None,
+        "data": None,
+        "input": _described(args, ""),
+        "seed": None,
+        "versions": versions(),
+    }
+    subject = Subject(plain, genotype or Genotype({}), args, facts)
+    written = write_export(subject, chosen, out, fold_bn=fold_bn)
+    return written.report | {name: {"ok": False, "detail": f"refused: {why}"} for name, why in written.refused.items()}
+
+
+def _export(
+    network: nn.Module,
+    genotype: Genotype,
+    experiment: Experiment,
+    about: Mapping[str, Any],
+    formats: Sequence[str],
+    out: Path,
+    fold_bn: bool,
+) -> dict[str, Any]:
+    network, data = network.cpu().eval(), experiment.data
+    with refusals(type(data).__name__):
+        inputs, _ = next(iter(data.weight_loader()))
+    inputs = example_inputs(as_args(inputs))
+    model = experiment.applied["model"]
+    facts = {
+        **about,
+        "title": model["space"]["class_path"].rpartition(".")[2],
+        "space": model["space"],
+        "task": experiment.values["retrain"]["task"] or model["task"],
+        "data": _public(experiment.applied["data"]),
+        "input": _described(inputs, data.preprocessing),
+        "seed": experiment.seed,
+        "versions": versions(),
+    }
+    genotype = replace(genotype, space=experiment.values["model"]["space"])
+    cells = experiment.model["space"].cells(genotype.choices)
+    subject = Subject(network, genotype, inputs, facts, cells=cells)
+    rebuild = partial(load, trust_modules=experiment.trusted)
+    written = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=rebuild)
+    there = [name for name in formats if name not in written.refused]
+    return {"export": str(out), "formats": there, "verified": written.report, "refused": dict(written.refused)}
+
+
+def _described(inputs: Sequence[Tensor], preprocessing: str) -> dict[str, Any]:
+    return {
+        "shapes": [["batch", *tensor.shape[1:]] for tensor in inputs],
+        "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in inputs],
+        "preprocessing": preprocessing,
+    }
+
+
+def _public(spec: Any) -> Any:
+    """A configuration's values without places on this machine."""
+    if isinstance(spec, Mapping):
+        return {key: _public(value) for key, value in spec.items() if not _is_place(value)}
+    return [_public(item) for item in spec if not _is_place(item)] if isinstance(spec, list) else spec
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../")) or os.sep in value)

@@ -1,0 +1,177 @@
+"""A network in one line, from a run or an export."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.export.batch_norm import strip_batch_norms
+from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_manifest, read_tensors
+from nas.export.parametrized import strip_parametrizations
+from nas.io.errors import UsageError, describe
+from nas.io.files import read_json
+from nas.runs.build import refusals
+from nas.runs.config import load_space
+from nas.runs.networks import Found, find_network
+from nas.supernet.building import architecture
+
+
+def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
+    """The network of a run or of an export, with its weights, on the CPU and in eval mode.
+
+    Of a run it is the retrained network, else the derived one with inherited weights. Of an export it is built from ``config.json`` and
+    ``model.safetensors``, so the export must have the format safetensors; no code of the folder runs.
+
+    Args:
+        path: A run folder or an export folder.
+        trust_modules: Modules of yours that its configuration may name.
+
+    Raises:
+        UsageError: Neither, unfinished, damaged, or of a module that is not trusted.
+    """
+    folder = Path(path)
+    if not _is_export(folder):
+        return _found(folder, tuple(trust_modules)).network.cpu().eval()
+    with torch.random.fork_rng():
+        network = _build(folder, read_config(folder), tuple(trust_modules), {})
+    _load_weights(network, folder, read_tensors(folder / WEIGHTS))
+    return network.eval()
+
+
+def create_model(
+    path: str | Path,
+    *,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    trust_modules: Sequence[str] = (),
+) -> nn.Module:
+    """The network of a run or an export of images, for another number of classes or channels; the manner of ``timm.create_model``.
+
+    Weights whose shape changes are drawn anew, but for a first convolution's: its input channels are summed where one is asked for, and
+    otherwise repeated and scaled, so that activations keep their size.
+
+    Args:
+        path: A run folder or an export folder.
+        pretrained: Take its weights; otherwise all are drawn anew.
+        num_classes: Outputs; None: as they are.
+        in_chans: Channels of the images; None: as they are.
+        trust_modules: Modules of yours that its configuration may name.
+
+    Raises:
+        UsageError: Neither, or of a space that has no ``num_classes`` or ``in_channels``.
+    """
+    folder = Path(path)
+    wanted = {"num_classes": num_classes, "in_channels": in_chans}
+    changes = {key: value for key, value in wanted.items() if value is not None}
+    config, weights = _description(folder, tuple(trust_modules))
+    for key in changes:
+        if key not in config["space"].get("init_args", {}):
+            raise UsageError(f"{path}: {config['space']['class_path']} has no {key}")
+    network = _build(folder, config, tuple(trust_modules), changes)
+    if pretrained:
+        state = network.state_dict()
+        for key, tensor in weights.items():
+            if key in state and state[key].shape != tensor.shape:
+                state[key] = _adapted(tensor, state[key])
+            else:
+                state[key] = tensor
+        _load_weights(network, folder, state)
+    return network.train()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of an export folder, whose files were compared with its manifest.
+
+    Raises:
+        UsageError: It has none, or a file is damaged.
+    """
+    manifest = read_manifest(folder)
+    files = {name: digest for name, digest in manifest["sha256"].items() if name in (CONFIG, WEIGHTS)}
+    if len(files) < 2:
+        raise UsageError(f"{folder}: an export without the format safetensors; nas.load needs {CONFIG} and {WEIGHTS}")
+    if broken := broken_files(folder, files):
+        raise UsageError(f"{folder}: {'; '.join(broken)}")
+    config = read_json(folder / CONFIG, f"{folder / CONFIG}: missing")
+    space = config.get("space")
+    if space is None and "space" in config:
+        raise UsageError(f"{folder}: exported from a network that no search space builds; use load() of its network.py")
+    if not isinstance(space, dict) or not isinstance(space.get("class_path"), str):
+        raise UsageError(f"{folder / CONFIG}: space.class_path is missing")
+    if not isinstance(config.get("choices"), dict):
+        raise UsageError(f"{folder / CONFIG}: choices are missing")
+    return config
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is an export and not a run, which has a manifest too."""
+    return (folder / MANIFEST).is_file() and not (folder / "config.yaml").exists()
+
+
+def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Space, stage and choices of a network, and its weights."""
+    if _is_export(folder):
+        return read_config(folder), read_tensors(folder / WEIGHTS)
+    found = _found(folder, trusted)
+    config = {
+        "space": found.experiment.applied["model"]["space"],
+        "stage": found.folder.stage,
+        "choices": dict(found.genotype.choices),
+        "folded": [],
+    }
+    return config, {key: tensor.cpu() for key, tensor in found.network.state_dict().items()}
+
+
+def _found(folder: Path, trusted: tuple[str, ...]) -> Found:
+    """The network of a run, which must be one of its own; the caller's random state and threads stay as they are.
+
+    Raises:
+        UsageError: It is a supernet that runs one architecture.
+    """
+    python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
+    try:
+        with torch.random.fork_rng():
+            found = find_network(folder, trusted)
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_num_threads(threads)
+    found.check_plain()
+    return found
+
+
+def _build(folder: Path, config: dict[str, Any], trusted: tuple[str, ...], changes: dict[str, int]) -> nn.Module:
+    spec = config["space"]
+    spec = {**spec, "init_args": {**spec.get("init_args", {}), **changes}}
+    with refusals(str(folder)):
+        space = load_space(spec, trusted)
+        with architecture(config["choices"]):
+            network = space.network(str(config.get("stage", "retrain")))
+        strip_parametrizations(network, [(str(path), str(name)) for path, name in config.get("unparametrized", [])])
+        strip_batch_norms(network, [(str(layer), str(norm)) for layer, norm in config.get("folded", [])])
+    return network
+
+
+def _load_weights(network: nn.Module, folder: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UsageError(f"{folder}: weights do not fit the network: {describe(error)}") from None
+
+
+@torch.no_grad()
+def _adapted(old: Tensor, fresh: Tensor) -> Tensor:
+    """Weights of a convolution for another number of input channels; fresh ones where that is not what differs."""
+    if old.dim() != 4 or old.shape[0] != fresh.shape[0] or old.shape[2:] != fresh.shape[2:]:
+        return fresh
+    wanted, have = fresh.shape[1], old.shape[1]
+    if wanted == 1:
+        return old.sum(1, keepdim=True)
+    repeated = old.repeat(1, -(-wanted // have), 1, 1)[:, :wanted]
+    return repeated * (have / wanted)

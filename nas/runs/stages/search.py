@@ -1,0 +1,214 @@
+"""Searching and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.callbacks import Dashboard, Guards
+from nas.data import SearchDataModule
+from nas.data.loader import ResumableLoader
+from nas.derive import Argmax
+from nas.derive.check import check_derived
+from nas.derive.inherited import InheritedScore
+from nas.evaluation import as_args, as_floats_of
+from nas.io.errors import UsageError
+from nas.io.files import write_atomic
+from nas.io.rng import keyed_generator
+from nas.runs.build import build_search, refusals, try_once
+from nas.runs.config import Experiment, load_experiment
+from nas.runs.first_step import after_a_step
+from nas.runs.folder import RunFolder
+from nas.runs.gap import DiscretisationGap
+from nas.runs.options import ConfigSource, trust_words
+from nas.runs.pages import write_drawings, write_pages
+from nas.runs.processes import Processes
+from nas.runs.record import Record
+from nas.runs.results import derive_and_score, searched_of
+from nas.runs.stages.retrain import check_retraining, load_retraining
+from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
+from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
+from nas.supernet.building import architecture
+from nas.supernet.structure import random_choices
+from nas.supernet.supernet import Supernet
+from nas.training.search_module import SearchModule
+
+NUM_TRIED = 3
+NUM_JUDGED_BY = 2  # batches
+
+
+def search(source: ConfigSource, out: Path | None) -> RunFolder:
+    """Searches in a new run folder.
+
+    Args:
+        source: The configuration.
+        out: The folder to make; None: ``runs/<config name>/<n>``.
+
+    Raises:
+        UsageError: Found before anything was written.
+    """
+    experiment, retraining = load_experiment(source), load_retraining(source)
+    processes = processes_of(experiment.trainer)
+    made: list[tuple[SearchModule, ResumableLoader]] = []
+
+    def make() -> RunFolder:
+        module, loader, device = _prepare(experiment, processes)
+        made.append((module, loader))
+        check_choices(module, retraining, experiment.data)
+        tables = targets_tables(retraining, device)
+        penalise(module, experiment.targets, tables)
+        limits = limits_of(experiment.targets, tables)
+        check_feasible(module, limits)
+        searched = searched_of(module, experiment.data, device, limits)
+        check_retraining(retraining, Argmax().genotype(searched))
+        with refusals("model.derive"):
+            experiment.derive.check(searched)
+
+        def fill(new: RunFolder) -> None:
+            save_tables(tables, new.path)
+            write_atomic(new.config, experiment.yaml())
+
+        return RunFolder.create(out, source.name, fill)
+
+    folder = processes.folder(out, make)
+    module, loader = made[0] if made else _begun(experiment, processes, folder)
+    return _run(experiment, retraining, processes, module, loader, folder)
+
+
+def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunFolder:
+    """Goes on exactly where a search stopped; a finished one is left as it is.
+
+    Args:
+        path: The run folder.
+        trusted: The user's own modules.
+        force: Go on though configuration, versions or the user's modules are not those that it was begun with.
+
+    Raises:
+        UsageError: Not a search's run folder, its configuration does not load, or the search was begun otherwise.
+        ValueError: No checkpoint is whole.
+    """
+    folder = RunFolder.open(path, "search")
+    if folder.finished:
+        folder.check_unchanged()
+        return folder
+    source = folder.source(trusted)
+    experiment, retraining = load_experiment(source), load_retraining(source)
+    processes = processes_of(experiment.trainer)
+    module, loader = _begun(experiment, processes, folder)
+    return _run(experiment, retraining, processes, module, loader, folder, force)
+
+
+def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
+    """Tries what comes after a search.
+
+    Architectures must be derivable after a step of training, compute what the supernet computes with one-hot op weights, and have the
+    choices of the retrained network.
+
+    Raises:
+        UsageError: It does not work.
+    """
+    inputs, target = data.example()
+    supernet = module.supernet
+    with refusals(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        retrained = Supernet(retraining.model["space"].network("retrain")).choices
+        if retrained != supernet.choices:
+            name = next(n for n in [*supernet.choices, *retrained] if supernet.choices.get(n) != retrained.get(n))
+            raise ValueError(
+                f'network("retrain") has other choices than network("search"): {name!r} has labels '
+                f"{retrained.get(name, 'none')} there, {supernet.choices.get(name, 'none')} here"
+            )
+        trained = after_a_step(module, inputs, target)
+        if not module.space.inherits_weights:
+            return
+        for seed in range(NUM_TRIED):
+            choices = random_choices(supernet.network, seed)
+            check_derived(trained, choices, as_args(inputs))
+            with architecture(choices):
+                retraining.model["space"].network("retrain")
+
+
+def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule, ResumableLoader, torch.device]:
+    device = prepare_machine(experiment.trainer)
+    module = build_search(experiment)
+    epochs = experiment.trainer.max_epochs
+    if module.supernet.choices and module.warmup_epochs >= epochs and experiment.derive.needs_alpha:
+        raise UsageError(
+            f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha moves"
+        )
+    with refusals():
+        experiment.data.prepare_data()
+        for progress in (0.0, 0.5, 1.0):
+            sample = module.supernet.sample(
+                module.relaxation, module.tau(progress), generator=keyed_generator(0, "try")
+            )
+        forward = partial(module.supernet, op_weights=sample)
+        loader = experiment.data.search_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
+        check_batches(experiment.trainer, loader)
+        targets = experiment.data.train_targets()
+        module.metric_names = try_once(module.supernet, forward, experiment.data, module.task, targets)
+    return module, loader, device
+
+
+def _judge(data: SearchDataModule, module: SearchModule, choices: Mapping[str, Any]) -> float:
+    """What guards go by: the arch loss with inherited weights, on two batches of each half."""
+    searched = searched_of(module, data, module.device)
+    weight, arch = (
+        as_floats_of(module.supernet.network, islice(batches(), NUM_JUDGED_BY))
+        for batches in (searched.weight_batches, searched.arch_batches)
+    )
+    return InheritedScore(replace(searched, weight_batches=lambda: weight, arch_batches=lambda: arch))(choices)
+
+
+def _begun(experiment: Experiment, processes: Processes, folder: RunFolder) -> tuple[SearchModule, ResumableLoader]:
+    """The module and loader of a run that another process has begun."""
+    module, loader, _ = _prepare(experiment, processes)
+    penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
+    return module, loader
+
+
+def _run(
+    experiment: Experiment,
+    retraining: Experiment,
+    processes: Processes,
+    module: SearchModule,
+    loader: ResumableLoader,
+    folder: RunFolder,
+    force: bool = False,
+) -> RunFolder:
+    again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
+    gap = DiscretisationGap(experiment.data)
+    dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
+    guards = Guards(experiment.guards, partial(_judge, experiment.data))
+    record = Record(experiment.yaml(), experiment.trusted, force=force)
+    with processes.writing(folder):
+        if folder.finished:  # by another process, before this one had the lock
+            return folder
+        trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
+        module.use_average()
+        seen = [entry["choices"] for entry in guards.seen]
+        derived = derive_and_score(
+            experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen
+        )
+        summary = {
+            "stage": "search",
+            **derived.summary(),
+            "search_seconds": trained.seconds + derived.seconds,
+            "derive_seconds": derived.seconds,
+            "num_architectures": module.supernet.num_architectures,
+            "collapsed_at": guards.collapsed_at,
+            "stopped_at": guards.stopped_at,
+            "skipped_batches": module.num_skipped_batches,
+            "seed": experiment.seed,
+            "device": str(trained.device),
+            "processes": processes.size,
+        }
+        write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
+        write_drawings(folder, experiment, derived.genotype)
+        folder.finish(summary, derived.genotype)
+    return folder

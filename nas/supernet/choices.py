@@ -1,0 +1,201 @@
+"""Writing choices into a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from torch import nn
+
+from nas.supernet.base import check_choice
+from nas.supernet.building import Candidates, build_candidate, present_build, scoped
+from nas.supernet.candidates import SumInputs
+from nas.supernet.gate import DROP, KEEP, Gate
+from nas.supernet.input_choice import InputChoice, check_inputs
+from nas.supernet.mixed_op import MixedOp
+from nas.supernet.repeat import Repeat, check_counts
+from nas.supernet.width import check_sizes, make_width
+
+
+def choice(name: str, candidates: Candidates, *, shared: bool = False, search_only: Sequence[str] = ()) -> nn.Module:
+    """One place with several candidate ops.
+
+    While searching it is a :class:`MixedOp`. Under :func:`architecture` it is the chosen candidate itself, and factories of the others
+    are never called.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        candidates: label -> module, or label -> zero-argument factory of one; at least two. Labels: letters, digits and ``_ . + -``.
+        shared: Several choices of this name are one decision (cells); their labels must agree.
+        search_only: Labels that compete while searching but cannot be derived (the "none" of DARTS).
+
+    Raises:
+        ValueError: A bad name or label, fewer than two candidates, or, under a genotype, a choice that it does not fit.
+    """
+    name = scoped(name)
+    check_choice(name, candidates, search_only)
+    build = present_build()
+    if build is not None:
+        return build.choice(name, candidates, shared, search_only)
+    built = {label: build_candidate(candidate) for label, candidate in candidates.items()}
+    return MixedOp(name, built, shared=shared, search_only=search_only)
+
+
+def gate(
+    name: str,
+    module: nn.Module | Callable[..., nn.Module],
+    *,
+    size: int | None = None,
+    elements: Sequence[str] | None = None,
+    dim: int = 1,
+    drop: nn.Module | Callable[[], nn.Module] = nn.Identity,
+    shared: bool = False,
+) -> nn.Module:
+    """Something kept or dropped: a module, or each element of a module's input.
+
+    ``nas.gate("block3", block)`` keeps or skips a layer: a choice of the labels ``drop`` and ``keep``. For a branch that is added to
+    something, say ``drop=nas.supernet.candidates.Zero``.
+
+    ``nas.gate("features", lambda n: nn.Linear(n, 16), size=30)`` keeps or drops each input feature (``dim=1``; or channels): choices
+    ``features.0`` to ``features.29``. While searching, the input is multiplied by the relaxed samples; derived, a plain slice feeds a
+    module that `module` makes for the number kept. That module must make nothing of a dropped element's zeros: let it begin with the layer
+    that sums over elements (a linear layer, a convolution), not with a norm or a bias of its own for each.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        module: What is kept or dropped; with `size` or `elements`, a function from the number of kept elements to the module that reads
+            them.
+        size: Number of elements, named 0, 1, ...
+        elements: Their names instead.
+        dim: Dimension of the elements in the input.
+        drop: What stands there when a whole module is dropped; of the same output shape.
+        shared: Several gates of this name are one decision.
+
+    Raises:
+        ValueError: A bad name, both or neither of what `module` needs, or, under a genotype, a gate that it does not fit.
+    """
+    if size is None and elements is None:
+        return choice(name, {DROP: drop, KEEP: module}, shared=shared)
+    if size is not None and elements is not None:
+        raise ValueError(f"gate {name!r}: give size or elements, not both")
+    if isinstance(module, nn.Module):
+        raise ValueError(
+            f"gate {name!r}: gating elements needs a function from the number kept to a module, got a module"
+        )
+    named = [str(i) for i in range(size)] if size is not None else list(cast(Sequence[str], elements))
+    name = scoped(name)
+    build = present_build()
+    if build is not None:
+        return build.gate(name, module, named, dim, shared)
+    return Gate(name, module, named, dim=dim, shared=shared)
+
+
+def repeat(name: str, block: Callable[[int], nn.Module], counts: Sequence[int], *, shared: bool = False) -> nn.Module:
+    """Depth: how many of a row of blocks there are.
+
+    ``nas.repeat("depth", lambda i: Block(16), (1, 2, 4))``. While searching the row runs once, and the op weights mix what comes out after
+    1, 2 and 4 blocks; derived, it is an ``nn.Sequential`` of the chosen number. Blocks may hold choices; those of blocks that are not
+    used are inactive.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        block: Makes the i-th block, i from 0 on.
+        counts: Numbers of blocks to choose from, at least two; 0 passes the input on.
+        shared: Several choices of this name are one decision.
+
+    Raises:
+        ValueError: A bad name or bad counts, or, under a genotype, a choice that it does not fit.
+    """
+    name = scoped(name)
+    numbers = check_counts(name, counts)
+    build = present_build()
+    if build is not None:
+        return build.repeat(name, block, numbers, shared)
+    return Repeat(name, [block(i) for i in range(numbers[-1])], numbers, shared=shared)
+
+
+def inputs(name: str, candidates: Candidates, k: int, *, learned: bool = True, shared: bool = False) -> nn.Module:
+    """Edge choice: which k of several inputs are summed, each through a module of its own.
+
+    The module that is returned is called with a sequence of tensors, one for each candidate. How inputs are weighed while searching is
+    said at :class:`nas.supernet.input_choice.InputChoice`. Where there are just k candidates nothing is chosen, and all are summed.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        candidates: label -> module of one input, or a factory of one; it may hold choices.
+        k: How many are chosen.
+        learned: Whether logits of their own weigh the inputs; otherwise an input is worth as much as the best candidates inside it.
+        shared: Several choices of this name are one decision (cells).
+
+    Raises:
+        ValueError: A bad name or label, or a k out of range, or, under a genotype, a choice that it does not fit.
+    """
+    name = scoped(name)
+    build = present_build()
+    if k == len(candidates):
+        return SumInputs({i: build_candidate(candidate) for i, candidate in enumerate(candidates.values())})
+    check_inputs(name, candidates, k)
+    if build is not None:
+        return build.inputs(name, candidates, k, shared)
+    built = {label: build_candidate(candidate) for label, candidate in candidates.items()}
+    return InputChoice(name, built, k, learned=learned, shared=shared)
+
+
+def width(name: str, sizes: Sequence[int], *, shared: bool = False) -> int:
+    """Width: how many channels (features) layers have.
+
+    ``w = nas.width("hidden", (16, 32, 64))`` is a number to give to layers of ``torch.nn`` as channels, features or groups:
+    ``nn.Sequential(nn.Linear(8, w), nn.ReLU(), nn.Linear(w, 2))``. While searching it is the largest size, and layers that read it see
+    the channels beyond the chosen size multiplied by 0; under :func:`architecture` it is the chosen size. A derived network has smaller
+    layers, which inherit the first n channels. It may be multiplied and divided by whole numbers (``4 * w``).
+
+    Only Linear, Conv1d to Conv3d, BatchNorm and PReLU can be cut. What mixes channels otherwise (a layer norm, a softmax over channels)
+    would see the zeros.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        sizes: Sizes to choose from, at least two, from 1 on.
+        shared: Several widths of this name are one decision.
+
+    Raises:
+        ValueError: A bad name or bad sizes, or, under a genotype, a choice that it does not fit.
+    """
+    name = scoped(name)
+    numbers = check_sizes(name, sizes)
+    build = present_build()
+    if build is not None:
+        return build.width(name, numbers, shared)
+    return make_width(name, numbers, shared)
+
+
+def searching() -> bool:
+    """Whether choices stay open here: not under :func:`architecture`."""
+    return present_build() is None
+
+
+def replace(model: nn.Module, choices: Mapping[str, Candidates]) -> nn.Module:
+    """Puts choices into an existing, possibly pretrained model, in place.
+
+    Args:
+        model: Any module.
+        choices: Path of a submodule, as in ``model.named_modules()`` -> candidates (the module that stands there may be one of them).
+            The path is also the choice's name.
+
+    Returns:
+        `model`, for chaining.
+
+    Raises:
+        ValueError: A path that does not exist, or bad candidates; the model is then unchanged.
+    """
+    paths = dict(model.named_modules(remove_duplicate=False))
+    for path in choices:
+        if not path or path not in paths:
+            raise ValueError(f"nas.replace: the model has no submodule {path!r}")
+        for other in choices:
+            if path.startswith(f"{other}."):
+                raise ValueError(f"nas.replace: {path!r} lies inside {other!r}, which is replaced too")
+    made = {path: choice(path, candidates) for path, candidates in choices.items()}
+    for path, module in made.items():
+        parent, _, attribute = path.rpartition(".")
+        setattr(paths[parent], attribute, module)
+    return model

@@ -1,0 +1,120 @@
+"""Candidates that are one convolution together.
+
+A sum of convolutions of one input is a convolution: ``sum_k conv(x, W_k, dilation k) = conv(x, sum_k embed(W_k))``. Where candidates are
+bare convolutions that differ in kernel size or dilation only, they run as that one, over the union of their taps.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.ops import runs_natively, tap_conv
+from nas.supernet.fused.folding import Scaled, indices
+
+
+class Kernel(NamedTuple):
+    """Size and dilation, one number for each spatial dimension."""
+
+    size: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def taps(self) -> list[tuple[int, ...]]:
+        """Where its weights are, relative to the centre, in their order."""
+        offsets = [[i * d - d * (k - 1) // 2 for i in range(k)] for k, d in zip(*self, strict=True)]
+        return list(itertools.product(*offsets))
+
+
+class Plan(NamedTuple):
+    """How kernels become one.
+
+    Attributes:
+        taps: Offsets of the union; where it is dense, all of a box in order.
+        places: For every weight of every kernel, in turn, the tap that it belongs to.
+        box: Size of the dense kernel; None: only the taps are visited.
+    """
+
+    taps: tuple[tuple[int, ...], ...]
+    places: tuple[int, ...]
+    box: tuple[int, ...] | None
+
+
+def family(layer: nn.Module) -> tuple[object, ...] | None:
+    """Equal for convolutions that may run as one; None for layers that may not.
+
+    They have the same channels, groups and stride, and keep the size of the input but for the stride, padded by zeros.
+    """
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    reach = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+    if any(2 * int(p) != r for p, r in zip(layer.padding, reach, strict=True)):
+        return None
+    return type(layer), layer.in_channels, layer.out_channels, layer.groups, layer.stride
+
+
+def plan(layers: Sequence[nn.Module], device: torch.device) -> Plan | None:
+    """How convolutions of one family run as one; None where it would take more work than each by itself.
+
+    A dense kernel is worth it if it has no more weights than the others together. Depthwise convolutions may visit the taps alone, where
+    there is a native kernel.
+    """
+    convs = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
+    first = convs[0]
+    depthwise = first.groups == first.in_channels == first.out_channels and set(first.stride) == {1}
+    found = _plan(tuple(Kernel(conv.kernel_size, conv.dilation) for conv in convs))
+    return found if found.box is not None or (depthwise and runs_natively(device, len(found.taps))) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(kernels: tuple[Kernel, ...]) -> Plan:
+    """One dense kernel where it has no more weights than all together; otherwise their taps alone."""
+    each = [kernel.taps() for kernel in kernels]
+    union = sorted(set(itertools.chain(*each)))
+    reach = [max(abs(tap[axis]) for tap in union) for axis in range(len(union[0]))]
+    box = tuple(2 * r + 1 for r in reach)
+    dense = math.prod(box) <= sum(map(len, each))
+    if dense:
+        union = list(itertools.product(*[range(-r, r + 1) for r in reach]))
+    where = {tap: t for t, tap in enumerate(union)}
+    return Plan(tuple(union), tuple(where[tap] for taps in each for tap in taps), box if dense else None)
+
+
+def merged(plan: Plan, parts: Sequence[Scaled]) -> Scaled:
+    """The weights of the one convolution, and its bias.
+
+    Shape:
+        - weights of a part: (out, in / groups, *kernel size)
+        - weights of the result: (out, in / groups, *box), or (out, T)
+    """
+    weights = torch.cat([part.scale.flatten(2) for part in parts], 2)
+    total = weights.new_zeros(*weights.shape[:2], len(plan.taps)).index_add(
+        2, indices(plan.places, weights.device), weights
+    )
+    total = total.squeeze(1) if plan.box is None else total.unflatten(2, plan.box)
+    shifts = [part.shift for part in parts if part.shift is not None]
+    return Scaled(total, torch.stack(shifts).sum(0) if shifts else None)
+
+
+def call_merged(plan: Plan, conv: nn.Module, x: Tensor, scaled: Scaled) -> Tensor:
+    """The one convolution.
+
+    Args:
+        plan: How it was made.
+        conv: One of those that it stands for.
+        x: The input.
+        scaled: From :func:`merged`.
+    """
+    assert isinstance(conv, nn.Conv1d | nn.Conv2d)
+    if plan.box is not None:
+        call = F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
+        padding = [size // 2 for size in plan.box]
+        return call(x, scaled.scale, scaled.shift, conv.stride, padding, 1, conv.groups)
+    y = tap_conv(x, scaled.scale, plan.taps)
+    return y if scaled.shift is None else y + scaled.shift.view(-1, *[1] * (y.dim() - 2))

@@ -1,0 +1,110 @@
+"""Which k of several inputs are summed: the edges of a cell's node."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nas.ops import mix
+from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
+from nas.supernet.candidates import SumInputs
+from nas.supernet.mixed_op import checkpoint
+from nas.supernet.module_copy import copied
+
+
+class InputChoice(ChoiceModule):
+    """Sums k of n inputs, each through a module of its own; which k is chosen.
+
+    Made by :func:`nas.inputs`. While searching, all inputs run and nothing is drawn: with `learned` their weights are k times the softmax
+    of the logits (edge normalisation, so that they sum to what k chosen inputs sum to), otherwise each has weight 1 and an input is
+    worth as much as the best candidates inside its module. A genotype holds a sorted list of k labels.
+
+    Source: Liu et al. 2019, "DARTS" (not learned); Xu et al. 2020, "PC-DARTS" (learned), whose weights sum to 1 instead of k.
+
+    Attributes:
+        name: The choice's name.
+        labels: n labels, in the order of the inputs.
+        candidates: n modules.
+        num_chosen: k.
+        learned: Whether the logits weigh the inputs.
+        shared: Whether other choices may use the same name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        candidates: Mapping[str, nn.Module],
+        k: int,
+        *,
+        learned: bool = True,
+        shared: bool = False,
+    ) -> None:
+        """Checks and stores the modules.
+
+        Args:
+            name: The choice's name.
+            candidates: label -> module of one input, more than k of them.
+            k: How many are chosen, at least 2 (for one, use a choice).
+            learned: Whether the logits weigh the inputs.
+            shared: Allow several choices of this name.
+
+        Raises:
+            ValueError: A bad name or label, or a k out of range.
+        """
+        super().__init__()
+        check_inputs(name, candidates, k)
+        self.name = name
+        self.labels = tuple(candidates)
+        self.candidates = nn.ModuleList(candidates.values())
+        self.num_chosen = k
+        self.learned = learned
+        self.shared = shared
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, labels={list(self.labels)}, k={self.num_chosen}"
+
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        return {self.name: self.labels}
+
+    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
+        several = itertools.combinations(sorted(self.labels), self.num_chosen)
+        for labels in [tuple(made[self.name])] if self.name in made else several:
+            yield 1, {self.name: labels}, [self.candidates[self.labels.index(label)] for label in labels]
+
+    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+        for label, candidate in zip(self.labels, self.candidates, strict=True):
+            yield {self.name: frozenset({label})}, candidate
+
+    def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
+        indices = sorted(self.labels.index(label) for label in choices[self.name])
+        return SumInputs({i: copied(self.candidates[i], copies) for i in indices})
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The weighted sum.
+
+        Args:
+            inputs: One tensor for each label, in their order.
+
+        Raises:
+            RuntimeError: Called outside the forward of the supernet that owns this choice.
+            ValueError: Another number of inputs.
+        """
+        if len(inputs) != len(self.labels):
+            raise ValueError(f"inputs {self.name!r}: {len(inputs)} inputs for {len(self.labels)} labels")
+        context = context_of(self.name)
+        weights = context.stacked[context.rows[self.name]][..., : len(self.labels)]
+        outputs = [
+            checkpoint(candidate, x) if context.checkpoint_candidates else candidate(x)
+            for candidate, x in zip(self.candidates, inputs, strict=True)
+        ]
+        return mix(outputs, weights)
+
+
+def check_inputs(name: str, candidates: Mapping[str, Any], k: int) -> None:
+    """Raises ValueError for a bad name or label, or a k out of range."""
+    check_choice(name, candidates)
+    if not 2 <= k < len(candidates):
+        raise ValueError(f"inputs {name!r}: k must lie in 2 ... {len(candidates) - 1} (fewer than inputs), got {k}")

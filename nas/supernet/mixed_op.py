@@ -1,0 +1,342 @@
+"""One place with K candidate ops."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from nas.ops import mix, sum_outputs
+from nas.ops.mix import weighted
+from nas.supernet.base import ChoiceModule, Context, Literals, active_context, check_choice, context_of, present_context
+from nas.supernet.candidates import keep_input
+from nas.supernet.fused.folding import has_hooks
+from nas.supernet.fused.mixture import Outputs, run
+from nas.supernet.module_copy import copied
+
+
+class MixedOp(ChoiceModule):
+    """One choice: its output is the op-weighted sum of its candidates' outputs.
+
+    Made by :func:`nas.choice`. It holds no op weights: they come from the enclosing :class:`nas.Supernet` for the length of one forward,
+    so that interleaved forwards, deep copies and activation checkpointing are exact.
+
+    Attributes:
+        name: The choice's name.
+        labels: K labels, in the order of `candidates`.
+        candidates: K modules.
+        shared: Whether other MixedOps may use the same name, and so the same logits.
+        search_only: Labels that compete while searching but cannot be derived.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        candidates: Mapping[str, nn.Module],
+        *,
+        shared: bool = False,
+        search_only: Sequence[str] = (),
+    ) -> None:
+        """Checks and stores the candidates.
+
+        Args:
+            name: The choice's name; letters, digits and ``_ . + -``.
+            candidates: label -> module, at least two.
+            shared: Allow several choices of this name; they then have one row of alpha.
+            search_only: Labels that compete while searching but cannot be derived.
+
+        Raises:
+            ValueError: A bad name or label, or fewer than two candidates.
+        """
+        super().__init__()
+        check_choice(name, candidates, search_only)
+        for label, candidate in candidates.items():
+            if not isinstance(candidate, nn.Module):
+                raise ValueError(
+                    f"choice {name!r}: candidate {label!r} must be an nn.Module or a factory of one, "
+                    f"got {type(candidate).__name__}"
+                )
+        self.name = name
+        self.labels = tuple(candidates)
+        self.candidates = nn.ModuleList(map(keep_input, candidates.values()))
+        self.shared = shared
+        self.search_only = frozenset(search_only)
+        self._is_checked = False
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, labels={list(self.labels)}"
+
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        return {self.name: self.labels}
+
+    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
+        for label in [made[self.name]] if self.name in made else self.derivable(self.labels):
+            yield 1, {self.name: label}, [self.candidates[self.labels.index(label)]]
+
+    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+        for label, candidate in zip(self.labels, self.candidates, strict=True):
+            yield {self.name: frozenset({label})}, candidate
+
+    def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
+        chosen: nn.Module = copied(self.candidates[self.labels.index(choices[self.name])], copies)
+        return chosen
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Mixes the candidates' outputs for the same arguments.
+
+        Raises:
+            RuntimeError: Called outside the forward of the supernet that owns this choice.
+            ValueError: The candidates' outputs differ in shape, or are not tensors.
+        """
+        context = context_of(self.name)
+        row = context.rows[self.name]
+        active = context.active[row] if context.active else None
+        before = self._versions(args, kwargs)
+        if context.unweighted and active is not None:
+            output: Tensor = self.candidates[active[0]](*args, **kwargs)
+            self._check_outputs(active, [output])
+            self._check_once(active, output, args, kwargs, before)
+            return output
+        if _folds(context, args, kwargs):
+            total = self.run(args[0]).total()
+            if total is None:
+                total = mix([torch.zeros_like(args[0])], self._weights(context.stacked[row], active)[..., :1])
+            return total
+        indices = list(range(len(self.labels))) if active is None else active
+        weights = self._weights(context.stacked[row], active)
+        if context.checkpoint_candidates:
+            result = self._checkpointed(indices, weights, args, kwargs)
+        else:
+            outputs = [self.candidates[k](*args, **kwargs) for k in indices]
+            self._check_outputs(indices, outputs)
+            result = mix(outputs, weights)
+        self._check_once(indices, result, args, kwargs, before)
+        return result
+
+    def run(self, x: Tensor) -> Outputs:
+        """What the candidates contribute to the mixture, not yet summed.
+
+        Raises:
+            ValueError: The candidates' outputs differ in shape, or are not tensors.
+        """
+        folded = context_of(self.name).folded
+        assert folded is not None, "only where op weights are folded"
+        before = self._versions((x,), {})
+        outputs = run(folded.terms[id(self)], folded, x)
+        self._check_outputs([candidates[0] for candidates in outputs.candidates], outputs.tensors)
+        ran = list(itertools.chain(*outputs.candidates))
+        self._check_once(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {}, before)
+        return outputs
+
+    def _weights(self, weights: Tensor, active: list[int] | None) -> Tensor:
+        """The weights (..., n) of the candidates to run."""
+        if active is None:
+            return weights[..., : len(self.labels)]
+        if len(active) == 1:  # a view; a list index would copy
+            return weights[..., active[0] : active[0] + 1]
+        return weights[..., active]
+
+    def _checkpointed(self, indices: list[int], weights: Tensor, args: tuple, kwargs: dict) -> Tensor:
+        def run(candidate: nn.Module, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return weighted(candidate(*args, **kwargs), weight)
+
+        terms = [
+            checkpoint(run, self.candidates[k], weight, *args, **kwargs)
+            for k, weight in zip(indices, weights.unbind(-1), strict=True)
+        ]
+        self._check_outputs(indices, terms)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    def _check_outputs(self, indices: list[int], outputs: list[Any]) -> None:
+        for k, output in zip(indices, outputs, strict=True):
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"choice {self.name!r}: candidate {self.labels[k]!r} must return one tensor, "
+                    f"got {type(output).__name__}"
+                )
+        if any(output.shape != outputs[0].shape for output in outputs):
+            shapes = {self.labels[k]: tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
+            raise _shape_error(self.name, shapes)
+
+    def _versions(self, args: tuple, kwargs: dict) -> list[int] | None:
+        """How often each tensor that candidates are given was changed so far; None where that was looked at before."""
+        # a graph that is being compiled has all candidates in it, and would be compiled anew once the mark has changed
+        if torch.compiler.is_compiling() or self._is_checked:
+            return None
+        return versions_of((args, kwargs))
+
+    def _check_once(
+        self, indices: list[int], result: Tensor, args: tuple, kwargs: dict, before: list[int] | None
+    ) -> None:
+        if before is not None and not self._is_checked:
+            self._check_idle(indices, result, args, kwargs)
+            if versions_of((args, kwargs)) != before:
+                raise ValueError(
+                    f"choice {self.name!r}: candidate {self._changing(args, kwargs)!r} changes its input in place, but its "
+                    "siblings read it too; have it make a new tensor (inplace=False)"
+                )
+            self._is_checked = True
+
+    @torch.no_grad()
+    def _changing(self, args: tuple, kwargs: dict) -> str:
+        """The label of the first candidate that changes what it is given."""
+        for label, candidate in zip(self.labels, self.candidates, strict=True):
+            own = tree_map_only(Tensor, torch.clone, (args, kwargs))
+            before = versions_of(own)
+            candidate(*own[0], **own[1])
+            if versions_of(own) != before:
+                return label
+        return ", ".join(self.labels)  # one that does so at random
+
+    @torch.no_grad()
+    def _check_idle(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
+        """Runs the candidates that were not sampled, once, so that a wrong shape is noticed at the first forward.
+
+        In eval mode and on forked random state: it leaves no trace in buffers or in later draws.
+        """
+        idle = [k for k in range(len(self.labels)) if k not in indices]
+        if not idle:
+            return
+        shapes = {self.labels[k]: tuple(result.shape) for k in indices}
+        devices = [result.device] if result.device.type == "cuda" else []
+        modes = [(module, module.training) for module in self.modules()]
+        with torch.random.fork_rng(devices=devices), active_context(_repeatable(present_context())()):
+            try:
+                for k in idle:
+                    output = self.candidates[k].eval()(*args, **kwargs)
+                    self._check_outputs([k], [output])
+                    shapes[self.labels[k]] = tuple(output.shape)
+            finally:
+                for module, training in modes:
+                    module.training = training
+        if len(set(shapes.values())) > 1:
+            raise _shape_error(self.name, shapes)
+
+
+def versions_of(item: Any) -> list[int]:
+    """How often each tensor in tuples, lists and dicts was changed in place; tensors of inference mode do not count that."""
+    if torch.compiler.is_compiling():
+        return []
+    tensors = [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
+def _folds(context: Context, args: tuple, kwargs: dict) -> bool:
+    return context.folded is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+
+
+def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
+    """``sum_i modules[i](inputs[i])``; the terms of choices among the modules join one sum, instead of one each and one over all.
+
+    For a node of a cell, whose edges are choices. In a derived network it is the plain sum.
+
+    Args:
+        modules: At least one; choices or anything else.
+        inputs: One for each.
+
+    Shape:
+        - inputs: any
+        - result: that of each module's output
+    """
+    context = present_context()
+    tensors: list[Tensor] = []
+    unweighted: list[int] = []
+    weights: list[Tensor] = []
+    for module, x in zip(modules, inputs, strict=True):
+        if type(module) is MixedOp and context is not None and _folds(context, (x,), {}) and not has_hooks(module):
+            outputs = module.run(x)
+            unweighted += [len(tensors) + i for i in outputs.unweighted]
+            tensors += outputs.tensors
+            weights.append(outputs.weights)
+        else:
+            unweighted.append(len(tensors))
+            tensors.append(module(x))
+    if not tensors:  # nothing contributes: as a choice alone would say it
+        return sum_outputs([module(x) for module, x in zip(modules, inputs, strict=True)])
+    joined = torch.cat(weights) if len(weights) > 1 else weights[0] if weights else inputs[0].new_empty(0)
+    total = Outputs([], tensors, unweighted, joined).total()
+    assert total is not None
+    return total
+
+
+def _shape_error(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ValueError:
+    text = ", ".join(f"{label}: {shape}" for label, shape in shapes.items())
+    return ValueError(
+        f"choice {name!r}: candidate outputs differ in shape ({text}); nas.Projection brings them to a common one"
+    )
+
+
+def _repeatable(context: Context | None) -> Callable[[], Context | None]:
+    """A factory of copies of `context` that draw, each from a generator of its own, what `context` would draw from now on."""
+    generator = context.sampler.generator if context and context.sampler else None
+    if context is None or context.sampler is None or generator is None:
+        return lambda: context
+    sampler, device, state = context.sampler, generator.device, generator.get_state()
+
+    def repeated() -> Context:
+        again = torch.Generator(device)
+        again.set_state(state)
+        return replace(context, sampler=sampler._replace(generator=again))
+
+    return repeated
+
+
+def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Activation checkpointing that choices inside `function` survive.
+
+    Like ``torch.utils.checkpoint.checkpoint(use_reentrant=False)``, but the recomputation in the backward pass sees the op weights, and
+    draws the :func:`sample` noise, of the forward that it repeats.
+
+    Args:
+        function: A module or function.
+        *args: Passed to it.
+        **kwargs: Passed to it.
+    """
+    context = present_context()
+    repeat = _repeatable(context)
+    first = True
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal first
+        here = context if first else repeat()
+        first = False
+        if here is not None:
+            here = replace(here, folded=None)  # what was shared outside would be missing in the recomputation
+        with active_context(here):
+            return function(*args, **kwargs)
+
+    return torch_checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+
+def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """A relaxed categorical sample of logits that the network computes itself (assignments, tokens, masks).
+
+    Drawn with the enclosing supernet's relaxation, tau and generator, so it anneals and resumes with the search.
+
+    Args:
+        logits: Unnormalised log-probabilities.
+        mask: True where a category exists.
+
+    Shape:
+        - logits, result: (..., K)
+
+    Raises:
+        RuntimeError: Called outside a supernet's forward, or in one whose op weights did not come from ``Supernet.sample``.
+    """
+    context = present_context()
+    if context is None or context.sampler is None:
+        raise RuntimeError(
+            "nas.sample was called outside a supernet, or with op weights that no relaxation drew: "
+            "use op_weights=supernet.sample(relaxation, tau, generator=...)"
+        )
+    relaxation, tau, generator = context.sampler
+    return relaxation(logits, tau, mask=mask, generator=generator)

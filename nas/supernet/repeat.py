@@ -1,0 +1,108 @@
+"""Depth: how many of a row of blocks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nas.ops import mix
+from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
+from nas.supernet.candidates import keep_input
+from nas.supernet.mixed_op import checkpoint, versions_of
+from nas.supernet.module_copy import copied
+
+
+class Repeat(ChoiceModule):
+    """A row of blocks of which the first n are used; n is chosen.
+
+    Made by :func:`nas.repeat`. The row runs once, and the op weights mix what comes out after each number of blocks. Where only sampled
+    candidates run, blocks behind the deepest of them do not. Derived, it is an ``nn.Sequential`` of the first n blocks.
+
+    Attributes:
+        name: The choice's name.
+        counts: The numbers of blocks to choose from, rising; their texts are the labels.
+        blocks: As many blocks as the largest count.
+        shared: Whether other choices may use the same name.
+    """
+
+    def __init__(self, name: str, blocks: Sequence[nn.Module], counts: Sequence[int], *, shared: bool = False) -> None:
+        """Checks and stores the blocks.
+
+        Args:
+            name: The choice's name.
+            blocks: The largest of `counts` blocks; every one that may come last gives the same shape.
+            counts: Numbers of blocks, at least two, different; 0 passes the input on.
+            shared: Allow several choices of this name.
+
+        Raises:
+            ValueError: A bad name or bad counts.
+        """
+        super().__init__()
+        self.counts = check_counts(name, counts)
+        assert len(blocks) == self.counts[-1]
+        self.name = name
+        self.labels = tuple(str(count) for count in self.counts)
+        self.blocks = nn.ModuleList(map(keep_input, blocks))
+        self.shared = shared
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, counts={list(self.counts)}"
+
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        return {self.name: self.labels}
+
+    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
+        for label in [made[self.name]] if self.name in made else self.labels:
+            yield 1, {self.name: label}, list(self.blocks)[: int(label)]
+
+    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+        for i, block in enumerate(self.blocks):
+            yield {self.name: frozenset(str(count) for count in self.counts if count > i)}, block
+
+    def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
+        blocks = list(self.blocks)[: int(choices[self.name])]
+        return nn.Sequential(*[copied(block, copies) for block in blocks])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes what comes out after each number of blocks.
+
+        Raises:
+            RuntimeError: Called outside the forward of the supernet that owns this choice.
+            ValueError: The outputs differ in shape.
+        """
+        context = context_of(self.name)
+        row = context.rows[self.name]
+        indices = context.active[row] if context.active else list(range(len(self.counts)))
+        run = checkpoint if context.checkpoint_candidates else _call
+        outputs, before = {0: x}, {0: versions_of(x)}
+        for i in range(self.counts[indices[-1]]):
+            x = run(self.blocks[i], x)
+            outputs[i + 1], before[i + 1] = x, versions_of(x)
+            if versions_of(outputs[i]) != before[i]:
+                raise ValueError(
+                    f"choice {self.name!r}: block {i} changes its input in place; have it make a new tensor"
+                )
+        chosen = [outputs[self.counts[k]] for k in indices]
+        if any(output.shape != chosen[0].shape for output in chosen):
+            shapes = ", ".join(f"{self.labels[k]}: {tuple(outputs[self.counts[k]].shape)}" for k in indices)
+            raise ValueError(f"choice {self.name!r}: outputs after these numbers of blocks differ in shape ({shapes})")
+        return mix(chosen, context.stacked[row][..., indices])
+
+
+def _call(block: nn.Module, x: Tensor) -> Any:
+    return block(x)
+
+
+def check_counts(name: str, counts: Sequence[int]) -> tuple[int, ...]:
+    """The counts, rising.
+
+    Raises:
+        ValueError: Fewer than two, one below 0 or given twice, or a bad name.
+    """
+    numbers = tuple(sorted(counts))
+    if len(set(numbers)) != len(numbers) or any(not isinstance(n, int) or n < 0 for n in numbers):
+        raise ValueError(f"repeat {name!r}: counts must be different whole numbers from 0 on, got {list(counts)}")
+    check_choice(name, dict.fromkeys(str(n) for n in numbers))
+    return numbers

@@ -1,0 +1,343 @@
+"""A network with choices, together with their logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from nas.genotype import Genotype
+from nas.ops.fused import is_eager
+from nas.relaxations import OpWeights, Relaxation, Sampler, Softmax
+from nas.relaxations.base import active_candidates
+from nas.supernet.base import Context, active_context
+from nas.supernet.fused.folding import count_batches
+from nas.supernet.fused.mixture import Folded, prepare
+from nas.supernet.mixed_op import MixedOp
+from nas.supernet.structure import (
+    active_choices,
+    checked_choices,
+    completed,
+    derive,
+    find_rows,
+    num_architectures,
+)
+from nas.supernet.width import mask_readers
+
+
+class Supernet(nn.Module):
+    """Finds every choice of a network and owns alpha, the logits of all of them.
+
+    ``state_dict`` holds the network, alpha, and the choices' names and labels; loading one with other names or labels is refused.
+
+    Attributes:
+        network: The network, choices inside.
+        choices: choice name -> labels; row e of alpha belongs to the e-th name.
+        alpha: (E, K) arch parameters, K the largest number of candidates; zeros at first, so all candidates start equal.
+        mask: (E, K) bool, False in padded columns.
+        resting: Names of the choices whose rows of alpha are not trained.
+    """
+
+    def __init__(self, network: nn.Module, *, checkpoint_candidates: bool = False, fold_weights: bool = True) -> None:
+        """Wraps a network; any number of choices, also none.
+
+        Args:
+            network: Any module; choices may sit in containers and inside candidates of other choices.
+            checkpoint_candidates: Recompute candidates in the backward pass instead of keeping their activations. Batch norms then
+                update their running statistics twice a step, as under torch's own checkpointing.
+            fold_weights: Put an op weight into the parameters of a candidate's last layer where that is a batch norm, convolution or
+                linear layer: the same numbers up to rounding, with less memory and time.
+
+        Raises:
+            ValueError: A choice name used twice without ``shared=True``, or with different labels.
+        """
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")
+        self.network = network
+        self.checkpoint_candidates = checkpoint_candidates
+        self.fold_weights = fold_weights
+        self._mixed_ops = [module for module in network.modules() if isinstance(module, MixedOp)]
+        places = find_rows(network)
+        mask_readers(network)
+        self.choices = {name: place.rows()[name] for name, place in places.items()}
+        self.resting = frozenset(name for name, place in places.items() if not place.learned)
+        self._rows = {name: row for row, name in enumerate(self.choices)}
+        sizes = [len(labels) for labels in self.choices.values()]
+        width = max(sizes, default=0)
+        self.alpha = nn.Parameter(torch.zeros(len(sizes), width), requires_grad=bool(sizes))
+        mask = torch.arange(width) < torch.tensor(sizes, dtype=torch.int64)[:, None]
+        self.mask: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+        # rows that are not drawn: how many labels are chosen (0: drawn), and whether they are learned
+        num_summed = [place.num_chosen if place.num_chosen > 1 else 0 for place in places.values()]
+        self._sums_inputs = any(num_summed)
+        self._num_summed: Tensor
+        self.register_buffer("_num_summed", torch.tensor(num_summed, dtype=torch.int64)[:, None], persistent=False)
+        self._learned: Tensor
+        learned = torch.tensor([[name not in self.resting] for name in self.choices], dtype=torch.bool)
+        self.register_buffer("_learned", learned, persistent=False)
+        self._ragged = len(set(sizes)) > 1
+        self._fewest = min(sizes, default=0)
+        self.register_load_state_dict_pre_hook(_check_choices)
+        self._used: set[str] | None = None
+
+    @contextmanager
+    def noting_used(self) -> Iterator[set[str]]:
+        """Gives the names of choices that forward passes ask for while the block runs."""
+        self._used = set()
+        try:
+            yield self._used
+        finally:
+            self._used = None
+
+    def every_candidate(self, sampler: Sampler | None = None) -> OpWeights:
+        """Op weights under which every candidate runs, each with an equal share.
+
+        Args:
+            sampler: What :func:`nas.sample` draws with inside the forward.
+        """
+        share = self.mask / self.mask.sum(-1, keepdim=True).clamp_min(1)
+        return OpWeights(self.with_inputs(share.to(self.alpha.dtype)).detach(), None, sampler)
+
+    def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
+        """Runs the network with one sample of op weights; everything else is passed on.
+
+        Args:
+            *args: Passed to the network.
+            op_weights: From :meth:`sample` or :meth:`one_hot`.
+            **kwargs: Passed to the network.
+        """
+        weights, active, sampler, unweighted, _ = op_weights
+        if weights.shape[0] != len(self.choices) or weights.shape[-1] != self.alpha.shape[1]:
+            raise ValueError(
+                f"op_weights must have shape {tuple(self.alpha.shape)} or (E, batch, K), got {tuple(weights.shape)}"
+            )
+        indices = None if active is None else active.tolist()
+        unweighted = unweighted and not self.checkpoint_candidates
+        folded = None if unweighted else self._prepared(weights, indices)
+        context = Context(
+            rows=self._rows,
+            stacked=weights,
+            active=indices,
+            sampler=sampler,
+            checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
+            folded=folded,
+            unweighted=unweighted,
+            used=self._used,
+        )
+        with active_context(context):
+            result = self.network(*args, **kwargs)
+        if folded is not None:
+            count_batches(folded.tracked)
+        return result
+
+    def _prepared(self, weights: Tensor, active: list[list[int]] | None) -> Folded | None:
+        """Op weights in candidates' last layers; None where that is switched off, or weights are of each sample's own."""
+        if not self.fold_weights or self.checkpoint_candidates or weights.dim() != 2:
+            return None
+        if not is_eager() or _has_any_global_hook():  # hooks of all modules must see every layer
+            return None
+        places = [(op, self._rows[op.name], op.candidates) for op in self._mixed_ops]
+        return prepare(places, weights, active)
+
+    def sample(
+        self,
+        relaxation: Relaxation,
+        tau: Tensor | float,
+        *,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+    ) -> OpWeights:
+        """One batched draw for all choices; no host synchronisation unless the relaxation runs only some candidates.
+
+        Args:
+            relaxation: How to draw.
+            tau: Temperature, above 0.
+            generator: Source of the noise, on alpha's device.
+            num_samples: Batch size for noise of each sample's own, weights (E, B, K); None: one draw for the batch.
+
+        Raises:
+            ValueError: Noise of each sample's own for a relaxation that runs only some candidates.
+        """
+        sampler = Sampler(relaxation, tau, generator)
+        if not self.choices:
+            return OpWeights(self.alpha, None, sampler)
+        logits: Tensor = self.alpha
+        mask = self.mask if self._ragged else None
+        if num_samples is not None:
+            check_per_sample(relaxation)
+            logits = logits[:, None].expand(-1, num_samples, -1)
+            mask = None if mask is None else mask[:, None]
+        if relaxation.num_active is not None and relaxation.num_active > self._fewest:
+            raise ValueError(
+                f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {self._fewest}"
+            )
+        weights = relaxation(logits, tau, mask=mask, generator=generator)
+        active = active_candidates(relaxation, weights)
+        before = self.alpha.detach().clone() if relaxation.acts_after_arch_step else None
+        return OpWeights(self.with_inputs(weights), None if active is None else active.cpu(), sampler, logits=before)
+
+    def with_inputs(self, weights: Tensor) -> Tensor:
+        """`weights` in which the rows of :func:`nas.inputs` are what they always are: nothing of them is drawn.
+
+        Shape:
+            - weights, result: (E, K), or (E, B, K) per sample
+        """
+        if not self._sums_inputs:
+            return weights
+        summed = self._num_summed * Softmax().probabilities(self.alpha, self.mask)
+        rows = torch.where(self._learned, summed, self.mask.to(summed.dtype))
+        is_drawn = self._num_summed == 0
+        if weights.dim() == 3:
+            rows, is_drawn = rows[:, None], is_drawn[:, None]
+        return torch.where(is_drawn, weights, rows.to(weights.dtype))
+
+    def one_hot(self, genotype: Genotype | Mapping[str, Any], *, run_all: bool = True) -> OpWeights:
+        """Op weights that select one architecture.
+
+        Args:
+            genotype: A Genotype, or its choices; inactive choices take their first candidate.
+            run_all: Run every candidate (weights 0 and 1); otherwise only the chosen ones.
+
+        Raises:
+            ValueError: The genotype does not fit this supernet.
+        """
+        active = checked_choices(self.network, _choices_of(genotype))
+        weights = torch.zeros_like(self.alpha, requires_grad=False)
+        first = []
+        for row, (name, labels) in enumerate(self.choices.items()):
+            value = active.get(name, labels[0])
+            chosen = [labels.index(label) for label in ([value] if isinstance(value, str) else value)]
+            weights[row, chosen] = 1.0
+            first.append(chosen[:1])
+        return OpWeights(weights, None if run_all or not self.choices else torch.tensor(first))
+
+    def path(self, candidates: Sequence[int]) -> OpWeights:
+        """Op weights that run one candidate of each choice, and no other.
+
+        Args:
+            candidates: An index for each choice.
+        """
+        index = torch.tensor(candidates, dtype=torch.int64)[:, None]
+        weights = torch.zeros(self.alpha.shape).scatter_(1, index, 1.0).to(self.alpha)
+        return OpWeights(self.with_inputs(weights.detach()), index, unweighted=True)
+
+    def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
+        """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
+        if not self.choices:
+            return {}
+        with torch.no_grad():
+            rows = (relaxation or Softmax()).probabilities(self.alpha, self.mask).tolist()
+        return {
+            name: dict(zip(labels, row, strict=False))  # rows are padded to the widest choice
+            for (name, labels), row in zip(self.choices.items(), rows, strict=True)
+        }
+
+    def discretize(self, relaxation: Relaxation | None = None) -> Genotype:
+        """The most probable label of every active choice; of equals, the first."""
+        probabilities = self.probabilities(relaxation)
+        return self.prune(Genotype(argmax_choices(probabilities)), probabilities)
+
+    def prune(self, genotype: Genotype, probabilities: Mapping[str, Mapping[str, float]] | None = None) -> Genotype:
+        """The same genotype without the choices that it makes inactive.
+
+        Gates that would keep no element at all keep the one that is most probable; a choice that was given a label of the search only
+        gets the most probable other; an input choice with one label gets the k that are worth most.
+
+        Args:
+            genotype: May name inactive choices.
+            probabilities: Those that say what is most probable; None: softmax of alpha.
+
+        Raises:
+            ValueError: An active choice is missing or has an unknown label.
+        """
+        choices = completed(self.network, genotype.choices, probabilities or self.probabilities())
+        active = active_choices(self.network, choices)
+        return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
+
+    def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
+        """The plain network of one architecture, weights inherited; modules and keys as if built under :func:`nas.architecture`.
+
+        Raises:
+            ValueError: The genotype does not fit this supernet.
+        """
+        return derive(self.network, checked_choices(self.network, _choices_of(genotype)))
+
+    @property
+    def num_architectures(self) -> int:
+        """The number of distinct assignments of active choices."""
+        return num_architectures(self.network)
+
+    @torch.no_grad()
+    def after_arch_step(self, relaxation: Relaxation, sample: OpWeights) -> None:
+        """What the relaxation does to alpha after a step of the arch parameters; rows that it does not draw stay as they are."""
+        stepped = self.alpha.clone()
+        relaxation.after_arch_step(self.alpha, sample)
+        if self._sums_inputs:
+            self.alpha.copy_(torch.where(self._num_summed == 0, self.alpha, stepped))
+
+    def learned_alpha(self) -> Tensor:
+        """Alpha, with no gradient to the rows that rest."""
+        return torch.where(self._learned, self.alpha, self.alpha.detach()) if self.resting else self.alpha
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Alpha, or nothing when there is no choice."""
+        return [self.alpha] if self.choices else []
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the network."""
+        return list(self.network.parameters())
+
+    def get_extra_state(self) -> Tensor:
+        """Names and labels as a uint8 tensor of JSON text, so that every tensor-only format can hold them."""
+        text = json.dumps(self.choices)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing: the choices come from the network; a pre-hook has checked that they agree."""
+
+
+def check_per_sample(relaxation: Relaxation) -> None:
+    """Refuses noise per sample where only the sampled candidates run: they would differ within the batch.
+
+    Raises:
+        ValueError: Naming the relaxation.
+    """
+    if relaxation.num_active is not None:
+        raise ValueError(
+            f"noise per sample needs every candidate to run; {type(relaxation).__name__} runs {relaxation.num_active} of each choice"
+        )
+
+
+def argmax_choices(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Choice name -> its most probable label; of equals, the first."""
+    return {name: max(row, key=row.__getitem__) for name, row in probabilities.items()}
+
+
+def _choices_of(genotype: Genotype | Mapping[str, Any]) -> Mapping[str, Any]:
+    return genotype.choices if isinstance(genotype, Genotype) else genotype
+
+
+def _check_choices(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuses a state dict of other choices before anything is copied from it."""
+    assert isinstance(module, Supernet)
+    state = state_dict.get(prefix + "_extra_state")
+    if state is None:
+        return
+    theirs = json.loads(bytes(state.tolist()).decode())
+    ours = {name: list(labels) for name, labels in module.choices.items()}
+    if list(theirs.items()) == list(ours.items()):
+        return
+    for name in [*ours, *theirs]:
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(
+                f"state_dict is of a supernet with other choices: {name!r} has labels {theirs.get(name, 'none')} there, "
+                f"{ours.get(name, 'none')} here"
+            )
+    raise ValueError(f"state_dict has the choices in another order: {list(theirs)} there, {list(ours)} here")

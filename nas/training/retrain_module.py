@@ -1,0 +1,68 @@
+"""Training a plain, derived network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from nas.evaluation import call_network
+from nas.lr_schedules import LRSchedule
+from nas.tasks import Task
+from nas.training.train_module import OptimizerFactory, TrainModule, check_optimizer
+
+
+class RetrainModule(TrainModule):
+    """Trains one network on (inputs, target) batches."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        *,
+        optimizer: OptimizerFactory = AdamW,
+        scheduler: LRSchedule = "constant",
+        gradient_clip_norm: float | None = None,
+        max_skipped_batches: int = 0,
+        num_micro_batches: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Sets the training.
+
+        Args:
+            network: Any plain network.
+            task: What is minimised and measured.
+            optimizer: Optimizer of the weights.
+            scheduler: Learning rate over the training.
+            gradient_clip_norm: Largest norm of the gradient; null: as it comes.
+            max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
+            num_micro_batches: Parts of each batch that run one after the other, their gradients added up (gradient accumulation).
+            seed: Seed of data order and dropout.
+        """
+        super().__init__(
+            task,
+            seed=seed,
+            gradient_clip_norm=gradient_clip_norm,
+            max_skipped_batches=max_skipped_batches,
+            num_micro_batches=num_micro_batches,
+        )
+        check_optimizer("optimizer", optimizer)
+        self.network = network
+        self.optimizer = optimizer
+        self.scheduler: LRSchedule = scheduler
+        self.add_meters("train")
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the network and the task's own parameters."""
+        optimizer = self.optimizer([*self.network.parameters(), *self.task.parameters()])
+        return self.set_up_optimizers({"weight": optimizer}, {"weight": (self.scheduler, self.num_batches_total)})
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One optimizer step."""
+        self.descend_along(self.losses_of_parts("train", batch, self.num_micro_batches, self._loss), ["weight"])
+        self.finish_batch()
+
+    def _loss(self, number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
+        output = call_network(self.network, inputs)
+        return self.task.loss(output, target), self.task.prediction(output)

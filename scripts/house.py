@@ -1,0 +1,209 @@
+"""Checks the layout of the code: sizes of files and packages, directions of imports, who asks for kinds of choices, tests, words.
+
+Command: ``python scripts/house.py [--seed N]``; the exit code is 1 where a limit does not hold. Only the standard library is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+MAX_TOP_LEVEL = 12
+MAX_FILE_LINES = 300
+MAX_PACKAGE_LINES = {"nas": 18_000, "nas/export/python": 1_200}
+LINE_LENGTH = 120
+KINDS = {"Gate", "InputChoice", "WidthRow", "MixedOp", "Repeat"}
+"""Classes of choices, which speak for themselves outside of their package."""
+UNTESTED = {
+    "nas/__init__.py": "exports names; used by every test",
+    "nas/__main__.py": "calls the command line",
+}
+"""Modules without a test file of their own, and the reason."""
+PRIVATE_WORDS = """
+    scraps told Told Watch unsealed sealed_json refusals Helped losses_of_parts descend_along with_inputs appearing replacing meters unweighted
+    stacked
+""".split()
+"""Names that stand for a standard term of the field, which is used instead."""
+
+
+def sources(*folders: str) -> list[Path]:
+    """Python files below some folders of the project."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def shown(path: Path) -> str:
+    """A path as it is seen from the root of the project."""
+    return str(path.relative_to(ROOT))
+
+
+def num_lines(path: Path) -> int:
+    """Lines of a file."""
+    return len(path.read_text().splitlines())
+
+
+def module_of(path: Path) -> str:
+    """The dotted path of a module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path, modules: set[str]) -> Iterator[str]:
+    """Modules of ours that a file imports at its top or inside of functions, but not for type checks alone."""
+    for node in _statements(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else str(node.module)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _statements(child)
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[name] = min(low[name], low[other])
+        if low[name] == order[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in sorted(graph):
+        if name not in order:
+            visit(name)
+    return found
+
+
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    """Imports that do not point down, by the layers that the tests state."""
+    from test_layers import PACKAGES, package_of  # type: ignore[import-not-found]
+
+    rank = {name: PACKAGES[package_of(name)] for name in graph if package_of(name)}
+    return [f"{a} imports {b}" for a in sorted(rank) for b in sorted(graph[a]) if rank.get(b, -1) > rank[a]]
+
+
+def asks_for_kinds(path: Path) -> list[str]:
+    """Calls of isinstance with a kind of choice."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            if names & KINDS:
+                found.append(f"{shown(path)}:{node.lineno} {', '.join(sorted(names & KINDS))}")
+    return found
+
+
+def untested() -> list[str]:
+    """Product modules without a test file of their name that are not in the list."""
+    missing = []
+    for path in sources("nas", "search_spaces"):
+        test = ROOT / "tests" / path.relative_to(ROOT).parent / f"test_{path.stem}.py"
+        if path.name != "__init__.py" and not test.exists() and shown(path) not in UNTESTED:
+            missing.append(shown(path))
+    return missing
+
+
+def private_words() -> list[str]:
+    """Where names of ours are used that have a standard term."""
+    pattern = re.compile(rf"\b(?:{'|'.join(PRIVATE_WORDS)})\b")
+    return [
+        f"{shown(path)}:{number} {found[0]}"
+        for path in sources("nas", "search_spaces")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (found := pattern.findall(line))
+    ]
+
+
+def exemptions() -> list[str]:
+    """Lines that are exempt from a rule of the linter."""
+    return [
+        f"{shown(path)}:{number}"
+        for path in sources("nas", "search_spaces")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "noqa" in line or "fmt: off" in line
+    ]
+
+
+def random_lines(seed: int, num: int = 10) -> Iterator[str]:
+    """Lines of `nas` drawn at random, each with the first line of its file's docstring."""
+    lines = [
+        (path, number, line)
+        for path in sources("nas")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line.strip() and not re.match(r"\s*(from|import)\b", line)
+    ]
+    for path, number, line in random.Random(seed).sample(lines, num):
+        room = (ast.get_docstring(ast.parse(path.read_text())) or "no docstring").splitlines()[0]
+        yield f"{shown(path)}:{number}  {line.strip()[:60]}\n    {room}"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints each figure beside its limit, and what breaks it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="of the ten lines that are drawn")
+    options = parser.parse_args(words)
+    files = sources("nas", "search_spaces", "scripts")
+    modules = {module_of(path) for path in sources("nas", "search_spaces")}
+    graph = {module_of(path): set(imported(path, modules)) for path in sources("nas", "search_spaces")}
+    top = [shown(path) for path in sorted((ROOT / "nas").glob("*.py"))]
+    wide = [path for path in files if num_lines(path) > MAX_FILE_LINES]
+    checks: list[tuple[str, int, int, list[str]]] = [
+        ("modules directly in nas/", len(top), MAX_TOP_LEVEL, top),
+        ("files over 300 lines", len(wide), 0, [f"{shown(path)} {num_lines(path)}" for path in wide]),
+    ]
+    for folder, limit in MAX_PACKAGE_LINES.items():
+        checks.append((f"lines of {folder}/", sum(map(num_lines, sources(folder))), limit, []))
+    for title, found in (
+        ("upward imports", upward(graph)),
+        ("import cycles", [" ".join(group) for group in cycles(graph)]),
+        ("isinstance on kinds of choices outside nas/supernet/", _flat(map(asks_for_kinds, _outside()))),
+        ("modules without a test file of their name or a reason", untested()),
+        ("uses of private words", private_words()),
+        ("lint exemptions", exemptions()),
+    ):
+        checks.append((title, len(found), 0, found))
+    for title, value, limit, found in checks:
+        print(f"{'ok  ' if value <= limit else 'OVER'} {title}: {value:,} (at most {limit:,})")
+        if value > limit:
+            print("".join(f"       {line}\n" for line in found), end="")
+    print("ten lines:", *random_lines(options.seed), sep="\n")
+    return int(any(value > limit for _, value, limit, _ in checks))
+
+
+def _outside() -> list[Path]:
+    return [path for path in sources("nas") if "supernet" not in path.relative_to(ROOT / "nas").parts[:1]]
+
+
+def _flat(lists: Iterator[list[str]] | map[list[str]]) -> list[str]:
+    return [item for items in lists for item in items]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
