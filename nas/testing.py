@@ -25,11 +25,10 @@ from nas.data.loader import num_samples
 from nas.relaxations import GumbelSoftmax, Relaxation
 from nas.supernet.building import architecture
 from nas.supernet.choices import choice
-from nas.supernet.gate import Gate
+from nas.supernet.places import places_of
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.structure import random_choices
 from nas.supernet.supernet import Supernet
-from nas.supernet.width import widths_of
 from nas.tasks import Classification
 from nas.tau import Constant, TauSchedule
 from nas.training.search_module import SearchModule
@@ -95,7 +94,7 @@ def _check_derived(supernet: Supernet, choices: dict[str, Any], fresh: nn.Module
     with torch.no_grad():
         folded, mixed = (_mixed(supernet, choices, inputs, fold) for fold in (True, False))
         plain = derived(*inputs)
-    cut = any(isinstance(module, Gate) or widths_of(module) for module in supernet.network.modules())
+    cut = any(place.cuts for place in places_of(supernet.network))
     _require(_equal(mixed, plain, cut), f"the derived network computes something else than the supernet: {choices}")
     # convolutions that run as one are rounded otherwise than each by itself
     _require(_equal(folded, plain, True), f"with op weights folded, the supernet computes something else: {choices}")

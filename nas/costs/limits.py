@@ -13,8 +13,8 @@ from torch import nn
 
 from nas.costs.table import CostTable
 from nas.supernet.base import ChoiceModule, Literals
-from nas.supernet.gate import KEEP, Gate
-from nas.supernet.structure import conjunction, find_rows, outermost
+from nas.supernet.places import outermost
+from nas.supernet.structure import conjunction, find_rows
 
 SMALLEST = 1e-30  # probabilities below count as this: their logarithm stays a number the solver can weigh
 MAX_CUTS = 20_000
@@ -154,9 +154,8 @@ class _Program:
             active = self._any([self.all_of(literals) for literals in occurrences[name]])
             labels = {self.labels[name, label]: 1.0 for label in place.derivable(place.rows()[name])}
             self._row(_sum(labels, active, -place.num_chosen), 0, 0)
-        if isinstance(place, Gate):
-            kept = {self.labels[name, KEEP]: 1.0 for name in place.rows()}
-            self._row(_sum(kept, active, -1), 0, math.inf)
+        if needed := place.at_least_one():
+            self._row(_sum({self.labels[pair]: 1.0 for pair in needed}, active, -1), 0, math.inf)
 
     def _any(self, expressions: Sequence[Linear]) -> Linear:
         if any(expression == {_ONE: 1.0} for expression in expressions):

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +17,8 @@ from nas.costs.module_key import call_key, module_key
 from nas.costs.table import CostTable, Term, merged
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Literals
-from nas.supernet.gate import KEEP, Gate
-from nas.supernet.structure import conjunction, decisions, derive, find_rows, first_choices, random_choices
+from nas.supernet.places import places_of
+from nas.supernet.structure import conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
 from nas.supernet.width import narrow_inputs, narrowed, widths_of
 
@@ -44,7 +45,7 @@ class Part:
     @property
     def decides(self) -> bool:
         """Whether anything inside it is chosen."""
-        return any(decisions(module) for module in self.module.modules())
+        return any(places_of(self.module))
 
     def everything(self) -> Iterator[Part]:
         """It, and the parts inside it."""
@@ -64,9 +65,11 @@ class Call(NamedTuple):
 def network_parts(module: nn.Module, path: str = "", literals: Literals | None = None) -> list[Part]:
     """The parts of a network: plain modules as large as possible, layers with widths, gates, and candidates that hold choices."""
     literals = literals or {}
-    if isinstance(module, Gate) or not any(decisions(inner) for inner in module.modules()):
+    if not any(places_of(module)):
         return [Part(path, module, literals)]
     if isinstance(module, ChoiceModule):
+        if module.is_one_part:
+            return [Part(path, module, literals)]
         names = {id(child): name for name, child in module.named_modules()}
         found = []
         for extra, candidate in module.parts():
@@ -227,8 +230,9 @@ class _Tabulation:
             literals = conjunction(part.literals, {name: frozenset({label}) for name, label in choices.items()})
             if literals is None:
                 continue
-            if isinstance(module, Gate):
-                for extra, value in self._gate(module, call, choices):
+            if isinstance(module, ChoiceModule):
+                of = partial(self._made, call, choices)
+                for extra, value in module.cost_terms(of, call.args, exact=not self.measured):
                     yield {**literals, **extra}, value
             elif choices:
                 args = narrow_inputs(module, choices, call.args)
@@ -236,30 +240,9 @@ class _Tabulation:
             else:
                 yield literals, self._value(module, call)
 
-    def _gate(self, gate: Gate, call: Call, choices: Mapping[str, str]) -> Iterator[tuple[Literals, float]]:
-        """A fixed part, and one for each element, where the widths inside are chosen."""
-        number = len(gate.names)
-
-        def of(num_kept: int) -> float:
-            with torch.random.fork_rng(devices=[]):
-                module = derive(gate.factory(num_kept), choices)
-            args = (call.args[0].narrow(gate.dim, 0, num_kept), *call.args[1:]) if call.args else ()
-            return self._value(module, call._replace(args=args))
-
-        if number == 1:
-            yield {}, of(1)
-            return
-        first, last = of(1), of(number)
-        slope = (last - first) / (number - 1)
-        if self.measured:
-            slope = max(0.0, slope)  # below 0 is noise, which all the elements together would make large
-        if not self.measured and abs(of(2) - first - slope) > 1e-6 * abs(last):
-            raise ValueError(
-                f"gate {gate.name!r}: its cost is not linear in the number of elements kept, so it cannot be tabulated"
-            )
-        yield {}, first - slope
-        for name in gate.names:
-            yield {name: frozenset({KEEP})}, slope
+    def _made(self, call: Call, choices: Mapping[str, str], module: nn.Module, args: tuple[Any, ...]) -> float:
+        """What a module costs that a place has made anew, with the widths inside chosen."""
+        return self._value(derive(module, choices), call._replace(args=args))
 
     def _value(self, module: nn.Module, call: Call) -> float:
         key = (module_key(module), call_key(call.args), call_key(call.kwargs))

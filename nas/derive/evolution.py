@@ -8,11 +8,11 @@ from typing import Any
 
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore
-from nas.derive.pool import candidates, draw_labels, pruned
+from nas.derive.pool import candidates, pruned
 from nas.genotype import Genotype, key_of
 from nas.io.rng import derive_seed
 from nas.supernet.base import ChoiceModule
-from nas.supernet.structure import draw_evenly, find_rows
+from nas.supernet.structure import draw_choices, find_rows
 
 NUM_TRIES = 100
 """Children in a row that are known or not allowed, after which the search has seen what it can reach."""
@@ -88,7 +88,7 @@ class Evolution(DeriveStrategy):
         parents: list[dict[str, Any]],
         source: random.Random,
     ) -> dict[str, Any]:
-        genes = draw_labels(places, searched.probabilities(), source)  # for choices that are inactive in the parents
+        genes = draw_choices(places, source, searched.probabilities())  # for choices that are inactive in the parents
         if source.random() < 0.5:
             mother, father = source.choice(parents), source.choice(parents)
             for name in genes:
@@ -97,5 +97,5 @@ class Evolution(DeriveStrategy):
         else:
             parent = source.choice(parents)
             for name, value in parent.items():
-                genes[name] = value if source.random() >= self.mutation else draw_evenly(places[name], name, source)
+                genes[name] = value if source.random() >= self.mutation else places[name].draw(name, source)
         return pruned(searched, genes)

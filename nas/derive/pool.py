@@ -11,10 +11,8 @@ from nas.derive.argmax import Argmax
 from nas.derive.base import Searched
 from nas.genotype import Genotype, key_of
 from nas.io.rng import derive_seed
-from nas.supernet.base import ChoiceModule
-from nas.supernet.structure import all_choices, find_rows
+from nas.supernet.structure import all_choices, draw_choices, find_rows
 
-TINY = 1e-30
 NUM_TRIES = 50
 """Draws for each architecture that is wanted: a distribution that has settled gives the same ones again and again."""
 
@@ -54,23 +52,7 @@ def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:
     """Architectures drawn from the probabilities, also ones that are not allowed, without end."""
     probabilities, places = searched.probabilities(), find_rows(searched.supernet.network)
     while True:
-        yield pruned(searched, draw_labels(places, probabilities, source))
-
-
-def draw_labels(
-    places: Mapping[str, ChoiceModule], probabilities: Mapping[str, Mapping[str, float]], source: random.Random
-) -> dict[str, Any]:
-    """A label for every choice, also inactive ones; of input choices several, one after the other."""
-    result: dict[str, Any] = {}
-    for name, row in probabilities.items():
-        left, drawn = dict(row), []
-        for _ in range(places[name].num_chosen):
-            # labels of probability 0 are drawn too once no other is left
-            worth = [weight + TINY for weight in left.values()]
-            drawn.append(source.choices(list(left), worth)[0])
-            del left[drawn[-1]]
-        result[name] = sorted(drawn) if len(drawn) > 1 else drawn[0]
-    return result
+        yield pruned(searched, draw_choices(places, source, probabilities))
 
 
 def pruned(searched: Searched, choices: Mapping[str, Any]) -> dict[str, Any]:

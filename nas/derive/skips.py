@@ -10,7 +10,8 @@ from torch import nn
 from nas.costs.limits import Limit
 from nas.costs.table import CostTable, Term
 from nas.genotype import labels_of
-from nas.supernet.mixed_op import MixedOp
+from nas.supernet.places import places_of
+from nas.supernet.structure import find_choices
 
 FEWEST = 4
 """Choices that could be skip connections, below which their share says nothing of a collapse: one activation may well be the identity."""
@@ -21,14 +22,13 @@ LABELS = frozenset({"skip", "skip_connect", "identity"})
 
 def skips_of(network: nn.Module) -> dict[str, frozenset[str]]:
     """Choice name -> labels of candidates that are skip connections, for choices that have any."""
-    result = {}
-    for module in network.modules():
-        if isinstance(module, MixedOp):
-            pairs = zip(module.labels, module.candidates, strict=True)
-            labels = frozenset(label for label, op in pairs if label in LABELS or type(op) is nn.Identity)
-            if labels:
-                result[module.name] = labels
-    return result
+    found: dict[str, set[str]] = {}
+    for place in places_of(network):
+        for literals, op in place.parts() if place.num_chosen == 1 else ():
+            for name, labels in literals.items():
+                if len(labels) == 1 and (type(op) is nn.Identity or labels <= LABELS):
+                    found.setdefault(name, set()).update(labels)
+    return {name: frozenset(labels) for name, labels in found.items()}
 
 
 def collapsed(skips: Mapping[str, frozenset[str]], choices: Mapping[str, Any], max_share: float) -> bool:
@@ -48,15 +48,10 @@ def skip_limit(network: nn.Module, max_share: float) -> Limit:
 
     Each skip connection adds 1 - `max_share`, every other candidate in its place takes `max_share` away: the sum is at most 0.
     """
+    choices, skips = find_choices(network), skips_of(network)
     terms = [
-        Term({module.name: frozenset({label})}, float(label in skips) - max_share)
-        for module in network.modules()
-        if isinstance(module, MixedOp) and (skips := skips_of(module).get(module.name))
-        for label in module.labels
+        Term({name: frozenset({label})}, float(label in labels) - max_share)
+        for name, labels in skips.items()
+        for label in choices[name]
     ]
-    return Limit(CostTable("the share of skip connections", 0.0, merged_once(terms)), ROUNDING)
-
-
-def merged_once(terms: list[Term]) -> tuple[Term, ...]:
-    """Each condition once: a shared choice stands in several places, but is decided once."""
-    return tuple({tuple(term.literals.items()): term for term in terms}.values())
+    return Limit(CostTable("the share of skip connections", 0.0, tuple(terms)), ROUNDING)

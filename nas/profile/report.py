@@ -21,9 +21,8 @@ from nas.runs.options import ConfigSource
 from nas.runs.stages.retrain import check_retraining, load_retraining
 from nas.runs.targets import cost_model, cost_tables
 from nas.runs.trainer import prepare_machine
-from nas.supernet.gate import DROP, Gate
 from nas.supernet.search_space import SearchSpace
-from nas.supernet.structure import draw_labels, find_rows
+from nas.supernet.structure import allows, draw_choices, find_rows
 from nas.supernet.supernet import Supernet
 from nas.training.search_module import SearchModule
 
@@ -97,14 +96,11 @@ def cost_range(supernet: Supernet, table: CostTable, space: SearchSpace) -> dict
 
 def _random_architectures(network: torch.nn.Module, space: SearchSpace) -> list[dict[str, Any]]:
     """Labels of every choice, active or not; gates keep something, and what the space refuses is drawn again."""
-    places, draw = find_rows(network), random.Random(0)
-    gates = {id(place): place for place in places.values() if isinstance(place, Gate)}.values()
+    places, source = find_rows(network), random.Random(0)
     found: list[dict[str, Any]] = []
     for _ in range(100 * NUM_RANDOM):
-        choices = draw_labels(places, draw)
-        if any(all(choices[name] == DROP for name in gate.rows()) for gate in gates) or not passes(
-            space.check_genotype, choices
-        ):
+        choices = draw_choices(places, source)
+        if not (allows(network, choices) and passes(space.check_genotype, choices)):
             continue
         found.append(choices)
         if len(found) == NUM_RANDOM:

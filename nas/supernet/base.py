@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.genotype import CHOICE_NAME, LABEL
+from nas.genotype import CHOICE_NAME, LABEL, labels_of
 from nas.relaxations import Sampler
 from nas.supernet.fused.mixture import Folded
 
 Literals = Mapping[str, frozenset[str]]
 """Choice name -> labels: true of a genotype that has one of these labels at each of these choices."""
+
+Cost = Callable[[nn.Module, tuple[Any, ...]], float]
+"""What a plain module costs that is called with these arguments."""
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -92,25 +98,29 @@ def present_context() -> Context | None:
 class ChoiceModule(nn.Module, ABC):
     """A module at which something is decided: one row of alpha for each name it gives.
 
+    A kind of choice is one file: a subclass with the three abstract methods. The other methods have defaults built on those.
+
     Attributes:
         shared: Whether other modules may give the same names, and so use the same logits.
         num_chosen: How many labels a genotype gives to each name; above 1 it is a sorted list, and the row is not drawn.
         search_only: Labels that compete while searching but cannot be in a genotype.
         learned: Whether the rows of alpha mean anything; otherwise they rest.
+        is_one_part: Whether :meth:`cost_terms` says what the place costs; otherwise its parts do, one by one.
+        cuts: Whether deriving cuts tensors, so that sums over fewer elements are rounded otherwise.
+        origin: Places of one origin are one decision, whether shared or not; None: each place is its own.
     """
 
     shared: bool
     num_chosen: int = 1
     search_only: frozenset[str] = frozenset()
     learned: bool = True
+    is_one_part: bool = False
+    cuts: bool = False
+    origin: object | None = None
 
     @abstractmethod
     def rows(self) -> dict[str, tuple[str, ...]]:
         """Choice name -> labels."""
-
-    @abstractmethod
-    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
-        """The ways to decide what `made` leaves open: how many each stands for, what it decides, and the modules then entered."""
 
     @abstractmethod
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
@@ -123,6 +133,99 @@ class ChoiceModule(nn.Module, ABC):
     def derivable(self, labels: Iterable[str]) -> tuple[str, ...]:
         """Those of `labels` that a genotype may have."""
         return tuple(label for label in labels if label not in self.search_only)
+
+    def values(self, name: str) -> Iterable[Any]:
+        """Everything that a genotype may give to a name: labels, or sorted lists of labels."""
+        labels = self.derivable(self.rows()[name])
+        return labels if self.num_chosen == 1 else map(list, combinations(sorted(labels), self.num_chosen))
+
+    def first(self, name: str) -> Any:
+        """The value of a reference architecture."""
+        labels = self.derivable(self.rows()[name])
+        return labels[0] if self.num_chosen == 1 else sorted(labels[: self.num_chosen])
+
+    def draw(self, name: str, source: random.Random, row: Mapping[str, float] | None = None) -> Any:
+        """A random value of a name: of several labels, one after the other.
+
+        Args:
+            name: The choice's name.
+            source: Where random numbers come from.
+            row: label -> probability; None: evenly, of the labels that a genotype may have.
+        """
+        if row is None:
+            labels = self.derivable(self.rows()[name])
+            return sorted(source.sample(labels, self.num_chosen)) if self.num_chosen > 1 else source.choice(labels)
+        left, drawn = dict(row), []
+        for _ in range(self.num_chosen):
+            # labels of probability 0 are drawn too once no other is left
+            drawn.append(source.choices(list(left), [weight + TINY for weight in left.values()])[0])
+            del left[drawn[-1]]
+        return sorted(drawn) if self.num_chosen > 1 else drawn[0]
+
+    def at_least_one(self) -> list[tuple[str, str]]:
+        """(name, label) pairs of which a genotype has at least one; none where that is not asked for."""
+        return []
+
+    def allows(self, choices: Mapping[str, Any]) -> bool:
+        """Whether values that are each allowed are so together; True where some are not decided."""
+        pairs = self.at_least_one()
+        return (
+            not pairs
+            or any(name not in choices for name, _ in pairs)
+            or any(choices[name] == label for name, label in pairs)
+        )
+
+    def check(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a genotype for the names of this place.
+
+        Raises:
+            ValueError: One is missing or is not among the labels, or they are not allowed together.
+        """
+        made = {}
+        for name, labels in self.rows().items():
+            if name not in choices:
+                raise ValueError(f"genotype: no label for choice {name!r}")
+            made[name] = check_value(
+                name, labels, choices[name], num_chosen=self.num_chosen, search_only=self.search_only
+            )
+        return made
+
+    def complete(self, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        """New values where a label for each name does not make a genotype: the most probable ones that do."""
+        new = {}
+        for name, labels in self.rows().items():
+            if isinstance(choices.get(name), str) and choices[name] in self.search_only:
+                new[name] = max(self.derivable(labels), key=probabilities[name].__getitem__)
+        if not self.allows({**choices, **new}):
+            name, label = max(self.at_least_one(), key=lambda pair: probabilities[pair[0]][pair[1]])
+            new[name] = label
+        return new
+
+    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
+        """The ways to decide the names that `made` leaves open.
+
+        Yields:
+            How many architectures of this place the way stands for, the values that it decides, and the modules that are then entered.
+        """
+        (name,) = self.rows()
+        parts = list(self.parts())
+        for value in [made[name]] if name in made else self.values(name):
+            chosen = set(labels_of(value))
+            yield (
+                1,
+                {name: tuple(value) if self.num_chosen > 1 else value},
+                [module for literals, module in parts if not chosen.isdisjoint(literals.get(name, chosen))],
+            )
+
+    def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Literals, float]]:
+        """The cost of a place that is one part: a sum over conditions.
+
+        Args:
+            cost: The cost of a plain module that is called with some arguments.
+            args: Those of the place.
+            exact: Whether `cost` carries no noise.
+        """
+        raise NotImplementedError
 
 
 def check_value(

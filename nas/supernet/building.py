@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from nas.genotype import Genotype
+from nas.genotype import Genotype, labels_of
 from nas.supernet.base import check_value
-from nas.supernet.candidates import SumInputs, keep_input
+from nas.supernet.candidates import keep_input
 from nas.supernet.gate import LABELS, Factory, gate_names, kept_elements, plain
 
 Candidates = Mapping[str, nn.Module | Callable[[], nn.Module]]
@@ -52,40 +52,35 @@ class Build:
         self.made += [(row, module) for row in names]
         return module
 
-    def choice(self, name: str, candidates: Candidates, shared: bool, search_only: Sequence[str]) -> nn.Module:
-        """The chosen candidate itself."""
-        label = self.value(name, candidates, shared, search_only=search_only)
-        if isinstance(label, _Unmade):
-            return label
-        for other, candidate in candidates.items():
-            if other != label and isinstance(candidate, nn.Module):
-                self._drop(candidate)
-        chosen = build_candidate(candidates[label])
-        self.made.append((name, chosen))
-        return chosen
+    def plain(
+        self,
+        name: str,
+        labels: Iterable[str] | Candidates,
+        make: Callable[[Any], nn.Module],
+        shared: bool = False,
+        *,
+        num_chosen: int = 1,
+        search_only: Sequence[str] = (),
+    ) -> nn.Module:
+        """The plain module of a choice.
 
-    def repeat(self, name: str, block: Callable[[int], nn.Module], counts: Sequence[int], shared: bool) -> nn.Module:
-        """As many blocks as were chosen."""
-        label = self.value(name, [str(count) for count in counts], shared)
-        if isinstance(label, _Unmade):
-            return label
-        blocks = nn.Sequential(*[keep_input(block(i)) for i in range(int(label))])
-        self.made.append((name, blocks))
-        return blocks
-
-    def inputs(self, name: str, candidates: Candidates, k: int, shared: bool) -> nn.Module:
-        """The sum of the chosen inputs."""
-        chosen = self.value(name, candidates, shared, num_chosen=k)
-        if isinstance(chosen, _Unmade):
-            return chosen
-        for label, candidate in candidates.items():
-            if label not in chosen and isinstance(candidate, nn.Module):
+        Args:
+            name: The choice's name.
+            labels: Its labels; where they name modules, choices inside of those that are not chosen are forgotten.
+            make: Makes the module of a label, or of a sorted list of labels.
+            shared: Whether other uses of the name are the same decision.
+            num_chosen: How many labels are chosen.
+            search_only: Labels that a genotype cannot have.
+        """
+        value = self.value(name, labels, shared, num_chosen=num_chosen, search_only=search_only)
+        if isinstance(value, _Unmade):
+            return value
+        for label, candidate in labels.items() if isinstance(labels, Mapping) else ():
+            if label not in labels_of(value) and isinstance(candidate, nn.Module):
                 self._drop(candidate)
-        total = SumInputs(
-            {i: build_candidate(candidates[label]) for i, label in enumerate(candidates) if label in chosen}
-        )
-        self.made.append((name, total))
-        return total
+        module = make(value)
+        self.made.append((name, module))
+        return module
 
     def width(self, name: str, sizes: Sequence[int], shared: bool) -> int:
         """The chosen size."""

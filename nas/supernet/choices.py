@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.supernet.base import check_choice
 from nas.supernet.building import Candidates, build_candidate, present_build, scoped
-from nas.supernet.candidates import SumInputs
+from nas.supernet.candidates import SumInputs, keep_input
 from nas.supernet.gate import DROP, KEEP, Gate
 from nas.supernet.input_choice import InputChoice, check_inputs
 from nas.supernet.mixed_op import MixedOp
@@ -36,7 +36,9 @@ def choice(name: str, candidates: Candidates, *, shared: bool = False, search_on
     check_choice(name, candidates, search_only)
     build = present_build()
     if build is not None:
-        return build.choice(name, candidates, shared, search_only)
+        return build.plain(
+            name, candidates, lambda label: build_candidate(candidates[label]), shared, search_only=search_only
+        )
     built = {label: build_candidate(candidate) for label, candidate in candidates.items()}
     return MixedOp(name, built, shared=shared, search_only=search_only)
 
@@ -110,7 +112,12 @@ def repeat(name: str, block: Callable[[int], nn.Module], counts: Sequence[int], 
     numbers = check_counts(name, counts)
     build = present_build()
     if build is not None:
-        return build.repeat(name, block, numbers, shared)
+        return build.plain(
+            name,
+            map(str, numbers),
+            lambda label: nn.Sequential(*[keep_input(block(i)) for i in range(int(label))]),
+            shared,
+        )
     return Repeat(name, [block(i) for i in range(numbers[-1])], numbers, shared=shared)
 
 
@@ -136,7 +143,15 @@ def inputs(name: str, candidates: Candidates, k: int, *, learned: bool = True, s
         return SumInputs({i: build_candidate(candidate) for i, candidate in enumerate(candidates.values())})
     check_inputs(name, candidates, k)
     if build is not None:
-        return build.inputs(name, candidates, k, shared)
+        return build.plain(
+            name,
+            candidates,
+            lambda chosen: SumInputs(
+                {i: build_candidate(candidates[label]) for i, label in enumerate(candidates) if label in chosen}
+            ),
+            shared,
+            num_chosen=k,
+        )
     built = {label: build_candidate(candidate) for label, candidate in candidates.items()}
     return InputChoice(name, built, k, learned=learned, shared=shared)
 

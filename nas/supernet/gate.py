@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
+from nas.supernet.base import ChoiceModule, Cost, Literals, check_choice, context_of
 from nas.supernet.candidates import Select
 from nas.supernet.module_copy import copied
 
@@ -24,6 +24,8 @@ class Gate(ChoiceModule):
     Made by :func:`nas.gate`. Each element is a choice of its own, ``<name>.<element>`` with the labels ``drop`` and ``keep``; at least
     one is kept. Derived, it is a plain slice and a smaller module.
     """
+
+    is_one_part = cuts = True
 
     def __init__(
         self, name: str, factory: Factory, elements: Sequence[str], *, dim: int = 1, shared: bool = False
@@ -68,6 +70,40 @@ class Gate(ChoiceModule):
 
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
         yield {}, self.module
+
+    def first(self, name: str) -> str:
+        return KEEP
+
+    def at_least_one(self) -> list[tuple[str, str]]:
+        return [(name, KEEP) for name in self.names]
+
+    def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Literals, float]]:
+        """A fixed part, and one for each element.
+
+        Raises:
+            ValueError: The cost is not linear in the number of elements.
+        """
+        number = len(self.names)
+
+        def of(num_kept: int) -> float:
+            with torch.random.fork_rng(devices=[]):
+                module = self.factory(num_kept)
+            return cost(module, (args[0].narrow(self.dim, 0, num_kept), *args[1:]) if args else ())
+
+        if number == 1:
+            yield {}, of(1)
+            return
+        first, last = of(1), of(number)
+        slope = (last - first) / (number - 1)
+        if not exact:
+            slope = max(0.0, slope)  # below 0 is noise, which all the elements together would make large
+        elif abs(of(2) - first - slope) > 1e-6 * abs(last):
+            raise ValueError(
+                f"gate {self.name!r}: its cost is not linear in the number of elements kept, so it cannot be tabulated"
+            )
+        yield {}, first - slope
+        for name in self.names:
+            yield {name: frozenset({KEEP})}, slope
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         kept = kept_elements(self.name, [choices[name] for name in self.names])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
 from nas.supernet.candidates import SumInputs
 from nas.supernet.mixed_op import checkpoint
 from nas.supernet.module_copy import copied
+from nas.supernet.places import outermost
 
 
 class InputChoice(ChoiceModule):
@@ -69,11 +69,6 @@ class InputChoice(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
-        several = itertools.combinations(sorted(self.labels), self.num_chosen)
-        for labels in [tuple(made[self.name])] if self.name in made else several:
-            yield 1, {self.name: labels}, [self.candidates[self.labels.index(label)] for label in labels]
-
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
         for label, candidate in zip(self.labels, self.candidates, strict=True):
             yield {self.name: frozenset({label})}, candidate
@@ -81,6 +76,20 @@ class InputChoice(ChoiceModule):
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         indices = sorted(self.labels.index(label) for label in choices[self.name])
         return SumInputs({i: copied(self.candidates[i], copies) for i in indices})
+
+    def complete(self, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        if not isinstance(choices.get(self.name), str):
+            return {}
+        worth = {label: self._worth(label, probabilities) for label in self.labels}
+        return {self.name: sorted(sorted(worth, key=lambda label: -worth[label])[: self.num_chosen])}
+
+    def _worth(self, label: str, probabilities: Mapping[str, Mapping[str, float]]) -> float:
+        """How probable an input is: the best candidates inside its module, times its own probability where that is learned."""
+        worth = probabilities[self.name][label] if self.learned else 1.0
+        for inner in outermost([self.candidates[self.labels.index(label)]]):
+            for name, labels in inner.rows().items():
+                worth *= max(probabilities[name][other] for other in inner.derivable(labels))
+        return worth
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The weighted sum.

@@ -75,10 +75,6 @@ class MixedOp(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
-        for label in [made[self.name]] if self.name in made else self.derivable(self.labels):
-            yield 1, {self.name: label}, [self.candidates[self.labels.index(label)]]
-
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
         for label, candidate in zip(self.labels, self.candidates, strict=True):
             yield {self.name: frozenset({label})}, candidate

@@ -53,10 +53,6 @@ class Repeat(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
-        for label in [made[self.name]] if self.name in made else self.labels:
-            yield 1, {self.name: label}, list(self.blocks)[: int(label)]
-
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
         for i, block in enumerate(self.blocks):
             yield {self.name: frozenset(str(count) for count in self.counts if count > i)}, block

@@ -5,23 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 from torch import nn
 
-from nas.supernet.base import ChoiceModule, Literals, check_value
-from nas.supernet.gate import DROP, KEEP, Gate, kept_elements
-from nas.supernet.input_choice import InputChoice
+from nas.supernet.base import ChoiceModule, Literals
 from nas.supernet.module_copy import copied, cut_results
-from nas.supernet.width import WidthRow, narrowed, widths_of
-
-
-def decisions(module: nn.Module) -> list[ChoiceModule]:
-    """The places of decision that a module is or holds itself: the module, or its widths."""
-    if isinstance(module, ChoiceModule):
-        return [module]
-    return [WidthRow(width) for width in widths_of(module).values()]
+from nas.supernet.places import decisions, outermost, places_of
+from nas.supernet.width import narrowed
 
 
 def find_rows(network: nn.Module) -> dict[str, ChoiceModule]:
@@ -47,7 +38,7 @@ def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, other: ChoiceModule) -> None:
-    if isinstance(place, WidthRow) and isinstance(other, WidthRow) and place.width.origin is other.width.origin:
+    if place.origin is not None and place.origin is other.origin:
         return
     if not (place.shared and other.shared):
         raise ValueError(
@@ -71,14 +62,6 @@ def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, othe
         )
 
 
-def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:
-    """The places of decision in `modules` that are not inside a choice."""
-    for module in modules:
-        yield from decisions(module)
-        if not isinstance(module, ChoiceModule):
-            yield from outermost(module.children())
-
-
 def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `choices` that is reached when only chosen candidates are entered.
 
@@ -93,19 +76,12 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
     pending = [network]
     while pending:
         for module in list(outermost([pending.pop()])):
-            made = {name: _checked(name, module, choices) for name in module.rows()}
+            made = module.check(choices)
             active |= made
             for _, _, entered in module.branches(made):
                 pending.extend(entered)
     order = list(find_choices(network))
     return {name: active[name] for name in order if name in active}
-
-
-def _checked(name: str, place: ChoiceModule, choices: Mapping[str, Any]) -> Any:
-    if name not in choices:
-        raise ValueError(f"genotype: no label for choice {name!r}")
-    labels = place.rows()[name]
-    return check_value(name, labels, choices[name], num_chosen=place.num_chosen, search_only=place.search_only)
 
 
 def conjunction(first: Literals, second: Literals) -> Literals | None:
@@ -117,23 +93,15 @@ def conjunction(first: Literals, second: Literals) -> Literals | None:
 
 
 def first_choices(network: nn.Module) -> dict[str, Any]:
-    """The first label, or labels, that a genotype may have of every choice, also of inactive ones; all of what is gated, full widths."""
-    result: dict[str, Any] = {}
-    for name, place in find_rows(network).items():
-        labels = place.derivable(place.rows()[name])
-        result[name] = labels[0] if place.num_chosen == 1 else sorted(labels[: place.num_chosen])
-        if isinstance(place, Gate):
-            result[name] = KEEP
-        elif isinstance(place, WidthRow):
-            result[name] = labels[-1]
-    return result
+    """A reference architecture, with values for inactive choices too: first labels, all of what is gated, full widths."""
+    return {name: place.first(name) for name, place in find_rows(network).items()}
 
 
 def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
     """A random architecture: labels for every active choice, each drawn evenly."""
     draw = random.Random(seed)
     places = find_rows(network)
-    everything = draw_labels(places, draw)
+    everything = draw_choices(places, draw)
     even = {name: {label: draw.random() for label in place.rows()[name]} for name, place in places.items()}
     return active_choices(network, completed(network, everything, even))
 
@@ -146,12 +114,8 @@ def all_choices(network: nn.Module) -> Iterator[dict[str, Any]]:
         made = pending.pop()
         name = _undecided(network, made)
         if name is not None:
-            place = places[name]
-            labels = place.derivable(place.rows()[name])
-            several = [list(labels) for labels in combinations(sorted(labels), place.num_chosen)]
-            values = labels if place.num_chosen == 1 else several
-            pending.extend({**made, name: value} for value in reversed(values))
-        elif all(len(gate.names) > sum(made.get(row) == DROP for row in gate.names) for gate in _gates(network)):
+            pending.extend({**made, name: value} for value in reversed(list(places[name].values(name))))
+        elif allows(network, made):
             yield active_choices(network, made)
 
 
@@ -168,51 +132,31 @@ def _undecided(network: nn.Module, choices: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _gates(network: nn.Module) -> list[Gate]:
-    return [module for module in network.modules() if isinstance(module, Gate)]
+def allows(network: nn.Module, choices: Mapping[str, Any]) -> bool:
+    """Whether every place allows what is decided together at it."""
+    return all(place.allows(choices) for place in places_of(network))
 
 
-def draw_labels(places: Mapping[str, ChoiceModule], draw: random.Random) -> dict[str, Any]:
-    """Labels for every choice, active or not, each drawn evenly."""
-    return {name: draw_evenly(place, name, draw) for name, place in places.items()}
-
-
-def draw_evenly(place: ChoiceModule, name: str, draw: random.Random) -> Any:
-    """A label of one choice, or as many as are chosen."""
-    labels = place.derivable(place.rows()[name])
-    return sorted(draw.sample(labels, place.num_chosen)) if place.num_chosen > 1 else draw.choice(labels)
+def draw_choices(
+    places: Mapping[str, ChoiceModule],
+    source: random.Random,
+    probabilities: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
+    """A value for every choice, active or not: drawn from `probabilities`, or evenly."""
+    return {
+        name: place.draw(name, source, None if probabilities is None else probabilities[name])
+        for name, place in places.items()
+    }
 
 
 def completed(
     network: nn.Module, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """`choices` with what a label for each name cannot say.
-
-    Each group of gates that drops everything keeps the most probable element; a choice that was given a label of the search only gets the
-    most probable other; a choice of several inputs gets as many as it needs.
-    """
+    """A genotype's values out of a label for each name; see :meth:`nas.supernet.base.ChoiceModule.complete`."""
     result = dict(choices)
-    places = find_rows(network)
-    for gate in {id(place): place for place in places.values() if isinstance(place, Gate)}.values():
-        if all(result.get(row) == DROP for row in gate.names):
-            result[max(gate.names, key=lambda row: probabilities[row][KEEP])] = KEEP
-    for name, place in places.items():
-        value = result.get(name)
-        if isinstance(place, InputChoice) and isinstance(value, str):
-            worth = {label: _worth(place, label, probabilities) for label in place.labels}
-            result[name] = sorted(sorted(worth, key=lambda label: -worth[label])[: place.num_chosen])
-        elif isinstance(value, str) and value in place.search_only:
-            result[name] = max(place.derivable(place.rows()[name]), key=probabilities[name].__getitem__)
+    for place in {id(place): place for place in find_rows(network).values()}.values():
+        result |= place.complete(result, probabilities)
     return result
-
-
-def _worth(place: InputChoice, label: str, probabilities: Mapping[str, Mapping[str, float]]) -> float:
-    """How probable an input is: the best candidates inside its module, times its own probability where that is learned."""
-    worth = probabilities[place.name][label] if place.learned else 1.0
-    for inner in outermost([place.candidates[place.labels.index(label)]]):
-        for name, labels in inner.rows().items():
-            worth *= max(probabilities[name][other] for other in inner.derivable(labels))
-    return worth
 
 
 def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,9 +170,11 @@ def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str,
         if name not in known:
             raise ValueError(f"genotype: unknown choice {name!r}; the space has {', '.join(known) or 'none'}")
     active = active_choices(network, choices)
-    for gate in _gates(network):
-        if set(gate.names) <= set(active):
-            kept_elements(gate.name, [active[name] for name in gate.names])
+    for place in places_of(network):
+        if not place.allows(active):
+            names, (label, *_) = zip(*place.at_least_one(), strict=True)
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise ValueError(f"genotype: none of {shown} is {label!r}; at least one must be")
     for name in choices:
         if name not in active:
             raise ValueError(f"genotype: choice {name!r} is inactive under the other choices; leave it out")
@@ -247,14 +193,10 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
         if names and names <= set(choices):
             make = module.derived if isinstance(module, ChoiceModule) else partial(narrowed, module)
             plain = make(choices, copies)
-            # a gate makes its module anew, with widths open
-            copies[id(module)] = derive(plain, choices) if isinstance(module, Gate) and _is_open(plain) else plain
+            # where a place makes its module anew, widths in it are open
+            copies[id(module)] = derive(plain, choices) if any(places_of(plain)) else plain
     derived: nn.Module = copied(network, copies)
     return derived
-
-
-def _is_open(module: nn.Module) -> bool:
-    return any(decisions(inner) for inner in module.modules())
 
 
 def num_architectures(network: nn.Module) -> int:
@@ -288,8 +230,6 @@ class _Signatures:
         self.known: dict[int, tuple[ChoiceModule, Any]] = {}  # keeps the module, so that its id is not used again
 
     def __call__(self, place: ChoiceModule) -> Any:
-        if isinstance(place, WidthRow):
-            return tuple(place.rows().items())
         if id(place) not in self.known:
             inside = [
                 (tuple(sorted((name, tuple(sorted(labels))) for name, labels in literals.items())), self(inner))
@@ -302,7 +242,7 @@ class _Signatures:
 
 def names_inside(place: ChoiceModule) -> set[str]:
     """The names that a place decides, and those of every choice inside it."""
-    return {name for module in place.modules() for inner in decisions(module) for name in inner.rows()}
+    return {name for inner in places_of(place) for name in inner.rows()}
 
 
 def _independent(frontier: list[ChoiceModule]) -> list[tuple[set[str], list[ChoiceModule]]]:

@@ -125,19 +125,20 @@ class Width(int):
 class WidthRow(ChoiceModule):
     """A width as a place of decision. It is in no network: it stands for what layers of that width share."""
 
+    cuts = True
+
     def __init__(self, width: Width) -> None:
         """Stands for `width`."""
         super().__init__()
         self.width = width
         self.shared = width.shared
+        self.origin = width.origin
 
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.width.name: self.width.labels}
 
-    def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
-        name = self.width.name
-        for label in [made[name]] if name in made else self.width.labels:
-            yield 1, {name: label}, []
+    def first(self, name: str) -> str:
+        return self.width.labels[-1]
 
     def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
         yield from ()

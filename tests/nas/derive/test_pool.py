@@ -4,10 +4,13 @@ import itertools
 import random
 from collections import Counter
 
+from torch import nn
+
 import nas
 from nas.derive import Evolution, Searched
-from nas.derive.pool import candidates, draw_labels
+from nas.derive.pool import candidates
 from nas.relaxations import GumbelSoftmax
+from nas.supernet.input_choice import InputChoice
 from nas.supernet.structure import find_rows
 from search_spaces.darts import Darts
 
@@ -31,12 +34,10 @@ def test_pools_and_children_vary_the_edges_of_input_choices():
 
 
 def test_inputs_are_drawn_without_replacement_by_their_probabilities():
-    class Place:
-        num_chosen = 2
-
+    place = InputChoice("x", {label: nn.Identity() for label in "abcd"}, 2)
     row = {"a": 0.6, "b": 0.3, "c": 0.1, "d": 0.0}
     source = random.Random(0)
-    draws = Counter(tuple(draw_labels({"x": Place()}, {"x": row}, source)["x"]) for _ in range(4000))
+    draws = Counter(tuple(place.draw("x", source, row)) for _ in range(4000))
     for pair in itertools.combinations("abc", 2):  # first one, then the other, either way round
         p, q = row[pair[0]], row[pair[1]]
         expected = p * q / (1 - p) + q * p / (1 - q)
