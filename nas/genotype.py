@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.io.errors import UsageError
-from nas.io.files import CHECKSUM, parse_json, sealed_json, size_of, unsealed, write_atomic
+from nas.io.files import CHECKSUM, parse_json, size_of, verify_checksum, with_checksum, write_atomic
 
 FORMAT = "gumbel-nas/genotype"
 VERSION = 1
@@ -63,7 +63,7 @@ class Genotype:
             "cost": self.cost,
             "provenance": self.provenance,
         }
-        return sealed_json(data)
+        return with_checksum(data)
 
     @classmethod
     def from_json(cls, text: str, source: str = "genotype") -> Genotype:
@@ -121,7 +121,7 @@ class Genotype:
                 raise UsageError(f"{source}: probabilities of choice {name!r:.80} must map labels to numbers")
             if not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in row.values()):
                 raise UsageError(f"{source}: probabilities of choice {name!r} must lie between 0 and 1")
-        unsealed(data, source)
+        verify_checksum(data, source)
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:

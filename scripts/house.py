@@ -28,8 +28,8 @@ UNTESTED = {
 }
 """Modules without a test file of their own, and the reason."""
 PRIVATE_WORDS = """
-    scraps told Told Watch unsealed sealed_json refusals Helped losses_of_parts descend_along with_inputs
-    appearing replacing meters unweighted stacked
+    scraps told Told Watch unsealed sealed_json refusals Helped losses_of_parts with_inputs appearing replacing meters
+    unweighted stacked literals Literals dearest resting
 """.split()
 """Names that stand for a standard term of the field, which is used instead."""
 

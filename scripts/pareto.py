@@ -2,7 +2,7 @@
 
 Command: python scripts/pareto.py --config configs/macro_digits.yaml --cost macs --out runs/pareto
 
-Each limit lies evenly between the cheapest and the dearest architecture. What a search finds is retrained, and so is every random
+Each limit lies evenly between the cheapest and the most_expensive architecture. What a search finds is retrained, and so is every random
 architecture, with the configuration's own retrain section; the accuracy is that of the test set. Writes pareto.csv (every network),
 pareto.png, and the table that it prints as pareto.md; the run folders stay beside them. A command that is repeated goes on: finished
 runs are read, not run again.
@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib
 
 from nas.costs import COSTS
-from nas.costs.limits import number, passes
+from nas.costs.limits import format_cost, passes
 from nas.genotype import Genotype
 from nas.profile.report import profile
 from nas.runs.build import build_search
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 def limits_between(smallest: float, largest: float, num: int) -> list[float]:
-    """`num` limits, evenly spaced from a step above the cheapest architecture to the dearest."""
+    """`num` limits, evenly spaced from a step above the cheapest architecture to the most_expensive."""
     return [smallest + (largest - smallest) * (i + 1) / num for i in range(num)]
 
 
@@ -91,7 +91,7 @@ def table(rows: Sequence[Row], cost: str, metric: str) -> str:
     lines = [f"| architectures | {cost} | test {metric} | n |", "|---|---|---|---|"]
     for limit in [*sorted({r["limit"] for r in rows if r["limit"] is not None}), None]:
         group = [r for r in rows if r["limit"] == limit]
-        name = "random" if limit is None else f"searched, at most {number(round(limit))}"
+        name = "random" if limit is None else f"searched, at most {format_cost(round(limit))}"
         costs, values = [r["cost"] for r in group], [r["metric"] for r in group]
         lines.append(f"| {name} | {spread(costs, 0)} | {spread(values, 4)} | {len(group)} |")
     return "\n".join(lines) + "\n"

@@ -61,9 +61,9 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     from nas.cli.launch_progress import lines, live, quiet
     from nas.launch import launch, resume_launch
 
-    watch = quiet if options.json else live if sys.stderr.isatty() else lines
+    progress = quiet if options.json else live if sys.stderr.isatty() else lines
     if options.resume is not None:
-        folder, summary = resume_launch(options.resume, engine, tuple(options.trust_module), watch)
+        folder, summary = resume_launch(options.resume, engine, tuple(options.trust_module), progress)
     else:
         folder, summary = launch(
             source,
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
             options.out,
             retrain=options.retrain,
             num_baseline=options.baseline,
-            watch=watch,
+            progress=progress,
         )
     result = {"launch": str(folder), **summary}
     if summary["failed"]:

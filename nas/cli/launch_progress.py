@@ -15,38 +15,38 @@ from rich.text import Text
 
 from nas.io.csv_file import last_row
 from nas.io.errors import shown
-from nas.launch.trials import Plan, Told, Trial, judged_half
+from nas.launch.trials import OnEvent, Plan, Trial, judged_half
 
 MAX_ROWS = 20
 WAITING, FINISHED = "waiting", "finished"
 
 
 @contextmanager
-def quiet(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
+def quiet(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
     """Says nothing."""
     yield lambda trial, state: None
 
 
 @contextmanager
-def lines(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
+def lines(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
     """A line for everything that happens, on standard error."""
     yield lambda trial, state: print(shown(f"{trial.name}: {state}"), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[Told]:
+def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
     """A table that is drawn anew twice a second, on standard error."""
     states = {trial.name: FINISHED if not plan.unfinished([trial]) else WAITING for trial in trials}
     since = time.monotonic()
 
-    def told(trial: Trial, state: str) -> None:
+    def on_event(trial: Trial, state: str) -> None:
         states[trial.name] = state
 
     def draw() -> Table:
         return progress_table(plan, trials, dict(states), time.monotonic() - since)
 
     with Live(get_renderable=draw, console=Console(stderr=True), refresh_per_second=2):
-        yield told
+        yield on_event
 
 
 def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str], seconds: float) -> Table:

@@ -39,13 +39,18 @@ def show(result: dict[str, Any]) -> None:
         return
     from rich.console import Console
 
-    from nas.costs.limits import number
+    from nas.costs.limits import format_cost
 
     console = Console(highlight=False, width=max(100, Console().width))  # rows are of no use when they are cut
     costs = list(result["costs"])
     headers = [_UNITS.get(cost, cost) for cost in costs]
     rows = [
-        [row["choice"], row["candidate"], "x".join(map(str, row["shape"][1:])) or "-", *[number(row[c]) for c in costs]]
+        [
+            row["choice"],
+            row["candidate"],
+            "x".join(map(str, row["shape"][1:])) or "-",
+            *[format_cost(row[c]) for c in costs],
+        ]
         for row in result["candidates"]
     ]
     _table(
@@ -55,7 +60,7 @@ def show(result: dict[str, Any]) -> None:
         rows,
     )
     rows = [
-        [_UNITS.get(cost, cost), *[number(row[key]) for key in ("smallest", "mean", "std", "largest")]]
+        [_UNITS.get(cost, cost), *[format_cost(row[key]) for key in ("smallest", "mean", "std", "largest")]]
         for cost, row in result["costs"].items()
     ]
     _table(console, "cost of an architecture", ["cost", "smallest", "mean of 1,000 random", "std", "largest"], rows)
@@ -77,7 +82,7 @@ def show(result: dict[str, Any]) -> None:
         for name, row in result["targets"]["limits"].items():
             verdict = "can" if row["smallest"] <= row["max"] else "cannot"
             lines.append(
-                f"target {name}: at most {number(row['max'])} {verdict} be met (smallest {number(row['smallest'])})"
+                f"target {name}: at most {format_cost(row['max'])} {verdict} be met (smallest {format_cost(row['smallest'])})"
             )
         if not result["targets"]["can_be_met"]:
             lines.append(f"targets: {result['targets']['why']}")

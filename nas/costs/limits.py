@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from nas.costs.table import CostTable
-from nas.supernet.base import ChoiceModule, Literals
+from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.places import outermost
 from nas.supernet.structure import conjunction, find_rows
 
@@ -82,7 +82,7 @@ def cheapest(
     return found
 
 
-def dearest(network: nn.Module, table: CostTable) -> dict[str, Any]:
+def most_expensive(network: nn.Module, table: CostTable) -> dict[str, Any]:
     """The active choices of the largest cost."""
     program = _Program(network)
     found = program.solve({variable: -value for variable, value in program.cost(table).items()}, (), None)
@@ -98,21 +98,21 @@ def _why(network: nn.Module, limits: Sequence[Limit], check: Check | None) -> st
     for limit in limits:
         least = limit.table.of(cheapest(network, limit.table, (), check))
         if least > limit.max:
-            return f"no architecture has {limit.table.name} of at most {number(limit.max)}; the smallest is {number(least)}"
+            return f"no architecture has {limit.table.name} of at most {format_cost(limit.max)}; the smallest is {format_cost(least)}"
     first, others = limits[0], limits[1:]
     try:
         least = first.table.of(cheapest(network, first.table, others, check))
     except Infeasible:
         names = " and ".join(limit.table.name for limit in limits)
         return f"no architecture keeps the limits of {names} together, though each by itself can be kept"
-    kept = " and ".join(f"{limit.table.name} of at most {number(limit.max)}" for limit in others)
+    kept = " and ".join(f"{limit.table.name} of at most {format_cost(limit.max)}" for limit in others)
     return (
-        f"no architecture has {first.table.name} of at most {number(first.max)} with {kept}; "
-        f"the smallest is then {number(least)}"
+        f"no architecture has {first.table.name} of at most {format_cost(first.max)} with {kept}; "
+        f"the smallest is then {format_cost(least)}"
     )
 
 
-def number(value: float) -> str:
+def format_cost(value: float) -> str:
     """A cost for people: whole numbers with separators, others with four significant digits."""
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
 
@@ -133,7 +133,7 @@ class _Program:
         for name, place in self.places.items():
             for label in place.derivable(place.rows()[name]):
                 self.labels[name, label] = self._variable()
-        occurrences: dict[str, list[Literals]] = {name: [] for name in self.places}
+        occurrences: dict[str, list[Condition]] = {name: [] for name in self.places}
         _collect(network, {}, occurrences)
         # what a choice's being active says of others, where it is reached in one way only
         self.implied = {name: found[0] if len(found) == 1 else {} for name, found in occurrences.items()}
@@ -148,10 +148,10 @@ class _Program:
         constant = expression.pop(_ONE, 0.0)
         self.rows.append((expression, low - constant, high - constant))
 
-    def _activate(self, place: ChoiceModule, occurrences: Mapping[str, Sequence[Literals]]) -> None:
+    def _activate(self, place: ChoiceModule, occurrences: Mapping[str, Sequence[Condition]]) -> None:
         """As many labels as are chosen where the choice is reached, none elsewhere."""
         for name in place.rows():
-            active = self._any([self.all_of(literals) for literals in occurrences[name]])
+            active = self._any([self.all_of(condition) for condition in occurrences[name]])
             labels = {self.labels[name, label]: 1.0 for label in place.derivable(place.rows()[name])}
             self._row(_sum(labels, active, -place.num_chosen), 0, 0)
         if needed := place.at_least_one():
@@ -170,22 +170,22 @@ class _Program:
         self._row(_sum({variable: 1.0}, total, -1), -math.inf, 0)
         return {variable: 1.0}
 
-    def all_of(self, literals: Literals) -> Linear:
+    def all_of(self, condition: Condition) -> Linear:
         """An expression that is 1 where every literal is true, else 0."""
-        literals = self._reduced(literals)
-        key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in literals.items()))
+        condition = self._reduced(condition)
+        key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in condition.items()))
         if key not in self.conjunctions:
             each = [
                 {self.labels[name, label]: 1.0 for label in labels if (name, label) in self.labels}
-                for name, labels in literals.items()
+                for name, labels in condition.items()
             ]
             self.conjunctions[key] = self._product(each)
         return dict(self.conjunctions[key])
 
-    def _reduced(self, literals: Literals) -> Literals:
+    def _reduced(self, condition: Condition) -> Condition:
         """Without what the others say already."""
-        result = dict(literals)
-        for name in literals:
+        result = dict(condition)
+        for name in condition:
             for other, labels in self.implied.get(name, {}).items():
                 if other in result and labels <= result[other]:
                     del result[other]
@@ -208,7 +208,7 @@ class _Program:
         """The cost without its fixed part; constants are of no matter to an objective, and `require` adds them."""
         total: Linear = {}
         for term in table.terms:
-            total = _add(total, self.all_of(term.literals), term.value)
+            total = _add(total, self.all_of(term.condition), term.value)
         total.pop(_ONE, None)
         return total
 
@@ -216,7 +216,7 @@ class _Program:
         """Keeps a limit, up to the solver's tolerance."""
         total: Linear = {}
         for term in limit.table.terms:
-            total = _add(total, self.all_of(term.literals), term.value)
+            total = _add(total, self.all_of(term.condition), term.value)
         scale = max([1e-30, *map(abs, total.values())]) / LARGEST
         scaled = {variable: value / scale for variable, value in total.items()}
         self._row(scaled, -math.inf, (limit.max - limit.table.fixed) / scale)
@@ -288,13 +288,13 @@ def passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
     return True
 
 
-def _collect(module: nn.Module, literals: Literals, occurrences: dict[str, list[Literals]]) -> None:
+def _collect(module: nn.Module, condition: Condition, occurrences: dict[str, list[Condition]]) -> None:
     """Adds, for every choice inside `module`, the labels under which it is reached: each way once."""
     for place in outermost([module]):
         for name in place.rows():
-            if literals not in occurrences[name]:
-                occurrences[name].append(literals)
+            if condition not in occurrences[name]:
+                occurrences[name].append(condition)
         for extra, part in place.parts():
-            both = conjunction(literals, extra)
+            both = conjunction(condition, extra)
             if both is not None:
                 _collect(part, both, occurrences)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.supernet.base import Literals
+from nas.supernet.base import Condition
 
 MAX_ASSIGNMENTS = 4096
 
@@ -21,17 +21,17 @@ class Term:
     """A number that counts where every one of some choices has one of some labels.
 
     Attributes:
-        literals: Choice name -> labels; of an input choice: the one label that must be among the chosen.
+        condition: Choice name -> labels; of an input choice: the one label that must be among the chosen.
         value: The number.
     """
 
-    literals: Literals
+    condition: Condition
     value: float
 
     def holds(self, choices: Mapping[str, Any]) -> bool:
         """Whether it counts for a genotype's choices."""
         return all(
-            name in choices and not labels.isdisjoint(_labels(choices[name])) for name, labels in self.literals.items()
+            name in choices and not labels.isdisjoint(_labels(choices[name])) for name, labels in self.condition.items()
         )
 
 
@@ -59,10 +59,10 @@ class CostTable:
 
     def largest(self, name: str, label: str) -> float:
         """What a label adds where everything else that it needs is there."""
-        terms = [term for term in self.terms if label in term.literals.get(name, ())]
+        terms = [term for term in self.terms if label in term.condition.get(name, ())]
         others: dict[str, set[str]] = {}
         for term in terms:
-            for other, labels in term.literals.items():
+            for other, labels in term.condition.items():
                 if other != name:
                     others.setdefault(other, set()).update(labels)
         if math.prod(len(labels) for labels in others.values()) > MAX_ASSIGNMENTS:
@@ -74,15 +74,15 @@ class CostTable:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        terms = [[{name: sorted(labels) for name, labels in t.literals.items()}, t.value] for t in self.terms]
+        terms = [[{name: sorted(labels) for name, labels in t.condition.items()}, t.value] for t in self.terms]
         return {"name": self.name, "fixed": self.fixed, "terms": terms}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
         """The table of such values."""
         terms = [
-            Term({name: frozenset(labels) for name, labels in literals.items()}, float(value))
-            for literals, value in data["terms"]
+            Term({name: frozenset(labels) for name, labels in condition.items()}, float(value))
+            for condition, value in data["terms"]
         ]
         return cls(str(data["name"]), float(data["fixed"]), tuple(terms))
 
@@ -91,7 +91,7 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Terms of equal conditions added up; those of value 0 left out."""
     sums: dict[Any, float] = {}
     for term in terms:
-        key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in term.literals.items()))
+        key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in term.condition.items()))
         sums[key] = sums.get(key, 0.0) + term.value
     return tuple(
         Term({name: frozenset(labels) for name, labels in key}, value) for key, value in sums.items() if value != 0
@@ -118,15 +118,15 @@ class ExpectedCost:
         rows = {name: row for row, name in enumerate(choices)}
         known: dict[tuple[str, frozenset[str]], int] = {}
         terms = [
-            [known.setdefault((name, labels), len(known)) for name, labels in term.literals.items()]
+            [known.setdefault((name, labels), len(known)) for name, labels in term.condition.items()]
             for term in table.terms
         ]
-        literals = torch.zeros(len(known), len(choices) * width)
+        conditions = torch.zeros(len(known), len(choices) * width)
         for (name, labels), i in known.items():
             for label in labels:
-                literals[i, rows[name] * width + choices[name].index(label)] = 1.0
+                conditions[i, rows[name] * width + choices[name].index(label)] = 1.0
         depth = max((len(term) for term in terms), default=0)
-        self._literals = literals
+        self._conditions = conditions
         self._index = torch.tensor([term + [len(known)] * (depth - len(term)) for term in terms], dtype=torch.int64)
         self._values = torch.tensor([term.value for term in table.terms], dtype=torch.float64)
         self._k = torch.tensor([num_chosen.get(name, 1) for name in choices])[:, None]
@@ -143,11 +143,11 @@ class ExpectedCost:
         share = probabilities.double()
         several = self._k * share / share.sum(-1, keepdim=True).clamp_min(1e-30)
         chosen = torch.where(self._k > 1, several.clamp_max(1.0), share)
-        true = self._literals.to(chosen.dtype) @ chosen.flatten()
+        true = self._conditions.to(chosen.dtype) @ chosen.flatten()
         true = torch.cat([true, true.new_ones(1)])
         return self.table.fixed + (true[self._index].prod(-1) * self._values).sum()
 
     def _move(self, device: torch.device) -> None:
         if self._values.device != device:
-            for name in ("_literals", "_index", "_values", "_k"):
+            for name in ("_conditions", "_index", "_values", "_k"):
                 setattr(self, name, getattr(self, name).to(device))

@@ -16,7 +16,7 @@ from nas.costs.functions import CostFunction, num_params
 from nas.costs.module_key import call_key, module_key
 from nas.costs.table import CostTable, Term, merged
 from nas.relaxations import OpWeights
-from nas.supernet.base import ChoiceModule, Literals
+from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.places import places_of
 from nas.supernet.structure import conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
@@ -33,13 +33,13 @@ class Part:
     Attributes:
         path: Where it is in the network.
         module: It.
-        literals: The labels under which it runs.
+        condition: The labels under which it runs.
         inside: The parts inside it, where it holds choices.
     """
 
     path: str
     module: nn.Module
-    literals: Literals
+    condition: Condition
     inside: tuple[Part, ...] = ()
 
     @property
@@ -62,18 +62,18 @@ class Call(NamedTuple):
     shape: tuple[int, ...] | None
 
 
-def network_parts(module: nn.Module, path: str = "", literals: Literals | None = None) -> list[Part]:
+def network_parts(module: nn.Module, path: str = "", condition: Condition | None = None) -> list[Part]:
     """The parts of a network: plain modules as large as possible, layers with widths, gates, and candidates that hold choices."""
-    literals = literals or {}
+    condition = condition or {}
     if not any(places_of(module)):
-        return [Part(path, module, literals)]
+        return [Part(path, module, condition)]
     if isinstance(module, ChoiceModule):
         if module.is_one_part:
-            return [Part(path, module, literals)]
+            return [Part(path, module, condition)]
         names = {id(child): name for name, child in module.named_modules()}
         found = []
         for extra, candidate in module.parts():
-            both = conjunction(literals, extra)
+            both = conjunction(condition, extra)
             if both is not None:
                 where = f"{path}.{names[id(candidate)]}".strip(".")
                 inside = network_parts(candidate, where, both)
@@ -82,8 +82,8 @@ def network_parts(module: nn.Module, path: str = "", literals: Literals | None =
         return found
     children = list(module.named_children())
     if not children:
-        return [Part(path, module, literals)]
-    return [part for name, child in children for part in network_parts(child, f"{path}.{name}".strip("."), literals)]
+        return [Part(path, module, condition)]
+    return [part for name, child in children for part in network_parts(child, f"{path}.{name}".strip("."), condition)]
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ class CostModel:
         known: dict[int, Part] = {}
         for part in everything:
             other = known.setdefault(id(part.module), part)
-            if other.literals != part.literals:
+            if other.condition != part.condition:
                 raise ValueError(
                     f"costs cannot be tabulated: one module is used under two choices, at {other.path!r} and {part.path!r}"
                 )
@@ -180,7 +180,7 @@ class CostModel:
         result: dict[tuple[str, str], tuple[int, ...]] = {}
         for part in self.parts:
             for inner in part.everything():
-                for name, labels in inner.literals.items():
+                for name, labels in inner.condition.items():
                     for call in self.calls[id(inner.module)][:1]:
                         for label in labels:
                             if call.shape is not None:
@@ -201,7 +201,7 @@ class _Tabulation:
         """The terms of parts; the fixed ones have none."""
         terms: list[Term] = []
         for part in parts:
-            if id(part.module) in seen or not (part.literals or part.decides):
+            if id(part.module) in seen or not (part.condition or part.decides):
                 continue
             seen.add(id(part.module))
             calls: Sequence[Call] = self.calls[id(part.module)]
@@ -210,35 +210,35 @@ class _Tabulation:
             if part.inside:
                 terms += self._whole(part, calls, self.terms(part.inside, seen))
             else:
-                terms += [Term(literals, value) for call in calls for literals, value in self._alone(part, call)]
+                terms += [Term(condition, value) for call in calls for condition, value in self._alone(part, call)]
         return terms
 
     def _whole(self, part: Part, calls: Sequence[Call], inside: list[Term]) -> list[Term]:
         """A candidate that holds choices: its parts' terms, and what it costs beside them."""
         choices = first_choices(part.module)
-        choices |= {name: min(labels) for name, labels in part.literals.items()}
+        choices |= {name: min(labels) for name, labels in part.condition.items()}
         plain = derive(part.module, choices)
         rest = sum(self._value(plain, call) for call in calls)
         rest -= sum(term.value for term in inside if term.holds(choices))
-        return [*inside, Term(part.literals, rest)]
+        return [*inside, Term(part.condition, rest)]
 
-    def _alone(self, part: Part, call: Call) -> Iterator[tuple[Literals, float]]:
+    def _alone(self, part: Part, call: Call) -> Iterator[tuple[Condition, float]]:
         module = part.module
         widths = {width.name: width for inner in module.modules() for width in widths_of(inner).values()}
         for labels in itertools.product(*[width.labels for width in widths.values()]):
             choices = dict(zip(widths, labels, strict=True))
-            literals = conjunction(part.literals, {name: frozenset({label}) for name, label in choices.items()})
-            if literals is None:
+            condition = conjunction(part.condition, {name: frozenset({label}) for name, label in choices.items()})
+            if condition is None:
                 continue
             if isinstance(module, ChoiceModule):
                 of = partial(self._made, call, choices)
                 for extra, value in module.cost_terms(of, call.args, exact=not self.measured):
-                    yield {**literals, **extra}, value
+                    yield {**condition, **extra}, value
             elif choices:
                 args = narrow_inputs(module, choices, call.args)
-                yield literals, self._value(narrowed(module, choices, {}), call._replace(args=args))
+                yield condition, self._value(narrowed(module, choices, {}), call._replace(args=args))
             else:
-                yield literals, self._value(module, call)
+                yield condition, self._value(module, call)
 
     def _made(self, call: Call, choices: Mapping[str, str], module: nn.Module, args: tuple[Any, ...]) -> float:
         """What a module costs that a place has made anew, with the widths inside chosen."""

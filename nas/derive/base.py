@@ -37,7 +37,7 @@ class Searched:
         device: Where to compute.
         seed: The run's seed.
         seen: Architectures that were the most probable one at an earlier moment.
-        told: Hears of a strategy that takes long: how many architectures of how many are scored.
+        on_progress: Hears of a strategy that takes long: how many architectures of how many are scored.
     """
 
     supernet: Supernet
@@ -50,7 +50,7 @@ class Searched:
     device: torch.device = _CPU
     seed: int = 0
     seen: Sequence[Mapping[str, Any]] = ()
-    told: Callable[[int, int], None] = lambda done, total: None
+    on_progress: Callable[[int, int], None] = lambda done, total: None
 
     def allows(self, choices: Mapping[str, Any]) -> bool:
         """Whether an architecture keeps every limit and makes sense."""

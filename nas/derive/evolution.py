@@ -67,7 +67,7 @@ class Evolution(DeriveStrategy):
         known: dict[str, tuple[float, dict[str, Any]]] = {}
         for choices in candidates(searched, self.population)[: self.population]:
             known[key_of(choices)] = (score(choices), choices)
-            searched.told(len(known), self.num)
+            searched.on_progress(len(known), self.num)
         places = find_rows(searched.supernet.network)
         misses = 0
         while len(known) < self.num and misses < NUM_TRIES:
@@ -78,7 +78,7 @@ class Evolution(DeriveStrategy):
                 continue
             misses = 0
             known[key_of(child)] = (score(child), child)
-            searched.told(len(known), self.num)
+            searched.on_progress(len(known), self.num)
         return Genotype(max(known.values(), key=lambda pair: pair[0])[1])
 
     def _child(

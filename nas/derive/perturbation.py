@@ -101,7 +101,7 @@ class Mixed(nn.Module):
 
     def forward(self, *args: object) -> object:
         """Runs the supernet."""
-        weights = self.supernet.with_inputs(self.weights)
+        weights = self.supernet.fill_input_rows(self.weights)
         return self.supernet(*args, op_weights=OpWeights(weights.detach()))
 
     def without(self, row: int, column: int) -> Mixed:

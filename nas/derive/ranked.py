@@ -72,7 +72,7 @@ class Ranked(DeriveStrategy):
         scores = []
         for choices in pool:
             scores.append(score(choices))
-            searched.told(len(scores), len(pool))
+            searched.on_progress(len(scores), len(pool))
         if self.smooth:
             scores = smoothed(pool, scores)
         return sorted(zip(pool, scores, strict=True), key=lambda pair: -pair[1])

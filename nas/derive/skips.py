@@ -24,8 +24,8 @@ def skips_of(network: nn.Module) -> dict[str, frozenset[str]]:
     """Choice name -> labels of candidates that are skip connections, for choices that have any."""
     found: dict[str, set[str]] = {}
     for place in places_of(network):
-        for literals, op in place.parts() if place.num_chosen == 1 else ():
-            for name, labels in literals.items():
+        for condition, op in place.parts() if place.num_chosen == 1 else ():
+            for name, labels in condition.items():
                 if len(labels) == 1 and (type(op) is nn.Identity or labels <= LABELS):
                     found.setdefault(name, set()).update(labels)
     return {name: frozenset(labels) for name, labels in found.items()}

@@ -24,7 +24,7 @@ from nas.export.parametrized import fold_parametrizations
 from nas.export.subject import Subject, examples
 from nas.export.verify import FILES, Report, complaints, verify
 from nas.io.errors import UsageError, describe
-from nas.io.files import appearing, write_json
+from nas.io.files import atomic_folder, write_json
 
 Rebuild = Callable[[Path], nn.Module]
 
@@ -68,7 +68,7 @@ def write_export(
     if fold_bn:
         network, folded = fold_batch_norms(subject.network, subject.inputs)
         subject = replace(subject, network=network, folded=folded)
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         return _fill(subject, formats, folder, rebuild)
 
 

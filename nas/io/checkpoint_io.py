@@ -18,7 +18,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from nas.io.errors import describe
-from nas.io.files import replacing, size_of
+from nas.io.files import atomic_file, size_of
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -56,7 +56,7 @@ def save(state: dict[str, Any], path: Path) -> None:
         OSError: The disk is full, for example.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, keep_as=path.with_name(PREVIOUS)) as file:
+    with atomic_file(path, keep_as=path.with_name(PREVIOUS)) as file:
         hashing = _HashingFile(file)
         try:
             torch.save(state, cast(BinaryIO, hashing))

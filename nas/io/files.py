@@ -21,27 +21,27 @@ from nas.io.errors import UsageError
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_KEYS = 100_000
 CHECKSUM = "checksum"
-_SCRAP = ".tmp"
+_TEMPORARY = ".tmp"
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
-    """Writes the whole content of a file through :func:`replacing`."""
-    with replacing(Path(path)) as file:
+    """Writes the whole content of a file through :func:`atomic_file`."""
+    with atomic_file(Path(path)) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON file with a checksum, whole or not at all."""
-    write_atomic(path, sealed_json(content))
+    write_atomic(path, with_checksum(content))
 
 
-def sealed_json(content: Mapping[str, Any]) -> str:
+def with_checksum(content: Mapping[str, Any]) -> str:
     """JSON text with the key ``checksum`` added: the SHA-256 of the rest. NaN and infinity become null, as JSON does not know them."""
     plain = json.loads(json.dumps(_finite(content), allow_nan=False))
     return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=2) + "\n"
 
 
-def unsealed(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+def verify_checksum(content: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The content without its checksum, which is compared where there is one.
 
     Args:
@@ -105,7 +105,7 @@ def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[st
         raise UsageError(f"{path}: damaged, not JSON: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: damaged, not an object")
-    return unsealed(content, str(path))
+    return verify_checksum(content, str(path))
 
 
 def parse_json(text: str) -> Any:
@@ -162,7 +162,7 @@ def _finite(item: Any) -> Any:
 
 
 @contextmanager
-def replacing(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder.
@@ -172,7 +172,7 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
         keep_as: Where the target's old content goes, if there is any.
     """
     with naming(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SCRAP)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
         os.close(descriptor)
         try:
             with open(temporary, "wb") as file:
@@ -199,7 +199,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that gets the name `path` when the block ends well, with all its files, and vanishes when it does not.
 
     Args:
@@ -212,7 +212,7 @@ def appearing(path: Path) -> Iterator[Path]:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "exists already")
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SCRAP))
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY))
     try:
         yield folder
         folder.chmod(0o777 & ~umask())
@@ -265,9 +265,9 @@ def open_own(path: str | Path, flags: int) -> int:
     return descriptor
 
 
-def remove_scraps(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Removes what processes that were killed while writing into `folder` have left."""
-    for path in folder.glob(f".*{_SCRAP}"):
+    for path in folder.glob(f".*{_TEMPORARY}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

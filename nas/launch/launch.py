@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas.io.errors import UsageError
-from nas.io.files import appearing, read_json, write_atomic, write_json
+from nas.io.files import atomic_folder, read_json, write_atomic, write_json
 from nas.io.folder_lock import locked
 from nas.launch.hparams import write_hparams
-from nas.launch.trials import FIGURES, MAX_TRIALS, Plan, Told, Trial, make_trials, rows
+from nas.launch.trials import FIGURES, MAX_TRIALS, OnEvent, Plan, Trial, make_trials, rows
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.stages.baseline import baseline
@@ -27,11 +27,11 @@ LAUNCH, SUMMARY, TABLE, HPARAMS = "launch.json", "summary.json", "trials.csv", "
 class Engine(Protocol):
     """What runs trials."""
 
-    def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
+    def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs all that are not finished; returns, by name, why some failed."""
 
 
-Watch = Callable[[Plan, Sequence[Trial]], AbstractContextManager[Told]]
+Progress = Callable[[Plan, Sequence[Trial]], AbstractContextManager[OnEvent]]
 """Shows what becomes of trials while the context lasts."""
 
 
@@ -44,7 +44,7 @@ def launch(
     *,
     retrain: bool,
     num_baseline: int,
-    watch: Watch,
+    progress: Progress,
 ) -> tuple[Path, dict[str, Any]]:
     """Searches with every combination of seeds and settings.
 
@@ -56,7 +56,7 @@ def launch(
         out: The folder to make; None: ``runs/<config name>_launch``.
         retrain: Retrain and test what is found.
         num_baseline: Random architectures to train for comparison; 0: none.
-        watch: Shows how it goes.
+        progress: Shows how it goes.
 
     Returns:
         The folder, and what its summary.json says.
@@ -67,14 +67,16 @@ def launch(
     trials = make_trials(seeds, settings)
     _check_settings(source, trials)
     folder = out if out is not None else Path("runs") / f"{source.name}_launch"
-    with appearing(folder) as new:
+    with atomic_folder(folder) as new:
         write_atomic(new / "base.yaml", load_experiment(source).yaml())
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
         write_json(new / LAUNCH, {"format": FORMAT, "version": 1, **about})
-    return resume_launch(folder, engine, source.trusted, watch)
+    return resume_launch(folder, engine, source.trusted, progress)
 
 
-def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch: Watch) -> tuple[Path, dict[str, Any]]:
+def resume_launch(
+    folder: Path, engine: Engine, trusted: tuple[str, ...], progress: Progress
+) -> tuple[Path, dict[str, Any]]:
     """Goes on with a launch; finished trials are not run again.
 
     Raises:
@@ -83,8 +85,8 @@ def resume_launch(folder: Path, engine: Engine, trusted: tuple[str, ...], watch:
     plan, trials, num_baseline = read_launch(folder, trusted)
     with locked(folder):
         _check_settings(ConfigSource((plan.config,), (), trusted), trials)
-        with watch(plan, trials) as told:
-            failed = engine.run(plan, trials, told)
+        with progress(plan, trials) as on_event:
+            failed = engine.run(plan, trials, on_event)
         compared = None
         if num_baseline:
             _, compared = baseline(ConfigSource((plan.config,), (), trusted), num_baseline, folder / "baseline")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from nas.launch.trials import Plan, Told, Trial, run_trial, start
+from nas.launch.trials import OnEvent, Plan, Trial, run_trial, start
 
 
 class Local:
@@ -27,11 +27,11 @@ class Local:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
+    def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs all; returns why some failed."""
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(self.num_parallel) as pool:
-            futures = {pool.submit(self._attempts, plan, trial, told): trial for trial in plan.unfinished(trials)}
+            futures = {pool.submit(self._attempts, plan, trial, on_event): trial for trial in plan.unfinished(trials)}
             try:
                 for future in as_completed(futures):
                     if (reason := future.result()) is not None:
@@ -42,18 +42,18 @@ class Local:
                 raise
         return failed
 
-    def _attempts(self, plan: Plan, trial: Trial, told: Told) -> str | None:
-        told(trial, "running")
+    def _attempts(self, plan: Plan, trial: Trial, on_event: OnEvent) -> str | None:
+        on_event(trial, "running")
         for attempt in range(self.max_failures + 1):
             try:
                 run_trial(plan, trial, self._process)
             except Exception as error:
                 reason = str(error)
-                told(trial, reason)
+                on_event(trial, reason)
                 if self._stopped or attempt == self.max_failures:
                     return reason
             else:
-                told(trial, "finished")
+                on_event(trial, "finished")
                 return None
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from nas.io.csv_file import read_columns
 from nas.io.files import write_json
-from nas.launch.trials import Plan, Told, Trial, judged_half, run_trial, start
+from nas.launch.trials import OnEvent, Plan, Trial, judged_half, run_trial, start
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 
@@ -64,7 +64,7 @@ class RayTune:
         self.num_cpus = num_cpus
         self.num_gpus = num_gpus
 
-    def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
+    def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs all; returns why some failed.
 
         Raises:
@@ -75,9 +75,9 @@ class RayTune:
         if not by_name:
             return {}
         with _cluster(self.address):
-            return self._run(plan, by_name, told)
+            return self._run(plan, by_name, on_event)
 
-    def _run(self, plan: Plan, by_name: Mapping[str, Trial], told: Told) -> dict[str, str]:
+    def _run(self, plan: Plan, by_name: Mapping[str, Trial], on_event: OnEvent) -> dict[str, str]:
         import ray
         from ray import tune
 
@@ -102,7 +102,7 @@ class RayTune:
                 name=time.strftime("%Y%m%d_%H%M%S"),
                 storage_path=str(plan.folder / "tune"),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
-                callbacks=[_teller(plan, by_name, told)],
+                callbacks=[_teller(plan, by_name, on_event)],
                 verbose=0,
             ),
         ).fit()
@@ -138,14 +138,14 @@ def _search(plan: Plan, trial: Trial) -> None:
     from ray import tune
 
     def watched(words: list[str], log: Path) -> int:
-        process, told = start(words, log), 0
+        process, num_reported = start(words, log), 0
         try:
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)
-                for report in epochs(plan.run(trial).metrics_csv)[told:]:
+                for report in epochs(plan.run(trial).metrics_csv)[num_reported:]:
                     tune.report(report)
-                    told += 1
+                    num_reported += 1
             return process.returncode
         finally:
             if process.poll() is None:  # it was stopped: what it has is kept
@@ -181,30 +181,30 @@ def _asha(plan: Plan) -> Any:
     )
 
 
-def _teller(plan: Plan, by_name: Mapping[str, Trial], told: Told) -> Any:
+def _teller(plan: Plan, by_name: Mapping[str, Trial], on_event: OnEvent) -> Any:
     from ray import tune
 
     class Teller(tune.Callback):
         """Says what becomes of trials, and notes which ones the scheduler stopped."""
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            told(by_name[trial.config["name"]], "running")
+            on_event(by_name[trial.config["name"]], "running")
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            told(by_name[trial.config["name"]], "going on after a failure")
+            on_event(by_name[trial.config["name"]], "going on after a failure")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            told(by_name[trial.config["name"]], "failed")
+            on_event(by_name[trial.config["name"]], "failed")
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             mine = by_name[trial.config["name"]]
             if not plan.unfinished([mine]):
-                told(mine, "finished")
+                on_event(mine, "finished")
                 return
             num_epochs = int(trial.last_result.get("epoch", 0))
             plan.stopped(mine).parent.mkdir(exist_ok=True)
             write_json(plan.stopped(mine), {"epochs": num_epochs})
-            told(mine, f"stopped after {num_epochs} epochs")
+            on_event(mine, f"stopped after {num_epochs} epochs")
 
     return Teller()
 

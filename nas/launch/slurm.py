@@ -12,7 +12,7 @@ from typing import Any
 
 import submitit
 
-from nas.launch.trials import Plan, Told, Trial, run_trial, start
+from nas.launch.trials import OnEvent, Plan, Trial, run_trial, start
 
 GRACE_SECONDS = 60
 POLL_SECONDS = 1.0
@@ -68,7 +68,7 @@ class Slurm:
         self.cluster = cluster
         self.parameters = parameters
 
-    def run(self, plan: Plan, trials: Sequence[Trial], told: Told) -> dict[str, str]:
+    def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs all; returns why some failed."""
         (plan.folder / "jobs").mkdir(exist_ok=True)
         # a folder of its own: submitit unpickles results, and those of somebody else's launch may lie beside it
@@ -80,7 +80,7 @@ class Slurm:
         failures = dict.fromkeys((trial.name for trial, _ in jobs), 0)
         failed: dict[str, str] = {}
         for trial, job in jobs:
-            told(trial, f"submitted as job {job.job_id}")
+            on_event(trial, f"submitted as job {job.job_id}")
         while jobs:
             time.sleep(POLL_SECONDS)
             for trial, job in list(jobs):
@@ -88,10 +88,10 @@ class Slurm:
                     continue
                 jobs.remove((trial, job))
                 if (error := job.exception()) is None:
-                    told(trial, "finished")
+                    on_event(trial, "finished")
                     continue
                 reason = str(error).strip().splitlines()[-1]
-                told(trial, reason)
+                on_event(trial, reason)
                 failures[trial.name] += 1
                 if failures[trial.name] > self.max_failures:
                     failed[trial.name] = reason

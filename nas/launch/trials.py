@@ -97,7 +97,7 @@ class Plan(NamedTuple):
         return [trial for trial, run in runs if not (run.finished and (run.retrain.finished or not self.retrain))]
 
 
-Told = Callable[[Trial, str], None]
+OnEvent = Callable[[Trial, str], None]
 """Hears of a trial: ``running``, ``finished``, or why it failed."""
 
 

@@ -29,16 +29,16 @@ class Layout(NamedTuple):
 
 
 def forward(
-    outputs: Sequence[Tensor], weights: Tensor | None, layout: Layout, unweighted: tuple[int, ...] = ()
+    outputs: Sequence[Tensor], weights: Tensor | None, layout: Layout, prescaled: tuple[int, ...] = ()
 ) -> Tensor:
-    """Calls ``nas_mix_forward``; `unweighted` outputs, positions rising, have weight 1."""
+    """Calls ``nas_mix_forward``; `prescaled` outputs, positions rising, have weight 1."""
     library, code, num_elements, groups, inner, _, _ = layout
     num = len(outputs)
     result = torch.empty_like(outputs[0])
     # a name keeps the memory
     kernel_weights = None if weights is None else _kernel_weights(weights, result.dtype)
-    if kernel_weights is not None and unweighted:
-        kernel_weights = _with_ones(kernel_weights, unweighted, num)
+    if kernel_weights is not None and prescaled:
+        kernel_weights = _with_ones(kernel_weights, prescaled, num)
     call(
         library.forward,
         result,

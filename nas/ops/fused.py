@@ -58,14 +58,14 @@ def is_plain_gradient(grad: Tensor) -> bool:
     )
 
 
-def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_unweighted: int = 0) -> Layout | None:
+def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_prescaled: int = 0) -> Layout | None:
     """How a native library would mix these tensors; None: it does not take them.
 
     Args:
         outputs: See :func:`nas.ops.mix`.
         weights: Likewise; None: all are 1.
         dim: Likewise.
-        num_unweighted: How many outputs have no weight; then one weight a candidate is all that is taken.
+        num_prescaled: How many outputs have no weight; then one weight a candidate is all that is taken.
     """
     if not is_plain_eager() or not 1 <= len(outputs) <= MAX_K:
         return None
@@ -93,11 +93,11 @@ def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_u
         if (
             not is_plain_tensor(weights, device)
             or not weights.is_floating_point()
-            or weights.shape[-1:] != (len(outputs) - num_unweighted,)
+            or weights.shape[-1:] != (len(outputs) - num_prescaled,)
         ):
             return None
         if weights.dim() == 2:
-            if num_unweighted or not -len(shape) <= dim < len(shape) or len(weights) != shape[dim]:
+            if num_prescaled or not -len(shape) <= dim < len(shape) or len(weights) != shape[dim]:
                 return None
             if len(weights) > 1:
                 groups, inner = len(weights), first.stride(dim)
@@ -117,12 +117,12 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def fused_mix(outputs: Sequence[Tensor], weights: Tensor, layout: Layout, unweighted: tuple[int, ...] = ()) -> Tensor:
+def fused_mix(outputs: Sequence[Tensor], weights: Tensor, layout: Layout, prescaled: tuple[int, ...] = ()) -> Tensor:
     """The native :func:`nas.ops.mix` of tensors that have a layout."""
     if torch.is_grad_enabled():
-        result: Tensor = _Mix.apply(layout, unweighted, weights, *outputs)
+        result: Tensor = _Mix.apply(layout, prescaled, weights, *outputs)
         return result
-    return forward(outputs, weights, layout, unweighted)
+    return forward(outputs, weights, layout, prescaled)
 
 
 def fused_sum(outputs: Sequence[Tensor], layout: Layout) -> Tensor:
@@ -135,11 +135,11 @@ class _Mix(torch.autograd.Function):
     """y from all outputs in one pass; all gradients in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, layout: Layout, unweighted: tuple[int, ...], weights: Tensor, *outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, layout: Layout, prescaled: tuple[int, ...], weights: Tensor, *outputs: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.layout, ctx.unweighted = layout, unweighted
-        ctx.save_for_backward(weights, *(_without(outputs, unweighted) if ctx.needs_input_grad[2] else ()))
-        return forward(outputs, weights, layout, unweighted)
+        ctx.layout, ctx.prescaled = layout, prescaled
+        ctx.save_for_backward(weights, *(_without(outputs, prescaled) if ctx.needs_input_grad[2] else ()))
+        return forward(outputs, weights, layout, prescaled)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -147,13 +147,13 @@ class _Mix(torch.autograd.Function):
         if grad is None:
             return (None,) * len(needs)
         weights, *outputs = ctx.saved_tensors
-        weighted = _without(needs[3:], ctx.unweighted)
+        weighted = _without(needs[3:], ctx.prescaled)
         # with create_graph the gradients must be differentiable themselves: plain operations are
         if torch.is_grad_enabled() or not is_plain_gradient(grad):
             weight_grad, *grads = expression_backward(grad, outputs, weights, ctx.layout.dim, weighted)
         else:
             weight_grad, *grads = backward(grad, outputs, weights, ctx.layout, weighted)
-        for k in ctx.unweighted:
+        for k in ctx.prescaled:
             grads.insert(k, grad if needs[3 + k] else None)
         return None, None, weight_grad, *grads
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from nas.ops.fused import fused_mix, fused_sum, layout_of
 
 
-def mix(outputs: Sequence[Tensor], weights: Tensor, *, unweighted: Sequence[int] = (), dim: int = 0) -> Tensor:
+def mix(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] = (), dim: int = 0) -> Tensor:
     """``sum_k weights[..., k] * outputs[k]``, in this order.
 
     Native kernels (``kernels/``) compute it in one pass, and all gradients in another, where they can take the tensors: eager mode, one
@@ -21,34 +21,32 @@ def mix(outputs: Sequence[Tensor], weights: Tensor, *, unweighted: Sequence[int]
     Args:
         outputs: K tensors of one shape.
         weights: One weight a candidate, or one a candidate and sample (or whatever `dim` counts).
-        unweighted: Which outputs have no weight among these, but count as they are.
+        prescaled: Which outputs have no weight among these, but count as they are.
         dim: The dimension of the outputs that the first of two dimensions of the weights belongs to.
 
     Shape:
         - outputs: K times (*), or (B, *) when the weights are per sample
-        - weights: (K - len(unweighted),) or (B, K - len(unweighted))
+        - weights: (K - len(prescaled),) or (B, K - len(prescaled))
         - result: like one output
 
     Raises:
         ValueError: A number of weights that does not fit, or NAS_KERNELS asks for what is not there.
     """
     if not torch.compiler.is_compiling():
-        layout = layout_of(outputs, weights, dim, len(unweighted))
+        layout = layout_of(outputs, weights, dim, len(prescaled))
         if layout is not None:
-            return fused_mix(outputs, weights, layout, tuple(unweighted))
-    return mix_reference(outputs, weights, unweighted=unweighted, dim=dim)
+            return fused_mix(outputs, weights, layout, tuple(prescaled))
+    return mix_reference(outputs, weights, prescaled=prescaled, dim=dim)
 
 
-def mix_reference(
-    outputs: Sequence[Tensor], weights: Tensor, *, unweighted: Sequence[int] = (), dim: int = 0
-) -> Tensor:
+def mix_reference(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] = (), dim: int = 0) -> Tensor:
     """:func:`mix` as an expression of plain torch operations, which works everywhere."""
     total: Tensor | None = None
-    if len(outputs) - len(unweighted) != weights.shape[-1]:
-        raise ValueError(f"{weights.shape[-1]} weights for {len(outputs) - len(unweighted)} outputs")
+    if len(outputs) - len(prescaled) != weights.shape[-1]:
+        raise ValueError(f"{weights.shape[-1]} weights for {len(outputs) - len(prescaled)} outputs")
     rest = iter(weights.unbind(-1))
     for k, output in enumerate(outputs):
-        term = output if k in unweighted else _term(output, next(rest), dim)
+        term = output if k in prescaled else _term(output, next(rest), dim)
         total = term if total is None else total + term
     assert total is not None, "mix needs at least one output"
     return total

@@ -168,13 +168,13 @@ def _saved_by_step(module: SearchModule, batch: Any, op_weights: OpWeights) -> i
 
 def _all_candidates(module: SearchModule) -> OpWeights:
     weights = module.supernet.mask / module.supernet.mask.sum(-1, keepdim=True)
-    return OpWeights(module.supernet.with_inputs(weights.requires_grad_(bool(module.supernet.choices))), None)
+    return OpWeights(module.supernet.fill_input_rows(weights.requires_grad_(bool(module.supernet.choices))), None)
 
 
 def _path(module: SearchModule, index: Tensor) -> OpWeights:
     weights = torch.zeros_like(module.supernet.alpha, requires_grad=False)
     weights.scatter_(1, index[:, None].to(weights.device), 1.0)
-    return OpWeights(module.supernet.with_inputs(weights.requires_grad_()), index[:, None])
+    return OpWeights(module.supernet.fill_input_rows(weights.requires_grad_()), index[:, None])
 
 
 def _even_paths(module: SearchModule) -> list[OpWeights]:
@@ -208,8 +208,8 @@ def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int
 
     def pack(tensor: Tensor) -> Tensor:
         if _storage_id(tensor) not in there:
-            for literals in inside:
-                for name, labels in literals.items():
+            for condition in inside:
+                for name, labels in condition.items():
                     for label in labels:
                         kept.setdefault((name, label), {})[_storage_id(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
@@ -221,8 +221,8 @@ def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int
 
     handles = []
     for place in module.supernet.network.modules():
-        for literals, part in place.parts() if isinstance(place, ChoiceModule) else ():
-            handles.append(part.register_forward_pre_hook(partial(_enter, inside, literals)))
+        for condition, part in place.parts() if isinstance(place, ChoiceModule) else ():
+            handles.append(part.register_forward_pre_hook(partial(_enter, inside, condition)))
             handles.append(part.register_forward_hook(leave))
     inputs, target = batch
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -233,8 +233,8 @@ def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int
     return {key: sum(storages.values()) for key, storages in kept.items()}
 
 
-def _enter(inside: list[Any], literals: Any, *_: Any) -> None:
-    inside.append(literals)
+def _enter(inside: list[Any], condition: Any, *_: Any) -> None:
+    inside.append(condition)
 
 
 def device_memory(device: torch.device) -> int:

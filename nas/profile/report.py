@@ -11,11 +11,11 @@ import torch
 
 from nas.costs.functions import COSTS
 from nas.costs.latency import device_name
-from nas.costs.limits import Infeasible, Limit, cheapest, dearest, most_probable, passes
+from nas.costs.limits import Infeasible, Limit, cheapest, most_expensive, most_probable, passes
 from nas.costs.table import CostTable
 from nas.derive import Argmax, Searched
 from nas.profile.memory import Forecast, device_memory, forecast
-from nas.runs.build import build_search, refusals
+from nas.runs.build import as_usage_error, build_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.stages.retrain import check_retraining, load_retraining
@@ -42,7 +42,7 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     experiment, retraining = load_experiment(source), load_retraining(source)
     device = prepare_machine(experiment.trainer)
     module = build_search(experiment)
-    with refusals():
+    with as_usage_error():
         forecasts = forecast(module, experiment.data.example())
     check_retraining(
         retraining,
@@ -90,7 +90,7 @@ def cost_range(supernet: Supernet, table: CostTable, space: SearchSpace) -> dict
         "smallest": table.of(cheapest(network, table, (), space.check_genotype)),
         "mean": float(values.mean()),
         "std": float(values.std()),
-        "largest": table.of(dearest(network, table)),
+        "largest": table.of(most_expensive(network, table)),
     }
 
 

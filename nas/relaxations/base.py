@@ -27,13 +27,13 @@ class OpWeights(NamedTuple):
         active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
         sampler: What :func:`nas.sample` draws with inside the forward; None where the network draws nothing itself.
         logits: What alpha was at the draw, (E, K), for relaxations that act after a step of it; None for others.
-        unweighted: Whether one candidate of each choice is active, its weight exactly 1 and without gradient: its output is taken as it is.
+        unit_weights: Whether one candidate of each choice is active, its weight exactly 1 and without gradient: its output is taken as is.
     """
 
     weights: Tensor
     active: Tensor | None = None
     sampler: Sampler | None = None
-    unweighted: bool = False
+    unit_weights: bool = False
     logits: Tensor | None = None
 
 

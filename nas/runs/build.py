@@ -29,7 +29,7 @@ def build_search(experiment: Experiment) -> SearchModule:
         UsageError: The parts do not fit together.
     """
     seed_global_generators(derive_seed(experiment.seed, "init"))
-    with refusals():
+    with as_usage_error():
         return SearchModule(**experiment.model, seed=experiment.seed)
 
 
@@ -59,7 +59,7 @@ def restore_weights(module: TrainModule, folder: RunFolder) -> None:
 
 
 @contextmanager
-def refusals(where: str = "") -> Iterator[None]:
+def as_usage_error(where: str = "") -> Iterator[None]:
     """Turns the errors of trying parts together into the user's: nothing was written yet.
 
     Args:

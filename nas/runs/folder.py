@@ -16,7 +16,7 @@ from typing import Any
 from nas.genotype import Genotype
 from nas.io.checkpoint_io import LAST, PREVIOUS
 from nas.io.errors import UsageError
-from nas.io.files import appearing, read_json, remove_scraps, sha256, write_json
+from nas.io.files import atomic_folder, read_json, remove_temporary_files, sha256, write_json
 from nas.io.folder_lock import LOCK, locked
 from nas.runs.options import ConfigSource
 
@@ -56,7 +56,7 @@ class RunFolder:
         while True:
             folder = cls(path if path is not None else Path("runs") / name / str(number))
             try:
-                with appearing(Path(folder.shown)) as new:
+                with atomic_folder(Path(folder.shown)) as new:
                     fill(cls(new))
             except UsageError as error:
                 if not os.path.lexists(folder.path):
@@ -76,7 +76,7 @@ class RunFolder:
         """
         with locked(Path(self.shown)):
             for folder in (self.path, self.checkpoints):
-                remove_scraps(folder)
+                remove_temporary_files(folder)
             yield
 
     @classmethod

@@ -64,7 +64,7 @@ class _Soft(nn.Module):
         super().__init__()
         self.supernet: Supernet = module.supernet
         rows = module.relaxation.probabilities(module.supernet.alpha, module.supernet.mask)
-        self.op_weights = OpWeights(module.supernet.with_inputs(rows.detach()), None)
+        self.op_weights = OpWeights(module.supernet.fill_input_rows(rows.detach()), None)
 
     def forward(self, *args: Any) -> Any:
         return self.supernet(*args, op_weights=self.op_weights)

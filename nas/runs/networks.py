@@ -10,7 +10,7 @@ from torch import nn
 
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
-from nas.runs.build import refusals, restore_search
+from nas.runs.build import as_usage_error, restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import recalibrated_network
@@ -73,7 +73,7 @@ def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
         return Found(network, "retrained", folder, experiment, folder.read_genotype(), task, device)
     genotype = folder.read_genotype()
     module = restore_search(folder, experiment)
-    with refusals(str(folder.genotype)):
+    with as_usage_error(str(folder.genotype)):
         network = recalibrated_network(module, genotype, experiment.data, device)
     plain = module.space.inherits_weights
     return Found(network, "derived, inherited weights", folder, experiment, genotype, module.task, device, plain)

@@ -20,7 +20,7 @@ PATIENCE = 600
 """Seconds that others wait for the first process, which tries everything before it makes the folder."""
 
 
-class Helped(Exception):
+class WorkerDone(Exception):
     """The end of a process that is not the first: what follows a training is done by one alone."""
 
     exit_code = 0

@@ -23,8 +23,10 @@ MACHINE = "machine"
 NUM_SHOWN = 5
 
 
-class Record(Callback):
+class RunProvenance(Callback):
     """Configuration, versions, sources of the user's modules, and number of processes, kept in every checkpoint."""
+
+    state_key = "Record"  # in checkpoints
 
     def __init__(self, configuration: str, trusted: Sequence[str], *, force: bool = False) -> None:
         """Notes what the run has now.

@@ -106,7 +106,7 @@ def derive_and_score(
     limits = limits_of(experiment.targets, tables)
     start = time.perf_counter()
     progress = ScoringProgress("derive")
-    searched = replace(searched_of(module, data, device, limits), seen=seen, told=progress)
+    searched = replace(searched_of(module, data, device, limits), seen=seen, on_progress=progress)
     try:
         found, replaced = _guarded(strategy, searched, experiment.guards.max_skip_share)
     finally:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from nas.data.loader import ResumableLoader
 from nas.evaluation import evaluate
 from nas.genotype import Genotype, key_of
-from nas.runs.build import build_search, refusals
+from nas.runs.build import as_usage_error, build_search
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import headline, searched_of
@@ -74,7 +74,7 @@ def validation_score(experiment: Experiment, genotype: Genotype, seed: int) -> S
     Raises:
         UsageError: Genotype, space and data do not fit together.
     """
-    with refusals():
+    with as_usage_error():
         loader, rest = experiment.data.fold_loaders(seed, seed % NUM_FOLDS, NUM_FOLDS)
     return _score(experiment, genotype, seed, loader, rest)
 
@@ -90,7 +90,7 @@ def final_score(experiment: Experiment, genotype: Genotype, seed: int) -> Score:
     Raises:
         UsageError: Genotype, space and data do not fit together.
     """
-    with refusals():
+    with as_usage_error():
         loader = experiment.data.retrain_loader(seed)
     return _score(experiment, genotype, seed, loader, experiment.data.test_dataloader())
 

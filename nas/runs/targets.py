@@ -15,7 +15,7 @@ from nas.costs.tabulate import CostModel, num_chosen
 from nas.evaluation import as_args, first_samples, to_device
 from nas.io.errors import UsageError
 from nas.io.files import read_json, write_json
-from nas.runs.build import refusals
+from nas.runs.build import as_usage_error
 from nas.runs.config import Experiment, Target
 from nas.supernet.supernet import Supernet
 from nas.training.cost_penalty import CostPenalty
@@ -36,7 +36,7 @@ def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
         UsageError: The network does not run, or costs cannot be tabulated.
     """
     inputs, _ = experiment.data.example()
-    with refusals("model.cost"), torch.random.fork_rng(devices=[]):
+    with as_usage_error("model.cost"), torch.random.fork_rng(devices=[]):
         supernet = Supernet(experiment.model["space"].network("retrain")).to(device)
         return CostModel(supernet, as_args(to_device(first_samples(inputs), device)))
 
@@ -63,7 +63,7 @@ def cost_tables(
         measured = function is latency_ms
         latency = MeasuredLatency(device, measure=measure) if measured else None
         try:
-            with refusals(f"model.cost: {name}"):
+            with as_usage_error(f"model.cost: {name}"):
                 tables[name] = model.table(name, latency or function, measured=measured)
         except UsageError as error:
             if not isinstance(error.__cause__, NotProfiled):

@@ -22,8 +22,8 @@ from nas.io.checkpoint_io import VerifiedCheckpointIO
 from nas.io.distributed import leave
 from nas.io.errors import UsageError
 from nas.runs.folder import RunFolder
-from nas.runs.processes import Averaging, Helped, Processes
-from nas.runs.record import Record
+from nas.runs.processes import Averaging, Processes, WorkerDone
+from nas.runs.record import RunProvenance
 from nas.training.train_module import TrainModule
 
 MAX_THREADS = 256
@@ -136,7 +136,7 @@ def train(
     title: str | None,
     again: str,
     callbacks: Sequence[pl.Callback] = (),
-    record: Record | None = None,
+    record: RunProvenance | None = None,
 ) -> Trained:
     """Trains into `folder`, from its checkpoint on where there is one.
 
@@ -153,7 +153,7 @@ def train(
     Raises:
         Interrupted: A signal came; the state is saved.
         UsageError: The run was begun otherwise.
-        Helped: In every process but the first, when training is done.
+        WorkerDone: In every process but the first, when training is done.
         ValueError: There are checkpoints, but none is whole.
         FloatingPointError: A loss, gradient or weight is not finite.
         OSError: A file cannot be written.
@@ -196,7 +196,7 @@ def train(
                 loader.close()
     leave()
     if processes.rank > 0:
-        raise Helped
+        raise WorkerDone
     return Trained(system.seconds, trainer.strategy.root_device)
 
 

@@ -18,7 +18,7 @@ from nas.genotype import CHOICE_NAME, LABEL, labels_of
 from nas.relaxations import Sampler
 from nas.supernet.fused.mixture import Folded
 
-Literals = Mapping[str, frozenset[str]]
+Condition = Mapping[str, frozenset[str]]
 """Choice name -> labels: true of a genotype that has one of these labels at each of these choices."""
 
 Cost = Callable[[nn.Module, tuple[Any, ...]], float]
@@ -31,12 +31,12 @@ class Context:
     """What one forward of a supernet hands to the choices inside it."""
 
     rows: Mapping[str, int]
-    stacked: Tensor
+    op_weights: Tensor
     active: list[list[int]] | None
     sampler: Sampler | None
     checkpoint_candidates: bool
     folded: Folded | None = None
-    unweighted: bool = False
+    unit_weights: bool = False
     used: set[str] | None = None
 
 
@@ -123,7 +123,7 @@ class ChoiceModule(nn.Module, ABC):
         """Choice name -> labels."""
 
     @abstractmethod
-    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         """The modules that may be entered, each with the labels under which it is."""
 
     @abstractmethod
@@ -214,10 +214,10 @@ class ChoiceModule(nn.Module, ABC):
             yield (
                 1,
                 {name: tuple(value) if self.num_chosen > 1 else value},
-                [module for literals, module in parts if not chosen.isdisjoint(literals.get(name, chosen))],
+                [module for condition, module in parts if not chosen.isdisjoint(condition.get(name, chosen))],
             )
 
-    def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Literals, float]]:
+    def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Condition, float]]:
         """The cost of a place that is one part: a sum over conditions.
 
         Args:

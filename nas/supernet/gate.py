@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.supernet.base import ChoiceModule, Cost, Literals, check_choice, context_of
+from nas.supernet.base import ChoiceModule, Condition, Cost, check_choice, context_of
 from nas.supernet.candidates import Select
 from nas.supernet.module_copy import copied
 
@@ -68,7 +68,7 @@ class Gate(ChoiceModule):
             [self.module],
         )
 
-    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         yield {}, self.module
 
     def first(self, name: str) -> str:
@@ -77,7 +77,7 @@ class Gate(ChoiceModule):
     def at_least_one(self) -> list[tuple[str, str]]:
         return [(name, KEEP) for name in self.names]
 
-    def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Literals, float]]:
+    def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Condition, float]]:
         """A fixed part, and one for each element.
 
         Raises:
@@ -125,7 +125,7 @@ class Gate(ChoiceModule):
         first = context.rows[self.names[0]]
         rows = [context.rows[name] for name in self.names]
         together = rows == list(range(first, first + len(rows)))
-        weights = context.stacked[first : first + len(rows)] if together else context.stacked[rows]
+        weights = context.op_weights[first : first + len(rows)] if together else context.op_weights[rows]
         dim = self.dim % x.dim()
         if x.shape[dim] != len(rows):
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.ops import mix
-from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
+from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
 from nas.supernet.candidates import SumInputs
 from nas.supernet.mixed_op import checkpoint
 from nas.supernet.module_copy import copied
@@ -69,7 +69,7 @@ class InputChoice(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         for label, candidate in zip(self.labels, self.candidates, strict=True):
             yield {self.name: frozenset({label})}, candidate
 
@@ -104,7 +104,7 @@ class InputChoice(ChoiceModule):
         if len(inputs) != len(self.labels):
             raise ValueError(f"inputs {self.name!r}: {len(inputs)} inputs for {len(self.labels)} labels")
         context = context_of(self.name)
-        weights = context.stacked[context.rows[self.name]][..., : len(self.labels)]
+        weights = context.op_weights[context.rows[self.name]][..., : len(self.labels)]
         outputs = [
             checkpoint(candidate, x) if context.checkpoint_candidates else candidate(x)
             for candidate, x in zip(self.candidates, inputs, strict=True)

@@ -14,7 +14,15 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
-from nas.supernet.base import ChoiceModule, Context, Literals, active_context, check_choice, context_of, present_context
+from nas.supernet.base import (
+    ChoiceModule,
+    Condition,
+    Context,
+    active_context,
+    check_choice,
+    context_of,
+    present_context,
+)
 from nas.supernet.candidates import keep_input
 from nas.supernet.fused.folding import has_hooks
 from nas.supernet.fused.mixture import Outputs, run
@@ -75,7 +83,7 @@ class MixedOp(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         for label, candidate in zip(self.labels, self.candidates, strict=True):
             yield {self.name: frozenset({label})}, candidate
 
@@ -94,7 +102,7 @@ class MixedOp(ChoiceModule):
         row = context.rows[self.name]
         active = context.active[row] if context.active else None
         before = self._versions(args, kwargs)
-        if context.unweighted and active is not None:
+        if context.unit_weights and active is not None:
             output: Tensor = self.candidates[active[0]](*args, **kwargs)
             self._check_outputs(active, [output])
             self._check_once(active, output, args, kwargs, before)
@@ -102,10 +110,10 @@ class MixedOp(ChoiceModule):
         if _folds(context, args, kwargs):
             total = self.run(args[0]).total()
             if total is None:
-                total = mix([torch.zeros_like(args[0])], self._weights(context.stacked[row], active)[..., :1])
+                total = mix([torch.zeros_like(args[0])], self._weights(context.op_weights[row], active)[..., :1])
             return total
         indices = list(range(len(self.labels))) if active is None else active
-        weights = self._weights(context.stacked[row], active)
+        weights = self._weights(context.op_weights[row], active)
         if context.checkpoint_candidates:
             result = self._checkpointed(indices, weights, args, kwargs)
         else:
@@ -245,21 +253,21 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
     """
     context = present_context()
     tensors: list[Tensor] = []
-    unweighted: list[int] = []
+    prescaled: list[int] = []
     weights: list[Tensor] = []
     for module, x in zip(modules, inputs, strict=True):
         if type(module) is MixedOp and context is not None and _folds(context, (x,), {}) and not has_hooks(module):
             outputs = module.run(x)
-            unweighted += [len(tensors) + i for i in outputs.unweighted]
+            prescaled += [len(tensors) + i for i in outputs.prescaled]
             tensors += outputs.tensors
             weights.append(outputs.weights)
         else:
-            unweighted.append(len(tensors))
+            prescaled.append(len(tensors))
             tensors.append(module(x))
     if not tensors:  # nothing contributes: as a choice alone would say it
         return sum_outputs([module(x) for module, x in zip(modules, inputs, strict=True)])
     joined = torch.cat(weights) if len(weights) > 1 else weights[0] if weights else inputs[0].new_empty(0)
-    total = Outputs([], tensors, unweighted, joined).total()
+    total = Outputs([], tensors, prescaled, joined).total()
     assert total is not None
     return total
 

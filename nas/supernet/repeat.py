@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.ops import mix
-from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
+from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
 from nas.supernet.candidates import keep_input
 from nas.supernet.mixed_op import checkpoint, versions_of
 from nas.supernet.module_copy import copied
@@ -53,7 +53,7 @@ class Repeat(ChoiceModule):
     def rows(self) -> dict[str, tuple[str, ...]]:
         return {self.name: self.labels}
 
-    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         for i, block in enumerate(self.blocks):
             yield {self.name: frozenset(str(count) for count in self.counts if count > i)}, block
 
@@ -84,7 +84,7 @@ class Repeat(ChoiceModule):
         if any(output.shape != chosen[0].shape for output in chosen):
             shapes = ", ".join(f"{self.labels[k]}: {tuple(outputs[self.counts[k]].shape)}" for k in indices)
             raise ValueError(f"choice {self.name!r}: outputs after these numbers of blocks differ in shape ({shapes})")
-        return mix(chosen, context.stacked[row][..., indices])
+        return mix(chosen, context.op_weights[row][..., indices])
 
 
 def _call(block: nn.Module, x: Tensor) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nas.supernet.base import ChoiceModule, Literals
+from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.module_copy import copied, cut_results
 from nas.supernet.places import decisions, outermost, places_of
 from nas.supernet.width import narrowed
@@ -84,7 +84,7 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
     return {name: active[name] for name in order if name in active}
 
 
-def conjunction(first: Literals, second: Literals) -> Literals | None:
+def conjunction(first: Condition, second: Condition) -> Condition | None:
     """Both conditions; None where they cannot hold together."""
     both = dict(first)
     for name, labels in second.items():
@@ -232,8 +232,8 @@ class _Signatures:
     def __call__(self, place: ChoiceModule) -> Any:
         if id(place) not in self.known:
             inside = [
-                (tuple(sorted((name, tuple(sorted(labels))) for name, labels in literals.items())), self(inner))
-                for literals, module in place.parts()
+                (tuple(sorted((name, tuple(sorted(labels))) for name, labels in condition.items())), self(inner))
+                for condition, module in place.parts()
                 for inner in outermost([module])
             ]
             self.known[id(place)] = (place, (tuple(place.rows().items()), tuple(inside)))

@@ -66,7 +66,7 @@ class Supernet(nn.Module):
         places = find_rows(network)
         mask_readers(network)
         self.choices = {name: place.rows()[name] for name, place in places.items()}
-        self.resting = frozenset(name for name, place in places.items() if not place.learned)
+        self.frozen = frozenset(name for name, place in places.items() if not place.learned)
         self._rows = {name: row for row, name in enumerate(self.choices)}
         sizes = [len(labels) for labels in self.choices.values()]
         width = max(sizes, default=0)
@@ -80,7 +80,7 @@ class Supernet(nn.Module):
         self._num_summed: Tensor
         self.register_buffer("_num_summed", torch.tensor(num_summed, dtype=torch.int64)[:, None], persistent=False)
         self._learned: Tensor
-        learned = torch.tensor([[name not in self.resting] for name in self.choices], dtype=torch.bool)
+        learned = torch.tensor([[name not in self.frozen] for name in self.choices], dtype=torch.bool)
         self.register_buffer("_learned", learned, persistent=False)
         self._ragged = len(set(sizes)) > 1
         self._fewest = min(sizes, default=0)
@@ -103,7 +103,7 @@ class Supernet(nn.Module):
             sampler: What :func:`nas.sample` draws with inside the forward.
         """
         share = self.mask / self.mask.sum(-1, keepdim=True).clamp_min(1)
-        return OpWeights(self.with_inputs(share.to(self.alpha.dtype)).detach(), None, sampler)
+        return OpWeights(self.fill_input_rows(share.to(self.alpha.dtype)).detach(), None, sampler)
 
     def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
         """Runs the network with one sample of op weights; everything else is passed on.
@@ -113,22 +113,22 @@ class Supernet(nn.Module):
             op_weights: From :meth:`sample` or :meth:`one_hot`.
             **kwargs: Passed to the network.
         """
-        weights, active, sampler, unweighted, _ = op_weights
+        weights, active, sampler, unit_weights, _ = op_weights
         if weights.shape[0] != len(self.choices) or weights.shape[-1] != self.alpha.shape[1]:
             raise ValueError(
                 f"op_weights must have shape {tuple(self.alpha.shape)} or (E, batch, K), got {tuple(weights.shape)}"
             )
         indices = None if active is None else active.tolist()
-        unweighted = unweighted and not self.checkpoint_candidates
-        folded = None if unweighted else self._prepared(weights, indices)
+        unit_weights = unit_weights and not self.checkpoint_candidates
+        folded = None if unit_weights else self._prepared(weights, indices)
         context = Context(
             rows=self._rows,
-            stacked=weights,
+            op_weights=weights,
             active=indices,
             sampler=sampler,
             checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
             folded=folded,
-            unweighted=unweighted,
+            unit_weights=unit_weights,
             used=self._used,
         )
         with active_context(context):
@@ -181,9 +181,11 @@ class Supernet(nn.Module):
         weights = relaxation(logits, tau, mask=mask, generator=generator)
         active = active_candidates(relaxation, weights)
         before = self.alpha.detach().clone() if relaxation.acts_after_arch_step else None
-        return OpWeights(self.with_inputs(weights), None if active is None else active.cpu(), sampler, logits=before)
+        return OpWeights(
+            self.fill_input_rows(weights), None if active is None else active.cpu(), sampler, logits=before
+        )
 
-    def with_inputs(self, weights: Tensor) -> Tensor:
+    def fill_input_rows(self, weights: Tensor) -> Tensor:
         """`weights` in which the rows of :func:`nas.inputs` are what they always are: nothing of them is drawn.
 
         Shape:
@@ -226,7 +228,7 @@ class Supernet(nn.Module):
         """
         index = torch.tensor(candidates, dtype=torch.int64)[:, None]
         weights = torch.zeros(self.alpha.shape).scatter_(1, index, 1.0).to(self.alpha)
-        return OpWeights(self.with_inputs(weights.detach()), index, unweighted=True)
+        return OpWeights(self.fill_input_rows(weights.detach()), index, unit_weights=True)
 
     def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
         """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
@@ -284,7 +286,7 @@ class Supernet(nn.Module):
 
     def learned_alpha(self) -> Tensor:
         """Alpha, with no gradient to the rows that rest."""
-        return torch.where(self._learned, self.alpha, self.alpha.detach()) if self.resting else self.alpha
+        return torch.where(self._learned, self.alpha, self.alpha.detach()) if self.frozen else self.alpha
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Alpha, or nothing when there is no choice."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas.supernet.base import ChoiceModule, Literals, check_choice, context_of
+from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
 
 Axes = Mapping[str, Sequence[int]]
 
@@ -140,7 +140,7 @@ class WidthRow(ChoiceModule):
     def first(self, name: str) -> str:
         return self.width.labels[-1]
 
-    def parts(self) -> Iterator[tuple[Literals, nn.Module]]:
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         yield from ()
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
@@ -287,7 +287,7 @@ class MaskInput:
         """The arguments, the first one masked."""
         x = args[0]
         context = context_of(self.width.name)
-        weights = context.stacked[context.rows[self.width.name]][..., : len(self.width.labels)]
+        weights = context.op_weights[context.rows[self.width.name]][..., : len(self.width.labels)]
         mask = (weights @ _steps(self.width.sizes, weights.device, weights.dtype)).to(x.dtype)  # (N,) or (B, N)
         shape = [1] * x.dim()
         shape[self.dim] = mask.shape[-1]

@@ -60,7 +60,7 @@ class RetrainModule(TrainModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One optimizer step."""
-        self.descend_along(self.losses_of_parts("train", batch, self.num_micro_batches, self._loss), ["weight"])
+        self.descend_along(self.losses_of_micro_batches("train", batch, self.num_micro_batches, self._loss), ["weight"])
         self.finish_batch()
 
     def _loss(self, number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:

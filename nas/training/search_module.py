@@ -235,7 +235,7 @@ class SearchModule(TrainModule):
             generator = keyed_generator(self.seed, f"perturb/{level}{mine}", *place, device=self.device)
             for regularizer in self.regularizers:
                 sample = sample._replace(weights=regularizer.perturb(sample.weights, state, level, generator))
-            sample = sample._replace(weights=self.supernet.with_inputs(sample.weights))
+            sample = sample._replace(weights=self.supernet.fill_input_rows(sample.weights))
         return sample
 
     def _state(self) -> ArchState:
@@ -269,7 +269,7 @@ class SearchModule(TrainModule):
             loss, output = criterion(inputs, target, samples[path])
             return loss, self.task.prediction(output)
 
-        yield from self.losses_of_parts(level, self._batch[level], self.num_parts_in_turn, forward)
+        yield from self.losses_of_micro_batches(level, self._batch[level], self.num_parts_in_turn, forward)
         self._samples[level] = list(samples.values())
 
     def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
@@ -376,7 +376,7 @@ class SearchModule(TrainModule):
             return {}
         rows = entropy(self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)).tolist()
         named = zip(self.supernet.choices, rows, strict=True)
-        return {name: value for name, value in named if name not in self.supernet.resting}
+        return {name: value for name, value in named if name not in self.supernet.frozen}
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:

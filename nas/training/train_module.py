@@ -211,7 +211,7 @@ class TrainModule(pl.LightningModule):
             highest = group.get("max_lr", group.get("initial_lr", group["lr"]))
             group["lr"] = highest * rate_share(self._schedules[name], plan(scheduler.last_epoch))
 
-    def losses_of_parts(
+    def losses_of_micro_batches(
         self, level: str, batch: Any, num_parts: int, forward: Callable[[int, Any, Tensor], tuple[Tensor, Any]]
     ) -> Iterator[Tensor]:
         """The losses of a batch's parts, weighted by their sizes; the meters of `level` see the batch when all are descended.

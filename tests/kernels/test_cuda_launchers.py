@@ -94,10 +94,10 @@ def test_taps(emulated, dtype, shape, offsets):
 def test_a_library_that_is_wrong_fails_the_check(library):
     assert not fused.self_check(library, torch.device("cpu"))
 
-    def unweighted(*args):
+    def prescaled(*args):
         return library.backward(*args[:6], None, *args[7:])
 
-    wrong = replace(library, backward=unweighted)
+    wrong = replace(library, backward=prescaled)
     assert "gradient" in fused.self_check(wrong, torch.device("cpu"))
 
     def last_tap_only(*args):

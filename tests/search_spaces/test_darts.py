@@ -111,7 +111,7 @@ def test_number_of_architectures_is_that_of_the_paper():
     ]
     assert len(supernet.choices) == 2 * (14 + 3)
     assert supernet.choices["normal.node3.from4"] == OPS
-    assert supernet.resting == {f"{cell}.node{i}" for cell in ("normal", "reduce") for i in (1, 2, 3)}
+    assert supernet.frozen == {f"{cell}.node{i}" for cell in ("normal", "reduce") for i in (1, 2, 3)}
 
 
 # the network against one written by hand
@@ -175,7 +175,7 @@ def test_network_computes_what_one_written_by_hand_does():
 def test_supernet_computes_the_published_double_sum():
     net = with_random_statistics(Darts(**SMALL, num_nodes=3).network("search"))
     supernet = nas.Supernet(net).double()
-    weights = supernet.with_inputs(torch.rand_like(supernet.alpha))
+    weights = supernet.fill_input_rows(torch.rand_like(supernet.alpha))
     rows = dict(zip(supernet.choices, weights, strict=True))
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     s0 = s1 = net.stem0(x)

@@ -35,7 +35,7 @@ def test_supernet_computes_what_is_published(proportion):
     net = PartialChannels(Darts(**SMALL, num_nodes=3), proportion).network("search")
     supernet = nas.Supernet(net).double().eval()
     torch.nn.init.normal_(supernet.alpha)
-    weights = supernet.with_inputs(torch.rand_like(supernet.alpha)).detach()
+    weights = supernet.fill_input_rows(torch.rand_like(supernet.alpha)).detach()
     rows = dict(zip(supernet.choices, weights, strict=True))
     edge_logits = {name: supernet.alpha[row].detach() for row, name in enumerate(supernet.choices)}
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)

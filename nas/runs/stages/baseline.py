@@ -10,9 +10,9 @@ from typing import Any
 
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
-from nas.io.files import appearing, write_atomic, write_json
+from nas.io.files import atomic_folder, write_atomic, write_json
 from nas.io.folder_lock import locked
-from nas.runs.build import refusals
+from nas.runs.build import as_usage_error
 from nas.runs.options import ConfigSource
 from nas.runs.stages.retrain import load_retraining
 from nas.runs.standalone import architectures, final_score, validation_score
@@ -41,13 +41,13 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     if num < 1:
         raise UsageError(f"--num must be at least 1, got {num}")
     experiment = load_retraining(source)
-    with refusals():
+    with as_usage_error():
         experiment.data.prepare_data()
     drawn = architectures(experiment, num)
     folder = out if out is not None else Path("runs") / f"{source.name}_baseline"
     training = {**training_of(experiment), "seed": experiment.seed}
     if not (folder / TABLE).exists():
-        with appearing(folder) as new:
+        with atomic_folder(folder) as new:
             write_atomic(new / "config.yaml", experiment.yaml())
             Table(training, next(iter(experiment.model["task"].metrics()))).save(new / TABLE)
     with locked(folder):

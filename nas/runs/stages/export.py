@@ -17,7 +17,7 @@ from nas.export.subject import Subject, example_inputs
 from nas.export.write import check_free, write_export
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
-from nas.runs.build import refusals
+from nas.runs.build import as_usage_error
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder, versions
 from nas.runs.networks import find_network
@@ -145,7 +145,7 @@ def _export(
     fold_bn: bool,
 ) -> dict[str, Any]:
     network, data = network.cpu().eval(), experiment.data
-    with refusals(type(data).__name__):
+    with as_usage_error(type(data).__name__):
         inputs, _ = next(iter(data.weight_loader()))
     inputs = example_inputs(as_args(inputs))
     model = experiment.applied["model"]

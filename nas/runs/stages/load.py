@@ -16,7 +16,7 @@ from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_ma
 from nas.export.parametrized import strip_parametrizations
 from nas.io.errors import UsageError, describe
 from nas.io.files import read_json
-from nas.runs.build import refusals
+from nas.runs.build import as_usage_error
 from nas.runs.config import load_space
 from nas.runs.networks import Found, find_network
 from nas.supernet.building import architecture
@@ -149,7 +149,7 @@ def _found(folder: Path, trusted: tuple[str, ...]) -> Found:
 def _build(folder: Path, config: dict[str, Any], trusted: tuple[str, ...], changes: dict[str, int]) -> nn.Module:
     spec = config["space"]
     spec = {**spec, "init_args": {**spec.get("init_args", {}), **changes}}
-    with refusals(str(folder)):
+    with as_usage_error(str(folder)):
         space = load_space(spec, trusted)
         with architecture(config["choices"]):
             network = space.network(str(config.get("stage", "retrain")))

@@ -14,12 +14,12 @@ from nas.genotype import MAX_NOTATION_BYTES, Genotype, read_text
 from nas.io.errors import UsageError
 from nas.io.files import check_no_links, write_atomic
 from nas.io.rng import derive_seed, seed_global_generators
-from nas.runs.build import refusals, restore_search, restore_weights, try_once
+from nas.runs.build import as_usage_error, restore_search, restore_weights, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
-from nas.runs.record import Record
+from nas.runs.record import RunProvenance
 from nas.runs.results import cost_of, headline, recalibrated_network
 from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
 from nas.supernet.building import architecture
@@ -116,7 +116,7 @@ def load_genotype(path: Path, space: SearchSpace) -> Genotype:
         raise UsageError(
             f"{path}: neither a genotype.json nor, with more than {MAX_NOTATION_BYTES} bytes, a notation of one"
         )
-    with refusals(str(path)):
+    with as_usage_error(str(path)):
         return space.parse_genotype(text.strip())
 
 
@@ -128,7 +128,7 @@ def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
     """
     seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
     space: SearchSpace = experiment.model["space"]
-    with refusals():
+    with as_usage_error():
         space.check_genotype(genotype.choices)
         with architecture(genotype):
             return space.network("retrain")
@@ -175,7 +175,7 @@ def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
     """
     try:
         module = retrain_module(experiment, build_network(experiment, genotype))
-        with refusals():
+        with as_usage_error():
             loader = experiment.data.retrain_loader(experiment.seed)
         try_training(experiment, module, loader, test=False)
     except UsageError as error:
@@ -189,7 +189,7 @@ def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
         UsageError: The section does not fit.
     """
     options = experiment.retrain
-    with refusals():
+    with as_usage_error():
         return RetrainModule(
             network,
             retrain_task(experiment),
@@ -209,7 +209,7 @@ def try_training(experiment: Experiment, module: RetrainModule, loader: Resumabl
         UsageError: They do not fit together.
     """
     network, data = module.network, experiment.data
-    with refusals():
+    with as_usage_error():
         check_batches(experiment.trainer, loader)
         tested = data.test_targets() if test else None
         module.metric_names = try_once(network, network, data, module.task, data.train_targets(), tested)
@@ -230,7 +230,7 @@ def _retrain(
     if weights is not None:
         _inherit(network, weights)
     module = retrain_module(experiment, network)
-    with refusals():
+    with as_usage_error():
         data.prepare_data()
         loader = data.retrain_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
     try_training(experiment, module, loader, test=True)
@@ -238,7 +238,7 @@ def _retrain(
     folder = processes.folder(out, lambda: _folder(experiment, genotype, out, name))
     again = f"the same nas retrain command with --out {folder.quoted}"
     with processes.writing(folder):
-        record = Record(experiment.yaml(), experiment.trusted, force=force)
+        record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
         trained = train(experiment.trainer, module, loader, folder, "retrain", again, record=record)
         module.float()
         scores = evaluate(network, data.test_dataloader(), task, trained.device)

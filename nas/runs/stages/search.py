@@ -21,7 +21,7 @@ from nas.evaluation import as_args, as_floats_of
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
 from nas.io.rng import keyed_generator
-from nas.runs.build import build_search, refusals, try_once
+from nas.runs.build import as_usage_error, build_search, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
@@ -29,7 +29,7 @@ from nas.runs.gap import DiscretisationGap
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.processes import Processes
-from nas.runs.record import Record
+from nas.runs.record import RunProvenance
 from nas.runs.results import derive_and_score, searched_of
 from nas.runs.stages.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
@@ -67,7 +67,7 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
         check_feasible(module, limits)
         searched = searched_of(module, experiment.data, device, limits)
         check_retraining(retraining, Argmax().genotype(searched))
-        with refusals("model.derive"):
+        with as_usage_error("model.derive"):
             experiment.derive.check(searched)
 
         def fill(new: RunFolder) -> None:
@@ -115,7 +115,7 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
     """
     inputs, target = data.example()
     supernet = module.supernet
-    with refusals(), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with as_usage_error(), torch.random.fork_rng(devices=[]), torch.no_grad():
         retrained = Supernet(retraining.model["space"].network("retrain")).choices
         if retrained != supernet.choices:
             name = next(n for n in [*supernet.choices, *retrained] if supernet.choices.get(n) != retrained.get(n))
@@ -141,7 +141,7 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
         raise UsageError(
             f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha moves"
         )
-    with refusals():
+    with as_usage_error():
         experiment.data.prepare_data()
         for progress in (0.0, 0.5, 1.0):
             sample = module.supernet.sample(
@@ -185,7 +185,7 @@ def _run(
     gap = DiscretisationGap(experiment.data)
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
     guards = Guards(experiment.guards, partial(_judge, experiment.data))
-    record = Record(experiment.yaml(), experiment.trusted, force=force)
+    record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
     with processes.writing(folder):
         if folder.finished:  # by another process, before this one had the lock
             return folder

@@ -76,19 +76,19 @@ class Outputs(NamedTuple):
     Attributes:
         candidates: Those of each tensor.
         tensors: What they put out.
-        unweighted: Positions of those that have their weight; the others are to be multiplied,
+        prescaled: Positions of those that have their weight; the others are to be multiplied,
         weights: by these.
     """
 
     candidates: list[list[int]]
     tensors: list[Tensor]
-    unweighted: list[int]
+    prescaled: list[int]
     weights: Tensor
 
     def total(self) -> Tensor | None:
         """The sum; None where nothing contributes."""
-        if len(self.unweighted) < len(self.tensors):
-            return mix(self.tensors, self.weights, unweighted=self.unweighted)
+        if len(self.prescaled) < len(self.tensors):
+            return mix(self.tensors, self.weights, prescaled=self.prescaled)
         return sum_outputs(self.tensors) if self.tensors else None
 
 
@@ -175,8 +175,8 @@ def run(terms: Terms, folded: Folded, x: Tensor) -> Outputs:
         elif scaled is not None:
             y = call_scaled(steps[-1], y, scaled, folded.tracked)
         tensors.append(y)
-    unweighted = [i for i, term in enumerate(terms.terms) if term.scaled is not None]
-    return Outputs([term.candidates for term in terms.terms], tensors, unweighted, terms.weights)
+    prescaled = [i for i, term in enumerate(terms.terms) if term.scaled is not None]
+    return Outputs([term.candidates for term in terms.terms], tensors, prescaled, terms.weights)
 
 
 def _shared(step: nn.Module, steps: Sequence[nn.Module], x: Tensor, folded: Folded) -> Tensor:

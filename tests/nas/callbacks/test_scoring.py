@@ -48,6 +48,8 @@ def test_strategies_tell_how_far_they_are(strategy, monkeypatch):
 
     space, told = DilationNet1d(num_layers=3, channels=2, dilations=[1, 2]), []
     supernet = nas.Supernet(space.network())
-    searched = Searched(supernet=supernet, relaxation=Softmax(), space=space, told=lambda *pair: told.append(pair))
+    searched = Searched(
+        supernet=supernet, relaxation=Softmax(), space=space, on_progress=lambda *pair: told.append(pair)
+    )
     strategy.genotype(searched)
     assert told == [(i, 4) for i in range(1, 5)]

@@ -10,7 +10,7 @@ from torch import nn
 
 import nas
 from nas.costs import count_activations, count_macs, num_macs, num_params
-from nas.costs.limits import Infeasible, Limit, cheapest, dearest, most_probable
+from nas.costs.limits import Infeasible, Limit, cheapest, most_expensive, most_probable
 from nas.costs.table import CostTable, ExpectedCost, Term
 from nas.costs.tabulate import CostModel, num_chosen
 from nas.derive import Argmax, Searched
@@ -159,8 +159,8 @@ def test_most_probable_within_limits_equals_brute_force(everything, seed):
         return
     found = most_probable(network, probabilities, limits)
     assert found in allowed
-    best = max(log_probability(c, probabilities, supernet.resting) for c in allowed)
-    assert log_probability(found, probabilities, supernet.resting) == pytest.approx(best, abs=1e-9)
+    best = max(log_probability(c, probabilities, supernet.frozen) for c in allowed)
+    assert log_probability(found, probabilities, supernet.frozen) == pytest.approx(best, abs=1e-9)
 
 
 def test_cheapest_and_dearest_equal_brute_force(everything):
@@ -168,7 +168,7 @@ def test_cheapest_and_dearest_equal_brute_force(everything):
     for table in tables.values():
         costs = [table.of(choices) for choices in architectures]
         assert table.of(cheapest(network, table)) == min(costs)
-        assert table.of(dearest(network, table)) == max(costs)
+        assert table.of(most_expensive(network, table)) == max(costs)
     macs, params = tables["macs"], tables["params"]
     limit = Limit(params, sorted(params.of(c) for c in architectures)[50])
     assert macs.of(cheapest(network, macs, [limit])) == min(
@@ -371,7 +371,7 @@ def test_small_differences_beside_a_large_term_are_seen():
         ]
         costs = [table.of(choices) for choices in assignments]
         assert table.of(cheapest(network, table)) == min(costs)
-        assert table.of(dearest(network, table)) == max(costs)
+        assert table.of(most_expensive(network, table)) == max(costs)
         probabilities = {f"c{i}": {label: draw.random() for label in "abc"} for i in range(6)}
         limit = Limit(table, min(costs) + 1)
         best = max(

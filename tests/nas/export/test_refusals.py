@@ -1,4 +1,4 @@
-"""Formats that cannot hold a network: the others are written, and the refusals said."""
+"""Formats that cannot hold a network: the others are written, and the as_usage_error said."""
 
 import errno
 import json

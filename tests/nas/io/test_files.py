@@ -7,13 +7,13 @@ import pytest
 
 from nas.io.csv_file import MAX_ROW_BYTES, CsvFile, last_row, read_columns
 from nas.io.errors import UsageError, describe
-from nas.io.files import appearing, read_json, remove_scraps, replacing, sha256, write_atomic, write_json
+from nas.io.files import atomic_file, atomic_folder, read_json, remove_temporary_files, sha256, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_scrap(tmp_path):
     path = tmp_path / "f"
     write_atomic(path, "old")
-    with pytest.raises(KeyError), replacing(path) as file:
+    with pytest.raises(KeyError), atomic_file(path) as file:
         file.write(b"half")
         raise KeyError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["f"]
@@ -22,7 +22,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_scrap(tmp_path):
 def test_the_old_file_is_kept_when_asked(tmp_path):
     path, kept = tmp_path / "f", tmp_path / "k"
     for text in (b"1", b"2", b"3"):
-        with replacing(path, keep_as=kept) as file:
+        with atomic_file(path, keep_as=kept) as file:
             file.write(text)
     assert (path.read_bytes(), kept.read_bytes()) == (b"3", b"2")
 
@@ -147,17 +147,17 @@ def test_json_that_python_would_take(tmp_path, text, message):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "folder"
-    with pytest.raises(RuntimeError, match="crash"), appearing(target) as folder:
+    with pytest.raises(RuntimeError, match="crash"), atomic_folder(target) as folder:
         (folder / "a").write_text("x")
         raise RuntimeError("crash")
     assert list(target.parent.iterdir()) == []
-    with appearing(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "a").write_text("x")
         assert not target.exists()
     assert (target / "a").read_text() == "x" and list(target.parent.iterdir()) == [target]
     (tmp_path / "file").touch()
     for taken, message in ((target, "exists already"), (tmp_path / "file" / "f", "File exists")):
-        with pytest.raises(UsageError, match=f"{taken}: cannot be made: {message}"), appearing(taken):
+        with pytest.raises(UsageError, match=f"{taken}: cannot be made: {message}"), atomic_folder(taken):
             raise AssertionError("not reached")
 
 
@@ -167,19 +167,19 @@ def test_scraps_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from nas.io.files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as file:\n"
+        "from nas.io.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as file:\n"
         "    file.write(b'half')\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "last.ckpt"], check=False)
     assert len(list(tmp_path.iterdir())) == 4
-    remove_scraps(tmp_path)
+    remove_temporary_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", ".hidden", "x.tmp"}
 
 
 def test_errors_of_the_system_name_the_file(tmp_path):
-    with pytest.raises(OSError) as error, replacing(tmp_path / "f"):
+    with pytest.raises(OSError) as error, atomic_file(tmp_path / "f"):
         raise OSError(28, "No space left on device")
     assert describe(error.value) == f"{tmp_path}/f: No space left on device"
 

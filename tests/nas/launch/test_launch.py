@@ -36,7 +36,7 @@ class InProcess:
     def __init__(self, failing=()):
         self.failing, self.commands = failing, []
 
-    def run(self, plan, trials, told):
+    def run(self, plan, trials, on_event):
         failed = {}
         for trial in trials:
             try:
@@ -52,12 +52,12 @@ class InProcess:
         return main(words[3:])
 
 
-def watch_with(told):
+def watch_with(on_event):
     @contextmanager
-    def watch(plan, trials):
-        yield told
+    def progress(plan, trials):
+        yield on_event
 
-    return watch
+    return progress
 
 
 silent = watch_with(lambda trial, state: None)
@@ -81,7 +81,9 @@ def test_trials_are_every_combination_with_names_of_their_own():
 
 def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(nas, config, tmp_path, capfd):
     source, engine = ConfigSource((config(),)), InProcess()
-    folder, summary = launch(source, [3, 4], TAU, engine, tmp_path / "all", retrain=True, num_baseline=2, watch=silent)
+    folder, summary = launch(
+        source, [3, 4], TAU, engine, tmp_path / "all", retrain=True, num_baseline=2, progress=silent
+    )
     assert engine.commands == ["search", "retrain"] * 4
     assert (
         nas("search", "--config", "tiny.yaml", "--model.tau=nas.tau.Cosine", "--seed_everything=4", "--out", "own").code
@@ -131,7 +133,7 @@ def test_the_live_table_shows_what_is_at_work_first(config, tmp_path):
 
 def test_what_failed_is_named_and_done_later(nas, config, tmp_path):
     source = ConfigSource((config(),))
-    options = {"retrain": False, "num_baseline": 0, "watch": silent}
+    options = {"retrain": False, "num_baseline": 0, "progress": silent}
     folder, summary = launch(source, [3, 4], {}, InProcess(["seed4"]), tmp_path / "all", **options)
     assert summary["failed"] == {"seed4": "the power failed"}
     assert summary["settings"][0]["num_finished"] == 1 and summary["settings"][0]["std"] is None
@@ -208,7 +210,7 @@ def test_a_killed_search_goes_on_by_itself_and_is_the_same(nas, config, tmp_path
         folder,
         retrain=False,
         num_baseline=0,
-        watch=watch_with(lambda trial, state: states.append((trial.name, state))),
+        progress=watch_with(lambda trial, state: states.append((trial.name, state))),
     )
     killer.join()
     assert summary["failed"] == {} and summary["settings"][0]["num_finished"] == 2
@@ -249,7 +251,7 @@ def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(nas, config,
         signal.SIGUSR2,
         lambda words: "submitit.core._submit" in words and str(folder / "jobs") in words,
     )
-    options = {"retrain": False, "num_baseline": 0, "watch": silent}
+    options = {"retrain": False, "num_baseline": 0, "progress": silent}
     engine = Slurm(max_failures=0, cluster="local", timeout_min=10)  # to be preempted is no failure
     _, summary = launch(ConfigSource((path,)), [4], {}, engine, folder, **options)
     thread.join()

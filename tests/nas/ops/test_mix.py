@@ -272,24 +272,24 @@ def test_bad_numbers_of_weights_are_refused_alike(calls):
             function(outputs, torch.ones(3))
 
 
-@pytest.mark.parametrize("unweighted", [(), (0,), (4,), (1, 3), (0, 1, 2, 3), (3, 4)])
+@pytest.mark.parametrize("prescaled", [(), (0,), (4,), (1, 3), (0, 1, 2, 3), (3, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_outputs_without_a_weight_count_as_they_are(calls, unweighted, dtype):
+def test_outputs_without_a_weight_count_as_they_are(calls, prescaled, dtype):
     outputs, weights, grad = inputs(dtype=dtype)
-    weighted = [k for k in range(5) if k not in unweighted]
+    weighted = [k for k in range(5) if k not in prescaled]
     every = torch.ones(5)
     every[weighted] = weights.detach()[weighted]
     every.requires_grad_()
     few = every.detach()[weighted].requires_grad_()
     expected = gradients(mix, outputs, every, grad)
-    got = gradients(lambda outputs, weights: mix(outputs, weights, unweighted=unweighted), outputs, few, grad)
+    got = gradients(lambda outputs, weights: mix(outputs, weights, prescaled=prescaled), outputs, few, grad)
     assert len(calls) >= 4  # both natively, forward and backward
     torch.testing.assert_close(got[0], expected[0], rtol=0, atol=0)
     torch.testing.assert_close(got[1], expected[1][weighted], rtol=0, atol=0)
     for ours, theirs in zip(got[2:], expected[2:], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     reference = gradients(
-        lambda outputs, weights: mix_reference(outputs, weights, unweighted=unweighted), outputs, few, grad
+        lambda outputs, weights: mix_reference(outputs, weights, prescaled=prescaled), outputs, few, grad
     )
     for ours, theirs in zip(got, reference, strict=True):
         # one rounding of each term and sum, or sums in another order
@@ -299,15 +299,15 @@ def test_outputs_without_a_weight_count_as_they_are(calls, unweighted, dtype):
 def test_gradgradcheck_with_outputs_without_a_weight(calls):
     outputs = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     weights = torch.rand(2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w, *x: mix(x, w, unweighted=(0, 2)), (weights, *outputs))
-    assert torch.autograd.gradgradcheck(lambda w, *x: mix(x, w, unweighted=(0, 2)), (weights, *outputs))
+    assert torch.autograd.gradcheck(lambda w, *x: mix(x, w, prescaled=(0, 2)), (weights, *outputs))
+    assert torch.autograd.gradgradcheck(lambda w, *x: mix(x, w, prescaled=(0, 2)), (weights, *outputs))
 
 
 def test_only_outputs_that_have_a_weight_are_kept():
     outputs, weights, _ = inputs()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-        mix(outputs, weights.detach()[:2].requires_grad_(), unweighted=(0, 1, 3))
+        mix(outputs, weights.detach()[:2].requires_grad_(), prescaled=(0, 1, 3))
     assert {outputs[2].data_ptr(), outputs[4].data_ptr()} <= set(kept) and not {
         o.data_ptr() for o in outputs[:2]
     } & set(kept)

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from nas.runs import pages, results, table
-from nas.runs.record import Record
+from nas.runs.record import RunProvenance
 from nas.runs.stages import search
 
 OWN = """
@@ -161,7 +161,7 @@ def test_the_first_metric_must_be_one_number(run):
 
 def test_a_hook_that_stands_in_for_another_class_is_the_same_class():
     specs = [{"class_path": "a.B", "init_args": {}}, {"class_path": "a.B"}]
-    first, second = (Record(yaml.safe_dump({"model": {"relaxation": spec}}), ()) for spec in specs)
+    first, second = (RunProvenance(yaml.safe_dump({"model": {"relaxation": spec}}), ()) for spec in specs)
 
     class Trainer:
         world_size = 1

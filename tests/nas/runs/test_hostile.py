@@ -86,7 +86,7 @@ NAMED = [
         "evil_mod|name|transforms",
     ),
     ("retrain", "retrain/task", {"class_path": "evil_mod.Space"}, "--trust-module evil_mod"),
-    ("derive", "model/cost", {"nas.io.files.remove_scraps": {"max": 1}}, "remove_scraps"),
+    ("derive", "model/cost", {"nas.io.files.remove_temporary_files": {"max": 1}}, "remove_temporary_files"),
     ("profile", "model/cost", {"evil_mod.cost": {"max": 1}}, "--trust-module evil_mod"),
     (
         "derive",

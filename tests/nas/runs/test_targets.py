@@ -9,7 +9,7 @@ import torch
 
 import nas as framework
 from nas.costs import count_macs, num_params
-from nas.costs.limits import cheapest, dearest
+from nas.costs.limits import cheapest, most_expensive
 from nas.costs.tabulate import CostModel
 from nas.supernet.building import architecture
 from search_spaces.dilation import DilationNet1d
@@ -36,7 +36,7 @@ def counted(choices, cost, space=SPACE["init_args"]):
 def cost_range(cost):
     supernet = framework.Supernet(DilationNet1d(**SPACE["init_args"]).network())
     table = CostModel(supernet, [X]).table("cost", cost)
-    return [counted(find(supernet.network, table), cost) for find in (cheapest, dearest)]
+    return [counted(find(supernet.network, table), cost) for find in (cheapest, most_expensive)]
 
 
 QUICK = {"model.space": SPACE, "trainer.max_epochs": 2, "trainer.limit_train_batches": 1, "model.warmup_epochs": 0}

@@ -42,7 +42,7 @@ class Passes(ChoiceModule):
 
     def forward(self, x):
         context = context_of(self.name)
-        weights = context.stacked[context.rows[self.name]]
+        weights = context.op_weights[context.rows[self.name]]
         return sum(weights[k] * branch(x) for k, branch in enumerate(self.branches_of))
 
 

@@ -119,7 +119,7 @@ def test_a_gate_never_drops_everything(supernet):
     assert [genotype.choices[f"features.{name}"] for name in NAMES] == ["drop", "keep", "drop"]
     assert sum(genotype.choices[f"channels.{i}"] == "keep" for i in range(8)) == 1
     supernet.derive(genotype)
-    with pytest.raises(ValueError, match="none of features.age, .* is 'keep'; at least one must be"):
+    with pytest.raises(ValueError, match=r"none of features\.age, .* is 'keep'; at least one must be"):
         supernet.derive({**CHOICES, **keep("features", NAMES, set())})
     with (
         pytest.raises(ValueError, match="gate 'features' keeps nothing"),
@@ -269,5 +269,5 @@ def test_shared_gates_must_have_the_same_elements():
 def test_a_genotype_that_keeps_nothing_is_refused_everywhere(supernet):
     nothing = {**CHOICES, **keep("features", NAMES, set())}
     for use in (supernet.one_hot, supernet.derive):
-        with pytest.raises(ValueError, match="none of features.age, .* is 'keep'; at least one must be"):
+        with pytest.raises(ValueError, match=r"none of features\.age, .* is 'keep'; at least one must be"):
             use(nothing)

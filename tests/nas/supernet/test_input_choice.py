@@ -56,7 +56,7 @@ def test_inputs_that_are_not_learned_are_summed_and_rest():
     supernet(torch.randn(4, 3, dtype=torch.float64), op_weights=sample).sum().backward()
     assert supernet.alpha.grad[row].tolist() == [0, 0, 0]
     assert supernet.alpha.grad.abs().sum() > 0
-    assert supernet.resting == {"node"}
+    assert supernet.frozen == {"node"}
 
 
 @pytest.mark.parametrize("relaxation", [GumbelSoftmax(hard=True), SampledPath(), TwoPath(), Dirichlet()])
