@@ -36,9 +36,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def with_checksum(content: Mapping[str, Any]) -> str:
-    """JSON text with the key ``checksum`` added: the SHA-256 of the rest. NaN and infinity become null, as JSON does not know them."""
-    plain = json.loads(json.dumps(_finite(content), allow_nan=False))
-    return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=2) + "\n"
+    """JSON text with the key ``checksum`` added: the SHA-256 of the rest."""
+    plain = json.loads(to_json(content))
+    return to_json({**plain, CHECKSUM: _checksum(plain)})
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """JSON text. NaN and infinity become null, as JSON does not know them."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 
 def verify_checksum(content: Mapping[str, Any], source: str) -> dict[str, Any]:

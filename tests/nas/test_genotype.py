@@ -26,6 +26,16 @@ def test_a_hand_written_file_needs_only_choices():
     assert Genotype.from_json(text) == Genotype({"a": "x"})
 
 
+def test_a_file_may_be_edited_by_hand_also_one_that_has_a_checksum(tmp_path):
+    GOOD.save(tmp_path / "g.json")
+    content = json.loads((tmp_path / "g.json").read_text())
+    assert "checksum" not in content
+    content["choices"]["a"] = "y"
+    for written in (content, {**content, "checksum": "0" * 64}):
+        (tmp_path / "g.json").write_text(json.dumps(written))
+        assert Genotype.load(tmp_path / "g.json").choices == {"a": "y", "edges": ["p", "q"]}
+
+
 def changed(**changes):
     data = json.loads(GOOD.to_json()) | changes
     return json.dumps({key: value for key, value in data.items() if value != "DELETE"})
