@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas.relaxations import BinaryConcrete
 from nas.supernet.mixed_op import sample
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied, eval_mode
 
 
 class ConcreteDropout(nn.Module):
@@ -119,14 +119,9 @@ def monte_carlo(network: nn.Module, inputs: Tensor, num_draws: int = 50) -> Tens
 
     Source: Gal and Ghahramani 2016, "Dropout as a Bayesian Approximation".
     """
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.train()
-    try:
+    with eval_mode(network):
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.train()
         draws = [torch.softmax(network(inputs), dim=-1) for _ in range(num_draws)]
-        return torch.stack(draws).mean(0)
-    finally:
-        for module, training in modes:
-            module.training = training
+    return torch.stack(draws).mean(0)

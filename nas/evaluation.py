@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torchmetrics import MeanMetric, Metric
 
 from nas.costs.functions import batch_size
+from nas.supernet.modules import eval_mode
 from nas.tasks import Task
 
 
@@ -71,18 +71,6 @@ def joined(parts: Sequence[Any]) -> Any:
         for leaf in zip(*(leaves for leaves, _ in flat), strict=True)
     ]
     return tree_unflatten(leaves, flat[0][1])
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode; each part's own mode returns at the end."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from nas.costs.functions import CostFunction, count_macs, num_params
 from nas.costs.tabulate import CostModel
 from nas.data import SearchDataModule, StreamingDataModule
 from nas.data.loader import num_samples
+from nas.io.rng import untouched_rng
 from nas.relaxations import GumbelSoftmax, Relaxation
 from nas.supernet.building import architecture
 from nas.supernet.choices import choice
@@ -242,7 +243,7 @@ def check_bilevel(bilevel: Bilevel, *, relaxation: Relaxation | None = None) -> 
     """
 
     def searched(warmup_epochs: int) -> dict[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
+        with untouched_rng():
             torch.manual_seed(0)
             module = SearchModule(
                 space=_TwoActivations(),

@@ -21,7 +21,7 @@ from torch.utils import benchmark
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 CostFunction = Callable[[nn.Module, Sequence[Any]], float]
 

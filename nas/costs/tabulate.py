@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from nas.costs.functions import CostFunction, num_params
 from nas.costs.module_key import call_key, module_key
 from nas.costs.table import CostTable, Term, merged
+from nas.io.rng import untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
+from nas.supernet.modules import eval_mode
 from nas.supernet.places import places_of
 from nas.supernet.structure import conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
@@ -95,16 +97,13 @@ def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Seque
         calls[id(module)].append(Call(args, kwargs, tuple(output.shape) if isinstance(output, Tensor) else None))
 
     handles = [module.register_forward_hook(keep, with_kwargs=True) for module in set(modules)]
-    modes = [(module, module.training) for module in supernet.modules()]
     weights = torch.full_like(supernet.alpha, 0.5, requires_grad=False)
     try:
-        with torch.random.fork_rng(devices=[weights.device] if weights.device.type == "cuda" else []):
-            supernet.eval()(*inputs, op_weights=OpWeights(weights, None))
+        with untouched_rng(weights.device), eval_mode(supernet):
+            supernet(*inputs, op_weights=OpWeights(weights, None))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
     return calls
 
 

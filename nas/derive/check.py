@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from nas.evaluation import eval_mode
 from nas.genotype import Genotype
+from nas.io.rng import untouched_rng
+from nas.supernet.modules import eval_mode
 from nas.supernet.supernet import Supernet
 
 TOLERANCE = 1e-5
@@ -33,8 +34,7 @@ def check_derived(
         ValueError: They differ, so something between choices and layers is not derived as it was searched.
     """
     choices = genotype.choices if isinstance(genotype, Genotype) else genotype
-    devices = [supernet.alpha.device] if supernet.alpha.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
+    with untouched_rng(supernet.alpha.device):
         with eval_mode(supernet):
             expected = supernet(*inputs, op_weights=supernet.one_hot(choices, run_all=run_all))
         found = supernet.derive(choices).eval()(*inputs)

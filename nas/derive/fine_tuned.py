@@ -14,6 +14,7 @@ from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore, inherited_network
 from nas.evaluation import call_network, to_device
 from nas.genotype import Genotype
+from nas.io.rng import untouched_rng
 from nas.lr_schedules import make_lr_scheduler
 
 
@@ -48,7 +49,7 @@ class FineTuned(DeriveStrategy):
 
     def _tuned(self, score: InheritedScore, choices: dict[str, Any]) -> float:
         searched = score.searched
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with untouched_rng(), torch.enable_grad():
             network = inherited_network(searched.supernet, searched.space, choices).to(searched.device)
             fine_tune(network, searched, num_steps=self.num_steps, lr=self.lr)
             return score.of(network)

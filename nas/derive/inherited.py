@@ -16,7 +16,9 @@ from torch.utils._pytree import tree_leaves
 from nas.derive.base import Batches, Searched
 from nas.evaluation import call_network, evaluate, joined, recalibrate_batch_norm, to_device
 from nas.genotype import Genotype
-from nas.supernet.module_copy import copied
+from nas.io.rng import untouched_rng
+from nas.supernet.bound import BoundSupernet
+from nas.supernet.modules import copied
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.supernet import Supernet
 from nas.tasks import Task
@@ -29,21 +31,9 @@ DECAY = 1e-3
 
 def inherited_network(supernet: Supernet, space: SearchSpace, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
     """A network with the supernet's weights: the derived one, or, where that cannot take them, a supernet that runs one architecture."""
-    return supernet.derive(genotype) if space.inherits_weights else Selected(supernet, genotype)
-
-
-class Selected(nn.Module):
-    """A copy of a supernet that runs one architecture."""
-
-    def __init__(self, supernet: Supernet, genotype: Genotype | Mapping[str, Any]) -> None:
-        """Copies the supernet."""
-        super().__init__()
-        self.supernet = copied(supernet)
-        self.genotype = genotype
-
-    def forward(self, *args: Any) -> Any:
-        """Runs the architecture."""
-        return self.supernet(*args, op_weights=self.supernet.one_hot(self.genotype, run_all=False))
+    if space.inherits_weights:
+        return supernet.derive(genotype)
+    return BoundSupernet(copied(supernet), supernet.one_hot(genotype, run_all=False))
 
 
 class InheritedScore:
@@ -75,7 +65,7 @@ class InheritedScore:
     def __call__(self, choices: Mapping[str, Any]) -> float:
         """The score of an architecture."""
         searched = self.searched
-        with torch.random.fork_rng(devices=[]):
+        with untouched_rng():
             network = inherited_network(searched.supernet, searched.space, choices)
             if self.refit_head:
                 self._refit(network)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor, nn
 
 from nas.costs.limits import most_probable
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.fine_tuned import fine_tune
 from nas.derive.inherited import InheritedScore
 from nas.genotype import Genotype
-from nas.io.rng import derive_seed
+from nas.io.rng import derive_seed, untouched_rng
 from nas.relaxations import OpWeights
-from nas.supernet.module_copy import copied
+from nas.supernet.bound import BoundSupernet
+from nas.supernet.modules import copied
 from nas.supernet.structure import find_rows
 from nas.supernet.supernet import Supernet, argmax_choices
 
@@ -54,8 +54,8 @@ class Perturbation(DeriveStrategy):
         supernet, space = searched.supernet, searched.space
         weights = searched.relaxation.probabilities(supernet.alpha, supernet.mask).detach()
         worth = searched.probabilities()
-        with torch.random.fork_rng(devices=[]):
-            mixed = Mixed(copied(supernet), weights).to(searched.device)
+        with untouched_rng():
+            mixed = Mixed(copied(supernet), OpWeights(supernet.fill_input_rows(weights))).to(searched.device)
             for name in self._order(searched):
                 row = list(supernet.choices).index(name)
                 losses = {label: -score.of(mixed.without(row, k)) for k, label in self._labels(supernet, name)}
@@ -85,24 +85,8 @@ class Perturbation(DeriveStrategy):
         return [(k, label) for k, label in enumerate(place.rows()[name]) if label not in place.search_only]
 
 
-class Mixed(nn.Module):
-    """A supernet with fixed op weights."""
-
-    def __init__(self, supernet: Supernet, weights: Tensor) -> None:
-        """Sets the weights.
-
-        Shape:
-            - weights: (E, K)
-        """
-        super().__init__()
-        self.supernet = supernet
-        self.weights: Tensor
-        self.register_buffer("weights", weights.clone())
-
-    def forward(self, *args: object) -> object:
-        """Runs the supernet."""
-        weights = self.supernet.fill_input_rows(self.weights)
-        return self.supernet(*args, op_weights=OpWeights(weights.detach()))
+class Mixed(BoundSupernet):
+    """A supernet of which one choice after the other is decided."""
 
     def without(self, row: int, column: int) -> Mixed:
         """The same without one candidate, the weights of its siblings scaled up to sum to 1; it shares the supernet."""
@@ -111,7 +95,7 @@ class Mixed(nn.Module):
         rest = self.supernet.mask[row].to(weights.dtype)
         rest[column] = 0.0
         weights[row] = weights[row] / weights[row].sum() if weights[row].sum() > 0 else rest / rest.sum()
-        return Mixed(self.supernet, weights)
+        return Mixed(self.supernet, OpWeights(weights))
 
     def decide(self, row: int, column: int) -> None:
         """Gives all the weight of a choice to one candidate."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from nas.export.subject import check_same
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 TOLERANCE = 1e-5
 """Largest difference of outputs, as a part of the largest output where that is above 1."""

@@ -12,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from nas.export.subject import check_same
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 TOLERANCE = 1e-6
 """Largest difference of outputs, as a part of the largest output."""

@@ -12,7 +12,7 @@ from typing import Any
 
 _DOORS = {
     "io": "checkpoint_io csv_file distributed errors files folder_lock markdown parent rng",
-    "supernet": "building candidates choices input_choice mixed_op module_copy search_space structure",
+    "supernet": "building candidates choices input_choice mixed_op search_space structure",
     "supernet.fused": "folding merging mixture",
     "costs": "latency limits module_key",
     "training": "arch_statistics cost_penalty replanning retrain_module search_module train_module",
@@ -25,6 +25,7 @@ MOVED: Mapping[str, str] = {
         for name in "baseline derive evaluate export load retrain search".split()
     },
     "nas.choice_module": "nas.supernet.base",
+    "nas.module_copy": "nas.supernet.modules",
     "nas.gates": "nas.supernet.gate",
     "nas.repeats": "nas.supernet.repeat",
     "nas.widths": "nas.supernet.width",

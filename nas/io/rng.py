@@ -7,6 +7,7 @@ has just started or has made the 116 draws before it.
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -26,6 +27,11 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
 def keyed_generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator on `device`, seeded by :func:`derive_seed` of the remaining arguments."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *counters))
+
+
+def untouched_rng(device: torch.device | None = None) -> AbstractContextManager[None]:
+    """Leaves torch's default generators as they were: the CPU's, and that of `device` where it is a GPU."""
+    return torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else [])
 
 
 def uniform_like(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

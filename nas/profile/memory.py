@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nas.evaluation import call_network
-from nas.io.rng import keyed_generator
+from nas.io.rng import keyed_generator, untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 from nas.training.search_module import SearchModule
 from nas.training.train_module import OptimizerFactory
 
@@ -93,7 +93,7 @@ def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
         slope = (large - small) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
         return small - slope * SMALL_BATCHES[0], slope
 
-    with torch.random.fork_rng(devices=[]):
+    with untouched_rng():
         soft = measured(_all_candidates(module))
         paths = [measured(path) for path in _even_paths(module)]
         largest = measured(_largest_path(module, example))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import SearchDataModule
-from nas.evaluation import as_args, eval_mode, scalars_of, update_metrics
+from nas.evaluation import as_args, scalars_of, update_metrics
 from nas.io import checkpoint_io
 from nas.io.errors import UsageError, describe
-from nas.io.rng import derive_seed, seed_global_generators
+from nas.io.rng import derive_seed, seed_global_generators, untouched_rng
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
+from nas.supernet.modules import eval_mode
 from nas.tasks import Task
 from nas.training.search_module import SearchModule
 from nas.training.train_module import TrainModule
@@ -100,7 +101,7 @@ def try_once(
     for known in (*targets, target):
         if known is not None:
             task.check_target(known)
-    with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with eval_mode(network), torch.no_grad(), untouched_rng():
         output = forward(*as_args(inputs))
         metrics = dict(task.metrics())
         update_metrics(metrics, task.loss(output, target), task.prediction(output), target)

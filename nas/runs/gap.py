@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-import torch
-from torch import nn
-
 from nas.data import SearchDataModule
 from nas.evaluation import as_floats_of, evaluate, recalibrate_batch_norm
 from nas.genotype import Genotype
+from nas.io.rng import untouched_rng
 from nas.relaxations import OpWeights
-from nas.supernet.supernet import Supernet
+from nas.supernet.bound import BoundSupernet
+from nas.supernet.modules import eval_mode
 from nas.training.search_module import SearchModule
 
 NUM_BATCHES = 2
@@ -42,29 +41,14 @@ class DiscretisationGap:
             module.space.check_genotype(genotype.choices)
         except ValueError:
             return {}
-        modes = [(inner, inner.training) for inner in module.modules()]
         weight, arch = (as_floats_of(module.supernet.network, half) for half in (weight, arch))
-        try:
-            with torch.random.fork_rng(devices=[]):
-                derived = module.supernet.derive(genotype)
-                recalibrate_batch_norm(derived, weight, module.device)
-                return {
-                    "gap/derived": evaluate(derived, arch, module.task, module.device)[name],
-                    "gap/supernet": evaluate(_Soft(module), arch, module.task, module.device)[name],
-                }
-        finally:
-            for inner, training in modes:
-                inner.training = training
-
-
-class _Soft(nn.Module):
-    """A supernet with its probabilities as op weights."""
-
-    def __init__(self, module: SearchModule) -> None:
-        super().__init__()
-        self.supernet: Supernet = module.supernet
-        rows = module.relaxation.probabilities(module.supernet.alpha, module.supernet.mask)
-        self.op_weights = OpWeights(module.supernet.fill_input_rows(rows.detach()), None)
-
-    def forward(self, *args: Any) -> Any:
-        return self.supernet(*args, op_weights=self.op_weights)
+        supernet = module.supernet
+        rows = module.relaxation.probabilities(supernet.alpha, supernet.mask).detach()
+        soft = BoundSupernet(supernet, OpWeights(supernet.fill_input_rows(rows)))
+        with eval_mode(module), untouched_rng():
+            derived = supernet.derive(genotype)
+            recalibrate_batch_norm(derived, weight, module.device)
+            return {
+                "gap/derived": evaluate(derived, arch, module.task, module.device)[name],
+                "gap/supernet": evaluate(soft, arch, module.task, module.device)[name],
+            }

@@ -24,6 +24,7 @@ from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
 from nas.evaluation import as_args, as_floats_of, evaluate, first_samples, recalibrate_batch_norm, to_device
 from nas.genotype import Genotype
 from nas.io.files import sha256
+from nas.io.rng import untouched_rng
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder, versions
 from nas.runs.table import find_table
@@ -208,7 +209,7 @@ def plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:
     """The derived network in the sizes of the search; its weights matter only where they are inherited."""
     if module.space.inherits_weights:
         return module.supernet.derive(genotype)
-    with torch.random.fork_rng(devices=[]), architecture(genotype):
+    with untouched_rng(), architecture(genotype):
         return module.space.network("search")
 
 
@@ -218,7 +219,7 @@ def describe_targets(
     """What :class:`Derived` says of targets."""
     if not retraining.targets:
         return {}, None
-    with torch.random.fork_rng(devices=[]), architecture(choices):
+    with untouched_rng(), architecture(choices):
         network = retraining.model["space"].network("retrain").to(device)
     inputs = first_samples(example_inputs(network, retraining.data))
     described, met = {}, True

@@ -15,6 +15,7 @@ from nas.costs.tabulate import CostModel, num_chosen
 from nas.evaluation import as_args, first_samples, to_device
 from nas.io.errors import UsageError
 from nas.io.files import read_json, write_json
+from nas.io.rng import untouched_rng
 from nas.runs.build import as_usage_error
 from nas.runs.config import Experiment, Target
 from nas.supernet.supernet import Supernet
@@ -36,7 +37,7 @@ def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
         UsageError: The network does not run, or costs cannot be tabulated.
     """
     inputs, _ = experiment.data.example()
-    with as_usage_error("model.cost"), torch.random.fork_rng(devices=[]):
+    with as_usage_error("model.cost"), untouched_rng():
         supernet = Supernet(experiment.model["space"].network("retrain")).to(device)
         return CostModel(supernet, as_args(to_device(first_samples(inputs), device)))
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.io.rng import untouched_rng
 from nas.supernet.base import ChoiceModule, Condition, Cost, check_choice, context_of
 from nas.supernet.candidates import Select
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 DROP, KEEP = "drop", "keep"
 LABELS = (DROP, KEEP)
@@ -86,7 +87,7 @@ class Gate(ChoiceModule):
         number = len(self.names)
 
         def of(num_kept: int) -> float:
-            with torch.random.fork_rng(devices=[]):
+            with untouched_rng():
                 module = self.factory(num_kept)
             return cost(module, (args[0].narrow(self.dim, 0, num_kept), *args[1:]) if args else ())
 
@@ -110,7 +111,7 @@ class Gate(ChoiceModule):
         if len(kept) == len(self.names):
             module: nn.Module = copied(self.module, copies)
         else:
-            with torch.random.fork_rng(devices=[]):
+            with untouched_rng():
                 module = self.factory(len(kept))
             _inherit(self.name, module, self.module, kept, len(self.names))
         return plain(module, kept, len(self.names), self.dim)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from nas.io.rng import untouched_rng
 from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
 from nas.supernet.base import (
@@ -26,7 +27,7 @@ from nas.supernet.base import (
 from nas.supernet.candidates import keep_input
 from nas.supernet.fused.folding import has_hooks
 from nas.supernet.fused.mixture import Outputs, run
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied, eval_mode
 
 
 class MixedOp(ChoiceModule):
@@ -211,17 +212,11 @@ class MixedOp(ChoiceModule):
         if not idle:
             return
         shapes = {self.labels[k]: tuple(result.shape) for k in indices}
-        devices = [result.device] if result.device.type == "cuda" else []
-        modes = [(module, module.training) for module in self.modules()]
-        with torch.random.fork_rng(devices=devices), active_context(_repeatable(present_context())()):
-            try:
-                for k in idle:
-                    output = self.candidates[k].eval()(*args, **kwargs)
-                    self._check_outputs([k], [output])
-                    shapes[self.labels[k]] = tuple(output.shape)
-            finally:
-                for module, training in modes:
-                    module.training = training
+        with untouched_rng(result.device), active_context(_repeatable(present_context())()), eval_mode(self):
+            for k in idle:
+                output = self.candidates[k](*args, **kwargs)
+                self._check_outputs([k], [output])
+                shapes[self.labels[k]] = tuple(output.shape)
         if len(set(shapes.values())) > 1:
             raise _shape_error(self.name, shapes)
 

@@ -11,7 +11,7 @@ from nas.ops import mix
 from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
 from nas.supernet.candidates import keep_input
 from nas.supernet.mixed_op import checkpoint, versions_of
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 
 class Repeat(ChoiceModule):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nas.supernet.base import ChoiceModule, Condition
-from nas.supernet.module_copy import copied, cut_results
+from nas.supernet.modules import copied, cut_results
 from nas.supernet.places import decisions, outermost, places_of
 from nas.supernet.width import narrowed
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.costs.functions import batch_size
 from nas.evaluation import call_network, joined, split_batch
-from nas.io.rng import derive_seed, keyed_generator, seed_global_generators
+from nas.io.rng import derive_seed, keyed_generator, seed_global_generators, untouched_rng
 from nas.lr_schedules import LRSchedule
 from nas.paths import Paths
 from nas.regularizers import ArchState, Regularizer, entropy
@@ -280,7 +280,7 @@ class SearchModule(TrainModule):
         criterion = _Criterion(self.supernet, self.task)
         buffers = {name: buffer.clone() for name, buffer in criterion.named_buffers()}
         exchanged = ({**weights}, buffers)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with untouched_rng(self.device):
             seed_global_generators(derive_seed(self.seed, f"virtual/{level}", self.num_batches_done, self.global_rank))
             return self._mean_loss(level, lambda *args: functional_call(criterion, exchanged, args), level == "arch")
 

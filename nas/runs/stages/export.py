@@ -26,7 +26,7 @@ from nas.runs.stages.load import load
 from nas.runs.stages.retrain import build_network, read_genotype_of
 from nas.runs.trainer import prepare_machine
 from nas.supernet.base import ChoiceModule
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 from nas.supernet.supernet import Supernet
 
 

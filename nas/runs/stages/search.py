@@ -20,7 +20,7 @@ from nas.derive.inherited import InheritedScore
 from nas.evaluation import as_args, as_floats_of
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
-from nas.io.rng import keyed_generator
+from nas.io.rng import keyed_generator, untouched_rng
 from nas.runs.build import as_usage_error, build_search, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.first_step import after_a_step
@@ -115,7 +115,7 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
     """
     inputs, target = data.example()
     supernet = module.supernet
-    with as_usage_error(), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with as_usage_error(), untouched_rng(), torch.no_grad():
         retrained = Supernet(retraining.model["space"].network("retrain")).choices
         if retrained != supernet.choices:
             name = next(n for n in [*supernet.choices, *retrained] if supernet.choices.get(n) != retrained.get(n))

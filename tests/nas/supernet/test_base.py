@@ -19,7 +19,7 @@ from torch import nn
 import nas
 from nas.supernet.base import ChoiceModule, context_of
 from nas.supernet.building import present_build, scoped
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 LABELS = ("one", "two", "three")
 

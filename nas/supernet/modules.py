@@ -1,8 +1,10 @@
-"""Copies of modules that hold on to tensors of a backward graph."""
+"""What is done to any module: copying it, also while it holds tensors of a backward graph, and running it in eval mode."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -35,3 +37,15 @@ def cut_results(module: nn.Module, known: dict[int, Any]) -> dict[int, Tensor]:
         for leaf in tree_leaves(value)
         if isinstance(leaf, Tensor) and leaf.grad_fn is not None and id(leaf) not in known
     }
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode; each part's own mode returns at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

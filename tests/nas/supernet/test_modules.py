@@ -5,7 +5,7 @@ from torch.nn.utils import prune
 
 import nas
 from nas.costs import num_macs
-from nas.supernet.module_copy import copied
+from nas.supernet.modules import copied
 
 
 class Keeping(nn.Module):
