@@ -87,3 +87,9 @@ def test_lazy_names_do_not_import_torch():
     import subprocess
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tests_lie_where_what_they_test_lies():
+    for folder in ("nas", "search_spaces"):
+        for path in (ROOT / "tests" / folder).rglob("test_*.py"):
+            assert (ROOT / path.relative_to(ROOT / "tests")).parent.is_dir(), f"{path}: no package of that path"

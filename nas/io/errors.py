@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAX_CHARACTERS = 1000
+"""Of a message."""
+
 
 def shown(text: str) -> str:
     """One line for a terminal: control characters are written out, so that none moves the cursor or changes a title."""
@@ -9,11 +12,17 @@ def shown(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
+def shortened(text: str) -> str:
+    """The text without its middle, where a value that it repeats is too long to be read."""
+    half = MAX_CHARACTERS // 2
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+
+
 def describe(error: BaseException) -> str:
     """One line: the message, and the kind of error where the message alone would not say what is wrong."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
+    text = shortened(" ".join(str(error).split()))
     return (
         text
         if isinstance(error, (ValueError, OSError, RuntimeError, ArithmeticError)) and text
@@ -26,3 +35,7 @@ class UsageError(ValueError):
 
     The command line prints its message as one line and exits with code 2. Everything else that goes wrong exits with code 1.
     """
+
+    def __init__(self, message: str) -> None:
+        """Shortens the message."""
+        super().__init__(shortened(message))

@@ -28,9 +28,6 @@ from nas.tasks import Task
 from nas.training.search_module import SearchModule
 from nas.training.train_module import OptimizerFactory
 
-MAX_MESSAGE = 1000
-"""Characters of the parser's messages, which repeat the value."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
@@ -263,9 +260,7 @@ def _with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) 
 def _short(error: ArgumentError) -> str:
     text = " ".join(str(error).split()).removeprefix("Parser key ")
     denied = re.search(r"(.*?)(?:Problem with given class_path '[^']*': )?Importing '([^']*)' is not allowed", text)
-    if denied:
-        return f"{denied[1]}{refusal(denied[2])}"
-    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
+    return f"{denied[1]}{refusal(denied[2])}" if denied else text
 
 
 def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "space") -> SearchSpace:

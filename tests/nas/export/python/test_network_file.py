@@ -20,7 +20,7 @@ from search_spaces.dilation import DilationNet1d
 from search_spaces.macro import MacroNet
 from search_spaces.nasbench201 import NASBench201
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def assert_equal(network, copy, *shape, batches=(1, 2, 7)):
