@@ -116,6 +116,10 @@ class Unrolled(Bilevel):
     exactly, through the gradient's own graph, or with the second derivative as a central finite difference. The virtual weights, and
     what the virtual passes do to batch-norm buffers, are thrown away.
 
+    Args:
+        exact: Differentiate through the virtual step; otherwise the finite difference of DARTS, which needs less memory.
+        radius: Norm of the finite difference's step in weight space, above 0.
+
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", equations 6 to 8.
 
     Deviation: DARTS leaves Nesterov's momentum out; here the virtual step is the optimizer's own. Gradient clipping is not part of it.
@@ -124,12 +128,6 @@ class Unrolled(Bilevel):
     recomputes = False  # the recomputation would see the real weights, not the virtual ones
 
     def __init__(self, exact: bool = True, radius: float = 0.01) -> None:
-        """Sets the method.
-
-        Args:
-            exact: Differentiate through the virtual step; otherwise the finite difference of DARTS, which needs less memory.
-            radius: Norm of the finite difference's step in weight space, above 0.
-        """
         if not radius > 0:
             raise ValueError(f"Unrolled: radius must be above 0, got {radius}")
         self.exact = exact

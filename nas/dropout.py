@@ -19,19 +19,17 @@ class ConcreteDropout(nn.Module):
     Inside a supernet that draws by :class:`nas.relaxations.BinaryConcrete`; in eval mode nothing is dropped. :func:`fixed` makes an
     ordinary dropout of it. Without :func:`dropout_penalty` in the loss the rate has no reason to stay above 0.
 
+    Args:
+        layer: What reads the input; with a ``weight`` whose second dimension is the input's size.
+        rate: The rate at first, in (0, 1).
+
+    Raises:
+        ValueError: The rate is out of range, or the layer has no such weight.
+
     Source: Gal, Hron and Kendall 2017, "Concrete Dropout".
     """
 
     def __init__(self, layer: nn.Module, rate: float = 0.1) -> None:
-        """Wraps a layer.
-
-        Args:
-            layer: What reads the input; with a ``weight`` whose second dimension is the input's size.
-            rate: The rate at first, in (0, 1).
-
-        Raises:
-            ValueError: The rate is out of range, or the layer has no such weight.
-        """
         super().__init__()
         if not 0.0 < rate < 1.0:
             raise ValueError(f"ConcreteDropout: rate must lie between 0 and 1, got {rate}")

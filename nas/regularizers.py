@@ -82,16 +82,15 @@ class Ramp:
 
 
 class Entropy(Regularizer):
-    """``weight`` times the mean entropy of the choices, in nats: above 0 it drives choices to a decision, below 0 to exploration."""
+    """``weight`` times the mean entropy of the choices, in nats: above 0 it drives choices to a decision, below 0 to exploration.
+
+    Args:
+        weight: Factor of the mean entropy; either sign.
+        end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+        at_tau: Entropy of ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau feels it.
+    """
 
     def __init__(self, weight: float, end_weight: float | None = None, at_tau: bool = False) -> None:
-        """Sets the term.
-
-        Args:
-            weight: Factor of the mean entropy; either sign.
-            end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
-            at_tau: Entropy of ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau feels it.
-        """
         self.weight = Ramp(weight, end_weight)
         self.at_tau = at_tau
 
@@ -105,16 +104,14 @@ class Entropy(Regularizer):
 class Sparsity(Regularizer):
     """``weight`` times the mean probability of keeping, over all gates (``nas.gate``): each is as dear as the others.
 
+    Args:
+        weight: Factor of the mean probability.
+        end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+
     Source: Louizos et al. 2018, "Learning Sparse Neural Networks through L0 Regularization", equation 2, with binary Concrete gates.
     """
 
     def __init__(self, weight: float, end_weight: float | None = None) -> None:
-        """Sets the term.
-
-        Args:
-            weight: Factor of the mean probability.
-            end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
-        """
         self.weight = Ramp(weight, end_weight)
 
     def penalty(self, state: ArchState) -> Tensor | None:
@@ -128,15 +125,13 @@ class AlphaDecay(Regularizer):
     """``weight / 2`` times the sum of squares of alpha: pulls every choice towards equal probabilities.
 
     Unlike the optimizer's weight decay it is a term of the loss, so it is the same under Adam as under SGD, and can be scheduled.
+
+    Args:
+        weight: Factor, at least 0.
+        end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
     """
 
     def __init__(self, weight: float, end_weight: float | None = None) -> None:
-        """Sets the term.
-
-        Args:
-            weight: Factor, at least 0.
-            end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
-        """
         self.weight = Ramp(weight, end_weight)
 
     def penalty(self, state: ArchState) -> Tensor:
@@ -146,16 +141,14 @@ class AlphaDecay(Regularizer):
 class BetaDecay(Regularizer):
     """``weight`` times the mean of ``logsumexp(alpha)`` over choices: keeps large logits, and so their variance, small.
 
+    Args:
+        weight: Factor at the start of the search.
+        end_weight: Factor at its end, reached in a straight line; null: as at first.
+
     Source: Ye et al. 2022, "beta-DARTS: Beta-Decay Regularization for Differentiable Architecture Search".
     """
 
     def __init__(self, weight: float = 0.0, end_weight: float | None = 50.0) -> None:
-        """Sets the term.
-
-        Args:
-            weight: Factor at the start of the search.
-            end_weight: Factor at its end, reached in a straight line; null: as at first.
-        """
         self.weight = Ramp(weight, end_weight)
 
     def penalty(self, state: ArchState) -> Tensor:
@@ -165,18 +158,16 @@ class BetaDecay(Regularizer):
 class Perturbation(Regularizer):
     """Uniform noise on the op weights while the network's weights are trained, so that alpha is found in a flat region.
 
+    Args:
+        epsilon: Half width of the noise at the start of the search, at least 0.
+        end_epsilon: Half width at its end, reached in a straight line; null: as at first.
+
     Source: Chen and Hsieh 2020, "Stabilizing Differentiable Architecture Search via Perturbation-based Regularization" (SDARTS-RS).
     """
 
     needs_all_candidates = True
 
     def __init__(self, epsilon: float = 0.03, end_epsilon: float | None = 0.3) -> None:
-        """Sets the noise.
-
-        Args:
-            epsilon: Half width of the noise at the start of the search, at least 0.
-            end_epsilon: Half width at its end, reached in a straight line; null: as at first.
-        """
         for value in (epsilon, end_epsilon):
             if value is not None and value < 0:
                 raise ValueError(f"Perturbation: epsilon must be at least 0, got {value}")
@@ -198,6 +189,11 @@ class SkipDropout(Regularizer):
 
     Without it skips win early, because they train nothing.
 
+    Args:
+        labels: Labels of the candidates that are skip connections.
+        rate: Probability of dropping at the start of the search, in [0, 1).
+        end_rate: Probability at its end, reached in a straight line; null: as at first.
+
     Source: Chen et al. 2019, "Progressive Differentiable Architecture Search" (P-DARTS), section 3.3.
 
     Deviation: P-DARTS drops elements of a skip's output; here the whole output is dropped, for the batch or, with noise per sample, the
@@ -209,13 +205,6 @@ class SkipDropout(Regularizer):
     def __init__(
         self, labels: Sequence[str] = ("skip_connect",), rate: float = 0.5, end_rate: float | None = 0.0
     ) -> None:
-        """Sets the dropout.
-
-        Args:
-            labels: Labels of the candidates that are skip connections.
-            rate: Probability of dropping at the start of the search, in [0, 1).
-            end_rate: Probability at its end, reached in a straight line; null: as at first.
-        """
         for value in (rate, end_rate):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"SkipDropout: rates must lie in [0, 1), got {value}")

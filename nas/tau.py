@@ -46,14 +46,13 @@ class TauSchedule(nn.Module, ABC):
 
 
 class Constant(TauSchedule):
-    """The same tau throughout."""
+    """The same tau throughout.
+
+    Args:
+        value: Tau, above 0.
+    """
 
     def __init__(self, value: float = 1.0) -> None:
-        """Sets the schedule.
-
-        Args:
-            value: Tau, above 0.
-        """
         super().__init__()
         self.value = _positive("value", value)
 
@@ -111,16 +110,14 @@ class LearnedTau(TauSchedule):
     Tau falls or rises as the loss asks. Add ``nas.regularizers.Entropy`` with a negative weight and ``at_tau: true``: its gradient
     pushes tau up and so keeps exploration alive.
 
+    Args:
+        start: Tau at first, above `floor`.
+        floor: Tau never falls to this, above 0.
+
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax", section 2.2 (tau as a learned parameter).
     """
 
     def __init__(self, start: float = 1.0, floor: float = 0.05) -> None:
-        """Sets the schedule.
-
-        Args:
-            start: Tau at first, above `floor`.
-            floor: Tau never falls to this, above 0.
-        """
         super().__init__()
         self.floor = _positive("floor", floor)
         if _positive("start", start) <= floor:
@@ -137,6 +134,13 @@ class Reheating(TauSchedule):
 
     When the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`;
     the factor falls back to 1 exponentially over the share `duration`, after which tau is the schedule's again. Then it may happen anew.
+
+    Args:
+        schedule: What sets tau otherwise.
+        min_entropy: Mean entropy below which choices count as collapsed, nats, above 0.
+        factor: What tau is multiplied by at first, above 1.
+        duration: Share of the search that a re-heating lasts, in (0, 1].
+        until: Share of the search after which a low entropy is what is wanted, in [0, 1].
     """
 
     def __init__(
@@ -147,15 +151,6 @@ class Reheating(TauSchedule):
         duration: float = 0.1,
         until: float = 0.7,
     ) -> None:
-        """Sets the schedule.
-
-        Args:
-            schedule: What sets tau otherwise.
-            min_entropy: Mean entropy below which choices count as collapsed, nats, above 0.
-            factor: What tau is multiplied by at first, above 1.
-            duration: Share of the search that a re-heating lasts, in (0, 1].
-            until: Share of the search after which a low entropy is what is wanted, in [0, 1].
-        """
         super().__init__()
         if _positive("factor", factor) <= 1:
             raise ValueError(f"tau: factor must be above 1, got {factor}")

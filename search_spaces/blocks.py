@@ -16,6 +16,15 @@ class InvertedResidual(nn.Module):
 
     Every convolution is followed by a batch norm and has no bias. An expansion of 1 leaves the first convolution out.
 
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Of the depthwise convolution; odd.
+        stride: Of the depthwise convolution.
+        expansion: Channels inside, as a multiple of `in_channels`.
+        squeeze_excite: Scale the channels inside by a squeeze-and-excitation of a quarter of their number.
+        activation: After the first two convolutions; must take ``inplace``.
+
     Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks"; the place and width of squeeze-and-excitation:
     Howard et al. 2019, "Searching for MobileNetV3".
 
@@ -34,17 +43,6 @@ class InvertedResidual(nn.Module):
         squeeze_excite: bool = False,
         activation: Callable[..., nn.Module] = nn.ReLU6,
     ) -> None:
-        """Builds the block.
-
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            kernel_size: Of the depthwise convolution; odd.
-            stride: Of the depthwise convolution.
-            expansion: Channels inside, as a multiple of `in_channels`.
-            squeeze_excite: Scale the channels inside by a squeeze-and-excitation of a quarter of their number.
-            activation: After the first two convolutions; must take ``inplace``.
-        """
         super().__init__()
         hidden = in_channels * expansion
         layers: OrderedDict[str, nn.Module] = OrderedDict()

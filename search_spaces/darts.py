@@ -40,6 +40,22 @@ class Darts(CellSpace):
 
     Node i chooses 2 of i + 2 states, and one of 7 operations for each: (1 * 3 * 6 * 10 * 7^8)^2, some 10^18, architectures.
 
+    Args:
+        search_channels: Channels of the first cell while searching.
+        search_layers: Cells while searching, at least 3.
+        channels: Channels of the first cell of the network that is retrained.
+        layers: Cells of the network that is retrained, at least 3.
+        num_classes: Outputs.
+        in_channels: Channels of the input.
+        num_nodes: Nodes of a cell.
+        dataset: Stem and auxiliary head: ``"cifar"`` for small images, or ``"imagenet"``, which halves them three times at first.
+        auxiliary: Give the network that is retrained an auxiliary head. In training mode it then returns two tensors.
+        drop_path: The probability of dropping an edge at the end of retraining, from 0 to below 1.
+        learned_edges: Weigh the edges of a node by logits of their own while searching (edge normalisation of PC-DARTS).
+
+    Raises:
+        ValueError: A value out of range, or an unknown dataset.
+
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", and its code, quark0/darts.
 
     Deviation: The ImageNet network ends in an average over the whole image; the published one's is over 7 x 7, the same for 224 x 224.
@@ -61,24 +77,6 @@ class Darts(CellSpace):
         drop_path: float = 0.0,
         learned_edges: bool = False,
     ) -> None:
-        """Sets the sizes; the defaults are those of the paper on CIFAR-10, whose ImageNet network has 48 channels and 14 layers.
-
-        Args:
-            search_channels: Channels of the first cell while searching.
-            search_layers: Cells while searching, at least 3.
-            channels: Channels of the first cell of the network that is retrained.
-            layers: Cells of the network that is retrained, at least 3.
-            num_classes: Outputs.
-            in_channels: Channels of the input.
-            num_nodes: Nodes of a cell.
-            dataset: Stem and auxiliary head: ``"cifar"`` for small images, or ``"imagenet"``, which halves them three times at first.
-            auxiliary: Give the network that is retrained an auxiliary head. In training mode it then returns two tensors.
-            drop_path: The probability of dropping an edge at the end of retraining, from 0 to below 1.
-            learned_edges: Weigh the edges of a node by logits of their own while searching (edge normalisation of PC-DARTS).
-
-        Raises:
-            ValueError: A value out of range, or an unknown dataset.
-        """
         check_sizes(
             "Darts",
             search_channels=search_channels,

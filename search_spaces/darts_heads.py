@@ -37,18 +37,16 @@ def make_stems(dataset: Dataset, in_channels: int, channels: int) -> tuple[nn.Se
 class AuxiliaryHead(nn.Module):
     """A second classifier, behind the last reduction cell; its loss helps to train the cells before it.
 
+    Args:
+        dataset: Which of the published heads.
+        channels: Channels of the input.
+        num_classes: Outputs.
+
     Source: quark0/darts, cnn/model.py: AuxiliaryHeadCIFAR and AuxiliaryHeadImageNet. That of ImageNet lacks the last batch norm, as
     published.
     """
 
     def __init__(self, dataset: Dataset, channels: int, num_classes: int) -> None:
-        """Builds the head.
-
-        Args:
-            dataset: Which of the published heads.
-            channels: Channels of the input.
-            num_classes: Outputs.
-        """
         super().__init__()
         cifar = dataset == "cifar"
         self.stride = 3 if cifar else 2

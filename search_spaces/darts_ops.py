@@ -93,6 +93,9 @@ class ScheduledDropPath(nn.Module):
 
     What is not dropped is divided by the probability of keeping it. In eval mode nothing is dropped.
 
+    Args:
+        largest: The probability at the end of training, from 0 to below 1.
+
     Source: Zoph et al. 2018, "Learning Transferable Architectures for Scalable Image Recognition"; quark0/darts, cnn/utils.py.
 
     Attributes:
@@ -100,11 +103,6 @@ class ScheduledDropPath(nn.Module):
     """
 
     def __init__(self, largest: float) -> None:
-        """Sets the schedule.
-
-        Args:
-            largest: The probability at the end of training, from 0 to below 1.
-        """
         super().__init__()
         self.largest = largest
         self.probability = 0.0

@@ -22,6 +22,15 @@ class MacroNet(nas.SearchSpace):
     The first layer of a stage halves the image and doubles the channels; its identity is a strided 1x1 convolution with batch norm. With
     the default sizes there are 3^8 = 6,561 architectures.
 
+    Args:
+        channels: Channels of the stem; the first stage has twice as many.
+        stages: Layers of each stage.
+        num_classes: Outputs.
+        in_channels: Channels of the input.
+
+    Raises:
+        ValueError: A value out of range.
+
     Source: Su et al. 2021, "Prioritized Architecture Sampling with Monto-Carlo Tree Search", and its code, NAS-Bench-Macro, train/model.py.
     Its activation is ReLU, not MobileNetV2's ReLU6.
     """
@@ -33,17 +42,6 @@ class MacroNet(nas.SearchSpace):
         num_classes: int = 10,
         in_channels: int = 3,
     ) -> None:
-        """Sets the sizes; the defaults are those of the benchmark on CIFAR-10.
-
-        Args:
-            channels: Channels of the stem; the first stage has twice as many.
-            stages: Layers of each stage.
-            num_classes: Outputs.
-            in_channels: Channels of the input.
-
-        Raises:
-            ValueError: A value out of range.
-        """
         check_sizes("MacroNet", channels=channels, num_classes=num_classes, in_channels=in_channels)
         if min(stages, default=0) < 1:
             raise ValueError(f"MacroNet: stages must be at least one number, each at least 1, got {list(stages)}")

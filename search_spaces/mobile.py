@@ -24,6 +24,21 @@ class MobileNet(nas.SearchSpace):
     classifier. Choice ``stageI.layerJ`` has a candidate for each kernel size and expansion (``k3_e6``, with squeeze-and-excitation
     ``k3_e6_se``) and, where the layer keeps size and channels, ``identity``, which makes the network shallower.
 
+    Args:
+        stages: Channels, number of layers and stride of each stage; the first layer of a stage has the stride.
+        kernels: Kernel sizes to choose from; odd.
+        expansions: Expansions to choose from.
+        squeeze_excite: [false], [true], or both to choose from.
+        stem_channels: Channels of the stem.
+        first_channels: Channels of the fixed first block.
+        head_channels: Channels of the last convolution.
+        num_classes: Outputs.
+        in_channels: Channels of the input.
+        dropout: Before the classifier, from 0 to below 1.
+
+    Raises:
+        ValueError: A value out of range.
+
     Source: Cai et al. 2019, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware", whose space the defaults are;
     Wu et al. 2019, "FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural Architecture Search".
 
@@ -43,23 +58,6 @@ class MobileNet(nas.SearchSpace):
         in_channels: int = 3,
         dropout: float = 0.0,
     ) -> None:
-        """Sets the sizes; the defaults are those of ProxylessNAS on ImageNet.
-
-        Args:
-            stages: Channels, number of layers and stride of each stage; the first layer of a stage has the stride.
-            kernels: Kernel sizes to choose from; odd.
-            expansions: Expansions to choose from.
-            squeeze_excite: [false], [true], or both to choose from.
-            stem_channels: Channels of the stem.
-            first_channels: Channels of the fixed first block.
-            head_channels: Channels of the last convolution.
-            num_classes: Outputs.
-            in_channels: Channels of the input.
-            dropout: Before the classifier, from 0 to below 1.
-
-        Raises:
-            ValueError: A value out of range.
-        """
         check_sizes(
             "MobileNet",
             stem_channels=stem_channels,

@@ -39,6 +39,16 @@ class NASBench201(nas.SearchSpace):
     All cells share the six decisions ``edge_FROM_TO``, so there are 5^6 = 15,625 architectures. Between stages a residual block halves the
     image and doubles the channels.
 
+    Args:
+        channels: Channels of the first stage.
+        cells_per_stage: Cells in each of the three stages.
+        num_classes: Outputs.
+        in_channels: Channels of the input.
+        ops: The operations to choose from: at least two of none, skip_connect, nor_conv_1x1, nor_conv_3x3 and avg_pool_3x3.
+
+    Raises:
+        ValueError: A value out of range, or an operation that is unknown or named twice.
+
     Source: Dong and Yang 2020, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", and its code,
     AutoDL-Projects.
 
@@ -54,18 +64,6 @@ class NASBench201(nas.SearchSpace):
         in_channels: int = 3,
         ops: Sequence[str] = OPS,
     ) -> None:
-        """Sets the sizes; the defaults are those of the benchmark on CIFAR-10.
-
-        Args:
-            channels: Channels of the first stage.
-            cells_per_stage: Cells in each of the three stages.
-            num_classes: Outputs.
-            in_channels: Channels of the input.
-            ops: The operations to choose from: at least two of none, skip_connect, nor_conv_1x1, nor_conv_3x3 and avg_pool_3x3.
-
-        Raises:
-            ValueError: A value out of range, or an operation that is unknown or named twice.
-        """
         check_sizes(
             "NASBench201",
             channels=channels,

@@ -21,6 +21,13 @@ class PartialChannels(nas.SearchSpace):
     operation halves the image), and both are joined and shuffled. Logits of their own weigh the edges of a node. So a search takes a
     fraction of the memory. The derived network is that of the wrapped space, at full width: it cannot have the supernet's weights.
 
+    Args:
+        space: The space of cells.
+        proportion: One channel out of so many goes through the operations; it must divide the channels of every cell.
+
+    Raises:
+        ValueError: A space that is not one of cells, or a proportion below 2.
+
     Source: Xu et al. 2020, "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search", and its code,
     yuhuixu1993/PC-DARTS, model_search.py.
 
@@ -31,15 +38,6 @@ class PartialChannels(nas.SearchSpace):
     inherits_weights = False
 
     def __init__(self, space: CellSpace, proportion: int = 4) -> None:
-        """Sets what is searched.
-
-        Args:
-            space: The space of cells.
-            proportion: One channel out of so many goes through the operations; it must divide the channels of every cell.
-
-        Raises:
-            ValueError: A space that is not one of cells, or a proportion below 2.
-        """
         if not isinstance(space, CellSpace):
             raise ValueError(f"PartialChannels: space must be a CellSpace, got {type(space).__name__}")
         if proportion < 2:
@@ -84,17 +82,16 @@ class PartialChannels(nas.SearchSpace):
 
 
 class PartialEdge(nn.Module):
-    """An operation on the first channels; the others pass, and all are shuffled."""
+    """An operation on the first channels; the others pass, and all are shuffled.
+
+    Args:
+        op: Takes and gives ``channels / proportion`` channels.
+        channels: All channels.
+        stride: That of `op`; 2: the other channels are max-pooled, 2 x 2.
+        proportion: One channel out of so many goes through `op`; also the number of groups between which channels are shuffled.
+    """
 
     def __init__(self, op: nn.Module, channels: int, stride: int, *, proportion: int) -> None:
-        """Sets the parts.
-
-        Args:
-            op: Takes and gives ``channels / proportion`` channels.
-            channels: All channels.
-            stride: That of `op`; 2: the other channels are max-pooled, 2 x 2.
-            proportion: One channel out of so many goes through `op`; also the number of groups between which channels are shuffled.
-        """
         super().__init__()
         self.split = (channels // proportion, channels - channels // proportion)
         self.op = op

@@ -20,6 +20,20 @@ class TabularMLP(nas.SearchSpace):
     Choices: ``features.NAME``, whether a feature is read; ``width``, of all hidden layers, which are equally wide so that depths can be
     mixed; ``depth``, how many hidden blocks follow the first layer; and the activations, ``first.activation``, ``block1.activation``, ...
     What has a single option is no choice. A layer is linear, batch norm (by option), activation, dropout.
+
+    Args:
+        num_features: Features of a sample.
+        num_outputs: Outputs.
+        widths: Features of the hidden layers to choose from.
+        depths: Numbers of hidden blocks after the first layer to choose from, from 0 on.
+        activations: Activations to choose from, of relu, gelu, tanh and silu.
+        dropout: After each hidden activation, from 0 to below 1.
+        batch_norm: A batch norm after each hidden linear layer.
+        feature_gates: Choose which features are read; otherwise all are.
+        feature_names: Their names in the choices, all different, letters, digits and ``_ . + -``; None: 0, 1, ...
+
+    Raises:
+        ValueError: A value out of range, or an unknown activation.
     """
 
     def __init__(
@@ -34,22 +48,6 @@ class TabularMLP(nas.SearchSpace):
         feature_gates: bool = True,
         feature_names: Sequence[str] | None = None,
     ) -> None:
-        """Sets the sizes.
-
-        Args:
-            num_features: Features of a sample.
-            num_outputs: Outputs.
-            widths: Features of the hidden layers to choose from.
-            depths: Numbers of hidden blocks after the first layer to choose from, from 0 on.
-            activations: Activations to choose from, of relu, gelu, tanh and silu.
-            dropout: After each hidden activation, from 0 to below 1.
-            batch_norm: A batch norm after each hidden linear layer.
-            feature_gates: Choose which features are read; otherwise all are.
-            feature_names: Their names in the choices, all different, letters, digits and ``_ . + -``; None: 0, 1, ...
-
-        Raises:
-            ValueError: A value out of range, or an unknown activation.
-        """
         check_sizes("TabularMLP", num_features=num_features, num_outputs=num_outputs)
         check_options("TabularMLP", "widths", widths)
         for name, values in {"widths": widths, "depths": depths, "activations": activations}.items():

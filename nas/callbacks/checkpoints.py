@@ -14,16 +14,15 @@ from nas.io.distributed import any_process
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``last.ckpt`` before the first batch, after epochs and within long ones; ``save`` writes one at any batch."""
+    """Writes ``last.ckpt`` before the first batch, after epochs and within long ones; ``save`` writes one at any batch.
+
+    Args:
+        folder: The folder.
+        seconds: At the end of an epoch one is written if so much time has passed since the last; the last epoch's always is.
+        minutes: Within an epoch one is written if so many minutes have passed since the last; None: never.
+    """
 
     def __init__(self, folder: Path, seconds: float = 0.0, minutes: float | None = None) -> None:
-        """Sets where and when.
-
-        Args:
-            folder: The folder.
-            seconds: At the end of an epoch one is written if so much time has passed since the last; the last epoch's always is.
-            minutes: Within an epoch one is written if so many minutes have passed since the last; None: never.
-        """
         self.path = folder / LAST
         self.seconds = seconds
         self.minutes = minutes

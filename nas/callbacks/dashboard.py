@@ -35,17 +35,15 @@ class Dashboard(Callback):
 
     Everything is dated by the batch counter, and read from the module and metrics.csv, so a resumed search writes what an undisturbed
     one does.
+
+    Args:
+        metrics_csv: The metrics' file, for the history of the probabilities.
+        num_images: Moments at which pictures are drawn, the last at the end; 0: none.
+        gap: Measures how the network of the present genotype differs from the supernet: tag -> value, at the same moments; None: it
+            is not measured.
     """
 
     def __init__(self, metrics_csv: Path, *, num_images: int = 20, gap: Gap | None = None) -> None:
-        """Sets what is written.
-
-        Args:
-            metrics_csv: The metrics' file, for the history of the probabilities.
-            num_images: Moments at which pictures are drawn, the last at the end; 0: none.
-            gap: Measures how the network of the present genotype differs from the supernet: tag -> value, at the same moments; None: it
-                is not measured.
-        """
         self.metrics_csv = metrics_csv
         self.num_images = num_images
         self.gap = gap

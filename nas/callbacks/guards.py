@@ -61,6 +61,10 @@ class GuardOptions:
 class Guards(Callback):
     """Watches alpha at the end of every epoch in which it moves. What it has seen is checkpointed, so that a resumed search stops alike.
 
+    Args:
+        options: The limits.
+        judge: Scores architectures; None: none are.
+
     Attributes:
         seen: Architectures that were the most probable one, with the batch and their score then.
         stable: Epochs in which the most probable architecture has been the same.
@@ -69,12 +73,6 @@ class Guards(Callback):
     """
 
     def __init__(self, options: GuardOptions, judge: Judge | None = None) -> None:
-        """Sets what is watched.
-
-        Args:
-            options: The limits.
-            judge: Scores architectures; None: none are.
-        """
         self.options = options
         self.judge = judge
         self.seen: list[dict[str, Any]] = []

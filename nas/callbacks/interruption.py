@@ -20,7 +20,6 @@ class Interrupted(Exception):
     """A run stopped by a signal after its state was saved."""
 
     def __init__(self, signum: int, hint: str = "") -> None:
-        """Stores the signal's number; `hint` says how to go on."""
         text = f"stopped by {signal.Signals(signum).name} after saving a checkpoint"
         super().__init__(f"{text}; {hint}" if hint else text)
         self.signum = signum
@@ -33,7 +32,6 @@ class Interruption(Checkpoint):
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
-        """Stores the writer."""
         self.checkpoints = checkpoints
         self.received: int | None = None
         self._former: dict[int, Any] = {}

@@ -16,7 +16,6 @@ class MetricsWriter(Callback):
     """Writes ``module.scalars()`` once an epoch, dated by the batch counter."""
 
     def __init__(self, path: Path) -> None:
-        """Sets the CSV file's path."""
         self.file = CsvFile(path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

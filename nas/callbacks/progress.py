@@ -13,15 +13,14 @@ from rich.table import Column
 
 
 class Progress(Callback):
-    """Shows the epoch's losses, metrics, tau and entropy on standard error."""
+    """Shows the epoch's losses, metrics, tau and entropy on standard error.
+
+    Args:
+        title: What is running, for example ``search``.
+        console: Where to write; default standard error.
+    """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
-        """Sets what is shown.
-
-        Args:
-            title: What is running, for example ``search``.
-            console: Where to write; default standard error.
-        """
         self.title = title
         self.console = console or Console(stderr=True)
         self._bar: RichProgress | None = None

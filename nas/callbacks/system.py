@@ -19,7 +19,6 @@ class SystemWriter(Callback):
     """One row an epoch: seconds since this process began training, batches a second, peak memory (GB) of the GPU or the process."""
 
     def __init__(self, path: Path) -> None:
-        """Sets the CSV file's path."""
         self.file = CsvFile(path)
         self.seconds = 0.0
         self._start = 0.0

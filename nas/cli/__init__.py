@@ -31,7 +31,6 @@ class Stopped(BaseException):
     """A signal outside training."""
 
     def __init__(self, signum: int) -> None:
-        """Stores the signal's number."""
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
 

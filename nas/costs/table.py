@@ -103,16 +103,14 @@ class ExpectedCost:
 
     With one-hot probabilities it is the table's cost. An input of an input choice is taken to be chosen with k times its share of the
     row, at most 1.
+
+    Args:
+        table: The cost.
+        choices: choice name -> labels, in the order of the rows.
+        num_chosen: k of the input choices among them.
     """
 
     def __init__(self, table: CostTable, choices: Mapping[str, Sequence[str]], num_chosen: Mapping[str, int]) -> None:
-        """Prepares the sum.
-
-        Args:
-            table: The cost.
-            choices: choice name -> labels, in the order of the rows.
-            num_chosen: k of the input choices among them.
-        """
         self.table = table
         width = max((len(labels) for labels in choices.values()), default=0)
         rows = {name: row for row, name in enumerate(choices)}

@@ -112,18 +112,16 @@ class CostModel:
 
     What runs outside the parts (between modules, in a forward of the user's) is in the fixed part. So a table is exact as long as that,
     and the shape of what a part reads, do not depend on the choices otherwise than by widths.
+
+    Args:
+        supernet: Not changed.
+        inputs: Its arguments for ONE sample, on its device.
+
+    Raises:
+        ValueError: One module is used under two different choices.
     """
 
     def __init__(self, supernet: Supernet, inputs: Sequence[Any]) -> None:
-        """Runs the supernet once.
-
-        Args:
-            supernet: Not changed.
-            inputs: Its arguments for ONE sample, on its device.
-
-        Raises:
-            ValueError: One module is used under two different choices.
-        """
         self.supernet = supernet
         self.inputs = tuple(inputs)
         self.parts = network_parts(supernet.network)

@@ -23,6 +23,14 @@ class BreastCancer(SearchDataModule):
     Each measurement is standardised by its mean and standard deviation over the training set. Decoys are measurements in another order of
     tumours: they look like measurements and say nothing.
 
+    Args:
+        num_decoys: Decoys behind the measurements; the i-th is measurement i modulo 30.
+        num_train: How many of the 400 tumours are used for training.
+        **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
+
+    Raises:
+        ValueError: A number out of range.
+
     Source: W. Wolberg, O. Mangasarian, N. Street and W. Street 1995, "Breast Cancer Wisconsin (Diagnostic)", UCI repository, as shipped by
     scikit-learn.
     """
@@ -30,16 +38,6 @@ class BreastCancer(SearchDataModule):
     preprocessing = "each measurement minus its mean, divided by its standard deviation, both over the training set"
 
     def __init__(self, *, num_decoys: int = 0, num_train: int = NUM_TRAIN, **loading: Any) -> None:
-        """Sets the data.
-
-        Args:
-            num_decoys: Decoys behind the measurements; the i-th is measurement i modulo 30.
-            num_train: How many of the 400 tumours are used for training.
-            **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
-
-        Raises:
-            ValueError: A number out of range.
-        """
         super().__init__(**loading)
         if num_decoys < 0:
             raise ValueError(f"BreastCancer: num_decoys must be at least 0, got {num_decoys}")

@@ -42,15 +42,13 @@ class SequentialDigits(Digits):
     """The same images read row by row, or column by column, as sequences of 64 steps; samples (1, 64).
 
     One row is 8 pixels, so a dilation of 8 sees a column: the best dilations are known in advance.
+
+    Args:
+        order: Whether images are read row by row or column by column.
+        **loading: See :class:`nas.data.base.SearchDataModule`.
     """
 
     def __init__(self, order: Literal["rows", "columns"] = "rows", **loading: Any) -> None:
-        """Sets the order.
-
-        Args:
-            order: Whether images are read row by row or column by column.
-            **loading: See :class:`nas.data.base.SearchDataModule`.
-        """
         super().__init__(**loading)
         self.order = order
 

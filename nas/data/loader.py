@@ -24,7 +24,6 @@ class KeyedDataset(Dataset):
     """Draws each sample's augmentation from (seed, epoch, index), whichever worker loads it and whatever was loaded before."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
-        """Wraps `dataset`."""
         self.dataset = dataset
         self.seed = seed
         self.draws = not _is_plain(dataset)
@@ -129,6 +128,15 @@ class EpochBatches:
     """Yields the batches of positions of one epoch from a given batch on; this rank's share of each.
 
     The permutation is drawn from (seed, purpose, epoch). An incomplete last batch is dropped.
+
+    Args:
+        size: Number of samples.
+        batch_size: Samples a batch and rank.
+        seed: The run's seed.
+        purpose: Name of the stream, for example ``"weight"``.
+        num_batches: Batches an epoch; default as many as fit. More than fit: further permutations follow on.
+        rank: This process.
+        world_size: Number of processes.
     """
 
     def __init__(
@@ -142,17 +150,6 @@ class EpochBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Stores the numbers.
-
-        Args:
-            size: Number of samples.
-            batch_size: Samples a batch and rank.
-            seed: The run's seed.
-            purpose: Name of the stream, for example ``"weight"``.
-            num_batches: Batches an epoch; default as many as fit. More than fit: further permutations follow on.
-            rank: This process.
-            world_size: Number of processes.
-        """
         self.size, self.batch_size, self.seed, self.purpose = size, batch_size, seed, purpose
         self.rank, self.world_size = rank, world_size
         self.num_batches = size // (batch_size * world_size) if num_batches is None else num_batches
@@ -195,7 +192,6 @@ class ResumableLoader:
     """
 
     def __init__(self, streams: Sequence[tuple[Batches, DataLoader]]) -> None:
-        """Takes the order and the loader of each stream; lengths must agree."""
         self.batches = [batches for batches, _ in streams]
         assert len({len(batches) for batches in self.batches}) == 1, "streams differ in length"
         self.loaders = [loader for _, loader in streams]
@@ -245,7 +241,6 @@ class Repeatable(Dataset):
     """Draws what a sample draws from its index alone."""
 
     def __init__(self, dataset: Dataset) -> None:
-        """Wraps `dataset`."""
         self.dataset = dataset
 
     def __len__(self) -> int:

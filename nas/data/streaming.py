@@ -23,6 +23,14 @@ class StreamingDataModule(SearchDataModule):
     The halves are streams of their own, made of different shards for example. Samples are shuffled through a buffer. Every process and
     loader worker iterates over the whole stream and keeps the batches that are its own; so that it need not decode the others, a sample may
     be a function without arguments that returns it. Going on in the middle of an epoch iterates up to there again.
+
+    Args:
+        num_batches: Batches of an epoch, and at most so many of each half judge the derived network.
+        batch_size: Samples a batch (and process).
+        shuffle_size: Samples in the buffer from which the next one is drawn; 1: the stream's own order.
+        num_workers: Loader processes; 0 loads in the main one.
+        pin_memory: Page-locked batches, for faster copies to a GPU.
+        prefetch_factor: Batches that each loader process keeps ready.
     """
 
     def __init__(
@@ -34,16 +42,6 @@ class StreamingDataModule(SearchDataModule):
         pin_memory: bool = False,
         prefetch_factor: int = 2,
     ) -> None:
-        """Sets the loading.
-
-        Args:
-            num_batches: Batches of an epoch, and at most so many of each half judge the derived network.
-            batch_size: Samples a batch (and process).
-            shuffle_size: Samples in the buffer from which the next one is drawn; 1: the stream's own order.
-            num_workers: Loader processes; 0 loads in the main one.
-            pin_memory: Page-locked batches, for faster copies to a GPU.
-            prefetch_factor: Batches that each loader process keeps ready.
-        """
         super().__init__(batch_size, num_workers=num_workers, pin_memory=pin_memory, prefetch_factor=prefetch_factor)
         if num_batches < 1:
             raise ValueError(f"num_batches must be at least 1, got {num_batches}")
@@ -129,7 +127,6 @@ class StreamBatches(IterableDataset):
         rank: int,
         world_size: int,
     ) -> None:
-        """Sets the order: see :class:`StreamingDataModule` and :class:`nas.data.loader.EpochBatches`."""
         self.stream, self.num_batches, self.batch_size = stream, num_batches, batch_size
         self.shuffle_size, self.seed, self.purpose = shuffle_size, seed, purpose
         self.rank, self.world_size = rank, world_size

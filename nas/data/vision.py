@@ -42,6 +42,17 @@ class Vision(SearchDataModule):
 
     Images become float32 tensors (C, H, W) in [0, 1], then go through the transforms. Transforms must draw from torch's or Python's
     random state, as those of torchvision do: each sample's draw is then keyed by (seed, epoch, index).
+
+    Args:
+        name: The data set.
+        root: Folder that holds it, or will after the download.
+        download: Fetch it where it is missing when something is trained; not for ImageFolder.
+        train_transforms: torchvision.transforms.v2 augmentations, for training only.
+        transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalise).
+        **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
+
+    Raises:
+        ValueError: A download is asked of ImageFolder.
     """
 
     def __init__(
@@ -53,19 +64,6 @@ class Vision(SearchDataModule):
         transforms: Transforms | None = None,
         **loading: Any,
     ) -> None:
-        """Sets the data.
-
-        Args:
-            name: The data set.
-            root: Folder that holds it, or will after the download.
-            download: Fetch it where it is missing when something is trained; not for ImageFolder.
-            train_transforms: torchvision.transforms.v2 augmentations, for training only.
-            transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalise).
-            **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
-
-        Raises:
-            ValueError: A download is asked of ImageFolder.
-        """
         super().__init__(**loading)
         if name == "ImageFolder" and download:
             raise ValueError("Vision: ImageFolder reads a folder of your own; download must be false")

@@ -23,6 +23,17 @@ class Evolution(DeriveStrategy):
 
     The first generation is drawn from the learned distribution; parents are the best of all so far.
 
+    Args:
+        num: Architectures to score in all.
+        population: Size of the first generation.
+        num_parents: How many of the best have children.
+        mutation: Probability with which each choice of a mutant is drawn anew, in (0, 1].
+        refit_head: Fit the head of each architecture, where the output is that of a linear layer.
+        num_batches: Batches of each half to judge by; null: all.
+
+    Raises:
+        ValueError: A number out of range.
+
     Source: Guo et al. 2020, "Single Path One-Shot Neural Architecture Search with Uniform Sampling", algorithm 1.
     """
 
@@ -37,19 +48,6 @@ class Evolution(DeriveStrategy):
         refit_head: bool = False,
         num_batches: int | None = None,
     ) -> None:
-        """Sets the evolution.
-
-        Args:
-            num: Architectures to score in all.
-            population: Size of the first generation.
-            num_parents: How many of the best have children.
-            mutation: Probability with which each choice of a mutant is drawn anew, in (0, 1].
-            refit_head: Fit the head of each architecture, where the output is that of a linear layer.
-            num_batches: Batches of each half to judge by; null: all.
-
-        Raises:
-            ValueError: A number out of range.
-        """
         if not 1 <= num_parents <= population <= num:
             raise ValueError(f"1 <= num_parents <= population <= num is needed, got {num_parents}, {population}, {num}")
         if not 0.0 < mutation <= 1.0:

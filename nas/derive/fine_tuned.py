@@ -21,20 +21,18 @@ from nas.lr_schedules import make_lr_scheduler
 class FineTuned(DeriveStrategy):
     """Trains each of the most probable architectures from inherited weights, on the weight half, and takes the best on the arch half.
 
+    Args:
+        num: Architectures to train.
+        num_steps: Batches for each.
+        lr: Highest learning rate of AdamW, in one cycle.
+
+    Raises:
+        ValueError: A number out of range.
+
     Source: as the last stage of Guo et al. 2020, "Single Path One-Shot Neural Architecture Search with Uniform Sampling", and others.
     """
 
     def __init__(self, num: int = 8, num_steps: int = 100, lr: float = 0.01) -> None:
-        """Sets the training.
-
-        Args:
-            num: Architectures to train.
-            num_steps: Batches for each.
-            lr: Highest learning rate of AdamW, in one cycle.
-
-        Raises:
-            ValueError: A number out of range.
-        """
         if num < 1 or num_steps < 1 or not lr > 0:
             raise ValueError(f"num, num_steps and lr must be above 0, got {num}, {num_steps} and {lr}")
         self.num = num

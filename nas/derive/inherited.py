@@ -41,19 +41,17 @@ class InheritedScore:
 
     The statistics of its batch norms are recalibrated on the weight half, since those of the supernet mix architectures. Its head, the
     linear layer that gives the output, may be fitted to its own features: in the supernet it serves all architectures.
+
+    Args:
+        searched: The end of a search.
+        refit_head: Whether each architecture's head is fitted, on the weight half.
+        num_batches: Batches of each half to judge by; None: all.
+
+    Raises:
+        ValueError: There is no task to judge by.
     """
 
     def __init__(self, searched: Searched, *, refit_head: bool = False, num_batches: int | None = None) -> None:
-        """Reads no data yet.
-
-        Args:
-            searched: The end of a search.
-            refit_head: Whether each architecture's head is fitted, on the weight half.
-            num_batches: Batches of each half to judge by; None: all.
-
-        Raises:
-            ValueError: There is no task to judge by.
-        """
         if searched.task is None:
             raise ValueError("this derive strategy judges architectures by data, which it was not given")
         self.searched = searched
@@ -99,7 +97,6 @@ class Seen(nn.Module):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Wraps a network."""
         super().__init__()
         self.network = network
         self.head: nn.Linear | None = None

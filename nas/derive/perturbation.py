@@ -25,6 +25,14 @@ class Perturbation(DeriveStrategy):
     The supernet runs all candidates, weighted by their probabilities; so it suits searches that mix candidates, less those that train
     single paths. Limits are kept by the most probable architecture where the loss without a candidate stands for its logit.
 
+    Args:
+        num_steps: Batches on which the supernet is trained after each decision.
+        lr: Highest learning rate meanwhile.
+        num_batches: Batches of the arch half to judge by; null: all.
+
+    Raises:
+        ValueError: A number out of range.
+
     Source: Wang et al. 2021, "Rethinking Architecture Selection in Differentiable NAS" (DARTS-PT).
 
     Deviation: judged by loss instead of accuracy, which says more on few samples.
@@ -33,16 +41,6 @@ class Perturbation(DeriveStrategy):
     needs_alpha = False
 
     def __init__(self, num_steps: int = 0, lr: float = 0.01, num_batches: int | None = None) -> None:
-        """Sets what happens between decisions.
-
-        Args:
-            num_steps: Batches on which the supernet is trained after each decision.
-            lr: Highest learning rate meanwhile.
-            num_batches: Batches of the arch half to judge by; null: all.
-
-        Raises:
-            ValueError: A number out of range.
-        """
         if num_steps < 0 or not lr > 0 or (num_batches is not None and num_batches < 1):
             raise ValueError(f"num_steps, lr or num_batches is out of range: {num_steps}, {lr}, {num_batches}")
         self.num_steps = num_steps

@@ -17,6 +17,15 @@ class Ranked(DeriveStrategy):
 
     All of a small space are ranked; of a larger one, some that are drawn from the learned distribution.
 
+    Args:
+        num: Architectures to rank; a space of no more is ranked whole.
+        refit_head: Fit the head of each architecture, where the output is that of a linear layer.
+        smooth: Judge an architecture also by what others with the same pairs of labels score.
+        num_batches: Batches of each half to judge by; null: all.
+
+    Raises:
+        ValueError: A number out of range.
+
     Source: Bender et al. 2018, "Understanding and Simplifying One-Shot Architecture Search"; Guo et al. 2020, "Single Path One-Shot Neural
     Architecture Search with Uniform Sampling" (recalibration).
 
@@ -28,17 +37,6 @@ class Ranked(DeriveStrategy):
     def __init__(
         self, num: int = 128, refit_head: bool = False, smooth: bool = True, num_batches: int | None = None
     ) -> None:
-        """Sets what is ranked, and how.
-
-        Args:
-            num: Architectures to rank; a space of no more is ranked whole.
-            refit_head: Fit the head of each architecture, where the output is that of a linear layer.
-            smooth: Judge an architecture also by what others with the same pairs of labels score.
-            num_batches: Batches of each half to judge by; null: all.
-
-        Raises:
-            ValueError: A number out of range.
-        """
         if num < 1 or (num_batches is not None and num_batches < 1):
             raise ValueError(f"num and num_batches must be at least 1, got {num} and {num_batches}")
         self.num = num

@@ -20,7 +20,6 @@ class CsvFile:
     """Rows dated by a step, in columns fixed by the first row; numbers are written with ``repr``, so none is rounded."""
 
     def __init__(self, path: Path) -> None:
-        """Sets the path; nothing is written yet."""
         self.path = path
         self._columns: list[str] | None = None
 

@@ -37,5 +37,4 @@ class UsageError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        """Shortens the message."""
         super().__init__(shortened(message))

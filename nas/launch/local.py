@@ -12,15 +12,14 @@ from nas.launch.trials import OnEvent, Plan, Trial, run_trial, start
 
 
 class Local:
-    """Runs so many processes at once; one that fails or is killed goes on from its checkpoint."""
+    """Runs so many processes at once; one that fails or is killed goes on from its checkpoint.
+
+    Args:
+        num_parallel: Searches at once.
+        max_failures: How often one may fail before it is given up.
+    """
 
     def __init__(self, num_parallel: int, max_failures: int) -> None:
-        """Sets the numbers.
-
-        Args:
-            num_parallel: Searches at once.
-            max_failures: How often one may fail before it is given up.
-        """
         self.num_parallel = num_parallel
         self.max_failures = max_failures
         self._running: set[subprocess.Popen[bytes]] = set()

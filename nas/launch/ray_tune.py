@@ -34,7 +34,17 @@ REDUCTION = 3
 
 
 class RayTune:
-    """Hands every search to Ray Tune, which starts one that failed, or whose node was lost, anew: it goes on from its checkpoint."""
+    """Hands every search to Ray Tune, which starts one that failed, or whose node was lost, anew: it goes on from its checkpoint.
+
+    Args:
+        num_parallel: Searches at once; None: as many as there are resources for.
+        max_failures: How often one may fail, or lose its node, before it is given up.
+        address: Of the cluster's head, which shares this file system; None: a cluster of this machine
+            alone, for the time of the launch.
+        asha: Stop searches whose loss is high early, by asynchronous successive halving.
+        num_cpus: CPUs of a search.
+        num_gpus: GPUs of a search; None: one where the cluster has any.
+    """
 
     def __init__(
         self,
@@ -46,17 +56,6 @@ class RayTune:
         num_cpus: int = 1,
         num_gpus: int | None = None,
     ) -> None:
-        """Sets what a search gets.
-
-        Args:
-            num_parallel: Searches at once; None: as many as there are resources for.
-            max_failures: How often one may fail, or lose its node, before it is given up.
-            address: Of the cluster's head, which shares this file system; None: a cluster of this machine
-                alone, for the time of the launch.
-            asha: Stop searches whose loss is high early, by asynchronous successive halving.
-            num_cpus: CPUs of a search.
-            num_gpus: GPUs of a search; None: one where the cluster has any.
-        """
         self.num_parallel = num_parallel
         self.max_failures = max_failures
         self.address = address

@@ -22,7 +22,6 @@ class Job(submitit.helpers.Checkpointable):
     """One trial as a job, which is queued again when it is preempted or its time is over."""
 
     def __init__(self) -> None:
-        """Runs nothing yet."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, plan: Plan, trial: Trial) -> None:
@@ -54,16 +53,15 @@ def _wait_for(pid: int) -> None:
 
 
 class Slurm:
-    """Submits every trial as a job, and waits for all."""
+    """Submits every trial as a job, and waits for all.
+
+    Args:
+        max_failures: How often a search may fail before it is given up; being preempted is no failure.
+        cluster: ``slurm``, or ``local`` for processes of this machine.
+        **parameters: As for ``submitit.AutoExecutor.update_parameters``, for example timeout_min, slurm_partition, gpus_per_node.
+    """
 
     def __init__(self, max_failures: int, cluster: str = "slurm", **parameters: Any) -> None:
-        """Sets what jobs get.
-
-        Args:
-            max_failures: How often a search may fail before it is given up; being preempted is no failure.
-            cluster: ``slurm``, or ``local`` for processes of this machine.
-            **parameters: As for ``submitit.AutoExecutor.update_parameters``, for example timeout_min, slurm_partition, gpus_per_node.
-        """
         self.max_failures = max_failures
         self.cluster = cluster
         self.parameters = parameters

@@ -21,15 +21,13 @@ class BinaryConcrete(Relaxation):
 
     Distributed as ``GumbelSoftmax`` with two candidates, whose noise difference is logistic.
 
+    Args:
+        hard: One-hot forward, gradient of the soft weights backward (straight-through).
+
     Source: Maddison et al. 2017, "The Concrete Distribution", appendix B.
     """
 
     def __init__(self, hard: bool = False) -> None:
-        """Sets the relaxation.
-
-        Args:
-            hard: One-hot forward, gradient of the soft weights backward (straight-through).
-        """
         super().__init__()
         self.hard = hard
 

@@ -22,15 +22,13 @@ class GumbelRao(Relaxation):
 
     Same expectation as ``GumbelSoftmax(hard=True)``, never more variance; `num_samples` soft samples are drawn, the network runs once.
 
+    Args:
+        num_samples: Conditional draws that are averaged, at least 1; 1 is plain straight-through.
+
     Source: Paulus et al. 2021, "Rao-Blackwellizing the Straight-Through Gumbel-Softmax Gradient Estimator".
     """
 
     def __init__(self, num_samples: int = 10) -> None:
-        """Sets the relaxation.
-
-        Args:
-            num_samples: Conditional draws that are averaged, at least 1; 1 is plain straight-through.
-        """
         super().__init__()
         if num_samples < 1:
             raise ValueError(f"GumbelRao: num_samples must be at least 1, got {num_samples}")

@@ -11,15 +11,13 @@ from nas.relaxations.base import Relaxation, Tau, gumbel_softmax, straight_throu
 class GumbelSoftmax(Relaxation):
     """``softmax((logits + Gumbel noise) / tau)``; every candidate runs.
 
+    Args:
+        hard: One-hot forward, gradient of the soft weights backward (straight-through).
+
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax"; Maddison et al. 2017, "The Concrete Distribution".
     """
 
     def __init__(self, hard: bool = False) -> None:
-        """Sets the relaxation.
-
-        Args:
-            hard: One-hot forward, gradient of the soft weights backward (straight-through).
-        """
         super().__init__()
         self.hard = hard
 

@@ -14,19 +14,17 @@ class GumbelSinkhorn(Relaxation):
 
     For square logits that a network computes itself (``nas.sample``): the score of putting element i at place j.
 
+    Args:
+        num_iterations: Normalisations of columns and rows; the columns' sums are only as near 1 as they bring them, the rows' are 1.
+        hard: A permutation matrix forward, gradient of the relaxed one backward (straight-through).
+
+    Raises:
+        ValueError: No iteration.
+
     Source: Mena et al. 2018, "Learning Latent Permutations with Gumbel-Sinkhorn Networks".
     """
 
     def __init__(self, num_iterations: int = 20, hard: bool = False) -> None:
-        """Sets the relaxation.
-
-        Args:
-            num_iterations: Normalisations of columns and rows; the columns' sums are only as near 1 as they bring them, the rows' are 1.
-            hard: A permutation matrix forward, gradient of the relaxed one backward (straight-through).
-
-        Raises:
-            ValueError: No iteration.
-        """
         super().__init__()
         if num_iterations < 1:
             raise ValueError(f"GumbelSinkhorn: num_iterations must be at least 1, got {num_iterations}")

@@ -259,8 +259,11 @@ def _with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) 
 
 def _short(error: ArgumentError) -> str:
     text = " ".join(str(error).split()).removeprefix("Parser key ")
-    denied = re.search(r"(.*?)(?:Problem with given class_path '[^']*': )?Importing '([^']*)' is not allowed", text)
-    return f"{denied[1]}{refusal(denied[2])}" if denied else text
+    denied = re.search(r"Importing '([^']*)' is not allowed", text)
+    if not denied:
+        return text
+    where = re.sub(r"Problem with given class_path '[^']*': $", "", text[: denied.start()])
+    return f"{where}{refusal(denied[1])}"
 
 
 def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "space") -> SearchSpace:

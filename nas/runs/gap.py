@@ -23,7 +23,6 @@ class DiscretisationGap:
     """The task's first metric on the arch half, of the supernet with its probabilities as weights and of the derived network."""
 
     def __init__(self, data: SearchDataModule) -> None:
-        """Sets the data; batches are read when the first measurement is made."""
         self.data = data
         self._halves: tuple[list[Any], list[Any]] | None = None
 

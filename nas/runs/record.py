@@ -24,18 +24,17 @@ NUM_SHOWN = 5
 
 
 class RunProvenance(Callback):
-    """Configuration, versions, sources of the user's modules, and number of processes, kept in every checkpoint."""
+    """Configuration, versions, sources of the user's modules, and number of processes, kept in every checkpoint.
+
+    Args:
+        configuration: The text of its config.yaml.
+        trusted: The user's own modules.
+        force: Go on with something else all the same.
+    """
 
     state_key = "Record"  # in checkpoints
 
     def __init__(self, configuration: str, trusted: Sequence[str], *, force: bool = False) -> None:
-        """Notes what the run has now.
-
-        Args:
-            configuration: The text of its config.yaml.
-            trusted: The user's own modules.
-            force: Go on with something else all the same.
-        """
         self.force = force
         self.present: dict[str, Any] = {
             "configuration": configuration,

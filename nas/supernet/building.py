@@ -23,7 +23,6 @@ class Build:
     """A build under `nas.architecture`: the choices to make, and those made so far."""
 
     def __init__(self, choices: Mapping[str, Any]) -> None:
-        """Starts a build under `choices`."""
         self.choices = choices
         self.uses: dict[str, bool] = {}  # name -> shared
         self.made: list[tuple[str, nn.Module]] = []

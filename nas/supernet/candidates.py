@@ -47,15 +47,14 @@ class Zero(nn.Module):
 
 
 class Select(nn.Module):
-    """Takes given positions of one dimension, in their order."""
+    """Takes given positions of one dimension, in their order.
+
+    Args:
+        indices: Positions to take.
+        dim: The dimension.
+    """
 
     def __init__(self, indices: Sequence[int], dim: int = 1) -> None:
-        """Sets the slice.
-
-        Args:
-            indices: Positions to take.
-            dim: The dimension.
-        """
         super().__init__()
         self.indices = tuple(indices)
         self.dim = dim
@@ -79,14 +78,12 @@ class SumInputs(nn.Module):
     """Sums chosen inputs, each through a module of its own.
 
     What remains of :func:`nas.inputs`.
+
+    Args:
+        branches: Position of an input -> its module, positions rising.
     """
 
     def __init__(self, branches: Mapping[int, nn.Module]) -> None:
-        """Sets the branches.
-
-        Args:
-            branches: Position of an input -> its module, positions rising.
-        """
         super().__init__()
         self.indices = tuple(branches)
         self.branches = nn.ModuleList(branches.values())

@@ -24,6 +24,16 @@ class Gate(ChoiceModule):
 
     Made by :func:`nas.gate`. Each element is a choice of its own, ``<name>.<element>`` with the labels ``drop`` and ``keep``; at least
     one is kept. Derived, it is a plain slice and a smaller module.
+
+    Args:
+        name: Prefix of the choices' names.
+        factory: Takes the number of elements that are kept and makes the module that reads them.
+        elements: Name of each element.
+        dim: Their dimension in the input.
+        shared: Allow other gates of these names; they then decide alike.
+
+    Raises:
+        ValueError: A bad name, no element, or a module that holds choices.
     """
 
     is_one_part = cuts = True
@@ -31,18 +41,6 @@ class Gate(ChoiceModule):
     def __init__(
         self, name: str, factory: Factory, elements: Sequence[str], *, dim: int = 1, shared: bool = False
     ) -> None:
-        """Builds the module for all elements.
-
-        Args:
-            name: Prefix of the choices' names.
-            factory: Takes the number of elements that are kept and makes the module that reads them.
-            elements: Name of each element.
-            dim: Their dimension in the input.
-            shared: Allow other gates of these names; they then decide alike.
-
-        Raises:
-            ValueError: A bad name, no element, or a module that holds choices.
-        """
         super().__init__()
         self.name = name
         self.names = gate_names(name, elements)

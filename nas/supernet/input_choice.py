@@ -22,6 +22,16 @@ class InputChoice(ChoiceModule):
     of the logits (edge normalisation, so that they sum to what k chosen inputs sum to), otherwise each has weight 1 and an input is
     worth as much as the best candidates inside its module. A genotype holds a sorted list of k labels.
 
+    Args:
+        name: The choice's name.
+        candidates: label -> module of one input, more than k of them.
+        k: How many are chosen, at least 2 (for one, use a choice).
+        learned: Whether the logits weigh the inputs.
+        shared: Allow several choices of this name.
+
+    Raises:
+        ValueError: A bad name or label, or a k out of range.
+
     Source: Liu et al. 2019, "DARTS" (not learned); Xu et al. 2020, "PC-DARTS" (learned), whose weights sum to 1 instead of k.
 
     Attributes:
@@ -42,18 +52,6 @@ class InputChoice(ChoiceModule):
         learned: bool = True,
         shared: bool = False,
     ) -> None:
-        """Checks and stores the modules.
-
-        Args:
-            name: The choice's name.
-            candidates: label -> module of one input, more than k of them.
-            k: How many are chosen, at least 2 (for one, use a choice).
-            learned: Whether the logits weigh the inputs.
-            shared: Allow several choices of this name.
-
-        Raises:
-            ValueError: A bad name or label, or a k out of range.
-        """
         super().__init__()
         check_inputs(name, candidates, k)
         self.name = name

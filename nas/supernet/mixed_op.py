@@ -36,6 +36,15 @@ class MixedOp(ChoiceModule):
     Made by :func:`nas.choice`. It holds no op weights: they come from the enclosing :class:`nas.Supernet` for the length of one forward,
     so that interleaved forwards, deep copies and activation checkpointing are exact.
 
+    Args:
+        name: The choice's name; letters, digits and ``_ . + -``.
+        candidates: label -> module, at least two.
+        shared: Allow several choices of this name; they then have one row of alpha.
+        search_only: Labels that compete while searching but cannot be derived.
+
+    Raises:
+        ValueError: A bad name or label, or fewer than two candidates.
+
     Attributes:
         name: The choice's name.
         labels: K labels, in the order of `candidates`.
@@ -52,17 +61,6 @@ class MixedOp(ChoiceModule):
         shared: bool = False,
         search_only: Sequence[str] = (),
     ) -> None:
-        """Checks and stores the candidates.
-
-        Args:
-            name: The choice's name; letters, digits and ``_ . + -``.
-            candidates: label -> module, at least two.
-            shared: Allow several choices of this name; they then have one row of alpha.
-            search_only: Labels that compete while searching but cannot be derived.
-
-        Raises:
-            ValueError: A bad name or label, or fewer than two candidates.
-        """
         super().__init__()
         check_choice(name, candidates, search_only)
         for label, candidate in candidates.items():

@@ -20,6 +20,15 @@ class Repeat(ChoiceModule):
     Made by :func:`nas.repeat`. The row runs once, and the op weights mix what comes out after each number of blocks. Where only sampled
     candidates run, blocks behind the deepest of them do not. Derived, it is an ``nn.Sequential`` of the first n blocks.
 
+    Args:
+        name: The choice's name.
+        blocks: The largest of `counts` blocks; every one that may come last gives the same shape.
+        counts: Numbers of blocks, at least two, different; 0 passes the input on.
+        shared: Allow several choices of this name.
+
+    Raises:
+        ValueError: A bad name or bad counts.
+
     Attributes:
         name: The choice's name.
         counts: The numbers of blocks to choose from, rising; their texts are the labels.
@@ -28,17 +37,6 @@ class Repeat(ChoiceModule):
     """
 
     def __init__(self, name: str, blocks: Sequence[nn.Module], counts: Sequence[int], *, shared: bool = False) -> None:
-        """Checks and stores the blocks.
-
-        Args:
-            name: The choice's name.
-            blocks: The largest of `counts` blocks; every one that may come last gives the same shape.
-            counts: Numbers of blocks, at least two, different; 0 passes the input on.
-            shared: Allow several choices of this name.
-
-        Raises:
-            ValueError: A bad name or bad counts.
-        """
         super().__init__()
         self.counts = check_counts(name, counts)
         assert len(blocks) == self.counts[-1]

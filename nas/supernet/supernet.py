@@ -35,6 +35,16 @@ class Supernet(nn.Module):
 
     ``state_dict`` holds the network, alpha, and the choices' names and labels; loading one with other names or labels is refused.
 
+    Args:
+        network: Any module; choices may sit in containers and inside candidates of other choices.
+        checkpoint_candidates: Recompute candidates in the backward pass instead of keeping their activations. Batch norms then
+            update their running statistics twice a step, as under torch's own checkpointing.
+        fold_weights: Put an op weight into the parameters of a candidate's last layer where that is a batch norm, convolution or
+            linear layer: the same numbers up to rounding, with less memory and time.
+
+    Raises:
+        ValueError: A choice name used twice without ``shared=True``, or with different labels.
+
     Attributes:
         network: The network, choices inside.
         choices: choice name -> labels; row e of alpha belongs to the e-th name.
@@ -44,18 +54,6 @@ class Supernet(nn.Module):
     """
 
     def __init__(self, network: nn.Module, *, checkpoint_candidates: bool = False, fold_weights: bool = True) -> None:
-        """Wraps a network; any number of choices, also none.
-
-        Args:
-            network: Any module; choices may sit in containers and inside candidates of other choices.
-            checkpoint_candidates: Recompute candidates in the backward pass instead of keeping their activations. Batch norms then
-                update their running statistics twice a step, as under torch's own checkpointing.
-            fold_weights: Put an op weight into the parameters of a candidate's last layer where that is a batch norm, convolution or
-                linear layer: the same numbers up to rounding, with less memory and time.
-
-        Raises:
-            ValueError: A choice name used twice without ``shared=True``, or with different labels.
-        """
         super().__init__()
         if not isinstance(network, nn.Module):
             raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")

@@ -279,7 +279,6 @@ class MaskInput:
     """A forward pre-hook of a layer that reads a width: the channels that are not there are multiplied by 0."""
 
     def __init__(self, width: Width, dim: int) -> None:
-        """Masks dimension `dim` of the first argument."""
         self.width = width
         self.dim = dim
 

@@ -18,16 +18,14 @@ class Classification(Task):
     """Cross-entropy; accuracy (the share of right samples).
 
     Where a network returns a tuple, its first element is the prediction and the others are auxiliary ones, of auxiliary heads.
+
+    Args:
+        num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1.
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        auxiliary_weight: Weight of each auxiliary prediction's loss, at least 0.
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, auxiliary_weight: float = 0.4) -> None:
-        """Sets the task.
-
-        Args:
-            num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1.
-            label_smoothing: Share of the target spread over all classes, in [0, 1).
-            auxiliary_weight: Weight of each auxiliary prediction's loss, at least 0.
-        """
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")

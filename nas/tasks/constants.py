@@ -10,18 +10,17 @@ from torchmetrics import Metric
 
 
 class MajorityShare(Metric):
-    """The share of the most frequent class: the accuracy of always naming it."""
+    """The share of the most frequent class: the accuracy of always naming it.
+
+    Args:
+        num_classes: Number of classes.
+        divisor: What the share is divided by: the number of classes where others' scores of 0 are averaged in.
+    """
 
     full_state_update = False
     counts: Tensor
 
     def __init__(self, num_classes: int, divisor: int = 1) -> None:
-        """Counts nothing yet.
-
-        Args:
-            num_classes: Number of classes.
-            divisor: What the share is divided by: the number of classes where others' scores of 0 are averaged in.
-        """
         super().__init__()
         self.divisor = divisor
         self.add_state("counts", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
@@ -48,7 +47,6 @@ class VarianceOfTargets(Metric):
     squares: Tensor
 
     def __init__(self) -> None:
-        """Sums nothing yet."""
         super().__init__()
         for name in ("number", "total", "squares"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

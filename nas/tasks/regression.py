@@ -17,14 +17,13 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1
 
 
 class Regression(Task):
-    """Mean squared, absolute or Huber error; mean squared and absolute error as metrics."""
+    """Mean squared, absolute or Huber error; mean squared and absolute error as metrics.
+
+    Args:
+        criterion: What is minimised.
+    """
 
     def __init__(self, criterion: Literal["mse", "l1", "huber"] = "mse") -> None:
-        """Sets the task.
-
-        Args:
-            criterion: What is minimised.
-        """
         super().__init__()
         if criterion not in _LOSSES:
             raise ValueError(f"criterion must be one of {', '.join(_LOSSES)}, got {criterion!r}")

@@ -14,14 +14,13 @@ from nas.tasks.constants import MajorityShare
 
 
 class Segmentation(Task):
-    """Cross-entropy over pixels; intersection over union (mean of the classes) and accuracy (the share of right pixels)."""
+    """Cross-entropy over pixels; intersection over union (mean of the classes) and accuracy (the share of right pixels).
+
+    Args:
+        num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1 for every pixel.
+    """
 
     def __init__(self, num_classes: int) -> None:
-        """Sets the task.
-
-        Args:
-            num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1 for every pixel.
-        """
         super().__init__()
         self.pixels = Classification(num_classes)
 

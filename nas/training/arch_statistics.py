@@ -35,7 +35,6 @@ class GradientMeter(Metric):
     full_state_update = False
 
     def __init__(self, shape: torch.Size) -> None:
-        """Sets the gradient's shape."""
         super().__init__(sync_on_compute=False)  # all processes see the same, averaged gradient
         self.count: Tensor
         self.mean: Tensor

@@ -13,16 +13,14 @@ class CostPenalty(Regularizer):
     """``weight * max(0, expected cost / limit - 1)``: pulls the expected cost below the limit, and rests there.
 
     It only steers: that the derived architecture keeps the limit is the derive step's doing.
+
+    Args:
+        expected: The cost under independent choices.
+        limit: The most that the cost may be, above 0.
+        weight: Factor.
     """
 
     def __init__(self, expected: ExpectedCost, limit: float, weight: float = 1.0) -> None:
-        """Sets the term.
-
-        Args:
-            expected: The cost under independent choices.
-            limit: The most that the cost may be, above 0.
-            weight: Factor.
-        """
         self.expected = expected
         self.limit = limit
         self.weight = weight

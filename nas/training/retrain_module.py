@@ -14,7 +14,18 @@ from nas.training.train_module import OptimizerFactory, TrainModule, check_optim
 
 
 class RetrainModule(TrainModule):
-    """Trains one network on (inputs, target) batches."""
+    """Trains one network on (inputs, target) batches.
+
+    Args:
+        network: Any plain network.
+        task: What is minimised and measured.
+        optimizer: Optimizer of the weights.
+        scheduler: Learning rate over the training.
+        gradient_clip_norm: Largest norm of the gradient; null: as it comes.
+        max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
+        num_micro_batches: Parts of each batch that run one after the other, their gradients added up (gradient accumulation).
+        seed: Seed of data order and dropout.
+    """
 
     def __init__(
         self,
@@ -28,18 +39,6 @@ class RetrainModule(TrainModule):
         num_micro_batches: int = 1,
         seed: int = 0,
     ) -> None:
-        """Sets the training.
-
-        Args:
-            network: Any plain network.
-            task: What is minimised and measured.
-            optimizer: Optimizer of the weights.
-            scheduler: Learning rate over the training.
-            gradient_clip_norm: Largest norm of the gradient; null: as it comes.
-            max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
-            num_micro_batches: Parts of each batch that run one after the other, their gradients added up (gradient accumulation).
-            seed: Seed of data order and dropout.
-        """
         super().__init__(
             task,
             seed=seed,

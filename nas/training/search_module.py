@@ -32,6 +32,38 @@ class SearchModule(TrainModule):
     """Searches a space. Each batch is a pair: (inputs, target) of the weight half, and of the arch half.
 
     Every draw is keyed by (seed, purpose, batch), the same on every rank, so that a resumed search goes on exactly where it stopped.
+
+    Args:
+        space: What is searched.
+        relaxation: How op weights are drawn from alpha.
+        tau: Temperature over the course of the search.
+        task: What is minimised and measured.
+        bilevel: How the gradient of alpha is taken; default :class:`nas.bilevel.FirstOrder`.
+        weight_optimizer: Optimizer of the network's weights.
+        arch_optimizer: Optimizer of alpha, and of parameters of `tau` and `relaxation`.
+        weight_schedule: Learning rate of the weights over the search.
+        arch_schedule: Learning rate of alpha over the epochs after the warm-up.
+        warmup_epochs: Epochs in which alpha rests.
+        warmup_paths: Which candidates are trained meanwhile; null: those that the relaxation draws from alpha at rest.
+        num_paths: Parts of each batch that get a draw of their own; their gradients are averaged.
+        num_micro_batches: Parts of each batch (or path's share of it) that run one after the other, their gradients added up: the
+            memory of one part, the gradient of the whole batch where no norm looks at its own part (gradient accumulation).
+        gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
+        average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 looks back about 1,000 batches), from which
+            networks are derived; null: from the weights as they are.
+        max_skipped_batches: So many batches whose loss or gradient is not finite are left out, and counted; the next one stops the
+            search.
+        regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
+        noise: One draw for each batch, or each sample's own (only where every candidate runs).
+        noise_per_process: With several processes, each draws its own op weights, and the gradients of alpha average over more of them;
+            otherwise all draw the same.
+        checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
+        compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which on CUDA replays
+            CUDA graphs. Only where every candidate runs; the first step takes minutes.
+        seed: Seed of noise, data order and dropout; the command line sets it from seed_everything.
+
+    Raises:
+        ValueError: A value out of range, or a network whose choices clash.
     """
 
     def __init__(
@@ -60,40 +92,6 @@ class SearchModule(TrainModule):
         compile: Literal["off", "default", "reduce-overhead"] = "off",
         seed: int = 0,
     ) -> None:
-        """Builds the supernet of `space`.
-
-        Args:
-            space: What is searched.
-            relaxation: How op weights are drawn from alpha.
-            tau: Temperature over the course of the search.
-            task: What is minimised and measured.
-            bilevel: How the gradient of alpha is taken; default :class:`nas.bilevel.FirstOrder`.
-            weight_optimizer: Optimizer of the network's weights.
-            arch_optimizer: Optimizer of alpha, and of parameters of `tau` and `relaxation`.
-            weight_schedule: Learning rate of the weights over the search.
-            arch_schedule: Learning rate of alpha over the epochs after the warm-up.
-            warmup_epochs: Epochs in which alpha rests.
-            warmup_paths: Which candidates are trained meanwhile; null: those that the relaxation draws from alpha at rest.
-            num_paths: Parts of each batch that get a draw of their own; their gradients are averaged.
-            num_micro_batches: Parts of each batch (or path's share of it) that run one after the other, their gradients added up: the
-                memory of one part, the gradient of the whole batch where no norm looks at its own part (gradient accumulation).
-            gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
-            average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 looks back about 1,000 batches), from which
-                networks are derived; null: from the weights as they are.
-            max_skipped_batches: So many batches whose loss or gradient is not finite are left out, and counted; the next one stops the
-                search.
-            regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
-            noise: One draw for each batch, or each sample's own (only where every candidate runs).
-            noise_per_process: With several processes, each draws its own op weights, and the gradients of alpha average over more of them;
-                otherwise all draw the same.
-            checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
-            compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which on CUDA replays
-                CUDA graphs. Only where every candidate runs; the first step takes minutes.
-            seed: Seed of noise, data order and dropout; the command line sets it from seed_everything.
-
-        Raises:
-            ValueError: A value out of range, or a network whose choices clash.
-        """
         super().__init__(
             task,
             seed=seed,

@@ -59,6 +59,13 @@ def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
 class TrainModule(pl.LightningModule):
     """A Lightning module with manual optimization that resumes exactly at any batch.
 
+    Args:
+        task: What is minimised and measured.
+        seed: Seed of the noise, data order and dropout.
+        gradient_clip_norm: Largest norm of the weights' gradient; None: as it comes.
+        max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the run.
+        num_micro_batches: Parts of each batch that run one after the other.
+
     Attributes:
         num_batches_done: The batch counter: every scalar, image and checkpoint is dated by it. (Lightning's ``global_step`` counts
             optimizer steps, of which a search takes two a batch.)
@@ -74,15 +81,6 @@ class TrainModule(pl.LightningModule):
         max_skipped_batches: int = 0,
         num_micro_batches: int = 1,
     ) -> None:
-        """Sets what every batch needs.
-
-        Args:
-            task: What is minimised and measured.
-            seed: Seed of the noise, data order and dropout.
-            gradient_clip_norm: Largest norm of the weights' gradient; None: as it comes.
-            max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the run.
-            num_micro_batches: Parts of each batch that run one after the other.
-        """
         super().__init__()
         self.automatic_optimization = False
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:

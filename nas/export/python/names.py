@@ -48,6 +48,10 @@ class Import(NamedTuple):
 class Names:
     """The imports, constants, functions and classes of one file.
 
+    Args:
+        plain: Functions that stand in the place of others.
+        reserved: Names that are taken already.
+
     Attributes:
         imports: Bound name -> import.
         definitions: Text of constants, functions and classes, each after what it uses.
@@ -55,12 +59,6 @@ class Names:
     """
 
     def __init__(self, plain: Mapping[Any, Any], reserved: tuple[str, ...]) -> None:
-        """Starts a file.
-
-        Args:
-            plain: Functions that stand in the place of others.
-            reserved: Names that are taken already.
-        """
         self.imports: dict[str, Import] = {}
         self.definitions: list[str] = []
         self.origins: dict[str, None] = {}
