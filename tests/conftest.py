@@ -27,9 +27,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def forget_own_modules(tmp_path_factory):
-    """Forgets modules that a test wrote and imported: the next one may write another of the same name."""
-    before, written = set(sys.modules), str(tmp_path_factory.getbasetemp())
+    """Forgets modules that a test wrote and imported, and where: the next one may write another of the same name."""
+    before, path, written = set(sys.modules), list(sys.path), str(tmp_path_factory.getbasetemp())
     yield
+    sys.path[:] = path
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]

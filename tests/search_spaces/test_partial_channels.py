@@ -62,8 +62,8 @@ def test_decisions_are_those_of_the_wrapped_space():
     plain, partial = nas.Supernet(Darts().network()), nas.Supernet(PartialChannels(Darts()).network())
     assert partial.choices == plain.choices
     assert partial.num_architectures == (1 * 3 * 6 * 10 * 7**8) ** 2
-    assert len(plain.resting) == 6
-    assert not partial.resting
+    assert len(plain.frozen) == 6
+    assert not partial.frozen
     space = PartialChannels(Darts())
     space.network()
     assert not space.space.learned_edges  # the wrapped space is left as it was
