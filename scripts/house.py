@@ -14,12 +14,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+
+LAYERS = (
+    ("nas.io", "nas.ops", "nas.genotype", "nas.tau"),
+    ("nas.relaxations", "nas.paths"),
+    ("nas.supernet", "nas.dropout", "search_spaces"),
+    (
+        "nas.costs",
+        "nas.tasks",
+        "nas.data",
+        "nas.bilevel",
+        "nas.regularizers",
+        "nas.evaluation",
+        "nas.lr_schedules",
+        "nas.derive",
+        "nas.drawing",
+    ),
+    ("nas.training", "nas.callbacks", "nas.testing"),
+    ("nas.export", "nas.runs", "nas.profile", "nas.report", "nas.launch"),
+    ("nas.cli", "nas.__main__"),
+)
+"""Layer 0 first; within a layer, a package may import those before it."""
+ORDER = [package for packages in LAYERS for package in packages]
+PACKAGES = {package: number for number, package in enumerate(ORDER)}
 
 MAX_TOP_LEVEL = 12
 MAX_FILE_LINES = 300
 MAX_PACKAGE_LINES = {"nas": 18_000, "nas/export/python": 1_200}
-LINE_LENGTH = 120
+MAX_EXEMPTIONS = 7
 KINDS = {"Gate", "InputChoice", "WidthRow", "MixedOp", "Repeat"}
 """Classes of choices, which speak for themselves outside of their package."""
 TESTED_BY = {
@@ -95,6 +117,11 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
         yield from _statements(child)
 
 
+def package_of(module: str) -> str | None:
+    """The entry of `ORDER` that a module belongs to; None where there is none."""
+    return next((package for package in ORDER if f"{module}.".startswith(f"{package}.")), None)
+
+
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Groups of modules that import each other (Tarjan 1972)."""
     order: dict[str, int] = {}
@@ -123,10 +150,8 @@ def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def upward(graph: dict[str, set[str]]) -> list[str]:
-    """Imports that do not point down, by the layers that the tests state."""
-    from test_layers import PACKAGES, package_of  # type: ignore[import-not-found]
-
-    rank = {name: PACKAGES[package_of(name)] for name in graph if package_of(name)}
+    """Imports that do not point down, by the order of packages."""
+    rank = {name: PACKAGES[package] for name in graph if (package := package_of(name)) is not None}
     return [f"{a} imports {b}" for a in sorted(rank) for b in sorted(graph[a]) if rank.get(b, -1) > rank[a]]
 
 
@@ -214,9 +239,9 @@ def main(words: Sequence[str] | None = None) -> int:
         ("isinstance on kinds of choices outside nas/supernet/", _flat(map(asks_for_kinds, _outside()))),
         ("modules with no test file that runs them", untested()),
         ("uses of private words", private_words()),
-        ("lint exemptions", exemptions()),
     ):
         checks.append((title, len(found), 0, found))
+    checks.append(("lint exemptions", len(exempt := exemptions()), MAX_EXEMPTIONS, exempt))
     for title, value, limit, found in checks:
         print(f"{'ok  ' if value <= limit else 'OVER'} {title}: {value:,} (at most {limit:,})")
         if value > limit:

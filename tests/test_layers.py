@@ -1,47 +1,21 @@
 """Imports point down: a package imports ours from packages before it alone, so there is no circle either."""
 
 import ast
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LAYERS = (
-    ("nas.io", "nas.ops", "nas.genotype", "nas.tau"),
-    ("nas.relaxations", "nas.paths"),
-    ("nas.supernet", "nas.dropout", "search_spaces"),
-    (
-        "nas.costs",
-        "nas.tasks",
-        "nas.data",
-        "nas.bilevel",
-        "nas.regularizers",
-        "nas.evaluation",
-        "nas.lr_schedules",
-        "nas.derive",
-        "nas.drawing",
-    ),
-    ("nas.training", "nas.callbacks", "nas.testing"),
-    ("nas.export", "nas.runs", "nas.profile", "nas.report", "nas.launch"),
-    ("nas.cli", "nas.__main__"),
-)
-"""Layer 0 first; within a layer, a package may import those before it."""
-ORDER = [package for packages in LAYERS for package in packages]
-PACKAGES = {package: number for number, package in enumerate(ORDER)}
-
-
-def package_of(module):
-    """The entry of `ORDER` that a module belongs to; None where there is none."""
-    return next((package for package in ORDER if f"{module}.".startswith(f"{package}.")), None)
+house = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "house.py")))
+PACKAGES, package_of = house.PACKAGES, house.package_of
 
 
 def sources():
-    for folder in ("nas", "search_spaces"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            yield path, ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return [(path, house.module_of(path)) for path in house.sources("nas", "search_spaces")]
 
 
 def imports(path):

@@ -104,7 +104,7 @@ class ChoiceModule(nn.Module, ABC):
         shared: Whether other modules may give the same names, and so use the same logits.
         num_chosen: How many labels a genotype gives to each name; above 1 it is a sorted list, and the row is not drawn.
         search_only: Labels that compete while searching but cannot be in a genotype.
-        learned: Whether the rows of alpha mean anything; otherwise they rest.
+        learned: Whether the rows of alpha mean anything; otherwise they are frozen.
         is_one_part: Whether :meth:`cost_terms` says what the place costs; otherwise its parts do, one by one.
         cuts: Whether deriving cuts tensors, so that sums over fewer elements are rounded otherwise.
         origin: Places of one origin are one decision, whether shared or not; None: each place is its own.
@@ -188,18 +188,22 @@ class ChoiceModule(nn.Module, ABC):
             made[name] = check_value(
                 name, labels, choices[name], num_chosen=self.num_chosen, search_only=self.search_only
             )
+        if not self.allows(made):
+            names, (label, *_) = zip(*self.at_least_one(), strict=True)
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise ValueError(f"genotype: none of {shown} is {label!r}; at least one must be")
         return made
 
     def complete(self, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        """New values where a label for each name does not make a genotype: the most probable ones that do."""
-        new = {}
-        for name, labels in self.rows().items():
-            if isinstance(choices.get(name), str) and choices[name] in self.search_only:
-                new[name] = max(self.derivable(labels), key=probabilities[name].__getitem__)
-        if not self.allows({**choices, **new}):
+        """The values of this place's names: the most probable ones where labels do not make a genotype."""
+        own = {name: choices[name] for name in self.rows() if name in choices}
+        for name, value in own.items():
+            if isinstance(value, str) and value in self.search_only:
+                own[name] = max(self.derivable(self.rows()[name]), key=probabilities[name].__getitem__)
+        if not self.allows(own):
             name, label = max(self.at_least_one(), key=lambda pair: probabilities[pair[0]][pair[1]])
-            new[name] = label
-        return new
+            own[name] = label
+        return own
 
     def branches(self, made: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[nn.Module]]]:
         """The ways to decide the names that `made` leaves open.
@@ -226,6 +230,27 @@ class ChoiceModule(nn.Module, ABC):
             exact: Whether `cost` carries no noise.
         """
         raise NotImplementedError
+
+
+class CandidateChoice(ChoiceModule):
+    """A choice among modules that stand side by side.
+
+    Attributes:
+        name: The choice's name.
+        labels: A label for each candidate.
+        candidates: The modules.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    candidates: nn.ModuleList
+
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        return {self.name: self.labels}
+
+    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
+        for label, candidate in zip(self.labels, self.candidates, strict=True):
+            yield {self.name: frozenset({label})}, candidate
 
 
 def check_value(

@@ -16,6 +16,7 @@ class BoundSupernet(nn.Module):
     Attributes:
         supernet: The supernet, shared with whoever else holds it.
         weights: (E, K), in a buffer that no state dict has.
+        active: The candidates to run; None: all of them.
     """
 
     weights: Tensor
@@ -24,9 +25,9 @@ class BoundSupernet(nn.Module):
         """Binds the op weights."""
         super().__init__()
         self.supernet = supernet
-        self._op_weights = op_weights
+        self.active = op_weights.active
         self.register_buffer("weights", op_weights.weights.detach().clone(), persistent=False)
 
     def forward(self, *args: Any) -> Any:
         """Runs the supernet."""
-        return self.supernet(*args, op_weights=self._op_weights._replace(weights=self.weights))
+        return self.supernet(*args, op_weights=OpWeights(self.weights, self.active))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from nas.ops import mix
-from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
+from nas.supernet.base import CandidateChoice, check_choice, context_of
 from nas.supernet.candidates import SumInputs
 from nas.supernet.mixed_op import checkpoint
 from nas.supernet.modules import copied
 from nas.supernet.places import outermost
 
 
-class InputChoice(ChoiceModule):
+class InputChoice(CandidateChoice):
     """Sums k of n inputs, each through a module of its own; which k is chosen.
 
     Made by :func:`nas.inputs`. While searching, all inputs run and nothing is drawn: with `learned` their weights are k times the softmax
@@ -63,13 +63,6 @@ class InputChoice(ChoiceModule):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, labels={list(self.labels)}, k={self.num_chosen}"
-
-    def rows(self) -> dict[str, tuple[str, ...]]:
-        return {self.name: self.labels}
-
-    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
-        for label, candidate in zip(self.labels, self.candidates, strict=True):
-            yield {self.name: frozenset({label})}, candidate
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         indices = sorted(self.labels.index(label) for label in choices[self.name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from nas.io.rng import untouched_rng
 from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
 from nas.supernet.base import (
-    ChoiceModule,
-    Condition,
+    CandidateChoice,
     Context,
     active_context,
     check_choice,
@@ -30,7 +29,7 @@ from nas.supernet.fused.mixture import Outputs, run
 from nas.supernet.modules import copied, eval_mode
 
 
-class MixedOp(ChoiceModule):
+class MixedOp(CandidateChoice):
     """One choice: its output is the op-weighted sum of its candidates' outputs.
 
     Made by :func:`nas.choice`. It holds no op weights: they come from the enclosing :class:`nas.Supernet` for the length of one forward,
@@ -78,13 +77,6 @@ class MixedOp(ChoiceModule):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, labels={list(self.labels)}"
-
-    def rows(self) -> dict[str, tuple[str, ...]]:
-        return {self.name: self.labels}
-
-    def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
-        for label, candidate in zip(self.labels, self.candidates, strict=True):
-            yield {self.name: frozenset({label})}, candidate
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
         chosen: nn.Module = copied(self.candidates[self.labels.index(choices[self.name])], copies)

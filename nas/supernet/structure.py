@@ -70,7 +70,7 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
         choices: name -> label, for at least the active choices.
 
     Raises:
-        ValueError: An active choice has no label, or one it does not know.
+        ValueError: An active choice has no label, one it does not know, or labels that are not allowed together.
     """
     active: dict[str, Any] = {}
     pending = [network]
@@ -170,11 +170,6 @@ def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str,
         if name not in known:
             raise ValueError(f"genotype: unknown choice {name!r}; the space has {', '.join(known) or 'none'}")
     active = active_choices(network, choices)
-    for place in places_of(network):
-        if not place.allows(active):
-            names, (label, *_) = zip(*place.at_least_one(), strict=True)
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ValueError(f"genotype: none of {shown} is {label!r}; at least one must be")
     for name in choices:
         if name not in active:
             raise ValueError(f"genotype: choice {name!r} is inactive under the other choices; leave it out")
@@ -190,7 +185,7 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
     copies.update(cut_results(network, copies))
     for module in reversed(list(network.modules())):  # inner modules first: they are copied before what holds them
         names = {name for place in decisions(module) for name in place.rows()}
-        if names and names <= set(choices):
+        if names and names <= choices.keys():
             make = module.derived if isinstance(module, ChoiceModule) else partial(narrowed, module)
             plain = make(choices, copies)
             # where a place makes its module anew, widths in it are open

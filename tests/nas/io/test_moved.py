@@ -9,6 +9,20 @@ import pytest
 import nas
 from nas.io.moved import MOVED
 
+BEFORE = """
+    arch_statistics bilevel building candidates checkpoint_io choice_module choices concrete_dropout cost_model cost_penalty cost_table
+    costs csv_file distributed errors estimators evaluation files folder_lock folding gates genotype input_choice latency
+    limits lr_schedules
+    merging mixed_op mixture module_key parent paths regularizers repeats retrain_module rng search_module search_space structure supernet
+    tau testing train_module widths runs.baseline runs.derive runs.evaluate runs.export runs.load runs.retrain runs.search
+""".split()
+"""Modules of version 0.1.0."""
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_every_module_is_found_where_it_was(name):
+    import_module(f"nas.{name}")
+
 
 @pytest.mark.parametrize("old", MOVED)
 def test_an_old_path_is_the_module_of_the_new_one(old):
