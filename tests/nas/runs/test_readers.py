@@ -219,19 +219,24 @@ def cases(draw):
     return name, draw(CUTS), draw(GROWN)
 
 
-def check(files, case):
-    """One file is changed, read, and restored."""
+def content_of(case, before):
+    """The bytes of a made-up case, given those of the file as it was written."""
     name, changes, grown = case
+    if grown is not None:
+        return changed_bytes(before, changes, grown)
+    is_yaml = READERS[name][0].endswith(".yaml")
+    content = yaml.safe_load(before)
+    content.pop("checksum", None)
+    return changed_document(content, changes, yaml.safe_dump if is_yaml else json.dumps)
+
+
+def check(files, name, change):
+    """One file is changed, read, and restored; gives what the refusal said."""
     place, read = READERS[name]
     path = files / place
     before = {file: file.read_bytes() for file in (path, path.parent / "manifest.json") if file.exists()}
-    if grown is None:
-        is_yaml = path.suffix == ".yaml"
-        content = yaml.safe_load(before[path])
-        content.pop("checksum", None)
-        changed = changed_document(content, changes, yaml.safe_dump if is_yaml else json.dumps)
-    else:
-        changed = changed_bytes(before[path], changes, grown)
+    changed = change(before[path])
+    said = ""
     try:
         path.write_bytes(changed)
         AFTER.get(name, lambda path: None)(path)
@@ -247,6 +252,7 @@ def check(files, case):
     finally:
         for file, content in before.items():
             file.write_bytes(content)
+    return said
 
 
 def fuzz(files, num):
@@ -258,13 +264,38 @@ def fuzz(files, num):
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    configured(given(case=cases())(lambda case: check(files, case)))()
+    configured(given(case=cases())(lambda case: check(files, case[0], partial(content_of, case))))()
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_what_was_written_is_read(files, name):
     place, read = READERS[name]
     read(files / place)
+
+
+KEYS = ", ".join(f'"k{key}": 0' for key in range(99_000))
+LONG = f'"{"a" * 20_000}"'
+FOUND = {
+    "a key twice among very many": ("export's manifest", f'{{{KEYS}, "k98999": 1}}', "duplicate key 'k98999'"),
+    "a number that no float holds": ("cost tables", f'{{"macs": {{"fixed": 1{"0" * 400}}}}}', "'fixed' has a number"),
+    "deep YAML": ("space of a configuration", "model: " + "[" * 3000, "nested too deeply"),
+    "another kind of array file": ("arrays", None, "not an .npz file"),
+    "a long value in a message": ("genotype", f'{{"format": "gumbel-nas/genotype", "version": {{{KEYS}}}}}', " ... "),
+    "a long text in a list": ("configuration", f"data: [[{LONG}, 1]]\nseed_everything: [[{LONG}]]", " ... "),
+    "a space that does not load": (
+        "space of a configuration",
+        "model: {space: {class_path: 1}}",
+        "config.yaml: model.space",
+    ),
+    "no space": ("space of a configuration", "model: [3]", "model.space must be a class path"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_found_stays_mended(files, name):
+    reader, text, said = FOUND[name]
+    assert said in check(files, reader, lambda before: b"other" + before[4:] if text is None else text.encode())
 
 
 @pytest.mark.filterwarnings("ignore")
