@@ -264,7 +264,13 @@ def fuzz(files, num):
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    configured(given(case=cases())(lambda case: check(files, case[0], partial(content_of, case))))()
+
+    @configured
+    @given(case=cases())
+    def run(case):
+        check(files, case[0], partial(content_of, case))
+
+    run()
 
 
 @pytest.mark.parametrize("name", READERS)
