@@ -15,7 +15,7 @@ _DOORS = {
     "supernet": "building candidates choices input_choice mixed_op search_space structure",
     "supernet.fused": "folding merging mixture",
     "costs": "latency limits module_key",
-    "training": "arch_statistics cost_penalty replanning retrain_module search_module train_module",
+    "training": "arch_statistics cost_penalty retrain_module search_module train_module",
     "relaxations": "estimators",
 }
 MOVED: Mapping[str, str] = {
@@ -32,6 +32,7 @@ MOVED: Mapping[str, str] = {
     "nas.cost_model": "nas.costs.tabulate",
     "nas.cost_table": "nas.costs.table",
     "nas.concrete_dropout": "nas.dropout",
+    "nas.replanning": "nas.training.schedules",
 }
 """Old path -> new path."""
 
@@ -56,3 +57,16 @@ def follow_old_paths() -> None:
     """Makes imports of old paths give the modules of the new ones; once for each process."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())
+
+
+def metrics_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of each process in a checkpoint, which were called meters in older ones."""
+    states = checkpoint["metrics"] if "metrics" in checkpoint else checkpoint["meters"]
+    return [{key.replace("meters", "metrics"): value for key, value in state.items()} for state in states]
+
+
+def rename_metrics(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook before ``load_state_dict`` that renames the metrics of an older checkpoint."""
+    old = f"{prefix}meters."
+    for key in [key for key in state_dict if key.startswith(old)]:
+        state_dict[prefix + key.removeprefix(prefix).replace("meters", "metrics")] = state_dict.pop(key)

@@ -17,8 +17,8 @@ from nas.io.rng import keyed_generator, untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule
 from nas.supernet.modules import copied
+from nas.training.schedules import OptimizerFactory
 from nas.training.search_module import SearchModule
-from nas.training.train_module import OptimizerFactory
 
 SMALL_BATCHES = (2, 4)
 LARGE_BATCH = 64

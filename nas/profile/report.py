@@ -142,7 +142,7 @@ def _advice(
 ) -> str:
     largest = modes["soft" if mode == "soft" else "sampled_largest"]["largest_batch"]
     ways = [f"data.batch_size {largest}"] if largest else []
-    if largest and module.bilevel.accumulates and module.noise == "batch":
+    if largest and module.bilevel.accumulates and module.sampling.noise == "batch":
         ways.append(f"model.num_micro_batches {math.ceil(batch_size / largest) * module.num_micro_batches}")
     if mode == "soft" and modes["sampled_largest"]["total"] <= memory:
         ways.append("model.relaxation nas.relaxations.SampledPath at this batch size")

@@ -25,8 +25,8 @@ from nas.runs.options import ConfigSource, check_texts, check_yaml, normalized
 from nas.runs.trainer import TrainerOptions
 from nas.supernet.search_space import SearchSpace
 from nas.tasks import Task
+from nas.training.schedules import OptimizerFactory
 from nas.training.search_module import SearchModule
-from nas.training.train_module import OptimizerFactory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def kind_shares(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, f
     return {label: sum(values) / len(values) for label, values in found.items() if len(values) > 1}
 
 
-class GradientMeter(Metric):
+class GradientStatistics(Metric):
     """Mean and spread of a gradient over an epoch's steps; no host synchronisation before the values are asked for.
 
     Attributes:
@@ -57,9 +57,9 @@ class GradientMeter(Metric):
         return norm, norm / spread
 
 
-def gradient_scalars(meter: GradientMeter) -> dict[str, float | None]:
+def gradient_scalars(statistics: GradientStatistics) -> dict[str, float | None]:
     """The norm of alpha's mean gradient and its signal-to-noise ratio; None where nothing was measured."""
-    norm, ratio = meter.compute() if meter.count > 0 else (None, None)
+    norm, ratio = statistics.compute() if statistics.count > 0 else (None, None)
     return {
         "search/alpha_grad_norm": None if norm is None else float(norm),
         "search/alpha_grad_snr": None if ratio is None or not torch.isfinite(ratio) else float(ratio),

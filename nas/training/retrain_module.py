@@ -10,7 +10,8 @@ from torch.optim import AdamW
 from nas.evaluation import call_network
 from nas.lr_schedules import LRSchedule
 from nas.tasks import Task
-from nas.training.train_module import OptimizerFactory, TrainModule, check_optimizer
+from nas.training.schedules import OptimizerFactory, check_optimizer
+from nas.training.train_module import TrainModule
 
 
 class RetrainModule(TrainModule):
@@ -21,8 +22,8 @@ class RetrainModule(TrainModule):
         task: What is minimised and measured.
         optimizer: Optimizer of the weights.
         scheduler: Learning rate over the training.
-        gradient_clip_norm: Largest norm of the gradient; null: as it comes.
-        max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the training.
+        gradient_clip_norm: Largest norm of the gradient; null: no clipping.
+        max_skipped_batches: Number of batches with a loss or gradient that is not finite that are skipped; the next one stops the training.
         num_micro_batches: Parts of each batch that run one after the other, their gradients added up (gradient accumulation).
         seed: Seed of data order and dropout.
     """
@@ -50,7 +51,7 @@ class RetrainModule(TrainModule):
         self.network = network
         self.optimizer = optimizer
         self.scheduler: LRSchedule = scheduler
-        self.add_meters("train")
+        self.metrics.add("train", task)
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network and the task's own parameters."""
@@ -59,9 +60,9 @@ class RetrainModule(TrainModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One optimizer step."""
-        self.descend_along(self.losses_of_micro_batches("train", batch, self.num_micro_batches, self._loss), ["weight"])
+        self.descend_along(self.weighted_losses("train", batch, self.num_micro_batches, self._loss), ["weight"])
         self.finish_batch()
 
     def _loss(self, number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
         output = call_network(self.network, inputs)
-        return self.task.loss(output, target), self.task.prediction(output)
+        return self.task.loss(output, target), output

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.bilevel import Bilevel, FirstOrder, Level
-from nas.costs.functions import batch_size
-from nas.evaluation import call_network, joined, split_batch
-from nas.io.rng import derive_seed, keyed_generator, seed_global_generators, untouched_rng
 from nas.lr_schedules import LRSchedule
 from nas.paths import Paths
-from nas.regularizers import ArchState, Regularizer, entropy
-from nas.relaxations import OpWeights, Relaxation, Sampler
+from nas.regularizers import Regularizer, entropy
+from nas.relaxations import OpWeights, Relaxation
 from nas.supernet.search_space import SearchSpace
-from nas.supernet.supernet import Supernet, check_per_sample
+from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 from nas.tau import TauSchedule
-from nas.training.arch_statistics import GradientMeter, gradient_scalars, probability_scalars
+from nas.training.arch_statistics import GradientStatistics, gradient_scalars, probability_scalars
 from nas.training.cost_penalty import CostPenalty
-from nas.training.train_module import OptimizerFactory, TrainModule, check_optimizer
+from nas.training.sampling import Moment, Sampling
+from nas.training.schedules import OptimizerFactory, check_optimizer
+from nas.training.search_step import SearchStep
+from nas.training.train_module import TrainModule
 
 
 class SearchModule(TrainModule):
@@ -101,18 +100,6 @@ class SearchModule(TrainModule):
         )
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs}")
-        if noise == "sample":
-            check_per_sample(relaxation)
-        if num_paths < 1:
-            raise ValueError(f"num_paths must be at least 1, got {num_paths}")
-        if num_paths > 1 and (noise == "sample" or relaxation.acts_after_arch_step):
-            why = "noise: sample" if noise == "sample" else type(relaxation).__name__
-            raise ValueError(f"num_paths must be 1 with {why}")
-        for regularizer in regularizers:
-            if regularizer.needs_all_candidates and relaxation.num_active is not None:
-                raise ValueError(
-                    f"{type(regularizer).__name__} changes the weights of candidates that do not run under {type(relaxation).__name__}"
-                )
         if num_micro_batches > 1 and noise == "sample":
             raise ValueError("num_micro_batches must be 1 with noise: sample")
         if average_decay is not None and not 0.0 < average_decay < 1.0:
@@ -125,6 +112,18 @@ class SearchModule(TrainModule):
             self.averaged = AveragedModel(self.supernet.network, multi_avg_fn=average)
         self.relaxation = relaxation
         self.tau = tau
+        self.regularizers = list(regularizers)
+        self.sampling = Sampling(
+            supernet=self.supernet,
+            relaxation=relaxation,
+            tau=tau,
+            regularizers=self.regularizers,
+            warmup_paths=warmup_paths,
+            num_paths=num_paths,
+            noise=noise,
+            noise_per_process=noise_per_process,
+            seed=seed,
+        )
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
         if checkpoint_candidates and not self.bilevel.recomputes:
             raise ValueError(
@@ -141,18 +140,11 @@ class SearchModule(TrainModule):
         self.weight_schedule: LRSchedule = weight_schedule
         self.arch_schedule: LRSchedule = arch_schedule
         self.warmup_epochs = warmup_epochs
-        self.warmup_paths = warmup_paths
-        self.num_paths = num_paths
-        self.regularizers = list(regularizers)
-        self.noise = noise
-        self.noise_per_process = noise_per_process
-        self.add_meters("weight")
-        self.add_meters("arch")
-        self.alpha_gradient = GradientMeter(self.supernet.alpha.shape)
+        self.metrics.add("weight", task)
+        self.metrics.add("arch", task)
+        self.alpha_gradient = GradientStatistics(self.supernet.alpha.shape)
         self._most_probable: Tensor  # of each choice, an epoch ago; -1 before the first
         self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
-        self._batch: dict[str, Any] = {}
-        self._samples: dict[Level, list[OpWeights]] = {}
 
     def _compile(self, mode: str, checkpoint_candidates: bool) -> None:
         """Has the supernet compiled at its first call, as one graph."""
@@ -185,141 +177,43 @@ class SearchModule(TrainModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step of the bilevel method on a pair of batches."""
-        self._batch = dict(zip(("weight", "arch"), batch, strict=True))
-        self.bilevel.step(self)
+        weight, arch = batch
+        self.bilevel.step(SearchStep(self, {"weight": weight, "arch": arch}))
         self.finish_batch(alpha=self.supernet.alpha)
-        self._batch = {}
-        self._samples = {}
+
+    def moment(self) -> Moment:
+        """The present place in the search."""
+        warm_up = self.current_epoch < self.warmup_epochs
+        return Moment(self.num_batches_done, self.progress, warm_up, self.global_rank)
 
     @property
     def num_parts_in_turn(self) -> int:
         """Parts of a batch that run one after the other; without micro-batches all paths run together."""
-        return self.num_paths * self.num_micro_batches if self.num_micro_batches > 1 else 1
+        return self.sampling.num_paths * self.num_micro_batches if self.num_micro_batches > 1 else 1
 
     @property
     def arch_moves(self) -> bool:
         """Whether alpha is trained in this step."""
-        return self.current_epoch >= self.warmup_epochs and "arch" in self._optimizers_by_name
+        moves = self.schedules is not None and "arch" in self.schedules.optimizers
+        return moves and self.current_epoch >= self.warmup_epochs
 
-    @property
-    def present_weight_optimizer(self) -> Optimizer:
-        """The optimizer of the weights, in its present state."""
-        return self._optimizers_by_name["weight"]
+    def descend(
+        self, loss: Tensor | Iterable[Tensor], levels: Sequence[Level], samples: Mapping[Level, list[OpWeights]]
+    ) -> None:
+        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum of losses.
 
-    def named_weights(self) -> dict[str, nn.Parameter]:
-        """The weights that are trained, named as :meth:`virtual_loss` takes them."""
-        trained = {id(p) for group in self.present_weight_optimizer.param_groups for p in group["params"]}
-        return {
-            name: parameter
-            for name, parameter in _Criterion(self.supernet, self.task).named_parameters()
-            if id(parameter) in trained and parameter.requires_grad
-        }
-
-    def draw(self, level: Level, part: int = 0) -> OpWeights:
-        """This step's op weights for one data half, or a part of its batch: always the same ones within a step."""
-        place = (self.num_batches_done, part) if part else (self.num_batches_done,)
-        mine = f"/process {self.global_rank}" if self.noise_per_process and self.global_rank else ""
-        generator = keyed_generator(self.seed, f"noise/{level}{mine}", *place, device=self.device)
-        tau = self.tau(self.progress)
-        if self.warmup_paths is not None and self.current_epoch < self.warmup_epochs and self.supernet.choices:
-            sizes = [len(labels) for labels in self.supernet.choices.values()]
-            index = self.num_batches_done * self.num_paths + part
-            path = self.supernet.path(self.warmup_paths.candidates(sizes, index, self.seed))
-            return path._replace(sampler=Sampler(self.relaxation, tau, generator))
-        num_samples = batch_size(self._batch[level][1]) if self.noise == "sample" else None
-        sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
-        if self.regularizers and self.supernet.choices:
-            state = self._state()
-            generator = keyed_generator(self.seed, f"perturb/{level}{mine}", *place, device=self.device)
-            for regularizer in self.regularizers:
-                sample = sample._replace(weights=regularizer.perturb(sample.weights, state, level, generator))
-            sample = sample._replace(weights=self.supernet.fill_input_rows(sample.weights))
-        return sample
-
-    def _state(self) -> ArchState:
-        alpha, mask = self.supernet.learned_alpha(), self.supernet.mask
-        probabilities = self.relaxation.probabilities(alpha, mask)
-        return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(self.progress), self.progress)
-
-    def batch(self, level: Level) -> tuple[Any, Any]:
-        """This step's (inputs, target) of `level`."""
-        inputs, target = self._batch[level]
-        return inputs, target
-
-    def loss(self, level: Level, op_weights: OpWeights | None = None) -> Tensor:
-        """The supernet's loss on this step's batch of `level`, metered where it is at the op weights drawn for it."""
-        criterion = _Criterion(self.supernet, self.task)
-        if op_weights is not None:
-            loss: Tensor = criterion(*self._batch[level], op_weights)[0]
-            return loss
-        return self._mean_loss(level, criterion)
-
-    def losses(self, level: Level) -> Iterator[Tensor]:
-        """The same loss, part by part."""
-        if self.num_micro_batches == 1:
-            yield self.loss(level)
-            return
-        criterion, samples = _Criterion(self.supernet, self.task), {}
-
-        def forward(number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
-            path = number // self.num_micro_batches
-            samples[path] = self.draw(level, path)  # the same numbers for each part, a graph of its own
-            loss, output = criterion(inputs, target, samples[path])
-            return loss, self.task.prediction(output)
-
-        yield from self.losses_of_micro_batches(level, self._batch[level], self.num_parts_in_turn, forward)
-        self._samples[level] = list(samples.values())
-
-    def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
-        """The loss at other weights, on cloned buffers; metered where it is the arch loss.
-
-        Dropout is the same at every call of a step, and what it draws elsewhere is not disturbed.
+        Args:
+            loss: The loss, or its terms, which are computed one after the other.
+            levels: Names of the parameter sets.
+            samples: Data split -> the op weights at which the loss was computed.
         """
-        criterion = _Criterion(self.supernet, self.task)
-        buffers = {name: buffer.clone() for name, buffer in criterion.named_buffers()}
-        exchanged = ({**weights}, buffers)
-        with untouched_rng(self.device):
-            seed_global_generators(derive_seed(self.seed, f"virtual/{level}", self.num_batches_done, self.global_rank))
-            return self._mean_loss(level, lambda *args: functional_call(criterion, exchanged, args), level == "arch")
-
-    def _mean_loss(self, level: Level, criterion: Callable[..., tuple[Tensor, Any]], metered: bool = True) -> Tensor:
-        """The loss on a batch of which each part has op weights of its own."""
-        inputs, target = self._batch[level]
-        parts = split_batch(inputs, target, self.num_paths)
-        self._samples[level] = [self.draw(level, part) for part in range(len(parts))]
-        losses, outputs = [], []
-        for part, sample in zip(parts, self._samples[level], strict=True):
-            loss, output = criterion(*part, sample)
-            losses.append(loss)
-            outputs.append(self.task.prediction(output))
-        shares = [batch_size(part_target) / batch_size(target) for _, part_target in parts]
-        total = (
-            losses[0] if len(parts) == 1 else torch.stack([a * b for a, b in zip(losses, shares, strict=True)]).sum()
-        )
-        if metered:
-            self.update_meters(level, total, joined(outputs), target)
-        return total
-
-    def arch_penalty(self) -> Tensor:
-        """The regularisers' terms of the arch loss; 0 without any."""
-        total = self.supernet.alpha.new_zeros(())
-        if self.regularizers and self.supernet.choices:
-            state = self._state()
-            for regularizer in self.regularizers:
-                term = regularizer.penalty(state)
-                total = total if term is None else total + term
-        return total
-
-    def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum."""
         self.descend_along(loss, levels)
         if "weight" in levels and self.averaged is not None:
             self.averaged.update_parameters(self.supernet.network)
         if "arch" in levels:
             if self.supernet.alpha.grad is not None:
                 self.alpha_gradient.update(self.supernet.alpha.grad)
-            # none where the method has computed its loss by itself
-            for sample in self._samples.get("arch", self._samples.get("weight", [])):
+            for sample in samples.get("arch", samples.get("weight", [])):  # none for a loss of the method's own
                 self.supernet.after_arch_step(self.relaxation, sample)
 
     @torch.no_grad()
@@ -354,7 +248,7 @@ class SearchModule(TrainModule):
         result |= {f"entropy/{name}": value for name, value in entropies.items()}
         for regularizer in self.regularizers:
             if isinstance(regularizer, CostPenalty):
-                expected = regularizer.expected(self._state().probabilities)
+                expected = regularizer.expected(self.sampling.state(self.progress).probabilities)
                 result[f"cost/{regularizer.expected.table.name}"] = float(expected)
         moved = self._argmax() != self._most_probable
         result["search/argmax_changes"] = None if bool((self._most_probable < 0).any()) else float(moved.sum())
@@ -378,22 +272,9 @@ class SearchModule(TrainModule):
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Shows the tau schedule the mean entropy, and starts the meters anew."""
+        """Shows the tau schedule the mean entropy, and resets the metrics."""
         super().on_train_epoch_end()
         self.alpha_gradient.reset()
         self._most_probable.copy_(self._argmax())
         if entropies := self.entropies():
             self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)
-
-
-class _Criterion(nn.Module):
-    """Supernet and task as one module, so that the weights of both can be exchanged for one call."""
-
-    def __init__(self, supernet: Supernet, task: Task) -> None:
-        super().__init__()
-        self.supernet = supernet
-        self.task = task
-
-    def forward(self, inputs: Any, target: Tensor, op_weights: OpWeights) -> tuple[Tensor, Any]:
-        output = call_network(self.supernet, inputs, op_weights=op_weights)
-        return self.task.loss(output, target), output

@@ -1,59 +1,31 @@
-"""What searching and retraining share: counting, seeding, meters, optimizer steps and checks of every batch."""
+"""What searching and retraining share: counting, seeding, metrics, optimizer steps and checks of every batch."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map_only
-from torchmetrics import MeanMetric, Metric
 
 from nas.costs.functions import batch_size
 from nas.data.loader import ResumableLoader
-from nas.evaluation import joined, scalars_of, split_batch, update_metrics
+from nas.evaluation import joined, split_batch
 from nas.io.distributed import average, average_gradients, check_equal, gathered
+from nas.io.moved import metrics_of, rename_metrics
 from nas.io.rng import derive_seed, seed_global_generators
-from nas.lr_schedules import LRSchedule, make_lr_scheduler, rate_share
+from nas.lr_schedules import LRSchedule
 from nas.tasks import Task
-from nas.training.replanning import Plan
+from nas.training.finite import BatchCheck, weights_not_finite
+from nas.training.metrics import SplitMetrics
+from nas.training.schedules import RUN, Plan, Schedules
 
-_GRADIENT = "gradient"
 WRITTEN = "scalars_are_written"
 """Attribute of a logger whose scalars a callback writes."""
-RUN = "run"
-"""The plan of the whole run, beside those of the learning rates."""
-_SUFFIX = "_meters"  # a module cannot be called "train"
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
-    """Takes a step with a matrix and a vector, as a search will.
-
-    Args:
-        name: What messages call it.
-        factory: Makes it.
-
-    Raises:
-        ValueError: It cannot be made or stepped; sparse and closure optimizers for example.
-    """
-    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
-    try:
-        optimizer = factory(parameters)
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{name} cannot be used: {error}") from error
-    return optimizer
 
 
 class TrainModule(pl.LightningModule):
@@ -62,14 +34,16 @@ class TrainModule(pl.LightningModule):
     Args:
         task: What is minimised and measured.
         seed: Seed of the noise, data order and dropout.
-        gradient_clip_norm: Largest norm of the weights' gradient; None: as it comes.
-        max_skipped_batches: So many batches whose loss or gradient is not finite are left out; the next one stops the run.
+        gradient_clip_norm: Largest norm of the gradient of the weights; None: no clipping.
+        max_skipped_batches: Number of batches with a loss or gradient that is not finite that are skipped; the next one stops the run.
         num_micro_batches: Parts of each batch that run one after the other.
 
     Attributes:
-        num_batches_done: The batch counter: every scalar, image and checkpoint is dated by it. (Lightning's ``global_step`` counts
-            optimizer steps, of which a search takes two a batch.)
-        metric_names: Metric -> names of its scalars, of those that are several: what an epoch logs must be known before it has any.
+        num_batches_done: The batch counter, the step of every scalar, image and checkpoint. (Lightning's ``global_step`` counts
+            optimizer steps; a search takes two for each batch.)
+        metric_names: Metric -> names of its scalars, for a metric with several scalars: the names of an epoch's scalars must be known
+            before its first batch.
+        schedules: Learning rates and progress; None before training starts.
     """
 
     def __init__(
@@ -89,25 +63,20 @@ class TrainModule(pl.LightningModule):
             raise ValueError(f"max_skipped_batches must be at least 0, got {max_skipped_batches}")
         if num_micro_batches < 1:
             raise ValueError(f"num_micro_batches must be at least 1, got {num_micro_batches}")
-        self.max_skipped_batches = max_skipped_batches
-        self.num_micro_batches = num_micro_batches
-        self.num_skipped_batches = 0
         self.task = task
         self.seed = seed
         self.gradient_clip_norm = gradient_clip_norm
+        self.max_skipped_batches = max_skipped_batches
+        self.num_micro_batches = num_micro_batches
         self.num_batches_done = 0
-        self.meters = nn.ModuleDict()
+        self.num_skipped_batches = 0
+        self.metrics = SplitMetrics()
         self.metric_names: dict[str, list[str]] = {}
-        self._optimizers_by_name: dict[str, Any] = {}
-        self._schedulers_by_name: dict[str, LRScheduler] = {}
-        self._schedules: dict[str, LRSchedule] = {}
-        self._plans: dict[str, Plan] = {}
-        self._loaded_plans: dict[str, Plan] = {}
-        self._scheduled: list[nn.Module] = []
-        self._loaded_meters: list[dict[str, Any]] = []
-        self._watched: dict[str, Tensor] = {}
-        self._buffers_before: list[Tensor] = []
-        self._skipped: str | None = None  # what the batch is left out for
+        self.schedules: Schedules | None = None
+        self._loaded: dict[str, Any] = {}  # of a checkpoint, until training starts
+        self._check = BatchCheck(self, may_skip=False)
+        self._followers: list[nn.Module] = []
+        self.register_load_state_dict_pre_hook(rename_metrics)
 
     @property
     def num_batches_total(self) -> int:
@@ -130,37 +99,21 @@ class TrainModule(pl.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Completed share of the run, in [0, 1]; of one that goes on with more or fewer epochs, continued from where it was."""
-        plan = self._plans.get(RUN) or Plan(self.num_batches_total)
+        """Completed share of the run, in [0, 1]; a run that resumes with another number of epochs continues from its share."""
+        plan = self.schedules.plans[RUN] if self.schedules else Plan(self.num_batches_total)
         return plan(self.num_batches_done)
 
-    def add_meters(self, level: str) -> None:
-        """Registers loss and metric meters; their state is checkpointed, so an epoch cut in two averages the same."""
-        meters: dict[str, Metric] = {"loss": MeanMetric(nan_strategy="disable"), **self.task.metrics()}
-        for meter in meters.values():
-            meter.persistent(True)
-        self.meters[level + _SUFFIX] = nn.ModuleDict(meters)
-
-    def update_meters(self, level: str, loss: Tensor, prediction: Any, target: Tensor) -> None:
-        """Adds one batch to the meters of `level`, and watches its loss."""
-        self._watched[f"{level} loss"] = loss.detach()
+    def update_metrics(self, split: str, loss: Tensor, prediction: Any, target: Tensor) -> None:
+        """Adds one batch to the metrics of `split`, and its loss to the check of the batch."""
+        self._check.watch(f"{split} loss", loss)
         if self.max_skipped_batches and not bool(torch.isfinite(loss.detach()).all()):
-            return  # it will be skipped
-        update_metrics(cast(Mapping[str, Metric], self.meters[level + _SUFFIX]), loss, prediction, target)
+            return  # the batch will be skipped
+        self.metrics.see(split, loss, prediction, target)
 
     def scalars(self) -> dict[str, float | None]:
         """Deterministic scalars of the epoch so far: tag -> value, None where nothing was measured; always the same tags."""
-        result: dict[str, float | None] = {}
-        for key, meters in self.meters.items():
-            level = key.removesuffix(_SUFFIX)
-            for name, meter in cast(nn.ModuleDict, meters).items():
-                metric = cast(Metric, meter)
-                names = [f"{level}/{part}" for part in self.metric_names.get(name, [name])]
-                if metric.update_called:
-                    result |= scalars_of(f"{level}/{name}", metric.compute())
-                else:
-                    result |= dict.fromkeys(names)
-        for name, optimizer in self._optimizers_by_name.items():
+        result = self.metrics.scalars(self.metric_names)
+        for name, optimizer in (self.schedules.optimizers if self.schedules else {}).items():
             result[f"lr/{name}"] = float(optimizer.param_groups[0]["lr"])
         if self.max_skipped_batches:
             result["skipped_batches"] = float(self.num_skipped_batches)
@@ -169,77 +122,56 @@ class TrainModule(pl.LightningModule):
     def set_up_optimizers(
         self, optimizers: Mapping[str, Optimizer], schedules: Mapping[str, tuple[LRSchedule, int]]
     ) -> tuple[list[Optimizer], list[Any]]:
-        """What ``configure_optimizers`` returns: one optimizer and one schedule a parameter set.
+        """The result of ``configure_optimizers``: one optimizer and one schedule for each parameter set.
 
         Args:
             optimizers: By name.
             schedules: Name -> schedule, and its number of steps.
         """
-        self._optimizers_by_name = dict(optimizers)
-        self._schedules = {name: schedule for name, (schedule, _) in schedules.items()}
-        self._plans = {name: Plan(num_steps) for name, (_, num_steps) in schedules.items()}
-        self._plans[RUN] = Plan(self.num_batches_total)
-        self._schedulers_by_name = {
-            name: make_lr_scheduler(schedule, optimizers[name], num_steps)
-            for name, (schedule, num_steps) in schedules.items()
-        }
-        return list(optimizers.values()), list(self._schedulers_by_name.values())
+        self.schedules = Schedules(optimizers, schedules, self.num_batches_total)
+        return list(optimizers.values()), list(self.schedules.lr_schedulers.values())
 
-    def _replan(self) -> None:
-        """Stretches what is left of the schedules where the run was begun with another number of steps."""
-        for name, begun in self._loaded_plans.items():
-            if name in self._plans:
-                step = self.num_batches_done if name == RUN else self._schedulers_by_name[name].last_epoch
-                self._plans[name] = begun.changed(self._plans[name].total, step)
-        self._loaded_plans = {}
-        plan = self._plans.get(RUN)
-        if plan is not None and plan.done == self.num_batches_done > 0 and plan.share >= 1.0:
-            warnings.warn(
-                "the schedules were at their end: learning rates and tau stay at their last values", stacklevel=2
-            )
-
-    def _advance(self, name: str) -> None:
-        """The next learning rate of an optimizer."""
-        scheduler, plan = self._schedulers_by_name[name], self._plans[name]
-        if plan.done == 0:
-            scheduler.step()
-            return
-        scheduler.last_epoch += 1
-        for group in self._optimizers_by_name[name].param_groups:
-            highest = group.get("max_lr", group.get("initial_lr", group["lr"]))
-            group["lr"] = highest * rate_share(self._schedules[name], plan(scheduler.last_epoch))
-
-    def losses_of_micro_batches(
-        self, level: str, batch: Any, num_parts: int, forward: Callable[[int, Any, Tensor], tuple[Tensor, Any]]
+    def weighted_losses(
+        self,
+        split: str,
+        batch: Any,
+        num_parts: int,
+        forward: Callable[[int, Any, Tensor], tuple[Tensor, Any]],
+        *,
+        measured: bool = True,
     ) -> Iterator[Tensor]:
-        """The losses of a batch's parts, weighted by their sizes; the meters of `level` see the batch when all are descended.
+        """The losses of the parts of a batch, weighted by size; the metrics of `split` are updated after the last part.
 
         Args:
-            level: Name of the meters.
+            split: Name of the metrics.
             batch: (inputs, target).
-            num_parts: How many.
-            forward: Takes a part's number, inputs and target; returns its loss and prediction.
+            num_parts: Number of parts.
+            forward: Takes the number, inputs and target of a part; returns its loss and the network's output.
+            measured: Whether metrics are updated.
         """
         inputs, target = batch
-        total, predictions = torch.zeros((), device=self.device), []
+        losses, predictions = [], []
         for number, (part, part_target) in enumerate(split_batch(inputs, target, num_parts)):
-            loss, prediction = forward(number, part, part_target)
-            loss = loss * (batch_size(part_target) / batch_size(target))
-            total = total + loss.detach()
-            predictions.append(tree_map_only(Tensor, Tensor.detach, prediction))
+            loss, output = forward(number, part, part_target)
+            if num_parts > 1:
+                loss = loss * (batch_size(part_target) / batch_size(target))
+            losses.append(loss.detach())
+            predictions.append(tree_map_only(Tensor, Tensor.detach, self.task.prediction(output)))
             yield loss
-        self.update_meters(level, total, joined(predictions), target)
+        if measured:
+            self.update_metrics(split, total(losses), joined(predictions), target)
 
     def descend_along(self, loss: Tensor | Iterable[Tensor], names: Iterable[str]) -> None:
-        """One step of the named optimizers along the gradient of a loss, or of a sum whose terms are descended one after the other.
+        """One step of the named optimizers along the gradient of a loss, or of a sum of losses that are computed one after the other.
 
-        No gradient is computed for other parameters; no step is taken where the batch is to be skipped.
+        No gradient is computed for other parameters. A batch that is skipped takes no step.
         """
+        assert self.schedules is not None
         wrapped = self.optimizers()
         lightning = wrapped if isinstance(wrapped, list) else [wrapped]
-        steps = {name: lightning[i] for i, name in enumerate(self._optimizers_by_name) if name in names}
+        steps = {name: lightning[i] for i, name in enumerate(self.schedules.optimizers) if name in names}
         parameters = [p for opt in steps.values() for group in opt.param_groups for p in group["params"]]
-        parameters = [parameter for parameter in parameters if parameter.requires_grad]  # others are frozen
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
         for optimizer in steps.values():
             optimizer.zero_grad()
         for term in [loss] if isinstance(loss, Tensor) else loss:
@@ -247,10 +179,9 @@ class TrainModule(pl.LightningModule):
                 self.manual_backward(term, inputs=parameters)
         if parameters:
             average_gradients(parameters)
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            self._watched[_GRADIENT] = get_total_norm(gradients) + self._watched.get(_GRADIENT, 0.0)
-        if self.max_skipped_batches and (bad := self._skipped or self._not_finite()):
-            self._skipped = bad
+            self._check.watch_gradient(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if self.max_skipped_batches and (bad := self._check.skipped or self._check.first_bad()):
+            self._check.skipped = bad
             for optimizer in steps.values():
                 optimizer.zero_grad()  # a step without gradients changes nothing, but its schedule goes on
         for name, optimizer in steps.items():
@@ -261,26 +192,25 @@ class TrainModule(pl.LightningModule):
                     gradient_clip_algorithm="norm",
                 )
             optimizer.step()
-            self._advance(name)
+            self.schedules.advance(name)
 
     def finish_batch(self, **watched: Tensor) -> None:
-        """Counts the batch, and stops the run at the first that produced NaN or infinity: one fused check of losses and gradients.
+        """Counts the batch, and stops the run at the first batch that produced NaN or infinity.
 
         Args:
-            **watched: Further tensors to look at.
+            **watched: Further tensors to check.
 
         Raises:
             FloatingPointError: Naming the batch and the tensor.
         """
-        if self._skipped:
+        if self._check.skipped:
             self.num_skipped_batches += 1
-            for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
-                buffer.copy_(before)  # batch-norm statistics
+            self._check.undo()
             if self.num_skipped_batches > self.max_skipped_batches:
-                raise self._error(self._skipped, f" after {self.max_skipped_batches} skipped ones")
-            self._watched = {}
-        self._watched |= {name: tensor.detach() for name, tensor in watched.items()}
-        if bad := self._not_finite():
+                raise self._error(self._check.skipped, f" after {self.max_skipped_batches} skipped ones")
+        for name, tensor in watched.items():
+            self._check.watch(name, tensor)
+        if bad := self._check.first_bad():
             raise self._error(bad)
         average([buffer for buffer in self.buffers() if buffer.is_floating_point()])  # processes see other batches
         self.num_batches_done += 1
@@ -290,34 +220,14 @@ class TrainModule(pl.LightningModule):
             f"{name} is not finite at batch {self.num_batches_done}{ending}; the last checkpoint is kept"
         )
 
-    def _not_finite(self) -> str | None:
-        """The first of the watched tensors that is not finite; of a gradient, the name of its parameter."""
-        if not self._watched:
-            return None
-        sums = torch.stack([value.double().sum() for value in self._watched.values()])
-        if bool(torch.isfinite(sums).all()):
-            return None
-        bad = [name for name, total in zip(self._watched, sums.tolist(), strict=True) if total - total != 0]
-        others = [name for name in bad if name != _GRADIENT]
-        if others:
-            return others[0]
-        named = ((name, p.grad) for name, p in self.named_parameters() if p.grad is not None)
-        # none where only the norm's square was too large
-        return next((f"gradient of {name}" for name, grad in named if not bool(torch.isfinite(grad).all())), None)
-
     def check_weights(self) -> None:
         """Refuses weights, and statistics of batch norms, that no checkpoint should hold.
 
         Raises:
             FloatingPointError: Naming one that is not finite.
         """
-        norms = [(name, module) for name, module in self.named_modules() if isinstance(module, _NormBase)]
-        statistics = [(f"{name}.{key}", value) for name, norm in norms for key, value in norm.named_buffers()]
-        named = [*self.named_parameters(), *statistics]
-        sums = [parameter.detach().sum(dtype=torch.float64) for _, parameter in named]
-        finite = torch.isfinite(torch.stack(sums)) if sums else torch.ones(0)
-        if not bool(finite.all()):
-            raise self._error(named[int((~finite.bool()).nonzero()[0])][0])
+        if bad := weights_not_finite(self):
+            raise self._error(bad)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks targets while they are on the CPU."""
@@ -330,15 +240,16 @@ class TrainModule(pl.LightningModule):
         return [batch]
 
     def on_train_start(self) -> None:
-        """Puts the loader where the batch counter is. Lightning itself restores a loader only in the middle of an epoch.
+        """Restores metrics, schedules and the place in the data: Lightning itself restores a loader only within an epoch.
 
-        Modules of the network that have a ``set_progress`` (a scheduled drop path) hear the completed share of the run before each batch.
+        Modules of the network that have a ``set_progress`` (a scheduled drop path) get the completed share of the run before each batch.
         """
-        self._scheduled = [module for module in self.modules() if callable(getattr(module, "set_progress", None))]
-        if self._loaded_meters:
-            self.meters.load_state_dict(self._loaded_meters[self.global_rank])
-            self._loaded_meters = []
-        self._replan()
+        self._followers = [module for module in self.modules() if callable(getattr(module, "set_progress", None))]
+        if self._loaded:
+            self.metrics.load_state_dict(self._loaded["metrics"][self.global_rank])
+            assert self.schedules is not None
+            self.schedules.resume(self._loaded["plans"], self.num_batches_done)
+            self._loaded = {}
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResumableLoader):
             epoch, first = divmod(self.num_batches_done, self.num_batches_per_epoch)  # an epoch may be cut short
@@ -347,31 +258,31 @@ class TrainModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keys dropout and everything else that draws from the global generators to (seed, batch, rank)."""
         seed_global_generators(derive_seed(self.seed, "batch", self.num_batches_done, self.global_rank))
-        self._watched, self._skipped = {}, None
-        if self.max_skipped_batches:
-            self._buffers_before = [buffer.clone() for buffer in self.buffers()]
-        for module in self._scheduled:
+        self._check = BatchCheck(self, may_skip=self.max_skipped_batches > 0)
+        for module in self._followers:
             cast(Any, module).set_progress(self.progress)
 
     def on_train_epoch_end(self) -> None:
-        """Starts the meters anew, after callbacks have read them; a Trainer of one's own hears of them as of ``self.log``."""
+        """Resets the metrics after callbacks have read them; where no callback writes scalars, ``self.log`` gets them."""
         if not any(getattr(logger, WRITTEN, False) for logger in self.trainer.loggers):
             self.log_dict({tag: value for tag, value in self.scalars().items() if value is not None})
-        for meters in self.meters.values():
-            for meter in cast(nn.ModuleDict, meters).values():
-                cast(Metric, meter).reset()
+        self.metrics.reset()
         check_equal(dict([*self.named_parameters(), *self.named_buffers()]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the counters, and the meters of all processes."""
+        """Adds the counters, the schedules, and the metrics of all processes."""
         checkpoint["num_batches_done"] = self.num_batches_done
-        checkpoint["plans"] = {name: plan.state() for name, plan in self._plans.items()}
         checkpoint["num_skipped_batches"] = self.num_skipped_batches
-        checkpoint["meters"] = gathered(self.meters.state_dict())  # each process has its own
+        checkpoint["plans"] = self.schedules.state() if self.schedules else {}
+        checkpoint["metrics"] = gathered(self.metrics.state_dict())  # each process has its own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the counters; the meters follow when training starts."""
+        """Restores the counters; metrics and schedules follow when training starts."""
         self.num_batches_done = checkpoint["num_batches_done"]
-        self._loaded_plans = {name: Plan(**state) for name, state in checkpoint.get("plans", {}).items()}
         self.num_skipped_batches = checkpoint["num_skipped_batches"]
-        self._loaded_meters = checkpoint["meters"]
+        self._loaded = {"metrics": metrics_of(checkpoint), "plans": checkpoint.get("plans", {})}
+
+
+def total(losses: Sequence[Tensor]) -> Tensor:
+    """The sum of losses."""
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum()

@@ -14,7 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from nas.callbacks.dashboard import Dashboard
 from nas.callbacks.layout import MAX_SERIES, custom_scalars
-from nas.training.arch_statistics import GradientMeter, kind_shares
+from nas.training.arch_statistics import GradientStatistics, kind_shares
 
 
 def events(folder):
@@ -119,7 +119,7 @@ def test_the_layout_gives_every_tag_a_place_and_every_chart_few_lines():
 @given(st.integers(1, 20), st.integers(0, 2**16))
 def test_the_gradient_meter_agrees_with_torch(num_steps, seed):
     gradients = torch.randn(num_steps, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    meter = GradientMeter(gradients.shape[1:]).to(torch.float64)
+    meter = GradientStatistics(gradients.shape[1:]).to(torch.float64)
     meter.set_dtype(torch.float64)
     for gradient in gradients:
         meter.update(gradient)

@@ -19,6 +19,7 @@ from nas.runs import trainer
 from nas.runs.folder import RunFolder
 from nas.tasks import Classification, Regression
 from nas.tau import Constant, TauSchedule
+from nas.training.search_step import SearchStep
 
 
 class Space(nas.SearchSpace):
@@ -64,7 +65,7 @@ def expected_step(search, batch, joint, penalty=0.0):
     weights = list(supernet.network.parameters())
 
     def loss(level, x, y):
-        return F.cross_entropy(supernet(x, op_weights=search.draw(level)), y)
+        return F.cross_entropy(supernet(x, op_weights=SearchStep(search, {level: (x, y)}).draw(level)), y)
 
     def probabilities_entropy():
         return entropy(torch.softmax(supernet.alpha, -1)).mean()
@@ -94,8 +95,8 @@ def test_one_step_is_the_stated_one(tmp_path, joint, weight):
         with torch.no_grad():
             search.supernet.alpha.copy_(torch.tensor([[0.5, -0.5], [1.0, 0.0]]))
     search, twin = searches
-    # draw() asks for the share of the search that is done
-    twin._trainer = cast(Any, SimpleNamespace(max_epochs=1, num_training_batches=1))
+    # a draw depends on the place in the search
+    twin._trainer = cast(Any, SimpleNamespace(max_epochs=1, num_training_batches=1, current_epoch=0, global_rank=0))
     weights, alpha = expected_step(twin, data[0], joint, weight)
     train(search, data, tmp_path)
     torch.testing.assert_close(search.supernet.alpha, alpha, atol=1e-6, rtol=1e-5)  # float32, one step
@@ -294,8 +295,7 @@ def test_optimizers_that_cannot_be_stepped_are_refused(optimizer):
 def test_noise_per_sample_draws_for_each_sample(tmp_path):
     search = module(noise="sample", bilevel=Joint())
     train(search, batches(2), tmp_path)
-    search._batch = {"weight": batches()[0][0]}
-    sample = search.draw("weight")
+    sample = SearchStep(search, {"weight": batches()[0][0]}).draw("weight")
     assert sample.weights.shape == (2, 8, 2) and not torch.equal(sample.weights[:, 0], sample.weights[:, 1])
     assert bool(search.supernet.alpha.any())
 
@@ -378,8 +378,8 @@ def test_averaged_weights_are_the_moving_average_of_every_step(tmp_path):
     steps = []
     descend = search.descend
 
-    def noted(loss, *levels):
-        descend(loss, *levels)
+    def noted(loss, levels, samples):
+        descend(loss, levels, samples)
         if "weight" in levels:
             steps.append([p.detach().clone() for p in search.supernet.network.parameters()])
 
@@ -423,21 +423,21 @@ def test_a_step_in_micro_batches_is_the_step_with_the_whole_batch(tmp_path, meth
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-def most_kept(num_micro_batches, tmp_path):
+def most_kept(num_micro_batches, tmp_path, monkeypatch):
     """The most bytes that autograd keeps of a part, which is descended before the next is computed."""
     g = torch.Generator().manual_seed(0)
     data = [tuple((torch.randn(512, 3, generator=g), torch.randint(0, 2, (512,), generator=g)) for _ in range(2))]
     search = module(num_micro_batches=num_micro_batches)
     weights = {p.untyped_storage().data_ptr() for p in search.parameters()}
-    sizes, sums, losses = {}, [], search.losses
+    sizes, sums, losses = {}, [], SearchStep.losses
 
     def pack(tensor):
         if tensor.untyped_storage().data_ptr() not in weights:
             sizes[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
-    def watched(level):
-        parts = losses(level)
+    def watched(step, level):
+        parts = losses(step, level)
         while True:
             sizes.clear()
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -447,15 +447,16 @@ def most_kept(num_micro_batches, tmp_path):
             sums.append(sum(sizes.values()))
             yield part
 
-    search.losses = watched
+    monkeypatch.setattr(SearchStep, "losses", watched)
     train(search, data, tmp_path / str(num_micro_batches))
+    monkeypatch.undo()
     assert len(sums) == 2 * num_micro_batches
     return max(sums)
 
 
-def test_micro_batches_need_the_memory_of_one_part(tmp_path):
+def test_micro_batches_need_the_memory_of_one_part(tmp_path, monkeypatch):
     # an eighth, and a little that does not grow with the batch
-    assert most_kept(8, tmp_path) < 0.15 * most_kept(1, tmp_path)
+    assert most_kept(8, tmp_path, monkeypatch) < 0.15 * most_kept(1, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

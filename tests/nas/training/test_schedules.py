@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.lr_schedules import make_lr_scheduler, rate_share
-from nas.training.replanning import Plan
+from nas.training.schedules import Plan
 
 
 @given(st.integers(1, 50), st.integers(0, 50), st.integers(1, 100))

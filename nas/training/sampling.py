@@ -1,0 +1,126 @@
+"""The draws of a search: op weights for each batch, keyed by (seed, purpose, batch, part)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nas.io.rng import keyed_generator
+from nas.paths import Paths
+from nas.regularizers import ArchState, Regularizer
+from nas.relaxations import OpWeights, Relaxation, Sampler
+from nas.supernet.supernet import Supernet, check_per_sample
+from nas.tau import TauSchedule
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A place in a search.
+
+    Attributes:
+        batch: Batches done before.
+        progress: Completed share of the search, in [0, 1].
+        warm_up: Whether alpha is frozen.
+        rank: Rank of the process.
+    """
+
+    batch: int
+    progress: float
+    warm_up: bool
+    rank: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the op weights of a search are drawn. A draw is a function of its place in the search, so that a resumed search repeats it.
+
+    Attributes:
+        supernet: The supernet.
+        relaxation: How op weights are drawn from alpha.
+        tau: The temperature.
+        regularizers: Their disturbances of op weights are applied.
+        warmup_paths: The candidates that are trained while alpha is frozen; None: drawn from the frozen alpha.
+        num_paths: Parts of each batch with a draw of their own.
+        noise: One draw for each batch, or for each sample.
+        noise_per_process: Whether each process draws its own op weights.
+        seed: The seed of the search.
+
+    Raises:
+        ValueError: Settings that exclude each other.
+    """
+
+    supernet: Supernet
+    relaxation: Relaxation
+    tau: TauSchedule
+    regularizers: Sequence[Regularizer]
+    warmup_paths: Paths | None
+    num_paths: int
+    noise: Literal["batch", "sample"]
+    noise_per_process: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        name = type(self.relaxation).__name__
+        if self.noise == "sample":
+            check_per_sample(self.relaxation)
+        if self.num_paths < 1:
+            raise ValueError(f"num_paths must be at least 1, got {self.num_paths}")
+        if self.num_paths > 1 and (self.noise == "sample" or self.relaxation.acts_after_arch_step):
+            raise ValueError(f"num_paths must be 1 with {'noise: sample' if self.noise == 'sample' else name}")
+        for regularizer in self.regularizers:
+            if regularizer.needs_all_candidates and self.relaxation.num_active is not None:
+                raise ValueError(
+                    f"{type(regularizer).__name__} changes the weights of candidates that do not run under {name}"
+                )
+
+    def draw(self, split: str, moment: Moment, batch_size: int, part: int = 0) -> OpWeights:
+        """The op weights for a part of a batch.
+
+        Args:
+            split: Data split of the batch.
+            moment: The place in the search.
+            batch_size: Samples of the batch.
+            part: Number of the part that draws.
+        """
+        tau = self.tau(moment.progress)
+        generator = self._generator("noise", split, moment, part)
+        if self.warmup_paths is not None and moment.warm_up and self.supernet.choices:
+            sizes = [len(labels) for labels in self.supernet.choices.values()]
+            index = moment.batch * self.num_paths + part
+            path = self.supernet.path(self.warmup_paths.candidates(sizes, index, self.seed))
+            return path._replace(sampler=Sampler(self.relaxation, tau, generator))
+        num_samples = batch_size if self.noise == "sample" else None
+        sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
+        if self.regularizers and self.supernet.choices:
+            state = self.state(moment.progress)
+            generator = self._generator("perturb", split, moment, part)
+            for regularizer in self.regularizers:
+                weights = regularizer.perturb(sample.weights, state, split, generator)  # type: ignore[arg-type]
+                sample = sample._replace(weights=weights)
+            sample = sample._replace(weights=self.supernet.fill_input_rows(sample.weights))
+        return sample
+
+    def _generator(self, purpose: str, split: str, moment: Moment, part: int) -> torch.Generator:
+        process = f"/process {moment.rank}" if self.noise_per_process and moment.rank else ""
+        counters = (moment.batch, part) if part else (moment.batch,)
+        return keyed_generator(self.seed, f"{purpose}/{split}{process}", *counters, device=self.supernet.alpha.device)
+
+    def state(self, progress: float) -> ArchState:
+        """The state that regularizers see."""
+        alpha, mask = self.supernet.learned_alpha(), self.supernet.mask
+        probabilities = self.relaxation.probabilities(alpha, mask)
+        return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(progress), progress)
+
+    def penalty(self, progress: float) -> Tensor:
+        """The terms that regularizers add to the loss of alpha; 0 without any."""
+        total = self.supernet.alpha.new_zeros(())
+        if self.regularizers and self.supernet.choices:
+            state = self.state(progress)
+            for regularizer in self.regularizers:
+                term = regularizer.penalty(state)
+                total = total if term is None else total + term
+        return total
