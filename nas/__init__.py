@@ -24,8 +24,8 @@ _EXPORTS = {
     "architecture": "nas.supernet.building",
     "Projection": "nas.supernet.candidates",
     "mixed_sum": "nas.supernet.mixed_op",
-    "sample": "nas.supernet.mixed_op",
-    "checkpoint": "nas.supernet.mixed_op",
+    "sample": "nas.supernet.sampling",
+    "checkpoint": "nas.supernet.sampling",
     "MixedOp": "nas.supernet.mixed_op",
     "OpWeights": "nas.relaxations",
     "Supernet": "nas.supernet.supernet",
@@ -57,9 +57,9 @@ if TYPE_CHECKING:
     from nas.supernet.choices import searching as searching
     from nas.supernet.choices import width as width
     from nas.supernet.mixed_op import MixedOp as MixedOp
-    from nas.supernet.mixed_op import checkpoint as checkpoint
     from nas.supernet.mixed_op import mixed_sum as mixed_sum
-    from nas.supernet.mixed_op import sample as sample
+    from nas.supernet.sampling import checkpoint as checkpoint
+    from nas.supernet.sampling import sample as sample
     from nas.supernet.search_space import SearchSpace as SearchSpace
     from nas.supernet.supernet import Supernet as Supernet
     from nas.training.retrain_module import RetrainModule as RetrainModule

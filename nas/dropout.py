@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.relaxations import BinaryConcrete
-from nas.supernet.mixed_op import sample
 from nas.supernet.modules import copied, eval_mode
+from nas.supernet.sampling import sample
 
 
 class ConcreteDropout(nn.Module):

@@ -15,8 +15,8 @@ from nas.io.rng import derive_seed, untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.bound import BoundSupernet
 from nas.supernet.modules import copied
-from nas.supernet.structure import find_rows
-from nas.supernet.supernet import Supernet, argmax_choices
+from nas.supernet.structure import argmax_choices, find_rows
+from nas.supernet.supernet import Supernet
 
 
 class Perturbation(DeriveStrategy):

@@ -130,6 +130,18 @@ def active_candidates(relaxation: Relaxation, weights: Tensor) -> Tensor | None:
     return weights.detach().topk(relaxation.num_active, dim=-1).indices.sort(dim=-1).values
 
 
+def check_per_sample(relaxation: Relaxation) -> None:
+    """Refuses noise per sample where only the sampled candidates run: they would differ within the batch.
+
+    Raises:
+        ValueError: Naming the relaxation.
+    """
+    if relaxation.num_active is not None:
+        raise ValueError(
+            f"noise per sample needs every candidate to run; {type(relaxation).__name__} runs {relaxation.num_active} of each choice"
+        )
+
+
 def exponential_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard exponential noise, shape and dtype of `like`, at or above the smallest normal number: its logarithm is finite."""
     noise = torch.empty_like(like, requires_grad=False, memory_format=torch.contiguous_format)

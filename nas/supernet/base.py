@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.genotype import CHOICE_NAME, LABEL, labels_of
 from nas.relaxations import Sampler
-from nas.supernet.fused.mixture import Folded
+from nas.supernet.fused.mixture import Fused
 
 Condition = Mapping[str, frozenset[str]]
 """Choice name -> labels: true of a genotype that has one of these labels at each of these choices."""
@@ -35,7 +35,7 @@ class Context:
     active: list[list[int]] | None
     sampler: Sampler | None
     checkpoint_candidates: bool
-    folded: Folded | None = None
+    fused: Fused | None = None
     unit_weights: bool = False
     used: set[str] | None = None
 

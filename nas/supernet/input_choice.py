@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from nas.ops import mix
 from nas.supernet.base import CandidateChoice, check_choice, context_of
 from nas.supernet.candidates import SumInputs
-from nas.supernet.mixed_op import checkpoint
 from nas.supernet.modules import copied
 from nas.supernet.places import outermost
+from nas.supernet.sampling import checkpoint
 
 
 class InputChoice(CandidateChoice):

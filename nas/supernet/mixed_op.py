@@ -1,32 +1,24 @@
-"""One place with K candidate ops."""
+"""One choice among K candidate ops."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from nas.io.rng import untouched_rng
 from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
-from nas.supernet.base import (
-    CandidateChoice,
-    Context,
-    active_context,
-    check_choice,
-    context_of,
-    present_context,
-)
+from nas.supernet.base import CandidateChoice, Context, active_context, check_choice, context_of, present_context
 from nas.supernet.candidates import keep_input
 from nas.supernet.fused.folding import has_hooks
-from nas.supernet.fused.mixture import Outputs, run
+from nas.supernet.fused.mixture import Outputs
 from nas.supernet.modules import copied, eval_mode
+from nas.supernet.sampling import checkpoint, repeatable
 
 
 class MixedOp(CandidateChoice):
@@ -83,7 +75,7 @@ class MixedOp(CandidateChoice):
         return chosen
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Mixes the candidates' outputs for the same arguments.
+        """``sum_k w_k op_k(x)`` over the candidates that run, which all get the same arguments.
 
         Raises:
             RuntimeError: Called outside the forward of the supernet that owns this choice.
@@ -91,51 +83,39 @@ class MixedOp(CandidateChoice):
         """
         context = context_of(self.name)
         row = context.rows[self.name]
-        active = context.active[row] if context.active else None
-        before = self._versions(args, kwargs)
-        if context.unit_weights and active is not None:
-            output: Tensor = self.candidates[active[0]](*args, **kwargs)
-            self._check_outputs(active, [output])
-            self._check_once(active, output, args, kwargs, before)
-            return output
-        if _folds(context, args, kwargs):
+        active = context.active[row] if context.active else list(range(len(self.labels)))
+        if context.fused is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             total = self.run(args[0]).total()
-            if total is None:
-                total = mix([torch.zeros_like(args[0])], self._weights(context.op_weights[row], active)[..., :1])
-            return total
-        indices = list(range(len(self.labels))) if active is None else active
-        weights = self._weights(context.op_weights[row], active)
+            return total if total is not None else self._zeros(args[0], context)
+        before = self._versions(args, kwargs)
+        weights = context.op_weights[row][..., active]
         if context.checkpoint_candidates:
-            result = self._checkpointed(indices, weights, args, kwargs)
+            result = self._checkpointed(active, weights, args, kwargs)
         else:
-            outputs = [self.candidates[k](*args, **kwargs) for k in indices]
-            self._check_outputs(indices, outputs)
-            result = mix(outputs, weights)
-        self._check_once(indices, result, args, kwargs, before)
+            outputs = [self.candidates[k](*args, **kwargs) for k in active]
+            self._check_outputs(active, outputs)
+            result = outputs[0] if context.unit_weights else mix(outputs, weights)
+        self._check_once(active, result, args, kwargs, before)
         return result
 
     def run(self, x: Tensor) -> Outputs:
-        """What the candidates contribute to the mixture, not yet summed.
+        """The terms of the sum, not yet added up, on the fast path.
 
         Raises:
             ValueError: The candidates' outputs differ in shape, or are not tensors.
         """
-        folded = context_of(self.name).folded
-        assert folded is not None, "only where op weights are folded"
+        fused = context_of(self.name).fused
+        assert fused is not None, "only where op weights are folded"
         before = self._versions((x,), {})
-        outputs = run(folded.terms[id(self)], folded, x)
-        self._check_outputs([candidates[0] for candidates in outputs.candidates], outputs.tensors)
+        outputs = fused.run(self, x)
         ran = list(itertools.chain(*outputs.candidates))
+        self._check_outputs([candidates[0] for candidates in outputs.candidates], outputs.tensors)
         self._check_once(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {}, before)
         return outputs
 
-    def _weights(self, weights: Tensor, active: list[int] | None) -> Tensor:
-        """The weights (..., n) of the candidates to run."""
-        if active is None:
-            return weights[..., : len(self.labels)]
-        if len(active) == 1:  # a view; a list index would copy
-            return weights[..., active[0] : active[0] + 1]
-        return weights[..., active]
+    def _zeros(self, x: Tensor, context: Context) -> Tensor:
+        """The sum where every candidate that runs puts out zeros."""
+        return mix([torch.zeros_like(x)], context.op_weights[context.rows[self.name]][..., :1])
 
     def _checkpointed(self, indices: list[int], weights: Tensor, args: tuple, kwargs: dict) -> Tensor:
         def run(candidate: nn.Module, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -158,7 +138,7 @@ class MixedOp(CandidateChoice):
                     f"choice {self.name!r}: candidate {self.labels[k]!r} must return one tensor, "
                     f"got {type(output).__name__}"
                 )
-        if any(output.shape != outputs[0].shape for output in outputs):
+        if len({output.shape for output in outputs}) > 1:
             shapes = {self.labels[k]: tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
             raise _shape_error(self.name, shapes)
 
@@ -202,7 +182,7 @@ class MixedOp(CandidateChoice):
         if not idle:
             return
         shapes = {self.labels[k]: tuple(result.shape) for k in indices}
-        with untouched_rng(result.device), active_context(_repeatable(present_context())()), eval_mode(self):
+        with untouched_rng(result.device), active_context(repeatable(present_context())()), eval_mode(self):
             for k in idle:
                 output = self.candidates[k](*args, **kwargs)
                 self._check_outputs([k], [output])
@@ -217,10 +197,6 @@ def versions_of(item: Any) -> list[int]:
         return []
     tensors = [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]
     return [tensor._version for tensor in tensors if not tensor.is_inference()]
-
-
-def _folds(context: Context, args: tuple, kwargs: dict) -> bool:
-    return context.folded is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
 
 
 def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
@@ -241,7 +217,7 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
     prescaled: list[int] = []
     weights: list[Tensor] = []
     for module, x in zip(modules, inputs, strict=True):
-        if type(module) is MixedOp and context is not None and _folds(context, (x,), {}) and not has_hooks(module):
+        if type(module) is MixedOp and context is not None and context.fused is not None and not has_hooks(module):
             outputs = module.run(x)
             prescaled += [len(tensors) + i for i in outputs.prescaled]
             tensors += outputs.tensors
@@ -262,70 +238,3 @@ def _shape_error(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ValueError
     return ValueError(
         f"choice {name!r}: candidate outputs differ in shape ({text}); nas.Projection brings them to a common one"
     )
-
-
-def _repeatable(context: Context | None) -> Callable[[], Context | None]:
-    """A factory of copies of `context` that draw, each from a generator of its own, what `context` would draw from now on."""
-    generator = context.sampler.generator if context and context.sampler else None
-    if context is None or context.sampler is None or generator is None:
-        return lambda: context
-    sampler, device, state = context.sampler, generator.device, generator.get_state()
-
-    def repeated() -> Context:
-        again = torch.Generator(device)
-        again.set_state(state)
-        return replace(context, sampler=sampler._replace(generator=again))
-
-    return repeated
-
-
-def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Activation checkpointing that choices inside `function` survive.
-
-    Like ``torch.utils.checkpoint.checkpoint(use_reentrant=False)``, but the recomputation in the backward pass sees the op weights, and
-    draws the :func:`sample` noise, of the forward that it repeats.
-
-    Args:
-        function: A module or function.
-        *args: Passed to it.
-        **kwargs: Passed to it.
-    """
-    context = present_context()
-    repeat = _repeatable(context)
-    first = True
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        nonlocal first
-        here = context if first else repeat()
-        first = False
-        if here is not None:
-            here = replace(here, folded=None)  # what was shared outside would be missing in the recomputation
-        with active_context(here):
-            return function(*args, **kwargs)
-
-    return torch_checkpoint(run, *args, use_reentrant=False, **kwargs)
-
-
-def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """A relaxed categorical sample of logits that the network computes itself (assignments, tokens, masks).
-
-    Drawn with the enclosing supernet's relaxation, tau and generator, so it anneals and resumes with the search.
-
-    Args:
-        logits: Unnormalised log-probabilities.
-        mask: True where a category exists.
-
-    Shape:
-        - logits, result: (..., K)
-
-    Raises:
-        RuntimeError: Called outside a supernet's forward, or in one whose op weights did not come from ``Supernet.sample``.
-    """
-    context = present_context()
-    if context is None or context.sampler is None:
-        raise RuntimeError(
-            "nas.sample was called outside a supernet, or with op weights that no relaxation drew: "
-            "use op_weights=supernet.sample(relaxation, tau, generator=...)"
-        )
-    relaxation, tau, generator = context.sampler
-    return relaxation(logits, tau, mask=mask, generator=generator)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from nas.genotype import Genotype
-from nas.supernet.supernet import argmax_choices
+from nas.supernet.structure import argmax_choices
 
 
 class CellEdge(NamedTuple):

@@ -37,6 +37,11 @@ def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: place.rows()[name] for name, place in find_rows(network).items()}
 
 
+def argmax_choices(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Choice name -> its most probable label; of equals, the first."""
+    return {name: max(row, key=row.__getitem__) for name, row in probabilities.items()}
+
+
 def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, other: ChoiceModule) -> None:
     if place.origin is not None and place.origin is other.origin:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +13,16 @@ from torch.nn.modules.module import _has_any_global_hook
 from nas.genotype import Genotype
 from nas.ops.fused import is_eager
 from nas.relaxations import OpWeights, Relaxation, Sampler, Softmax
-from nas.relaxations.base import active_candidates
+from nas.relaxations.base import active_candidates, check_per_sample
 from nas.supernet.base import Context, active_context
 from nas.supernet.fused.folding import count_batches
-from nas.supernet.fused.mixture import Folded, prepare
+from nas.supernet.fused.mixture import Fused, Plan
+from nas.supernet.input_rows import InputRows
 from nas.supernet.mixed_op import MixedOp
+from nas.supernet.state import check_choices, encoded
 from nas.supernet.structure import (
     active_choices,
+    argmax_choices,
     checked_choices,
     completed,
     derive,
@@ -50,7 +52,7 @@ class Supernet(nn.Module):
         choices: choice name -> labels; row e of alpha belongs to the e-th name.
         alpha: (E, K) arch parameters, K the largest number of candidates; zeros at first, so all candidates start equal.
         mask: (E, K) bool, False in padded columns.
-        resting: Names of the choices whose rows of alpha are not trained.
+        frozen: Names of the choices whose rows of alpha are not trained.
     """
 
     def __init__(self, network: nn.Module, *, checkpoint_candidates: bool = False, fold_weights: bool = True) -> None:
@@ -72,18 +74,12 @@ class Supernet(nn.Module):
         mask = torch.arange(width) < torch.tensor(sizes, dtype=torch.int64)[:, None]
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
-        # rows that are not drawn: how many labels are chosen (0: drawn), and whether they are learned
-        num_summed = [place.num_chosen if place.num_chosen > 1 else 0 for place in places.values()]
-        self._sums_inputs = any(num_summed)
-        self._num_summed: Tensor
-        self.register_buffer("_num_summed", torch.tensor(num_summed, dtype=torch.int64)[:, None], persistent=False)
-        self._learned: Tensor
-        learned = torch.tensor([[name not in self.frozen] for name in self.choices], dtype=torch.bool)
-        self.register_buffer("_learned", learned, persistent=False)
+        self.input_rows = InputRows([p.num_chosen for p in places.values()], [p.learned for p in places.values()])
         self._ragged = len(set(sizes)) > 1
         self._fewest = min(sizes, default=0)
-        self.register_load_state_dict_pre_hook(_check_choices)
+        self.register_load_state_dict_pre_hook(check_choices)
         self._used: set[str] | None = None
+        self._plan: Plan | None = None
 
     @contextmanager
     def noting_used(self) -> Iterator[set[str]]:
@@ -118,31 +114,32 @@ class Supernet(nn.Module):
             )
         indices = None if active is None else active.tolist()
         unit_weights = unit_weights and not self.checkpoint_candidates
-        folded = None if unit_weights else self._prepared(weights, indices)
+        fused = None if unit_weights else self._fused(weights, indices)
         context = Context(
             rows=self._rows,
             op_weights=weights,
             active=indices,
             sampler=sampler,
             checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
-            folded=folded,
+            fused=fused,
             unit_weights=unit_weights,
             used=self._used,
         )
         with active_context(context):
             result = self.network(*args, **kwargs)
-        if folded is not None:
-            count_batches(folded.tracked)
+        if fused is not None:
+            count_batches(fused.tracked)
         return result
 
-    def _prepared(self, weights: Tensor, active: list[list[int]] | None) -> Folded | None:
-        """Op weights in candidates' last layers; None where that is switched off, or weights are of each sample's own."""
+    def _fused(self, weights: Tensor, active: list[list[int]] | None) -> Fused | None:
+        """The fast path of this forward; None where it is switched off, or each sample has weights of its own."""
         if not self.fold_weights or self.checkpoint_candidates or weights.dim() != 2:
             return None
         if not is_eager() or _has_any_global_hook():  # hooks of all modules must see every layer
             return None
-        places = [(op, self._rows[op.name], op.candidates) for op in self._mixed_ops]
-        return prepare(places, weights, active)
+        if self._plan is None or not self._plan.is_current():
+            self._plan = Plan({op: (self._rows[op.name], op.candidates) for op in self._mixed_ops})
+        return self._plan.prepare(weights, active)
 
     def sample(
         self,
@@ -189,14 +186,7 @@ class Supernet(nn.Module):
         Shape:
             - weights, result: (E, K), or (E, B, K) per sample
         """
-        if not self._sums_inputs:
-            return weights
-        summed = self._num_summed * Softmax().probabilities(self.alpha, self.mask)
-        rows = torch.where(self._learned, summed, self.mask.to(summed.dtype))
-        is_drawn = self._num_summed == 0
-        if weights.dim() == 3:
-            rows, is_drawn = rows[:, None], is_drawn[:, None]
-        return torch.where(is_drawn, weights, rows.to(weights.dtype))
+        return self.input_rows.fill(weights, self.alpha, self.mask)
 
     def one_hot(self, genotype: Genotype | Mapping[str, Any], *, run_all: bool = True) -> OpWeights:
         """Op weights that select one architecture.
@@ -228,12 +218,15 @@ class Supernet(nn.Module):
         weights = torch.zeros(self.alpha.shape).scatter_(1, index, 1.0).to(self.alpha)
         return OpWeights(self.fill_input_rows(weights.detach()), index, unit_weights=True)
 
+    def probability_rows(self, relaxation: Relaxation) -> Tensor:
+        """(E, K) probabilities under `relaxation`, differentiable in alpha."""
+        return relaxation.probabilities(self.alpha, self.mask)
+
     def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
         """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
         if not self.choices:
             return {}
-        with torch.no_grad():
-            rows = (relaxation or Softmax()).probabilities(self.alpha, self.mask).tolist()
+        rows = self.probability_rows(relaxation or Softmax()).tolist()
         return {
             name: dict(zip(labels, row, strict=False))  # rows are padded to the widest choice
             for (name, labels), row in zip(self.choices.items(), rows, strict=True)
@@ -277,14 +270,13 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def after_arch_step(self, relaxation: Relaxation, sample: OpWeights) -> None:
         """What the relaxation does to alpha after a step of the arch parameters; rows that it does not draw stay as they are."""
-        stepped = self.alpha.clone()
+        before = self.alpha.clone()
         relaxation.after_arch_step(self.alpha, sample)
-        if self._sums_inputs:
-            self.alpha.copy_(torch.where(self._num_summed == 0, self.alpha, stepped))
+        self.alpha.copy_(self.input_rows.only_drawn(self.alpha, before))
 
     def learned_alpha(self) -> Tensor:
-        """Alpha, with no gradient to the rows that rest."""
-        return torch.where(self._learned, self.alpha, self.alpha.detach()) if self.frozen else self.alpha
+        """Alpha without a gradient to frozen rows."""
+        return self.input_rows.without_frozen(self.alpha)
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Alpha, or nothing when there is no choice."""
@@ -295,49 +287,12 @@ class Supernet(nn.Module):
         return list(self.network.parameters())
 
     def get_extra_state(self) -> Tensor:
-        """Names and labels as a uint8 tensor of JSON text, so that every tensor-only format can hold them."""
-        text = json.dumps(self.choices)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        """The names and labels of the choices."""
+        return encoded(self.choices)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing: the choices come from the network; a pre-hook has checked that they agree."""
 
 
-def check_per_sample(relaxation: Relaxation) -> None:
-    """Refuses noise per sample where only the sampled candidates run: they would differ within the batch.
-
-    Raises:
-        ValueError: Naming the relaxation.
-    """
-    if relaxation.num_active is not None:
-        raise ValueError(
-            f"noise per sample needs every candidate to run; {type(relaxation).__name__} runs {relaxation.num_active} of each choice"
-        )
-
-
-def argmax_choices(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Choice name -> its most probable label; of equals, the first."""
-    return {name: max(row, key=row.__getitem__) for name, row in probabilities.items()}
-
-
 def _choices_of(genotype: Genotype | Mapping[str, Any]) -> Mapping[str, Any]:
     return genotype.choices if isinstance(genotype, Genotype) else genotype
-
-
-def _check_choices(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Refuses a state dict of other choices before anything is copied from it."""
-    assert isinstance(module, Supernet)
-    state = state_dict.get(prefix + "_extra_state")
-    if state is None:
-        return
-    theirs = json.loads(bytes(state.tolist()).decode())
-    ours = {name: list(labels) for name, labels in module.choices.items()}
-    if list(theirs.items()) == list(ours.items()):
-        return
-    for name in [*ours, *theirs]:
-        if theirs.get(name) != ours.get(name):
-            raise ValueError(
-                f"state_dict is of a supernet with other choices: {name!r} has labels {theirs.get(name, 'none')} there, "
-                f"{ours.get(name, 'none')} here"
-            )
-    raise ValueError(f"state_dict has the choices in another order: {list(theirs)} there, {list(ours)} here")

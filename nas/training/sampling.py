@@ -13,7 +13,8 @@ from nas.io.rng import keyed_generator
 from nas.paths import Paths
 from nas.regularizers import ArchState, Regularizer
 from nas.relaxations import OpWeights, Relaxation, Sampler
-from nas.supernet.supernet import Supernet, check_per_sample
+from nas.relaxations.base import check_per_sample
+from nas.supernet.supernet import Supernet
 from nas.tau import TauSchedule
 
 

@@ -259,14 +259,14 @@ class SearchModule(TrainModule):
         """The most probable candidate of each choice."""
         if not self.supernet.choices:
             return self._most_probable
-        return self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask).argmax(-1)
+        return self.supernet.probability_rows(self.relaxation).argmax(-1)
 
     @torch.no_grad()
     def entropies(self) -> dict[str, float]:
         """The entropy (nats) of every choice that is learned."""
         if not self.supernet.choices:
             return {}
-        rows = entropy(self.relaxation.probabilities(self.supernet.alpha, self.supernet.mask)).tolist()
+        rows = entropy(self.supernet.probability_rows(self.relaxation)).tolist()
         named = zip(self.supernet.choices, rows, strict=True)
         return {name: value for name, value in named if name not in self.supernet.frozen}
 

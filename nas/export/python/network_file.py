@@ -15,7 +15,8 @@ from nas.export.python.classes import NETWORK, class_sources
 from nas.export.python.constructors import is_torch_layer
 from nas.export.python.expressions import is_plain_name
 from nas.export.python.names import Import, Names
-from nas.supernet.mixed_op import checkpoint, mixed_sum
+from nas.supernet.mixed_op import mixed_sum
+from nas.supernet.sampling import checkpoint
 
 _PLAIN = {mixed_sum: plain.sum_outputs, checkpoint: plain.checkpoint, stochastic_depth: plain.stochastic_depth}
 

@@ -9,18 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-
-_FOLDABLE = frozenset(
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
-)
 
 
 class Scaled(NamedTuple):
@@ -42,14 +36,14 @@ def is_foldable(layer: nn.Module) -> bool:
 
     Hooks and parametrisations (which change the type) see the layer as it is, so they exclude it.
     """
-    return type(layer) in _FOLDABLE and not has_hooks(layer) and "forward" not in layer.__dict__
+    return type(layer) in call_scaled and not has_hooks(layer) and "forward" not in layer.__dict__
 
 
 def scale_all(layers: Sequence[nn.Module], weights: Tensor) -> list[Scaled]:
     """The parameters of many layers, each multiplied by its op weight, by a few operations in all.
 
     Args:
-        layers: Ones that are foldable; one may come several times.
+        layers: Foldable layers; one may come several times.
         weights: One number for each.
 
     Shape:
@@ -58,18 +52,14 @@ def scale_all(layers: Sequence[nn.Module], weights: Tensor) -> list[Scaled]:
     tensors: list[Tensor] = []
     owners: list[int] = []
     for i, layer in enumerate(layers):
-        for tensor in (_scale_of(layer, weights), layer.bias):
-            if isinstance(tensor, Tensor):
-                tensors.append(tensor)
-                owners.append(i)
+        # a batch norm may have no parameters
+        tensors.append(weights.new_ones(layer.num_features) if layer.weight is None else layer.weight)  # type: ignore[arg-type]
+        owners.append(i)
+        if layer.bias is not None:
+            tensors.append(layer.bias)  # type: ignore[arg-type]
+            owners.append(i)
     scaled = iter(_multiplied(tensors, weights, owners))
     return [Scaled(next(scaled), None if layer.bias is None else next(scaled)) for layer in layers]
-
-
-def _scale_of(layer: nn.Module, weights: Tensor) -> Tensor:
-    if layer.weight is None:  # a batch norm without parameters
-        return weights.new_ones(layer.num_features)
-    return layer.weight  # type: ignore[return-value]
 
 
 def _multiplied(tensors: Sequence[Tensor], weights: Tensor, owners: Sequence[int]) -> list[Tensor]:
@@ -123,23 +113,7 @@ def _parts(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(part if t.dim() == 1 else part.view(t.shape) for part, t in zip(parts, like, strict=True))
 
 
-def call_scaled(layer: nn.Module, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
-    """A layer with scaled parameters: the op weight times what it would put out.
-
-    Args:
-        layer: A foldable one.
-        x: Its input.
-        scaled: Its parameters.
-        tracked: Takes the batch counters that :func:`count_batches` is still to raise.
-    """
-    if isinstance(layer, _BatchNorm):
-        return _batch_norm(layer, x, scaled, tracked)
-    if isinstance(layer, _ConvNd):
-        return layer._conv_forward(x, scaled.scale, scaled.shift)
-    return F.linear(x, scaled.scale, scaled.shift)
-
-
-def _batch_norm(norm: _BatchNorm, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
+def _batch_norm(norm: Any, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
     """What ``_BatchNorm.forward`` does, with another scale and shift."""
     norm._check_input_dim(x)
     momentum = 0.0 if norm.momentum is None else norm.momentum
@@ -153,6 +127,26 @@ def _batch_norm(norm: _BatchNorm, x: Tensor, scaled: Scaled, tracked: list[Tenso
     keep = not norm.training or norm.track_running_stats
     mean, var = (norm.running_mean, norm.running_var) if keep else (None, None)
     return F.batch_norm(x, mean, var, scaled.scale, scaled.shift, of_batch, momentum, norm.eps)
+
+
+def _conv(conv: Any, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
+    result: Tensor = conv._conv_forward(x, scaled.scale, scaled.shift)
+    return result
+
+
+def _linear(linear: Any, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
+    return F.linear(x, scaled.scale, scaled.shift)
+
+
+call_scaled: Mapping[type[nn.Module], Callable[[Any, Tensor, Scaled, list[Tensor]], Tensor]] = {
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
+    nn.Linear: _linear,
+}
+"""Type of a foldable layer -> function of the layer, its input and scaled parameters: the op weight times the layer's output.
+
+The last argument collects the batch counters that :func:`count_batches` is still to raise.
+"""
 
 
 def count_batches(tracked: Sequence[Tensor]) -> None:

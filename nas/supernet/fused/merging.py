@@ -32,8 +32,8 @@ class Kernel(NamedTuple):
         return list(itertools.product(*offsets))
 
 
-class Plan(NamedTuple):
-    """How kernels become one.
+class MergedKernel(NamedTuple):
+    """The kernel that several kernels are together.
 
     Attributes:
         taps: Offsets of the union; where it is dense, all of a box in order.
@@ -59,8 +59,8 @@ def family(layer: nn.Module) -> tuple[object, ...] | None:
     return type(layer), layer.in_channels, layer.out_channels, layer.groups, layer.stride
 
 
-def plan(layers: Sequence[nn.Module], device: torch.device) -> Plan | None:
-    """How convolutions of one family run as one; None where it would take more work than each by itself.
+def merged_kernel(layers: Sequence[nn.Module], device: torch.device) -> MergedKernel | None:
+    """The kernel of convolutions of one family together; None where it would take more work than each by itself.
 
     A dense kernel is worth it if it has no more weights than the others together. Depthwise convolutions may visit the taps alone, where
     there is a native kernel.
@@ -68,12 +68,12 @@ def plan(layers: Sequence[nn.Module], device: torch.device) -> Plan | None:
     convs = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
     first = convs[0]
     depthwise = first.groups == first.in_channels == first.out_channels and set(first.stride) == {1}
-    found = _plan(tuple(Kernel(conv.kernel_size, conv.dilation) for conv in convs))
+    found = _union(tuple(Kernel(conv.kernel_size, conv.dilation) for conv in convs))
     return found if found.box is not None or (depthwise and runs_natively(device, len(found.taps))) else None
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(kernels: tuple[Kernel, ...]) -> Plan:
+def _union(kernels: tuple[Kernel, ...]) -> MergedKernel:
     """One dense kernel where it has no more weights than all together; otherwise their taps alone."""
     each = [kernel.taps() for kernel in kernels]
     union = sorted(set(itertools.chain(*each)))
@@ -83,10 +83,10 @@ def _plan(kernels: tuple[Kernel, ...]) -> Plan:
     if dense:
         union = list(itertools.product(*[range(-r, r + 1) for r in reach]))
     where = {tap: t for t, tap in enumerate(union)}
-    return Plan(tuple(union), tuple(where[tap] for taps in each for tap in taps), box if dense else None)
+    return MergedKernel(tuple(union), tuple(where[tap] for taps in each for tap in taps), box if dense else None)
 
 
-def merged(plan: Plan, parts: Sequence[Scaled]) -> Scaled:
+def merged(kernel: MergedKernel, parts: Sequence[Scaled]) -> Scaled:
     """The weights of the one convolution, and its bias.
 
     Shape:
@@ -94,27 +94,27 @@ def merged(plan: Plan, parts: Sequence[Scaled]) -> Scaled:
         - weights of the result: (out, in / groups, *box), or (out, T)
     """
     weights = torch.cat([part.scale.flatten(2) for part in parts], 2)
-    total = weights.new_zeros(*weights.shape[:2], len(plan.taps)).index_add(
-        2, indices(plan.places, weights.device), weights
+    total = weights.new_zeros(*weights.shape[:2], len(kernel.taps)).index_add(
+        2, indices(kernel.places, weights.device), weights
     )
-    total = total.squeeze(1) if plan.box is None else total.unflatten(2, plan.box)
+    total = total.squeeze(1) if kernel.box is None else total.unflatten(2, kernel.box)
     shifts = [part.shift for part in parts if part.shift is not None]
     return Scaled(total, torch.stack(shifts).sum(0) if shifts else None)
 
 
-def call_merged(plan: Plan, conv: nn.Module, x: Tensor, scaled: Scaled) -> Tensor:
+def call_merged(kernel: MergedKernel, conv: nn.Module, x: Tensor, scaled: Scaled) -> Tensor:
     """The one convolution.
 
     Args:
-        plan: How it was made.
+        kernel: Its taps.
         conv: One of those that it stands for.
         x: The input.
         scaled: From :func:`merged`.
     """
     assert isinstance(conv, nn.Conv1d | nn.Conv2d)
-    if plan.box is not None:
+    if kernel.box is not None:
         call = F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d
-        padding = [size // 2 for size in plan.box]
+        padding = [size // 2 for size in kernel.box]
         return call(x, scaled.scale, scaled.shift, conv.stride, padding, 1, conv.groups)
-    y = tap_conv(x, scaled.scale, plan.taps)
+    y = tap_conv(x, scaled.scale, kernel.taps)
     return y if scaled.shift is None else y + scaled.shift.view(-1, *[1] * (y.dim() - 2))

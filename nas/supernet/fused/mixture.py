@@ -1,83 +1,78 @@
-"""The terms of a choice's mixture: how each candidate's is made, and their sum.
+"""The fast path of mixtures: what can be done fast is found once, as a plan; each forward then computes numbers alone.
 
-All choices of a supernet are prepared together, by a few operations a forward. Candidates that start with the same activation or pooling
-of the same tensor share it; those that put out zeros have no term; those that put out their input are not copied.
+* An op weight goes into the parameters of a candidate's last layer (:mod:`~nas.supernet.fused.folding`).
+* Convolutions of one input run as one convolution (:mod:`~nas.supernet.fused.merging`).
+* Candidates that start with the same activation or pooling of the same tensor share its result.
+* Candidates that put out zeros have no term; candidates that put out their input are not copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from nas.ops import mix, sum_outputs
 from nas.supernet.candidates import Zero
 from nas.supernet.fused.folding import Scaled, call_scaled, has_hooks, indices, is_foldable, scale_all
-from nas.supernet.fused.merging import Plan, call_merged, family, merged, plan
+from nas.supernet.fused.merging import MergedKernel, call_merged, family, merged, merged_kernel
 
-# neither parameters nor state nor randomness: equal ones of one tensor give equal results
+# modules without parameters, state and randomness: equal modules give equal results for one tensor
 _STATELESS = frozenset(
     (
         *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish),
         *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     )
 )
+# what a plan depends on in a module: children, or all settings (``extra_repr`` leaves some out)
+_SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
+    **{kind: attrgetter(*kind.__constants__) for kind in (*_STATELESS, nn.Conv1d, nn.Conv2d)},  # type: ignore[attr-defined]
+    **{kind: lambda module: [*module._modules.values()] for kind in (nn.Sequential, nn.ModuleList)},
+}
 
 
 class Term(NamedTuple):
-    """How a candidate's term is made, or that of several which are one convolution.
+    """One term of a mixture: a candidate, or several that run as one convolution.
 
     Attributes:
         candidates: Their indices.
-        steps: The modules, one after the other.
-        scaled: The last one's parameters, times the op weight; None: what comes out is multiplied.
-        plan: How several became one.
+        first: What the first step is, where its result can be shared; None: it cannot.
+        steps: The modules before `layers`, one after the other.
+        layers: The layers that take the op weights into their parameters; none where the output is multiplied.
+        kernel: The kernel that several layers have together.
     """
 
     candidates: list[int]
+    first: str | None
     steps: list[nn.Module]
-    scaled: Scaled | None
-    plan: Plan | None = None
+    layers: list[nn.Module]
+    kernel: MergedKernel | None = None
 
 
-class Terms(NamedTuple):
-    """The terms of one choice.
+class Choice(NamedTuple):
+    """A choice as the plan sees it.
 
     Attributes:
-        terms: Of the candidates that run and contribute.
-        weights: (n,) op weights of those n whose output is multiplied, in their order.
+        row: Its row of the op weights.
+        terms: One for each candidate that contributes.
     """
 
+    row: int
     terms: list[Term]
-    weights: Tensor
-
-
-@dataclass
-class Folded:
-    """What one forward of a supernet has prepared, and what its choices share in it.
-
-    Attributes:
-        terms: id of a choice -> its terms.
-        shared: (module, id of its input) -> the input, its version, and the result.
-        tracked: Batch counters of norms that have run.
-    """
-
-    terms: Mapping[int, Terms]
-    shared: dict[tuple[str, int], tuple[Tensor, int, Tensor]] = field(default_factory=dict)
-    tracked: list[Tensor] = field(default_factory=list)
 
 
 class Outputs(NamedTuple):
-    """What the candidates of choices have put out.
+    """Outputs of the candidates of one or more choices.
 
     Attributes:
-        candidates: Those of each tensor.
-        tensors: What they put out.
-        prescaled: Positions of those that have their weight; the others are to be multiplied,
-        weights: by these.
+        candidates: The candidates of each tensor.
+        tensors: The outputs.
+        prescaled: Positions of the tensors that include their op weight.
+        weights: (n,) op weights of the n other tensors, in their order.
     """
 
     candidates: list[list[int]]
@@ -86,117 +81,184 @@ class Outputs(NamedTuple):
     weights: Tensor
 
     def total(self) -> Tensor | None:
-        """The sum; None where nothing contributes."""
+        """The weighted sum; None where nothing contributes."""
         if len(self.prescaled) < len(self.tensors):
             return mix(self.tensors, self.weights, prescaled=self.prescaled)
         return sum_outputs(self.tensors) if self.tensors else None
 
 
-def chain(candidate: nn.Module) -> list[nn.Module]:
-    """The modules that a candidate calls one after the other: those of plain Sequentials without hooks, else the candidate itself."""
-    if type(candidate) is nn.Sequential and len(candidate) and not has_hooks(candidate):
-        return [step for module in candidate for step in chain(module)]
-    return [candidate]
-
-
-def prepare(
-    places: Sequence[tuple[nn.Module, int, nn.ModuleList]],
-    weights: Tensor,
-    active: list[list[int]] | None,
-) -> Folded:
-    """What the choices of a supernet need for one forward.
+class Plan:
+    """How the candidates of a supernet's choices run.
 
     Args:
-        places: Each choice with its row of the op weights and its candidates.
-        weights: Op weights, one draw for the batch.
-        active: For each row the candidates to run; None: all.
-
-    Shape:
-        - weights: (E, K)
+        choices: Choice -> its row of the op weights, and its candidates.
     """
-    found: list[list[tuple[int, list[nn.Module], bool]]] = []
-    layers: list[nn.Module] = []
-    of_layers: list[int] = []
-    of_plain: list[int] = []
-    counts: list[int] = []
-    width = weights.shape[1]
-    for _, row, candidates in places:
-        mine = []
-        before = len(of_plain)
-        for k in active[row] if active is not None else range(len(candidates)):
-            steps = chain(candidates[k])
-            last = steps[-1]
-            if type(last) is Zero and len(steps) == 1 and not has_hooks(last):
-                continue
-            folds = is_foldable(last)
-            mine.append((k, steps, folds))
-            if folds:
-                layers.append(last)
-            (of_layers if folds else of_plain).append(row * width + k)
-        found.append(mine)
-        counts.append(len(of_plain) - before)
-    chosen = weights.reshape(-1).index_select(0, indices((*of_layers, *of_plain), weights.device))
-    scaled = iter(scale_all(layers, chosen[: len(layers)]) if layers else ())
-    plain = chosen[len(layers) :].split(counts)
-    terms = {}
-    for (place, _, _), mine, own in zip(places, found, plain, strict=True):
-        own_terms = [Term([k], steps, next(scaled) if folds else None) for k, steps, folds in mine]
-        terms[id(place)] = Terms(_merge(own_terms, weights.device), own)
-    return Folded(terms)
+
+    def __init__(self, choices: Mapping[nn.Module, tuple[int, nn.ModuleList]]) -> None:
+        self._watched: list[nn.Module] = [candidates for _, candidates in choices.values()]
+        self._choices = {}
+        for choice, (row, candidates) in choices.items():
+            found = ((k, self._term(k, candidate)) for k, candidate in enumerate(candidates))
+            self._choices[choice] = Choice(row, [term for _, term in found if term is not None])
+        self._states = _states(self._watched)
+        self._all: dict[torch.device, _Running] = {}
+
+    def is_current(self) -> bool:
+        """Whether the modules are as they were: their types, hooks, children and settings."""
+        return _states(self._watched) == self._states
+
+    def _term(self, index: int, candidate: nn.Module) -> Term | None:
+        steps = self._chain(candidate)
+        last = steps[-1]
+        if type(last) is Zero and len(steps) == 1 and not has_hooks(last):
+            return None
+        folds = is_foldable(last)
+        before = steps[:-1] if folds else steps
+        return Term([index], _shared_first(before, steps), before, [last] if folds else [])
+
+    def _chain(self, candidate: nn.Module) -> list[nn.Module]:
+        """The modules that a candidate calls one after the other, out of Sequentials without hooks."""
+        self._watched.append(candidate)
+        if type(candidate) is nn.Sequential and len(candidate) and not has_hooks(candidate):
+            return [step for module in candidate for step in self._chain(module)]
+        return [candidate]
+
+    def prepare(self, weights: Tensor, active: list[list[int]] | None) -> Fused:
+        """The numbers that one forward needs, by a few operations for all choices.
+
+        Args:
+            weights: Op weights, one draw for the batch.
+            active: The candidates to run, for each row; None: all.
+
+        Shape:
+            - weights: (E, K)
+        """
+        if active is not None:
+            running = _running(self._choices, weights, active)
+        elif weights.device in self._all:
+            running = self._all[weights.device]
+        else:
+            running = self._all[weights.device] = _running(self._choices, weights, None)
+        chosen = weights.reshape(-1).index_select(0, indices(running.positions, weights.device))
+        num = len(running.layers)
+        scaled = iter(scale_all(running.layers, chosen[:num]) if num else ())
+        ready = {}
+        for (choice, terms), own in zip(running.terms.items(), chosen[num:].split(running.num_plain), strict=True):
+            ready[choice] = (terms, [_scaled(term, scaled) for term in terms], own)
+        return Fused(ready)
 
 
-def _merge(terms: list[Term], device: torch.device) -> list[Term]:
+class _Running(NamedTuple):
+    """The terms of the candidates that run, the layers of all of them, and the positions of their op weights."""
+
+    terms: dict[nn.Module, list[Term]]
+    layers: list[nn.Module]
+    positions: tuple[int, ...]
+    num_plain: list[int]
+
+
+def _running(choices: Mapping[nn.Module, Choice], weights: Tensor, active: list[list[int]] | None) -> _Running:
+    terms, layers, num_plain = {}, list[nn.Module](), []
+    folded, plain = list[int](), list[int]()
+    for choice, (row, every) in choices.items():
+        chosen = every if active is None else [term for term in every if term.candidates[0] in active[row]]
+        terms[choice] = own = _merge(chosen, weights.device)
+        before = len(plain)
+        for term in own:
+            layers += term.layers
+            (folded if term.layers else plain).extend(row * weights.shape[1] + k for k in term.candidates)
+        num_plain.append(len(plain) - before)
+    return _Running(terms, layers, (*folded, *plain), num_plain)
+
+
+def _merge(terms: Sequence[Term], device: torch.device) -> list[Term]:
     """Convolutions that can run as one do, in the place of the first."""
-    families: dict[object, list[int]] = {}
-    for i, term in enumerate(terms):
-        if len(term.steps) == 1 and term.scaled is not None and (key := family(term.steps[0])) is not None:
-            families.setdefault(key, []).append(i)
-    result: list[Term | None] = list(terms)
-    for places in families.values():
-        members = [terms[i] for i in places]
-        found = plan([term.steps[0] for term in members], device) if len(members) > 1 else None
-        if found is not None:
-            scaled = merged(found, [term.scaled for term in members if term.scaled is not None])
-            for i in places:
-                result[i] = None
-            result[places[0]] = Term([term.candidates[0] for term in members], members[0].steps, scaled, found)
+    families: dict[object, list[Term]] = {}
+    for term in terms:
+        if term.layers and not term.steps and (key := family(term.layers[0])) is not None:
+            families.setdefault(key, []).append(term)
+    groups: dict[int, Term | None] = {}
+    for members in families.values():
+        layers = [term.layers[0] for term in members]
+        kernel = merged_kernel(layers, device) if len(members) > 1 else None
+        if kernel is not None:
+            groups |= dict.fromkeys([term.candidates[0] for term in members])
+            candidates = [term.candidates[0] for term in members]
+            groups[candidates[0]] = Term(candidates, None, [], layers, kernel)
+    result = [groups.get(term.candidates[0], term) for term in terms]
     return [term for term in result if term is not None]
 
 
-def run(terms: Terms, folded: Folded, x: Tensor) -> Outputs:
-    """Runs the candidates of a choice on one input."""
-    tensors: list[Tensor] = []
-    for _, steps, scaled, found in terms.terms:
-        y = x
-        for i, step in enumerate(steps if scaled is None else steps[:-1]):
-            y = _shared(step, steps, y, folded) if i == 0 else step(y)
-        if scaled is not None and found is not None:
-            y = call_merged(found, steps[-1], y, scaled)
-        elif scaled is not None:
-            y = call_scaled(steps[-1], y, scaled, folded.tracked)
-        tensors.append(y)
-    prescaled = [i for i, term in enumerate(terms.terms) if term.scaled is not None]
-    return Outputs([term.candidates for term in terms.terms], tensors, prescaled, terms.weights)
+def _scaled(term: Term, scaled: Any) -> Scaled | None:
+    if term.kernel is not None:
+        return merged(term.kernel, [next(scaled) for _ in term.layers])
+    return next(scaled) if term.layers else None
 
 
-def _shared(step: nn.Module, steps: Sequence[nn.Module], x: Tensor, folded: Folded) -> Tensor:
-    """The first step of a candidate, computed once where it comes first in several."""
-    if not _is_shareable(step, steps) or x.is_inference():
-        result: Tensor = step(x)
+class Fused:
+    """The numbers of one forward, and the results that its choices share.
+
+    Attributes:
+        ready: Choice -> its terms, the scaled parameters of each, and the op weights of terms that have none.
+        tracked: Batch counters of the batch norms that have run.
+    """
+
+    def __init__(self, ready: Mapping[nn.Module, tuple[list[Term], list[Scaled | None], Tensor]]) -> None:
+        self.ready = ready
+        self.tracked: list[Tensor] = []
+        self._shared: Any = WeakTensorKeyDictionary()  # input -> first step -> version of the input, result
+
+    def run(self, choice: nn.Module, x: Tensor) -> Outputs:
+        """Runs the candidates of a choice on one input."""
+        terms, scaled, weights = self.ready[choice]
+        tensors = []
+        for term, parameters in zip(terms, scaled, strict=True):
+            y, steps = x, term.steps
+            if term.first is not None and not x.is_inference():
+                y, steps = self._first(term.first, steps[0], x), steps[1:]
+            for step in steps:
+                y = step(y)
+            if term.kernel is not None and parameters is not None:
+                y = call_merged(term.kernel, term.layers[0], y, parameters)
+            elif parameters is not None:
+                layer = term.layers[0]
+                y = call_scaled[type(layer)](layer, y, parameters, self.tracked)
+            tensors.append(y)
+        prescaled = [i for i, term in enumerate(terms) if term.layers]
+        return Outputs([term.candidates for term in terms], tensors, prescaled, weights)
+
+    def _first(self, key: str, step: nn.Module, x: Tensor) -> Tensor:
+        """The result of a candidate's first step; it lives as long as its input."""
+        known = self._shared.setdefault(x, {})
+        version, result = known.get(key, (None, None))
+        if result is None or version != x._version or result._version != 0:
+            result = step(x)
+            known[key] = (x._version, result)
         return result
-    # __constants__ names all settings; extra_repr leaves some out
-    settings = [getattr(step, name) for name in type(step).__constants__]  # type: ignore[attr-defined]
-    key = (f"{type(step).__name__}{settings}", id(x))
-    known = folded.shared.get(key)
-    if known is not None and known[0] is x and known[1] == x._version and known[2]._version == 0:
-        return known[2]
-    result = step(x)
-    folded.shared[key] = (x, x._version, result)
-    return result
 
 
-def _is_shareable(step: nn.Module, steps: Sequence[nn.Module]) -> bool:
-    """Whether the result depends on the input alone, and the step that follows leaves it as it is."""
-    if type(step) not in _STATELESS or getattr(step, "inplace", False) or has_hooks(step):
-        return False
-    return len(steps) == 1 or is_foldable(steps[1])
+def _shared_first(before: Sequence[nn.Module], steps: Sequence[nn.Module]) -> str | None:
+    """What the first step is, where its result depends on the input alone and the next step leaves it as it is."""
+    if not before or type(before[0]) not in _STATELESS or getattr(before[0], "inplace", False) or has_hooks(before[0]):
+        return None
+    if len(steps) > 1 and not is_foldable(steps[1]):
+        return None
+    return f"{type(before[0]).__name__}{_SETTINGS[type(before[0])](before[0])}"
+
+
+def _states(modules: Sequence[nn.Module]) -> list[Any]:
+    """What a plan depends on."""
+    return [
+        (
+            type(module),
+            module.__dict__.get("forward"),
+            bool(
+                module._forward_hooks
+                or module._forward_pre_hooks
+                or module._backward_hooks
+                or module._backward_pre_hooks
+            ),
+            _SETTINGS[type(module)](module) if type(module) in _SETTINGS else None,
+        )
+        for module in modules
+    ]

@@ -1,0 +1,80 @@
+"""What a network can do inside a supernet's forward: draw samples of its own logits, and recompute activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from nas.supernet.base import Context, active_context, present_context
+
+
+def repeatable(context: Context | None) -> Callable[[], Context | None]:
+    """A factory of copies of `context` that draw, each from a generator of its own, what `context` would draw from now on."""
+    generator = context.sampler.generator if context and context.sampler else None
+    if context is None or context.sampler is None or generator is None:
+        return lambda: context
+    sampler, device, state = context.sampler, generator.device, generator.get_state()
+
+    def repeated() -> Context:
+        again = torch.Generator(device)
+        again.set_state(state)
+        return replace(context, sampler=sampler._replace(generator=again))
+
+    return repeated
+
+
+def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Activation checkpointing that choices inside `function` survive.
+
+    Like ``torch.utils.checkpoint.checkpoint(use_reentrant=False)``, but the recomputation in the backward pass sees the op weights, and
+    draws the :func:`sample` noise, of the forward that it repeats.
+
+    Args:
+        function: A module or function.
+        *args: Passed to it.
+        **kwargs: Passed to it.
+    """
+    context = present_context()
+    repeat = repeatable(context)
+    first = True
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal first
+        here = context if first else repeat()
+        first = False
+        if here is not None:
+            here = replace(here, fused=None)  # what was shared outside would be missing in the recomputation
+        with active_context(here):
+            return function(*args, **kwargs)
+
+    return torch_checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+
+def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """A relaxed categorical sample of logits that the network computes itself (assignments, tokens, masks).
+
+    Drawn with the enclosing supernet's relaxation, tau and generator, so it anneals and resumes with the search.
+
+    Args:
+        logits: Unnormalised log-probabilities.
+        mask: True where a category exists.
+
+    Shape:
+        - logits, result: (..., K)
+
+    Raises:
+        RuntimeError: Called outside a supernet's forward, or in one whose op weights did not come from ``Supernet.sample``.
+    """
+    context = present_context()
+    if context is None or context.sampler is None:
+        raise RuntimeError(
+            "nas.sample was called outside a supernet, or with op weights that no relaxation drew: "
+            "use op_weights=supernet.sample(relaxation, tau, generator=...)"
+        )
+    relaxation, tau, generator = context.sampler
+    return relaxation(logits, tau, mask=mask, generator=generator)
