@@ -19,10 +19,11 @@ from nas.io.rng import untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.modules import eval_mode
+from nas.supernet.narrowing import narrow_inputs, narrowed
 from nas.supernet.places import places_of
 from nas.supernet.structure import conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
-from nas.supernet.width import narrow_inputs, narrowed, widths_of
+from nas.supernet.width import widths_of
 
 NUM_REFERENCES = 5
 NUM_CHECKS = 8

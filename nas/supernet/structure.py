@@ -11,8 +11,8 @@ from torch import nn
 
 from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.modules import copied, cut_results
+from nas.supernet.narrowing import narrowed
 from nas.supernet.places import decisions, outermost, places_of
-from nas.supernet.width import narrowed
 
 
 def find_rows(network: nn.Module) -> dict[str, ChoiceModule]:

@@ -19,6 +19,7 @@ from nas.supernet.fused.folding import count_batches
 from nas.supernet.fused.mixture import Fused, Plan
 from nas.supernet.input_rows import InputRows
 from nas.supernet.mixed_op import MixedOp
+from nas.supernet.narrowing import mask_readers
 from nas.supernet.state import check_choices, encoded
 from nas.supernet.structure import (
     active_choices,
@@ -29,7 +30,6 @@ from nas.supernet.structure import (
     find_rows,
     num_architectures,
 )
-from nas.supernet.width import mask_readers
 
 
 class Supernet(nn.Module):

@@ -1,37 +1,15 @@
-"""Widths: how many channels (features) layers have."""
+"""Widths: numbers of channels (features) of layers, as choices."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
-
-Axes = Mapping[str, Sequence[int]]
-
-# layer -> attribute that holds a width -> tensor -> the dimension that it sizes
-_CONV: Mapping[str, Mapping[str, int]] = {
-    "in_channels": {"weight": 1},
-    "out_channels": {"weight": 0, "bias": 0},
-    "groups": {},
-}
-_LAYERS: tuple[tuple[type[nn.Module], Mapping[str, Mapping[str, int]]], ...] = (
-    (nn.Linear, {"in_features": {"weight": 1}, "out_features": {"weight": 0, "bias": 0}}),
-    (nn.Conv1d, _CONV),
-    (nn.Conv2d, _CONV),
-    (nn.Conv3d, _CONV),
-    (_BatchNorm, {"num_features": dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)}),
-    (nn.PReLU, {"num_parameters": {"weight": 0}}),
-)
-_READS = ("in_features", "in_channels")
+from nas.supernet.base import ChoiceModule, Condition, check_choice
 
 
 class Width(int):
@@ -188,143 +166,3 @@ def check_sizes(name: str, sizes: Sequence[int]) -> list[int]:
 def widths_of(module: nn.Module) -> dict[str, Width]:
     """Attribute -> width, of the widths that a module itself holds."""
     return {key: value for key, value in vars(module).items() if isinstance(value, Width)}
-
-
-def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-    """A copy of a module in which its own widths are chosen: plain numbers, and the first channels of its weights.
-
-    Args:
-        module: Any module that holds widths.
-        choices: Choice name -> label, for these widths at least.
-        copies: The memo of ``copy.deepcopy``; what lies inside has been copied already.
-
-    Raises:
-        ValueError: A layer with weights that is not known how to cut.
-    """
-    made = {key: (width, width.size(choices[width.name])) for key, width in widths_of(module).items()}
-    axes = _axes(module, list(made))
-    small = copy.copy(module)
-    small.__dict__ = {
-        key: value if key in ("_parameters", "_buffers") or key in made else copy.deepcopy(value, copies)
-        for key, value in module.__dict__.items()
-    }
-    small._parameters, small._buffers = dict(module._parameters), dict(module._buffers)
-    small._forward_pre_hooks = type(module._forward_pre_hooks)(
-        {k: hook for k, hook in small._forward_pre_hooks.items() if not isinstance(hook, MaskInput)}
-    )
-    for key, (_, size) in made.items():
-        setattr(small, key, size)
-    for tensors in (small._parameters, small._buffers):
-        for name, tensor in list(tensors.items()):
-            if tensor is not None:
-                tensors[name] = _cut(tensor, axes.get(name, {}), made)  # type: ignore[assignment]
-    return small
-
-
-def narrow_inputs(module: nn.Module, choices: Mapping[str, Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments that a layer with widths gets once they are chosen: the first channels of the first one."""
-    for key, width in widths_of(module).items():
-        dim = _channel_dim(module, key)
-        if args and dim is not None:
-            args = (args[0].narrow(dim, 0, width.size(choices[width.name])), *args[1:])
-    return args
-
-
-def _channel_dim(module: nn.Module, key: str) -> int | None:
-    """Where the channels that an attribute numbers are in a layer's input; None where they are not in it."""
-    if key == "in_channels":
-        return -(module.weight.dim() - 1)  # type: ignore[operator]
-    return {"in_features": -1, "num_features": 1, "num_parameters": 1}.get(key)
-
-
-def _axes(module: nn.Module, held: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Tensor name -> dimension -> the attribute whose width sizes it."""
-    known = next((sizes for kind, sizes in _LAYERS if isinstance(module, kind)), None)
-    if known is None:
-        own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
-        if own:
-            layers = ", ".join(kind.__name__.lstrip("_") for kind, _ in _LAYERS)
-            raise ValueError(
-                f"{type(module).__name__} has weights ({own[0]}) that nas.width does not know how to cut; it cuts those of {layers}"
-            )
-        return {}
-    axes: dict[str, dict[int, str]] = {}
-    for key in held:
-        if key not in known:
-            raise ValueError(f"{type(module).__name__}.{key} cannot be a width")
-        for name, dim in known[key].items():
-            axes.setdefault(name, {})[dim] = key
-    if "groups" in held:
-        if not {"in_channels", "out_channels"} <= set(held):
-            raise ValueError(
-                f"{type(module).__name__}: where groups is a width, in_channels and out_channels must be too"
-            )
-        axes["weight"].pop(1)  # depthwise: one input channel a filter
-    elif {"in_channels", "out_channels"} & set(held) and getattr(module, "groups", 1) != 1:
-        raise ValueError(
-            f"{type(module).__name__}: a width in a convolution of {module.groups} groups; groups must be 1 or the width"
-        )
-    return axes
-
-
-def _cut(tensor: Tensor, axes: Mapping[int, str], made: Mapping[str, tuple[Width, int]]) -> Tensor:
-    cut = tensor.detach()
-    for dim, key in axes.items():
-        cut = cut.narrow(dim, 0, made[key][1])
-    cut = cut.clone()
-    return nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
-
-
-class MaskInput:
-    """A forward pre-hook of a layer that reads a width: the channels that are not there are multiplied by 0."""
-
-    def __init__(self, width: Width, dim: int) -> None:
-        self.width = width
-        self.dim = dim
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first one masked."""
-        x = args[0]
-        context = context_of(self.width.name)
-        weights = context.op_weights[context.rows[self.width.name]][..., : len(self.width.labels)]
-        mask = (weights @ _steps(self.width.sizes, weights.device, weights.dtype)).to(x.dtype)  # (N,) or (B, N)
-        shape = [1] * x.dim()
-        shape[self.dim] = mask.shape[-1]
-        if mask.dim() == 2:
-            shape[0] = len(mask)
-        return (x * mask.reshape(shape), *args[1:])
-
-
-def _steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        # torch.compile warns of caches, and keeps constants itself
-        made = _made_steps.__wrapped__ if torch.compiler.is_compiling() else _made_steps
-        return made(sizes, device, dtype)
-
-
-@lru_cache(maxsize=1024)
-def _made_steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(K, N): 1 where channel j is among the first sizes[k]."""
-    return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device, dtype)
-
-
-def mask_readers(network: nn.Module) -> None:
-    """Makes the layers of `network` that read a width mask their input; where they do already, nothing changes.
-
-    Raises:
-        ValueError: A layer holds a width that it could not be cut to.
-    """
-    for module in network.modules():
-        if held := widths_of(module):
-            _axes(module, list(held))
-        for value in vars(module).values():
-            if isinstance(value, (tuple, list)) and any(isinstance(item, Width) for item in value):
-                raise ValueError(
-                    f"{type(module).__name__} cannot be cut to a width: it is not a layer that nas.width knows"
-                )
-        for key, width in widths_of(module).items():
-            present = any(isinstance(hook, MaskInput) for hook in module._forward_pre_hooks.values())
-            if key in _READS and not present:
-                dim = _channel_dim(module, key)
-                assert dim is not None
-                module.register_forward_pre_hook(MaskInput(width, dim))
