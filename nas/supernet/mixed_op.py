@@ -87,7 +87,8 @@ class MixedOp(CandidateChoice):
         if context.fused is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             total = self.run(args[0]).total()
             return total if total is not None else self._zeros(args[0], context)
-        before = self._versions(args, kwargs)
+        # a compiled graph has all candidates in it, and would be compiled again after a change of the mark
+        before = None if torch.compiler.is_compiling() or self._is_checked else versions_of((args, kwargs))
         weights = context.op_weights[row][..., active]
         if context.checkpoint_candidates:
             result = self._checkpointed(active, weights, args, kwargs)
@@ -95,7 +96,8 @@ class MixedOp(CandidateChoice):
             outputs = [self.candidates[k](*args, **kwargs) for k in active]
             self._check_outputs(active, outputs)
             result = outputs[0] if context.unit_weights else mix(outputs, weights)
-        self._check_once(active, result, args, kwargs, before)
+        if before is not None:
+            self._check_first(active, result, args, kwargs, before)
         return result
 
     def run(self, x: Tensor) -> Outputs:
@@ -106,11 +108,12 @@ class MixedOp(CandidateChoice):
         """
         fused = context_of(self.name).fused
         assert fused is not None, "only where op weights are folded"
-        before = self._versions((x,), {})
+        before = None if torch.compiler.is_compiling() or self._is_checked else versions_of(x)
         outputs = fused.run(self, x)
-        ran = list(itertools.chain(*outputs.candidates))
-        self._check_outputs([candidates[0] for candidates in outputs.candidates], outputs.tensors)
-        self._check_once(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {}, before)
+        self._check_outputs(outputs.candidates, outputs.tensors)
+        if before is not None:
+            ran = list(itertools.chain(*outputs.candidates))
+            self._check_first(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {}, before)
         return outputs
 
     def _zeros(self, x: Tensor, context: Context) -> Tensor:
@@ -131,35 +134,38 @@ class MixedOp(CandidateChoice):
             total = total + term
         return total
 
-    def _check_outputs(self, indices: list[int], outputs: list[Any]) -> None:
-        for k, output in zip(indices, outputs, strict=True):
+    def _check_outputs(self, indices: Sequence[int | list[int]], outputs: list[Any]) -> None:
+        for number, output in enumerate(outputs):
             if not isinstance(output, Tensor):
                 raise ValueError(
-                    f"choice {self.name!r}: candidate {self.labels[k]!r} must return one tensor, "
+                    f"choice {self.name!r}: candidate {self._label(indices[number])!r} must return one tensor, "
                     f"got {type(output).__name__}"
                 )
         if len({output.shape for output in outputs}) > 1:
-            shapes = {self.labels[k]: tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
+            shapes = {self._label(k): tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
             raise _shape_error(self.name, shapes)
 
-    def _versions(self, args: tuple, kwargs: dict) -> list[int] | None:
-        """How often each tensor that candidates are given was changed so far; None where that was looked at before."""
-        # a graph that is being compiled has all candidates in it, and would be compiled anew once the mark has changed
-        if torch.compiler.is_compiling() or self._is_checked:
-            return None
-        return versions_of((args, kwargs))
+    def _label(self, indices: int | list[int]) -> str:
+        """The label of a candidate, or of the first of several that run as one."""
+        return self.labels[indices if isinstance(indices, int) else indices[0]]
 
-    def _check_once(
-        self, indices: list[int], result: Tensor, args: tuple, kwargs: dict, before: list[int] | None
-    ) -> None:
-        if before is not None and not self._is_checked:
-            self._check_idle(indices, result, args, kwargs)
-            if versions_of((args, kwargs)) != before:
-                raise ValueError(
-                    f"choice {self.name!r}: candidate {self._changing(args, kwargs)!r} changes its input in place, but its "
-                    "siblings read it too; have it make a new tensor (inplace=False)"
-                )
-            self._is_checked = True
+    def _check_first(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict, before: list[int]) -> None:
+        """Checks the first forward: the shapes of candidates that did not run, and the inputs, which no candidate may change.
+
+        Args:
+            indices: The candidates that ran.
+            result: One of their outputs, or the sum.
+            args: The inputs.
+            kwargs: The inputs.
+            before: Versions of the inputs before the candidates ran.
+        """
+        self._check_idle(indices, result, args, kwargs)
+        if versions_of((args, kwargs)) != before:
+            raise ValueError(
+                f"choice {self.name!r}: candidate {self._changing(args, kwargs)!r} changes its input in place, but its "
+                "siblings read it too; have it make a new tensor (inplace=False)"
+            )
+        self._is_checked = True
 
     @torch.no_grad()
     def _changing(self, args: tuple, kwargs: dict) -> str:

@@ -75,7 +75,7 @@ class _MultiplyParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, owners: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        owner = _owner_of_each(tuple(owners), tuple(tensor.numel() for tensor in tensors), weights.device)
+        owner = _owner_of_each(tuple(owners), tuple(map(Tensor.numel, tensors)), weights.device)
         ctx.save_for_backward(weights, owner, *tensors)
         return _parts(_joined(tensors) * weights[owner], tensors)
 
@@ -88,7 +88,7 @@ class _MultiplyParts(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             weight_grad = torch.zeros_like(weights).index_add(0, owner, grad * _joined(tensors))
         scaled = _parts(grad * weights[owner], tensors)
-        return weight_grad, None, *(None if g is None else s for g, s in zip(grads, scaled, strict=True))
+        return weight_grad, None, *[None if g is None else s for g, s in zip(grads, scaled, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)
@@ -109,8 +109,8 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _parts(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    parts = flat.split([tensor.numel() for tensor in like])
-    return tuple(part if t.dim() == 1 else part.view(t.shape) for part, t in zip(parts, like, strict=True))
+    parts = flat.split(list(map(Tensor.numel, like)))
+    return tuple([part if t.dim() == 1 else part.view(t.shape) for part, t in zip(parts, like, strict=True)])
 
 
 def _batch_norm(norm: Any, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ _STATELESS = frozenset(
 # what a plan depends on in a module: children, or all settings (``extra_repr`` leaves some out)
 _SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
     **{kind: attrgetter(*kind.__constants__) for kind in (*_STATELESS, nn.Conv1d, nn.Conv2d)},  # type: ignore[attr-defined]
-    **{kind: lambda module: [*module._modules.values()] for kind in (nn.Sequential, nn.ModuleList)},
+    **dict.fromkeys((nn.Sequential, nn.ModuleList), attrgetter("_modules")),
 }
 
 
@@ -53,16 +54,20 @@ class Term(NamedTuple):
     kernel: MergedKernel | None = None
 
 
-class Choice(NamedTuple):
-    """A choice as the plan sees it.
+class Terms(NamedTuple):
+    """The terms of one choice that run.
 
     Attributes:
-        row: Its row of the op weights.
-        terms: One for each candidate that contributes.
+        terms: In the order of their candidates.
+        candidates: The candidates of each.
+        prescaled: Positions of the terms that take their op weights into parameters.
+        places: Places of each term's layers among the layers of all choices.
     """
 
-    row: int
     terms: list[Term]
+    candidates: list[list[int]]
+    prescaled: list[int]
+    places: list[slice]
 
 
 class Outputs(NamedTuple):
@@ -98,9 +103,9 @@ class Plan:
         self._watched: list[nn.Module] = [candidates for _, candidates in choices.values()]
         self._choices = {}
         for choice, (row, candidates) in choices.items():
-            found = ((k, self._term(k, candidate)) for k, candidate in enumerate(candidates))
-            self._choices[choice] = Choice(row, [term for _, term in found if term is not None])
-        self._states = _states(self._watched)
+            terms = [self._term(k, candidate) for k, candidate in enumerate(candidates)]
+            self._choices[choice] = row, [term for term in terms if term is not None]
+        self._states = [tuple(map(copy.copy, state)) for state in _states(self._watched)]
         self._all: dict[torch.device, _Running] = {}
 
     def is_current(self) -> bool:
@@ -141,34 +146,37 @@ class Plan:
             running = self._all[weights.device] = _running(self._choices, weights, None)
         chosen = weights.reshape(-1).index_select(0, indices(running.positions, weights.device))
         num = len(running.layers)
-        scaled = iter(scale_all(running.layers, chosen[:num]) if num else ())
-        ready = {}
-        for (choice, terms), own in zip(running.terms.items(), chosen[num:].split(running.num_plain), strict=True):
-            ready[choice] = (terms, [_scaled(term, scaled) for term in terms], own)
-        return Fused(ready)
+        scaled = scale_all(running.layers, chosen[:num]) if num else []
+        return Fused(
+            running.terms, scaled, dict(zip(running.terms, chosen[num:].split(running.num_plain), strict=True))
+        )
 
 
 class _Running(NamedTuple):
     """The terms of the candidates that run, the layers of all of them, and the positions of their op weights."""
 
-    terms: dict[nn.Module, list[Term]]
+    terms: dict[nn.Module, Terms]
     layers: list[nn.Module]
     positions: tuple[int, ...]
     num_plain: list[int]
 
 
-def _running(choices: Mapping[nn.Module, Choice], weights: Tensor, active: list[list[int]] | None) -> _Running:
-    terms, layers, num_plain = {}, list[nn.Module](), []
+def _running(
+    choices: Mapping[nn.Module, tuple[int, list[Term]]], weights: Tensor, active: list[list[int]] | None
+) -> _Running:
+    result, layers, num_plain = {}, list[nn.Module](), []
     folded, plain = list[int](), list[int]()
     for choice, (row, every) in choices.items():
         chosen = every if active is None else [term for term in every if term.candidates[0] in active[row]]
-        terms[choice] = own = _merge(chosen, weights.device)
-        before = len(plain)
-        for term in own:
+        terms, places, before = _merge(chosen, weights.device), [], len(plain)
+        for term in terms:
+            places.append(slice(len(layers), len(layers) + len(term.layers)))
             layers += term.layers
             (folded if term.layers else plain).extend(row * weights.shape[1] + k for k in term.candidates)
         num_plain.append(len(plain) - before)
-    return _Running(terms, layers, (*folded, *plain), num_plain)
+        prescaled = [i for i, term in enumerate(terms) if term.layers]
+        result[choice] = Terms(terms, [term.candidates for term in terms], prescaled, places)
+    return _Running(result, layers, (*folded, *plain), num_plain)
 
 
 def _merge(terms: Sequence[Term], device: torch.device) -> list[Term]:
@@ -189,43 +197,41 @@ def _merge(terms: Sequence[Term], device: torch.device) -> list[Term]:
     return [term for term in result if term is not None]
 
 
-def _scaled(term: Term, scaled: Any) -> Scaled | None:
-    if term.kernel is not None:
-        return merged(term.kernel, [next(scaled) for _ in term.layers])
-    return next(scaled) if term.layers else None
-
-
 class Fused:
     """The numbers of one forward, and the results that its choices share.
 
+    Args:
+        terms: Choice -> the terms that run.
+        scaled: Parameters of the layers of all choices, times op weights.
+        weights: Choice -> op weights of the terms that have no scaled parameters.
+
     Attributes:
-        ready: Choice -> its terms, the scaled parameters of each, and the op weights of terms that have none.
         tracked: Batch counters of the batch norms that have run.
     """
 
-    def __init__(self, ready: Mapping[nn.Module, tuple[list[Term], list[Scaled | None], Tensor]]) -> None:
-        self.ready = ready
+    def __init__(
+        self, terms: Mapping[nn.Module, Terms], scaled: Sequence[Scaled], weights: Mapping[nn.Module, Tensor]
+    ) -> None:
         self.tracked: list[Tensor] = []
+        self._terms, self._scaled, self._weights = terms, scaled, weights
         self._shared: Any = WeakTensorKeyDictionary()  # input -> first step -> version of the input, result
 
     def run(self, choice: nn.Module, x: Tensor) -> Outputs:
         """Runs the candidates of a choice on one input."""
-        terms, scaled, weights = self.ready[choice]
+        terms, candidates, prescaled, places = self._terms[choice]
         tensors = []
-        for term, parameters in zip(terms, scaled, strict=True):
-            y, steps = x, term.steps
-            if term.first is not None and not x.is_inference():
-                y, steps = self._first(term.first, steps[0], x), steps[1:]
+        for (_, first, steps, layers, kernel), place in zip(terms, places, strict=True):
+            y = x
+            if first is not None and not x.is_inference():
+                y, steps = self._first(first, steps[0], x), steps[1:]
             for step in steps:
                 y = step(y)
-            if term.kernel is not None and parameters is not None:
-                y = call_merged(term.kernel, term.layers[0], y, parameters)
-            elif parameters is not None:
-                layer = term.layers[0]
-                y = call_scaled[type(layer)](layer, y, parameters, self.tracked)
+            if kernel is not None:
+                y = call_merged(kernel, layers[0], y, merged(kernel, self._scaled[place]))
+            elif layers:
+                y = call_scaled[type(layers[0])](layers[0], y, self._scaled[place.start], self.tracked)
             tensors.append(y)
-        prescaled = [i for i, term in enumerate(terms) if term.layers]
-        return Outputs([term.candidates for term in terms], tensors, prescaled, weights)
+        return Outputs(candidates, tensors, prescaled, self._weights[choice])
 
     def _first(self, key: str, step: nn.Module, x: Tensor) -> Tensor:
         """The result of a candidate's first step; it lives as long as its input."""
