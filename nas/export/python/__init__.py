@@ -1,3 +1,3 @@
 """A network as one Python file that imports torch alone."""
 
-from nas.export.python.network_file import network_source as network_source
+from nas.export.python.write import network_source as network_source

@@ -1,4 +1,4 @@
-"""Names that a function uses from outside: imported where they can be, else written into the file too."""
+"""Names that a function uses from outside: imported where possible, otherwise written into the file too."""
 
 from __future__ import annotations
 
@@ -9,144 +9,118 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
+import libcst as cst
+from libcst.helpers import get_full_name_for_node
+from libcst.metadata import BaseAssignment, MetadataWrapper, ParentNodeProvider, ScopeProvider
+from libcst.metadata.scope_provider import LocalScope
 from torch import nn
 
-from nas.export.python.expressions import is_literal, literal, literal_text, text
-from nas.export.python.source import Edit, Text, source_of
+from nas.export.python.code import is_plain, plain, text, unparsed
+from nas.export.python.read import source_of
 
 INCLUDED = ("nas", "search_spaces", "torchvision")
 """Packages whose code is written into the file instead of being imported from it."""
 
 _PLAIN_MODULES = ("nas.supernet.candidates", "nas.export.plain")
 """Modules of the framework whose functions work without it."""
+_MISSING = object()
+_NAMED = (type, FunctionType, BuiltinFunctionType)
 
 
-class Import(NamedTuple):
-    """``from module import name`` or, without a name, ``import module``."""
+Import = tuple[str, str]
+"""``from module import name`` or, without a name, ``import module``."""
 
-    module: str
-    name: str = ""
-
-    @property
-    def dotted(self) -> str:
-        """What it binds: ``import torch.nn as nn`` and ``from torch import nn`` are the same."""
-        return f"{self.module}.{self.name}" if self.name else self.module
-
-    def line(self, bound: str) -> str:
-        """The statement that binds it."""
-        if not self.name:
-            return f"import {self.module}" + ("" if bound == self.module.partition(".")[0] else f" as {bound}")
-        return f"from {self.module} import {self.name}" + ("" if bound == self.name else f" as {bound}")
+USUAL: Mapping[str, Import] = {
+    "Path": ("pathlib", "Path"),
+    "OrderedDict": ("collections", "OrderedDict"),
+    "torch": ("torch", ""),
+    "nn": ("torch", "nn"),
+    "Tensor": ("torch", "Tensor"),
+}
+"""Imports that every file may use, by their names there; imports that a file does not use are not written."""
 
 
 class Names:
     """The imports, constants, functions and classes of one file.
 
     Args:
-        plain: Functions that stand in the place of others.
+        replacements: Functions that replace others.
         reserved: Names that are taken already.
 
     Attributes:
-        imports: Bound name -> import.
-        definitions: Text of constants, functions and classes, each after what it uses.
+        imports: Name in the file -> import.
+        definitions: Text of constants, functions and classes, each after those that it uses.
         origins: Modules that the included code is from.
     """
 
-    def __init__(self, plain: Mapping[Any, Any], reserved: tuple[str, ...]) -> None:
-        self.imports: dict[str, Import] = {}
+    def __init__(self, replacements: Mapping[Any, Any], reserved: tuple[str, ...]) -> None:
+        self.imports = dict(USUAL)
         self.definitions: list[str] = []
         self.origins: dict[str, None] = {}
-        self._plain = {id(key): value for key, value in plain.items()}
-        self._included: dict[Any, str] = {}
-        self._kept: list[Any] = []  # their ids stay theirs
-        self._taken = {*reserved, *dir(builtins)}
+        self._replacements = {id(key): value for key, value in replacements.items()}
+        self._included: dict[Any, tuple[str, Any]] = {}  # with the item, so that no other one gets its id
+        self._taken = {*reserved, *dir(builtins), *USUAL}
 
     def free(self, wanted: str) -> str:
         """A name that nothing in the file has yet."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}{number}"
+        name = free_name(wanted, self._taken)
         self._taken.add(name)
         return name
 
-    def add_import(self, found: Import, wanted: str) -> str:
-        """Imports something; the name under which it is known in the file."""
-        for bound, other in self.imports.items():
-            if other.dotted == found.dotted:
-                return bound
-        bound = wanted if wanted not in self._taken else self.free(wanted)
-        self._taken.add(bound)
-        self.imports[bound] = found
-        return bound
+    def add_import(self, module: str, name: str, wanted: str = "") -> str:
+        """Imports something; its name in the file."""
+        for known, other in self.imports.items():
+            if _dotted(other) == _dotted((module, name)):
+                return known
+        free = self.free(wanted or name)
+        self.imports[free] = module, name
+        return free
 
     def rewritten(self, source: str, module: ModuleType) -> str:
-        """Source whose names mean in this file what they meant in `module`.
-
-        Args:
-            source: A function or class.
-            module: Where it was written.
-
-        Raises:
-            ValueError: It uses what can neither be imported nor included.
-        """
-        here = Text(source)
-        local = _local_names(here.tree)
-        annotations = {id(inner) for note in _annotations(here.tree) for inner in ast.walk(note)}
-        edits: list[Edit] = []
-        outside = {id(inner) for default in _defaults(here.tree) for inner in ast.walk(default)}
-        skipped: set[int] = set()
-        for node in ast.walk(here.tree):
-            if id(node) in skipped:
+        """The source of a function or class whose names mean in this file what they meant in `module`, where it was written."""
+        wrapper = MetadataWrapper(cst.parse_module(source))
+        parents, scopes = wrapper.resolve(ParentNodeProvider), wrapper.resolve(ScopeProvider)
+        accesses = {access.node: access for scope in scopes.values() if scope for access in scope.accesses}
+        changes: dict[cst.CSTNode, str] = {}
+        for name in parents:  # in a fixed order, which the accesses of a scope do not have
+            if not isinstance(name, cst.Name) or name not in accesses:
                 continue
-            if isinstance(node, ast.Attribute) and isinstance(_root(node), ast.Name):
-                chain: ast.expr = node
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                chain = node
-            else:
+            access = accesses[name]
+            if _is_local(access.referents) or (name.value not in vars(module) and hasattr(builtins, name.value)):
                 continue
-            skipped |= {id(inner) for inner in ast.walk(chain)}
-            root = _root(chain)
-            if root.id in local and id(node) not in outside:
-                continue
-            if root.id not in vars(module) and hasattr(builtins, root.id):
-                continue
+            chain: list[cst.Name | cst.Attribute] = [name]
+            while isinstance(parent := parents[chain[-1]], cst.Attribute) and parent.value is chain[-1]:
+                chain.append(parent)
             try:
-                used, name = self._meaning(chain, module)
+                length, new = self._meaning((get_full_name_for_node(chain[-1]) or "").split("."), module)
             except ValueError:
-                if id(node) not in annotations:
+                if not access.is_annotation:
                     raise
-                used, name = chain, self.add_import(Import("typing", "Any"), "Any")
-            if name.partition(".")[0] in local and id(node) not in outside:
-                raise ValueError(f"a local name hides {ast.unparse(used)}; give the local one another name")
-            span = (here.start(used), here.end(used))
-            if (meant := ast.unparse(used)) != name:
-                if here.part(*span) != meant:  # before Python 3.12 what stands inside an f-string has no place
-                    raise ValueError(f"{meant} is used inside an f-string or over several lines; give it a local name")
-                edits.append((*span, name))
-        return here.edited(edits)
+                length, new = len(chain), self.add_import("typing", "Any")
+            used = chain[length - 1]
+            if _is_local(access.scope[new.partition(".")[0]]):
+                raise ValueError(f"a local name hides {_code(used)}; give the local one another name")
+            if _code(used) != new:
+                changes[used] = new
+        return wrapper.module.visit(_Replace(changes)).code
 
     def include(self, item: Any, name: str) -> str:
-        """Writes a function, class or constant into the file; the name that it has there.
-
-        Raises:
-            ValueError: It is nothing of the kind, or its source cannot be found.
-        """
-        item = self._plain.get(id(item), item)
-        key = (name, literal_text(item)) if is_literal(item) else id(item)
+        """Writes a function, class or constant into the file; its name there."""
+        item = self._replacements.get(id(item), item)
+        key = (name, unparsed(plain(item))) if is_plain(item) else id(item)
         if key in self._included:
-            return self._included[key]
-        self._kept.append(item)
-        if is_literal(item):
-            bound = self._included[key] = self.free(name)
-            self.definitions.append(f"{bound} = {text(literal(item), before=len(bound) + 3)}\n")
-            return bound
+            return self._included[key][0]
+        if is_plain(item):
+            free = self.free(name)
+            self._included[key] = free, item
+            self.definitions.append(f"{free} = {text(plain(item), before=len(free) + 3)}\n")
+            return free
         function = inspect.unwrap(item) if callable(item) else item
         if not isinstance(function, (FunctionType, type)) or (inspect.isclass(item) and issubclass(item, nn.Module)):
             raise ValueError(f"{name} is {type(item).__name__} and cannot be written into a file")
@@ -154,74 +128,75 @@ class Names:
             raise ValueError(f"{function.__qualname__} is made inside another function; define it in its module")
         if function.__module__.startswith("nas.") and function.__module__ not in _PLAIN_MODULES:
             raise ValueError(f"it uses nas.{function.__name__}, which works inside a supernet only")
-        bound = self._included[key] = self.free(function.__name__)
-        source = source_of(function)
-        written = self.rewritten(source, module_of(function))
-        self.definitions.append(_renamed(written, bound))
+        free = self.free(function.__name__)
+        self._included[key] = free, item
+        source = self.rewritten(source_of(function), module_of(function))
+        keyword = "class" if isinstance(function, type) else "def"
+        self.definitions.append(
+            re.sub(rf"^({keyword}|async def) {function.__name__}\b", rf"\1 {free}", source, count=1, flags=re.M)
+        )
         self.origins[function.__module__] = None
-        return bound
+        return free
 
-    def standard(self, module: str, name: str) -> str:
-        """Something of another package; its name in the file."""
-        return self.add_import(Import(module, name), name)
-
-    def torch_name(self, dotted: str) -> str:
-        """A dotted name under ``torch``; what it needs is imported."""
-        package, _, rest = dotted.partition(".")
-        self.add_import(Import("torch", package) if package == "nn" else Import("torch"), package)
-        return f"{package}.{rest}"
-
-    def _meaning(self, chain: ast.expr, module: ModuleType) -> tuple[ast.expr, str]:
-        """The part of a dotted name that is replaced, and by what."""
-        nodes = list(_chain(chain))
-        root = nodes[0]
-        assert isinstance(root, ast.Name)
-        found = _imported(module).get(root.id)
-        item = vars(module).get(root.id, _MISSING)
-        if found is not None and item is not _MISSING and _load(found) is not item:
-            found = None  # bound anew after the import
-        if found is not None and not is_included(found.module):
-            return root, self.add_import(found, root.id)
-        if item is _MISSING:
-            if found is None:
-                raise ValueError(f"{module.__name__} does not know the name {root.id}")
-            item = _load(found)
-        elif found is None and isinstance(item, _NAMED) and not is_included(item.__module__ or "builtins"):
-            return root, self.add_import(Import(item.__module__, item.__name__), root.id)
-        last: ast.expr = root
-        for node in nodes[1:]:
-            if not isinstance(item, ModuleType):
-                break
-            assert isinstance(node, ast.Attribute)
-            inside, item, last = item, getattr(item, node.attr, _MISSING), node
+    def _meaning(self, words: list[str], module: ModuleType) -> tuple[int, str]:
+        """The number of words of a dotted name that are replaced, and the name that replaces them."""
+        for length, word in enumerate(words, start=1):
+            found, item = _imported(module).get(word), getattr(module, word, _MISSING)
             if item is _MISSING:
-                raise ValueError(f"{inside.__name__} has no {node.attr}")
-            reached = _imported(inside).get(node.attr)
-            if reached is not None and not is_included(reached.module):
-                return last, self.add_import(reached, node.attr)
-        if isinstance(item, ModuleType):
-            raise ValueError(f"module {item.__name__} is used as a value")
-        return last, self.include(item, last.id if isinstance(last, ast.Name) else last.attr)  # type: ignore[attr-defined]
+                if found is None:
+                    raise ValueError(f"{module.__name__} does not know the name {word}")
+                item = _load(found)  # imported for type checkers only
+            elif found is None or _load(found) is not item:  # bound anew after the import
+                found = (item.__module__ or "builtins", item.__name__) if isinstance(item, _NAMED) else None
+            if found is not None and not is_included(found[0]):
+                return length, self.add_import(*found, word)
+            if not isinstance(item, ModuleType):
+                return length, self.include(item, word)
+            module = item
+        raise ValueError(f"module {module.__name__} is used as a value")
 
 
-_MISSING = object()
-_NAMED = (type, FunctionType, BuiltinFunctionType)
+def _code(node: cst.CSTNode) -> str:
+    return cst.Module([]).code_for_node(node)
+
+
+def _is_local(assignments: Iterable[BaseAssignment]) -> bool:
+    return any(isinstance(assignment.scope, LocalScope) for assignment in assignments)
+
+
+class _Replace(cst.CSTTransformer):
+    def __init__(self, changes: Mapping[cst.CSTNode, str]) -> None:
+        super().__init__()
+        self._changes = changes
+
+    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+        if original_node not in self._changes:
+            return updated_node
+        new = cst.parse_expression(self._changes[original_node])
+        return new.with_changes(lpar=original_node.lpar, rpar=original_node.rpar)
+
+
+def free_name(wanted: str, taken: Any) -> str:
+    """The name, with a number behind it where it is taken."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}{number}"
+    return name
 
 
 def is_included(module: str) -> bool:
-    """Whether a module's code is written into the file: ours, and what no package installs."""
+    """Whether a module's code is written into the file: the framework's code, and code that no package installs."""
     package = module.partition(".")[0]
-    if package in INCLUDED:
+    if package in INCLUDED or package == "__main__":
         return True
-    if package in sys.stdlib_module_names and package != "__main__":
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in (module, package))
+    origin = next(filter(None, files), None)  # a package without __init__.py has no file
+    if package in sys.stdlib_module_names or origin is None:
         return False
-    origin = getattr(sys.modules.get(package), "__file__", None)
-    if origin is None:
-        return package == "__main__"
-    places = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    folders = Path(origin).parents
-    return not any(Path(place) in folders for place in places) and not any(
-        folder.name in ("site-packages", "dist-packages") for folder in folders
+    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    return not any(
+        folder in installed or folder.name in ("site-packages", "dist-packages") for folder in Path(origin).parents
     )
 
 
@@ -241,84 +216,24 @@ def _imported(module: ModuleType) -> dict[str, Import]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.asname:
-                    result[alias.asname] = Import(alias.name)
-                else:
-                    package = alias.name.partition(".")[0]
-                    result[package] = Import(package)
+                package = alias.name.partition(".")[0]
+                result[alias.asname or package] = (alias.name if alias.asname else package, "")
         elif isinstance(node, ast.ImportFrom):
-            source = node.module or ""
+            source = "." * node.level + (node.module or "")
             if node.level:
-                package = getattr(module, "__package__", "") or ""
-                source = importlib.util.resolve_name("." * node.level + source, package)
-            for alias in node.names:
-                result[alias.asname or alias.name] = Import(source, alias.name)
+                source = importlib.util.resolve_name(source, getattr(module, "__package__", "") or "")
+            result |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
     return result
 
 
 def _load(found: Import) -> Any:
     try:
-        module = importlib.import_module(found.module)
-        return getattr(module, found.name) if found.name else module
+        module = importlib.import_module(found[0])
+        return getattr(module, found[1]) if found[1] else module
     except (ImportError, AttributeError):
-        raise ValueError(f"{found.name or found.module} cannot be imported") from None
+        raise ValueError(f"{found[1] or found[0]} cannot be imported") from None
 
 
-def _root(node: ast.expr) -> Any:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node
-
-
-def _chain(node: ast.expr) -> Iterator[ast.expr]:
-    if isinstance(node, ast.Attribute):
-        yield from _chain(node.value)
-    yield node
-
-
-def _local_names(tree: ast.AST) -> set[str]:
-    """Names that a function binds itself."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            names.add(node.id)
-        elif isinstance(node, ast.arg):
-            names.add(node.arg)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node not in getattr(tree, "body", ()):
-            names.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            names.add(node.name)
-    return names
-
-
-def _defaults(tree: ast.AST) -> Iterator[ast.expr]:
-    """Defaults of parameters, and decorators: what is looked up where a function is defined, not inside it."""
-    for node in getattr(tree, "body", ()):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield from node.args.defaults
-            yield from (default for default in node.args.kw_defaults if default is not None)
-            yield from node.decorator_list
-
-
-def _annotations(tree: ast.AST) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
-        for field in ("annotation", "returns"):
-            note = getattr(node, field, None)
-            if isinstance(note, ast.expr):
-                yield note
-
-
-def _renamed(source: str, name: str) -> str:
-    """A function or class under another name, also where it calls itself."""
-    here = Text(source)
-    definition = here.tree.body[0]
-    assert isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    if definition.name == name:
-        return source
-    text = here.part(here.start(definition), here.end(definition))
-    match = re.search(rf"\b(?:def|class)\s+({re.escape(definition.name)})\b", text)
-    assert match is not None
-    offset = here.start(definition) + len(text[: match.start(1)].encode())
-    return here.edited([(offset, offset + len(definition.name.encode()), name)])
+def _dotted(found: Import) -> str:
+    """The same for ``import torch.nn as nn`` and ``from torch import nn``."""
+    return ".".join(filter(None, found))

@@ -53,6 +53,12 @@ def space(request):
 
 
 @pytest.fixture
+def small_space():
+    """Makes a shipped space, small, by its name here."""
+    return lambda name: SPACES[name][0]()
+
+
+@pytest.fixture
 def spaces():
     """Each of them."""
     return [make() for make, _ in SPACES.values()]
