@@ -54,7 +54,7 @@ TESTED_BY = {
     "nas/derive/*": "nas/derive/test_strategies.py",  # all strategies by the same rules
     "nas/drawing/*": "nas/drawing/test_architecture.py",
     "nas/evaluation.py": "nas/runs/test_resume.py",
-    "nas/export/python/*": "nas/export/python/test_network_file.py",  # what is written is compared with the network
+    "nas/export/python/*": "nas/export/python/test_write.py",  # what is written is compared with the network
     "nas/export/*": "nas/export/test_write.py",
     "nas/io/*": "nas/io/test_files.py",
     "nas/launch/*": "nas/launch/test_launch.py",

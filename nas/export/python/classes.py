@@ -1,8 +1,9 @@
-"""The text of the classes: one for all modules of a kind that differ in plain values only."""
+"""The classes of the file: one for all modules of a kind that differ in plain values only."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import re
@@ -11,28 +12,49 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from nas.export.python.bodies import Body, body, is_registered, plain_attributes, statement
-from nas.export.python.code import WIDTH, call, kind_of
-from nas.export.python.layers import shortened, torch_name
-from nas.export.python.modules import OwnModule, find_own_modules, located, used_anywhere
-from nas.export.python.names import Names, module_of
-from nas.export.python.parameters import Parameters, structure
-from nas.export.python.read import PRESENT, attributes_read, attributes_stored, fold
+from nas.export.python.code import (
+    WIDTH,
+    call,
+    is_identifier,
+    is_plain,
+    join,
+    kind_of,
+    parsed,
+    plain,
+    structure,
+    text,
+    unparsed,
+)
+from nas.export.python.layers import CONTAINERS, attributes_set, constructor, container, shortened, torch_name
+from nas.export.python.names import Names
+from nas.export.python.read import (
+    PRESENT,
+    OwnModule,
+    attributes_read,
+    attributes_stored,
+    find_own_modules,
+    fold,
+    located,
+    torch_base,
+)
 
 NETWORK = "Network"
 MAX_VARIANTS = 3
 """Classes that differ in structure alone; where there would be more, the modules inside become parameters."""
-
+MAX_VALUES = 1024
+"""Values of a tensor outside the state dict, which are written into the file."""
+Body = dict[str, ast.expr]
+"""Attribute -> value, or the call that registers the attribute; the empty name stands for the base's constructor."""
 Group = list[OwnModule]
 """Modules that share a class."""
 
 
 def class_sources(network: nn.Module, names: Names, endings: Sequence[str]) -> list[str]:
     """The classes of a network, its own last and called ``Network``; `endings` end the constructor of that one."""
-    modules = find_own_modules(network)
-    used = used_anywhere(modules)
+    modules, used = find_own_modules(network)
     stored = {name for own in modules for source, _ in own.methods.values() for name in attributes_stored(source)}
     calls: dict[int, ast.Call] = {}
     sources = []
@@ -75,20 +97,14 @@ def _class(
     first = group[0]
     methods = _folded(group, stored)
     read = used.union(*[attributes_read(source) for source, _ in methods.values()])
-    parameters = Parameters()
-    shared = {
-        name: parameters.joined([own.body[name] for own in group], name, name)
-        for name in first.body
-        if name not in first.attributes or name in read or "*" in read
-    }
-    parameters.name()
+    unread = set() if "*" in read else first.attributes.keys() - read
+    bodies = [{name: value for name, value in own.body.items() if name not in unread} for own in group]
+    shared, columns = join(bodies)
     name = NETWORK if not first.path else names.free(type(first.module).__name__.lstrip("_") or "Part")
     for i, own in enumerate(group):
-        values = {key: column[i] for key, column in parameters.columns.items()}
-        calls[id(own.module)] = call(name, **values)
+        calls[id(own.module)] = call(name, **{key: column[i] for key, column in columns.items()})
     base = first.base
-    written = {key: names.rewritten(source, module_of(function)) for key, (source, function) in methods.items()}
-    names.origins |= {function.__module__: None for _, function in methods.values()}
+    written = [names.rewritten(source, function.__module__) for source, function in methods.values()]
     if not first.path and base is nn.Sequential and not methods:
         base, shared, written = _unrolled(shared)
     lines = [f"class {name}({torch_name(base)}):", *_docstring(type(first.module), name)]
@@ -99,8 +115,8 @@ def _class(
     if "" not in shared:
         statements.insert(0, "super().__init__()")
     if len(statements) > 1 or shared:
-        lines += ["", *_signature(parameters.columns), *[f"        {line}" for line in statements]]
-    for source in written.values():
+        lines += ["", *_signature(columns), *[f"        {line}" for line in statements]]
+    for source in written:
         lines += ["", textwrap.indent(source.rstrip("\n"), "    ")]
     return "\n".join(lines) + "\n"
 
@@ -123,48 +139,144 @@ def _facts(own: OwnModule) -> dict[str, Any]:
     return simple | {name: PRESENT for name, item in present if item is not None}
 
 
-def _unrolled(shared: Body) -> tuple[type[nn.Module], Body, dict[str, str]]:
+def _unrolled(shared: Body) -> tuple[type[nn.Module], Body, list[str]]:
     """A sequence of named modules as a class whose forward calls them one by one; one of numbered modules stays a sequence."""
     match shared[""]:
         case ast.Call(args=[ast.Call(func=ast.Name(id="OrderedDict"), keywords=[_, *_] as children)]):
             lines = [f"    x = self.{child.arg}(x)\n" for child in children]
             forward = f"def forward(self, x: Tensor) -> Tensor:\n{''.join(lines)}    return x\n"
-            return nn.Module, {str(child.arg): child.value for child in children}, {"forward": forward}
-    return nn.Sequential, shared, {}
+            return nn.Module, {str(child.arg): child.value for child in children}, [forward]
+    return nn.Sequential, shared, []
 
 
 def _signature(columns: Mapping[str, Sequence[ast.expr]]) -> list[str]:
     words = ["self", *[f"{name}: {_annotation(values)}" for name, values in columns.items()]]
     line = f"    def __init__({', '.join(words)}) -> None:"
-    return (
-        [line]
-        if len(line) <= WIDTH
-        else ["    def __init__(", *[f"        {word}," for word in words], "    ) -> None:"]
-    )
+    if len(line) <= WIDTH:
+        return [line]
+    return ["    def __init__(", *[f"        {word}," for word in words], "    ) -> None:"]
 
 
 def _annotation(values: Sequence[ast.expr]) -> str:
-    """The annotation of a parameter."""
-    kinds = dict.fromkeys(kind_of(value) or _module_kind(value) for value in values)
-    if sum(kind.startswith("nn.") for kind in kinds) > 1:
-        kinds = dict.fromkeys("nn.Module" if kind.startswith("nn.") else kind for kind in kinds)
-    return " | ".join(sorted(kinds, key=lambda kind: kind == "None"))
-
-
-def _module_kind(value: ast.expr) -> str:
-    function = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
-    return function if function.startswith("nn.") else "nn.Module"
+    kinds = {kind_of(value) for value in values if kind_of(value)}
+    layers = {unparsed(value).partition("(")[0] for value in values if not kind_of(value)}
+    if layers:
+        kinds.add(layers.pop() if len(layers) == 1 and min(layers).startswith("nn.") else "nn.Module")
+    return " | ".join(sorted(kinds, key=lambda kind: (kind == "None", kind)))
 
 
 def _docstring(kind: type, name: str) -> list[str]:
     """The first paragraph of a class's own docstring, or its name in words."""
-    own = vars(kind).get("__doc__") if not kind.__module__.startswith("torch.nn") else None
+    own = None if kind.__module__.startswith("torch.nn") else vars(kind).get("__doc__")
     words = re.sub("([a-z0-9])([A-Z])", r"\1 \2", kind.__name__.lstrip("_")).lower() if own is None else ""
     said = inspect.cleandoc(own).split("\n\n")[0] if own else f"The {words if name != NETWORK else 'network'}."
     said = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", said.replace("\\", "\\\\").replace('"""', "'''"))
-    lines = textwrap.wrap(said, WIDTH - 4 - 3) or [said]
-    if lines[-1].endswith('"'):
-        lines[-1] += " "
-    if len(lines) == 1 and len(lines[0]) + 10 <= WIDTH:
-        return [f'    """{lines[0]}"""']
-    return [f'    """{lines[0]}', *[f"    {line}" for line in lines[1:]], '    """']
+    said = re.sub(r'"$', '" ', " ".join(said.split()))
+    if len(said) + 10 <= WIDTH:
+        return [f'    """{said}"""']
+    first, *others = textwrap.wrap(said, WIDTH - 4 - 3)
+    return [f'    """{first}', *[f"    {line}" for line in others], '    """']
+
+
+def plain_attributes(own: OwnModule, used: set[str]) -> dict[str, Any]:
+    """Values that methods read of a module and that no constructor of torch sets; `used` are attributes that any method uses."""
+    module, values = own.module, vars(own.module)
+    reads = {name for source, _ in own.methods.values() for name in attributes_read(source)}
+    plain_names = {name for name, value in values.items() if is_plain(value)}
+    reads |= plain_names if "*" in reads else plain_names & used
+    registered = (module._parameters, module._buffers, module._modules)
+    skipped = {*vars(nn.Module()), *own.methods, "*"}.union(*registered)
+    by_base = attributes_set(module, own.base)
+    result = {}
+    for name in [name for name in values if name in reads] + sorted(reads - set(values)):
+        inherited = name in by_base if name in values else hasattr(own.base, name)
+        if name not in skipped and not inherited and hasattr(module, name):  # a method may ask whether it exists
+            result[name] = getattr(module, name)
+    empty = [name for group in registered for name, item in group.items() if item is None and name not in by_base]
+    return result | dict.fromkeys(empty)
+
+
+def body(own: OwnModule, calls: Mapping[int, ast.Call], names: Names) -> Body:
+    """What the constructor of a module's class sets, in order; `calls` build the modules with a class of their own, by their ids."""
+    module, result = own.module, Body()
+    by_base = attributes_set(module, own.base)
+    if own.base is not nn.Module:
+        result[""] = _built(module, own.base, own.path, calls)
+    for name, value in own.attributes.items():
+        result[name] = _attribute(name, value, names)
+    for name, parameter in module._parameters.items():
+        if parameter is not None and name not in by_base:
+            fixed = {} if parameter.requires_grad else {"requires_grad": plain(False)}
+            result[name] = call("nn.Parameter", _empty(parameter), **fixed)
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in by_base:
+            fixed = {"persistent": plain(False)} if name in module._non_persistent_buffers_set else {}
+            value = _values(name, buffer) if fixed else _empty(buffer)
+            result[name] = call("self.register_buffer", plain(name), value, **fixed)
+    for name, child in module._modules.items():
+        if child is not None and name not in by_base and own.base not in CONTAINERS:
+            value = expression(child, f"{own.path}.{name}" if own.path else name, calls)
+            result[name] = value if is_identifier(name) else call("self.add_module", plain(name), value)
+    return result
+
+
+def expression(module: nn.Module, path: str, calls: Mapping[int, ast.Call]) -> ast.Call:
+    """The expression that builds a module."""
+    if id(module) in calls:
+        return calls[id(module)]
+    with located(path, module):
+        return _built(module, torch_base(module), path, calls)
+
+
+def _built(module: nn.Module, base: type[nn.Module], path: str, calls: Mapping[int, ast.Call]) -> ast.Call:
+    if base not in CONTAINERS:
+        return constructor(module, base)
+    prefix, children = f"{path}." if path else "", module._modules.items()
+    return container(module, base, {k: expression(v, f"{prefix}{k}", calls) for k, v in children if v is not None})
+
+
+def _empty(tensor: Tensor) -> ast.Call:
+    """A tensor of the same shape and type; its values come from the state dict."""
+    sizes = [plain(size) for size in tensor.shape] or [plain(())]
+    dtype = {} if tensor.dtype == torch.get_default_dtype() else {"dtype": plain(tensor.dtype)}
+    return call("torch.zeros", *sizes, **dtype)
+
+
+def _values(name: str, tensor: Tensor) -> ast.Call:
+    if tensor.numel() > MAX_VALUES:
+        raise ValueError(
+            f"tensor {name!r} is not in the state dict and has more than {MAX_VALUES} values; make it a persistent buffer"
+        )
+    return call("torch.tensor", plain(tensor.tolist()), dtype=plain(tensor.dtype))
+
+
+def _attribute(name: str, value: Any, names: Names) -> ast.expr:
+    if is_plain(value):
+        return plain(value)
+    if isinstance(value, Tensor):
+        return _values(name, value)
+    if isinstance(value, functools.partial):
+        args = [_attribute(name, item, names) for item in (value.func, *value.args)]
+        keywords = {key: _attribute(name, item, names) for key, item in value.keywords.items()}
+        return call(names.add_import("functools", "partial"), *args, **keywords)
+    called = getattr(value, "__name__", "")
+    for dotted, package in (("nn.functional", nn.functional), ("torch", torch)):
+        if callable(value) and getattr(package, called, None) is value:
+            return parsed(f"{dotted}.{called}")
+    if isinstance(value, FunctionType):
+        return parsed(names.include(value, value.__name__))
+    raise ValueError(f"attribute {name!r}, which its forward reads, is {type(value).__name__} and cannot be written")
+
+
+def statement(name: str, value: ast.expr) -> str:
+    """The line of a constructor that sets an attribute."""
+    if name and not is_registered(value):
+        return f"self.{name} = {text(value, indent=2, before=len(f'self.{name} = '))}"
+    if isinstance(value, ast.Call) and not name:
+        value = ast.Call(parsed("super().__init__"), value.args, value.keywords)
+    return text(value, indent=2)
+
+
+def is_registered(value: ast.expr, how: str = "") -> bool:
+    """Whether a value of a body is a call that registers the attribute."""
+    return unparsed(value).startswith(f"self.{how}")

@@ -1,4 +1,4 @@
-"""Expressions: nodes of the standard library's ``ast``, and their text in short lines."""
+"""Expressions: nodes of the standard library's ``ast``, their text in short lines, and one expression for several."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import ast
 import keyword
 import math
 import re
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
 
 WIDTH = 88
 """Columns of a written line."""
+_PREFERRED = ("out_channels", "out_features", "in_channels", "in_features", "dilation", "kernel_size")
+_Found = dict[tuple[str, ...], tuple[ast.Name, Sequence[ast.expr], list[tuple[str, str]]]]
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
@@ -94,7 +97,7 @@ def text(node: ast.AST, indent: int = 0, before: int = 0, after: int = 0) -> str
             opening, closing = f"{unparsed(node.func)}(", ")"
             items = [*[("", item) for item in args], *[(f"{item.arg}=", item.value) for item in keywords]]
             arguments = line[len(opening) : -1]
-            if len(inner + arguments) <= WIDTH and "(" not in arguments:
+            if len(inner + arguments) <= WIDTH and not re.search(r"\w\(", arguments):
                 return f"{opening}\n{inner}{arguments}\n{outer})"
         case ast.List(elts=[_, *_]) | ast.Tuple(elts=[_, *_]):
             opening, closing, items = line[0], line[-1], [("", item) for item in node.elts]
@@ -105,3 +108,65 @@ def text(node: ast.AST, indent: int = 0, before: int = 0, after: int = 0) -> str
             return line
     lines = [f"{inner}{name}{text(value, indent + 1, len(name), 1)},\n" for name, value in items]
     return f"{opening}\n{''.join(lines)}{outer}{closing}"
+
+
+class _Types(ast.NodeTransformer):
+    def visit(self, node: ast.AST) -> ast.AST:
+        kind = kind_of(node).partition("[")[0]
+        return ast.Name(kind) if kind else super().visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> ast.Dict:
+        return ast.Dict(node.keys, [self.visit(value) for value in node.values])  # type: ignore[misc]
+
+
+def structure(node: ast.AST) -> str:
+    """The text of an expression with types in the place of plain values."""
+    return unparsed(_Types().visit(parsed(unparsed(node)))) if isinstance(node, ast.expr) else ""
+
+
+def join(expressions: Sequence[Mapping[str, ast.expr]]) -> tuple[dict[str, ast.expr], dict[str, Sequence[ast.expr]]]:
+    """One expression for each attribute of several modules, and parameters in place of values that differ: name -> arguments."""
+    found = _Found()
+    shared = {name: _joined([other[name] for other in expressions], name, name, found) for name in expressions[0]}
+    columns: dict[str, Sequence[ast.expr]] = {}
+    for node, values, places in found.values():
+        words, attribute = [argument for _, argument in places], places[0][0]
+        wanted = next((word for word in _PREFERRED if word in words), words[0])
+        for unit in ("channels", "features"):
+            if {f"in_{unit}", f"out_{unit}"} <= set(words):
+                wanted = unit
+        if wanted in columns and attribute and not wanted.startswith(attribute):
+            wanted = f"{attribute}_{wanted}"
+        node.id = free_name(wanted if is_identifier(wanted) and wanted != "self" else "value", columns)
+        columns[node.id] = values
+    return shared, columns
+
+
+def _joined(nodes: Sequence[Any], attribute: str, argument: str, found: _Found) -> Any:
+    """One node for several that belong to an argument in the value of an attribute; new parameters are added to `found`."""
+    first, texts = nodes[0], tuple(map(unparsed, nodes))
+    if len(set(texts)) == 1:
+        return first
+    if kind_of(first) or len(set(map(structure, nodes))) > 1:
+        name, _, places = found.setdefault(texts, (ast.Name(""), nodes, []))
+        places.append((attribute, argument))
+        return name
+    if isinstance(first, ast.keyword):
+        argument = str(first.arg)
+    fields = dict(ast.iter_fields(first))
+    for field, value in fields.items():
+        values = [getattr(node, field) for node in nodes]
+        if isinstance(value, list):
+            fields[field] = [_joined(items, attribute, argument, found) for items in zip(*values, strict=True)]
+        elif isinstance(value, ast.AST):
+            fields[field] = _joined(values, attribute, argument, found)
+    return type(first)(**fields)
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}{number}"
+    return name

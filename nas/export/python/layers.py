@@ -35,19 +35,16 @@ _POOLING = {"stride": lambda m: None if m.stride == m.kernel_size else m.stride}
 _READERS: Mapping[type[nn.Module], Mapping[str, Any]] = {
     nn.TransformerEncoderLayer: _TRANSFORMER,
     nn.TransformerDecoderLayer: _TRANSFORMER,
-    nn.TransformerEncoder: {"encoder_layer": lambda m: m.layers[0], "norm": lambda m: m.norm},
-    nn.TransformerDecoder: {"decoder_layer": lambda m: m.layers[0], "norm": lambda m: m.norm},
+    nn.TransformerEncoder: {"encoder_layer": lambda m: m.layers[0]},
+    nn.TransformerDecoder: {"decoder_layer": lambda m: m.layers[0]},
     nn.MultiheadAttention: {
         "bias": lambda m: m.in_proj_bias is not None,
         "add_bias_kv": lambda m: m.bias_k is not None,
         "kdim": lambda m: None if m.kdim == m.embed_dim else m.kdim,
         "vdim": lambda m: None if m.vdim == m.embed_dim else m.vdim,
     },
-    nn.EmbeddingBag: {"_weight": lambda m: None},
-    nn.Embedding: {"_weight": lambda m: None},
     nn.modules.pooling._MaxPoolNd: _POOLING,
     nn.modules.pooling._AvgPoolNd: _POOLING,
-    nn.Upsample: {"scale_factor": lambda m: m.scale_factor},
 }
 """Arguments that are not kept in an attribute of their own name."""
 
@@ -175,13 +172,13 @@ def _alike(new: nn.Module, old: nn.Module) -> bool:
     children = zip(new._modules.values(), old._modules.values(), strict=True)
     return (
         _shapes(new) == _shapes(old)
-        and all(name in vars(old) and _equal(vars(new)[name], vars(old)[name]) for name in settings)
+        and all(name in vars(old) and _setting(vars(new)[name]) == _setting(vars(old)[name]) for name in settings)
         and all(a is b is None or (a is not None and b is not None and _alike(a, b)) for a, b in children)
     )
 
 
-def _equal(left: Any, right: Any) -> bool:
-    return left == right if is_plain(left) and is_plain(right) else type(left) is type(right)
+def _setting(value: Any) -> Any:
+    return value if is_plain(value) else type(value)  # tensors inside it are compared elsewhere
 
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
@@ -193,18 +190,20 @@ def container(module: nn.Module, kind: type[nn.Module], children: Mapping[str, a
     """The expression that builds a Sequential, ModuleList or ModuleDict of such children."""
     if len(children) != len(module._modules):
         raise ValueError("a container with an empty place cannot be written")
-    numbered, items = list(children) == [str(i) for i in range(len(children))], list(children.values())
+    numbered, names, items = (
+        list(children) == [str(i) for i in range(len(children))],
+        list(children),
+        list(children.values()),
+    )
     if kind is nn.ModuleList and not numbered:
         raise ValueError("a ModuleList whose numbers have gaps cannot be written")
-    if not children:
-        return call(torch_name(kind))
-    if kind is nn.ModuleList:
-        return call("nn.ModuleList", ast.List(items, ast.Load()))
-    if kind is nn.ModuleDict:
-        return call("nn.ModuleDict", ast.Dict([plain(name) for name in children], items))
-    if numbered:
-        return call("nn.Sequential", *items)
-    if all(is_identifier(name) for name in children):
-        return call("nn.Sequential", call("OrderedDict", **children))
-    pairs: list[ast.expr] = [ast.Tuple([plain(name), item], ast.Load()) for name, item in children.items()]
-    return call("nn.Sequential", call("OrderedDict", ast.List(pairs, ast.Load())))
+    if kind is nn.ModuleList and children:
+        items = [ast.List(items, ast.Load())]
+    elif kind is nn.ModuleDict and children:
+        items = [ast.Dict([plain(name) for name in names], items)]
+    elif not numbered and all(map(is_identifier, names)):
+        items = [call("OrderedDict", **children)]
+    elif not numbered:
+        pairs: list[ast.expr] = [ast.Tuple([plain(name), item], ast.Load()) for name, item in children.items()]
+        items = [call("OrderedDict", ast.List(pairs, ast.Load()))]
+    return call(torch_name(kind), *items)

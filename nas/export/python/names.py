@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib
+import importlib.util
 import inspect
-import re
+import pkgutil
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,51 +20,35 @@ from libcst.metadata import BaseAssignment, MetadataWrapper, ParentNodeProvider,
 from libcst.metadata.scope_provider import LocalScope
 from torch import nn
 
-from nas.export.python.code import is_plain, plain, text, unparsed
+from nas.export.python.code import free_name, is_plain, plain, text, unparsed
 from nas.export.python.read import source_of
 
-INCLUDED = ("nas", "search_spaces", "torchvision")
-"""Packages whose code is written into the file instead of being imported from it."""
-
-_PLAIN_MODULES = ("nas.supernet.candidates", "nas.export.plain")
-"""Modules of the framework whose functions work without it."""
-_MISSING = object()
+_INCLUDED = ("nas", "search_spaces", "torchvision")  # packages whose code is written into the file
+_PLAIN_MODULES = ("nas.supernet.candidates", "nas.export.plain")  # of the framework; their functions work without it
 _NAMED = (type, FunctionType, BuiltinFunctionType)
-
+_MISSING = object()
 
 Import = tuple[str, str]
 """``from module import name`` or, without a name, ``import module``."""
-
-USUAL: Mapping[str, Import] = {
+_USUAL: Mapping[str, Import] = {
     "Path": ("pathlib", "Path"),
     "OrderedDict": ("collections", "OrderedDict"),
     "torch": ("torch", ""),
     "nn": ("torch", "nn"),
     "Tensor": ("torch", "Tensor"),
 }
-"""Imports that every file may use, by their names there; imports that a file does not use are not written."""
 
 
 class Names:
-    """The imports, constants, functions and classes of one file.
-
-    Args:
-        replacements: Functions that replace others.
-        reserved: Names that are taken already.
-
-    Attributes:
-        imports: Name in the file -> import.
-        definitions: Text of constants, functions and classes, each after those that it uses.
-        origins: Modules that the included code is from.
-    """
+    """The imports, constants and functions of one file, in which some functions replace others and some names are reserved."""
 
     def __init__(self, replacements: Mapping[Any, Any], reserved: tuple[str, ...]) -> None:
-        self.imports = dict(USUAL)
-        self.definitions: list[str] = []
-        self.origins: dict[str, None] = {}
+        self.imports = dict(_USUAL)  # name in the file -> import; imports that the file does not use are not written
+        self.definitions: list[str] = []  # each after those that it uses
+        self.origins: dict[str, None] = {}  # modules that included code is from
         self._replacements = {id(key): value for key, value in replacements.items()}
         self._included: dict[Any, tuple[str, Any]] = {}  # with the item, so that no other one gets its id
-        self._taken = {*reserved, *dir(builtins), *USUAL}
+        self._taken = {*reserved, *dir(builtins), *_USUAL}
 
     def free(self, wanted: str) -> str:
         """A name that nothing in the file has yet."""
@@ -75,19 +58,21 @@ class Names:
 
     def add_import(self, module: str, name: str, wanted: str = "") -> str:
         """Imports something; its name in the file."""
+        dotted = f"{module}.{name}".strip(".")  # the same for "import torch.nn as nn" and "from torch import nn"
         for known, other in self.imports.items():
-            if _dotted(other) == _dotted((module, name)):
+            if ".".join(other).strip(".") == dotted:
                 return known
         free = self.free(wanted or name)
         self.imports[free] = module, name
         return free
 
-    def rewritten(self, source: str, module: ModuleType) -> str:
-        """The source of a function or class whose names mean in this file what they meant in `module`, where it was written."""
-        wrapper = MetadataWrapper(cst.parse_module(source))
+    def rewritten(self, source: str, origin: str, new_name: str = "") -> str:
+        """A function or class, perhaps renamed, whose names mean in this file what they meant in the module of origin."""
+        wrapper, module = MetadataWrapper(cst.parse_module(source)), sys.modules[origin]
+        self.origins[origin] = None
         parents, scopes = wrapper.resolve(ParentNodeProvider), wrapper.resolve(ScopeProvider)
         accesses = {access.node: access for scope in scopes.values() if scope for access in scope.accesses}
-        changes: dict[cst.CSTNode, str] = {}
+        changes: dict[cst.CSTNode, str] = {wrapper.module.body[0].name: new_name} if new_name else {}  # type: ignore[union-attr]
         for name in parents:  # in a fixed order, which the accesses of a scope do not have
             if not isinstance(name, cst.Name) or name not in accesses:
                 continue
@@ -105,9 +90,8 @@ class Names:
                 length, new = len(chain), self.add_import("typing", "Any")
             used = chain[length - 1]
             if _is_local(access.scope[new.partition(".")[0]]):
-                raise ValueError(f"a local name hides {_code(used)}; give the local one another name")
-            if _code(used) != new:
-                changes[used] = new
+                raise ValueError(f"a local name hides {get_full_name_for_node(used)}; give the local one another name")
+            changes[used] = new
         return wrapper.module.visit(_Replace(changes)).code
 
     def include(self, item: Any, name: str) -> str:
@@ -130,12 +114,7 @@ class Names:
             raise ValueError(f"it uses nas.{function.__name__}, which works inside a supernet only")
         free = self.free(function.__name__)
         self._included[key] = free, item
-        source = self.rewritten(source_of(function), module_of(function))
-        keyword = "class" if isinstance(function, type) else "def"
-        self.definitions.append(
-            re.sub(rf"^({keyword}|async def) {function.__name__}\b", rf"\1 {free}", source, count=1, flags=re.M)
-        )
-        self.origins[function.__module__] = None
+        self.definitions.append(self.rewritten(source_of(function), function.__module__, free))
         return free
 
     def _meaning(self, words: list[str], module: ModuleType) -> tuple[int, str]:
@@ -156,10 +135,6 @@ class Names:
         raise ValueError(f"module {module.__name__} is used as a value")
 
 
-def _code(node: cst.CSTNode) -> str:
-    return cst.Module([]).code_for_node(node)
-
-
 def _is_local(assignments: Iterable[BaseAssignment]) -> bool:
     return any(isinstance(assignment.scope, LocalScope) for assignment in assignments)
 
@@ -176,33 +151,15 @@ class _Replace(cst.CSTTransformer):
         return new.with_changes(lpar=original_node.lpar, rpar=original_node.rpar)
 
 
-def free_name(wanted: str, taken: Any) -> str:
-    """The name, with a number behind it where it is taken."""
-    name, number = wanted, 1
-    while name in taken:
-        number += 1
-        name = f"{wanted}{number}"
-    return name
-
-
 def is_included(module: str) -> bool:
     """Whether a module's code is written into the file: the framework's code, and code that no package installs."""
     package = module.partition(".")[0]
-    if package in INCLUDED or package == "__main__":
+    if package in _INCLUDED or package == "__main__":
         return True
     files = (getattr(sys.modules.get(name), "__file__", None) for name in (module, package))
     origin = next(filter(None, files), None)  # a package without __init__.py has no file
-    if package in sys.stdlib_module_names or origin is None:
-        return False
-    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-    return not any(
-        folder in installed or folder.name in ("site-packages", "dist-packages") for folder in Path(origin).parents
-    )
-
-
-def module_of(item: Any) -> ModuleType:
-    """The module in which a function or class was written."""
-    return sys.modules[item.__module__]
+    installed = {"site-packages", "dist-packages"}.intersection(Path(origin or "").parts)
+    return package not in sys.stdlib_module_names and origin is not None and not installed
 
 
 @cache
@@ -219,21 +176,13 @@ def _imported(module: ModuleType) -> dict[str, Import]:
                 package = alias.name.partition(".")[0]
                 result[alias.asname or package] = (alias.name if alias.asname else package, "")
         elif isinstance(node, ast.ImportFrom):
-            source = "." * node.level + (node.module or "")
-            if node.level:
-                source = importlib.util.resolve_name(source, getattr(module, "__package__", "") or "")
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__ or "")
             result |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
     return result
 
 
 def _load(found: Import) -> Any:
     try:
-        module = importlib.import_module(found[0])
-        return getattr(module, found[1]) if found[1] else module
+        return pkgutil.resolve_name(":".join(found))
     except (ImportError, AttributeError):
         raise ValueError(f"{found[1] or found[0]} cannot be imported") from None
-
-
-def _dotted(found: Import) -> str:
-    """The same for ``import torch.nn as nn`` and ``from torch import nn``."""
-    return ".".join(filter(None, found))

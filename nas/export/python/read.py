@@ -1,16 +1,30 @@
-"""What a method's source says, and the source without the branches that a network never takes."""
+"""Reads a network: the modules that need a class of their own, and the source of their methods without branches never taken."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import libcst as cst
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from nas.export.python.layers import CONTAINERS, is_torch_layer
+
+Methods = dict[str, tuple[str, FunctionType]]
+"""Name -> source and function."""
+
+# the last of these reads old files
+_UNWRITTEN = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
+_STATE = {"state_dict", "load_state_dict", "_save_to_state_dict", "__getattr__", "__call__"}
 
 
 class _Present:
@@ -35,10 +49,10 @@ def source_of(item: Any) -> str:
     except (OSError, TypeError):
         raise ValueError(f"the source of {name} cannot be found; put it into a file of its own") from None
     try:
-        found: Any = ast.parse(source).body[0]
+        found = getattr(ast.parse(source).body[0], "name", "")
     except SyntaxError:
-        found = None
-    if getattr(found, "name", None) != item.__name__:
+        found = ""
+    if found != item.__name__:
         raise ValueError(f"the source of {name} cannot be read; its file may have changed since it was imported")
     return source
 
@@ -75,11 +89,6 @@ def all_attributes(source: str) -> set[str]:
     return {node.attr for node in _nodes(source) if isinstance(node, ast.Attribute)}
 
 
-def super_calls(source: str) -> list[str]:
-    """Names of the methods that are called by ``super()``."""
-    return [n.attr for n in _nodes(source) if isinstance(n, ast.Attribute) and _is_call(n.value, "super")]
-
-
 def _is_name(node: ast.AST, *names: str) -> bool:
     return isinstance(node, ast.Name) and node.id in names
 
@@ -109,7 +118,8 @@ class _Fold(cst.CSTTransformer):
             return updated_node
         left = updated_node.body if taken else updated_node.orelse
         if original_node in self._elifs:
-            return cst.Else(updated_node.body) if taken else left or cst.RemoveFromParent()
+            otherwise = cst.Else(updated_node.body, leading_lines=updated_node.leading_lines)
+            return otherwise if taken else left or cst.RemoveFromParent()
         statements = _statements(left)
         if statements:
             comments = [*updated_node.leading_lines, *statements[0].leading_lines]
@@ -125,9 +135,7 @@ class _Fold(cst.CSTTransformer):
             return left
         return left.with_changes(lpar=[*updated_node.lpar, *left.lpar], rpar=[*left.rpar, *updated_node.rpar])
 
-    def leave_IndentedBlock(
-        self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock
-    ) -> cst.IndentedBlock:
+    def leave_IndentedBlock(self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock) -> Any:
         for i, line in enumerate(updated_node.body):
             if isinstance(line, cst.SimpleStatementLine) and isinstance(line.body[-1], (cst.Return, cst.Raise)):
                 return updated_node.with_changes(body=updated_node.body[: i + 1])
@@ -166,3 +174,113 @@ def _truth(test: ast.expr, scope: dict[str, Any]) -> bool | None:
         return bool(eval(compile(ast.Expression(test), "<condition>", "eval"), scope))
     except Exception:  # an attribute that is not known
         return None
+
+
+@dataclass
+class OwnModule:
+    """A module that needs a class of its own, which extends `base`."""
+
+    path: str  # empty for the network itself
+    module: nn.Module
+    base: type[nn.Module]
+    methods: Methods
+    height: int  # the number of such modules below each other inside it
+    attributes: dict[str, Any] = field(default_factory=dict)
+    body: dict[str, ast.expr] = field(default_factory=dict)
+
+
+def find_own_modules(network: nn.Module) -> tuple[list[OwnModule], set[str]]:
+    """The modules with a class of their own, inner ones first, and the attributes of any object that their methods use."""
+    found: dict[int, OwnModule] = {}
+    _walk(network, "", found)
+    before, used = None, set[str]()
+    while used != before:  # methods may call methods of other modules, ``self.child.features(x)``
+        for own in found.values():
+            with located(own.path, own.module):
+                own.methods = _methods(type(own.module), own.base, used)
+        sources = [source for own in found.values() for source, _ in own.methods.values()]
+        before, used = used, set().union(*map(all_attributes, sources))
+    return list(found.values()), used
+
+
+def _walk(module: nn.Module, path: str, found: dict[int, OwnModule]) -> int:
+    """Adds a module and those inside it; one more than the height of the highest."""
+    if id(module) in found:
+        return found[id(module)].height + 1
+    with located(path, module):
+        base = torch_base(module)
+        methods = _methods(type(module), base, set())
+    own, height = not path or base is nn.Module or bool(methods), 0
+    if own or base in CONTAINERS:
+        for name, child in module.named_children():
+            height = max(height, _walk(child, f"{path}.{name}" if path else name, found))
+    if own:
+        found[id(module)] = OwnModule(path, module, base, methods, height)
+    return height + own
+
+
+@contextmanager
+def located(path: str, module: nn.Module) -> Iterator[None]:
+    """Names the module in errors."""
+    try:
+        yield
+    except ValueError as error:
+        place = f"module {path!r}" if path else "the network"
+        raise ValueError(f"{place} ({type(module).__name__}): {error}") from None
+
+
+def torch_base(module: nn.Module) -> type[nn.Module]:
+    """The class of torch that a module extends; a ValueError where its state cannot be written."""
+    if any(is_lazy(tensor) for tensor in module.parameters(recurse=False)):
+        raise ValueError("it has no shapes yet; call the network once before")
+    if parametrize.is_parametrized(module):
+        raise ValueError("it is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first")
+    if any(getattr(module, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks")):
+        raise ValueError("it has hooks; what they do cannot be written as source")
+    for name in ("forward", "__call__"):
+        if name in vars(module):
+            raise ValueError(f"its {name} was replaced on the object; write a class instead")
+    return next(base for base in type(module).__mro__ if base is nn.Module or is_torch_layer(base))
+
+
+def _methods(kind: type, base: type, used: set[str]) -> Methods:
+    """Methods that a class and its bases below `base` change, and those that are used somewhere."""
+    result: Methods = {}
+    owners = list(kind.__mro__[: kind.__mro__.index(base)])
+    for i, owner in enumerate(owners):
+        for name, item in vars(owner).items():
+            special = name.startswith("__") and name.endswith("__") and isinstance(item, FunctionType)
+            if name in _UNWRITTEN or name in result or not (name in used or hasattr(base, name) or special):
+                continue
+            if name in _STATE:
+                raise ValueError(f"{owner.__name__}.{name} changes how weights are stored or modules are called")
+            if isinstance(item, (FunctionType, staticmethod, classmethod, property)):
+                result[name] = _method(owner, name, owners[i + 1 :])
+    return result
+
+
+def _method(owner: type, name: str, bases: Sequence[type]) -> tuple[str, FunctionType]:
+    """Source and function of a method, where it can be written into a class without those bases of its own."""
+    place, item = f"{owner.__name__}.{name}", vars(owner)[name]
+    function = item.fget if isinstance(item, property) else getattr(item, "__func__", item)
+    if not isinstance(function, FunctionType):
+        raise ValueError(f"{place} is not a method with a source")
+    if isinstance(item, classmethod) or (isinstance(item, property) and (item.fset or item.fdel)):
+        raise ValueError(f"{place} is a class method or a property that can be set; write a plain method")
+    if hasattr(function, "__wrapped__"):
+        raise ValueError(f"{place} is decorated; what the decorator does cannot be written as source")
+    if set(function.__code__.co_freevars) - {"__class__"} or "<locals>" in owner.__qualname__:
+        raise ValueError(f"{owner.__name__} is made inside a function; define it in its module")
+    source = source_of(function)
+    if private := [
+        word for word in sorted(all_attributes(source)) if word.startswith("__") and not word.endswith("__")
+    ]:
+        raise ValueError(f"{place} uses {private[0]}, whose name depends on its class; use one underscore")
+    for node in _nodes(source):
+        if (
+            isinstance(node, ast.Attribute)
+            and _is_call(node.value, "super")
+            and any(node.attr in vars(b) for b in bases)
+        ):
+            raise ValueError(f"{place} calls super().{node.attr}, of another class of its own")
+    return source, function

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch as th
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -293,6 +294,22 @@ class TiedAndDecorated(nn.Module):
         return self.again(self.rest(x)) * self.twice
 
 
+class Formatted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * len(f"{th.pi:.3f} and {th.finfo(x.dtype).eps:.{BIAS_SIZE}e}")
+
+
+class Shaped(nn.Module):
+    shift: Tensor
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift.sum()
+
+
 def frozen():
     network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Linear(4, 4))
     network[1].requires_grad_(False)
@@ -334,7 +351,9 @@ CASES = {
     "local names": Locals(),
     "methods of children": Head(),
     "ties and decorators": TiedAndDecorated(),
-    "parameters at rest": frozen(),
+    "frozen parameters": frozen(),
+    "names in f-strings": Formatted(),
+    "buffers of several shapes": nn.Sequential(*[Shaped(*[2] * rank) for rank in range(5)]),
     "a norm without parameters in float64": Root(nn.BatchNorm1d(4, affine=False).double()),
     "nothing": nn.Identity(),
     "one layer": nn.Linear(4, 4),
