@@ -45,7 +45,7 @@ class Names:
     def __init__(self, replacements: Mapping[Any, Any], reserved: tuple[str, ...]) -> None:
         self.imports = dict(_USUAL)  # name in the file -> import; imports that the file does not use are not written
         self.definitions: list[str] = []  # each after those that it uses
-        self.origins: dict[str, None] = {}  # modules that included code is from
+        self.origins: dict[str, None] = {}  # packages that included code is from
         self._replacements = {id(key): value for key, value in replacements.items()}
         self._included: dict[Any, tuple[str, Any]] = {}  # with the item, so that no other one gets its id
         self._taken = {*reserved, *dir(builtins), *_USUAL}
@@ -69,7 +69,7 @@ class Names:
     def rewritten(self, source: str, origin: str, new_name: str = "") -> str:
         """A function or class, perhaps renamed, whose names mean in this file what they meant in the module of origin."""
         wrapper, module = MetadataWrapper(cst.parse_module(source)), sys.modules[origin]
-        self.origins[origin] = None
+        self.origins[origin.partition(".")[0]] = None
         parents, scopes = wrapper.resolve(ParentNodeProvider), wrapper.resolve(ScopeProvider)
         accesses = {access.node: access for scope in scopes.values() if scope for access in scope.accesses}
         changes: dict[cst.CSTNode, str] = {wrapper.module.body[0].name: new_name} if new_name else {}  # type: ignore[union-attr]

@@ -79,15 +79,11 @@ def network_source(network: nn.Module, about: str, weights_sha256: str = "") -> 
 
 
 def _docstring(about: str, names: Names) -> str:
-    licenses = dict.fromkeys(_LICENSES[package] for package in map(_package, names.origins) if package in _LICENSES)
+    licenses = dict.fromkeys(_LICENSES[package] for package in names.origins if package in _LICENSES)
     text = re.sub(r"[^\x20-\x7e\n]", "?", about).replace("\\", "/").replace('"""', "'''").strip()
     if licenses:
         text += "\n\nParts of this file are from\n" + "\n".join(f"- {line}" for line in licenses)
     return f'"""{text}\n"""\n'
-
-
-def _package(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def _imports(names: Names, code: str) -> str:
@@ -97,13 +93,12 @@ def _imports(names: Names, code: str) -> str:
     for bound, (module, name) in sorted(names.imports.items(), key=_import_order):
         if bound in used:
             imported = name or module
-            modules.setdefault((module, not name), []).append(
-                imported if imported == bound else f"{imported} as {bound}"
-            )
+            words = imported if imported == bound else f"{imported} as {bound}"
+            modules.setdefault((module, not name), []).append(words)
     blocks: tuple[list[str], list[str]] = ([], [])
-    for (module, whole), words in sorted(modules.items(), key=lambda item: (not item[0][1], item[0][0])):
-        line = f"import {words[0]}" if whole else f"from {module} import {', '.join(words)}"
-        blocks[_package(module) not in sys.stdlib_module_names].append(line)
+    for (module, whole), parts in sorted(modules.items(), key=lambda item: (not item[0][1], item[0][0])):
+        line = f"import {parts[0]}" if whole else f"from {module} import {', '.join(parts)}"
+        blocks[module.partition(".")[0] not in sys.stdlib_module_names].append(line)
     return "\n".join("\n".join(block) + "\n" for block in blocks if block)
 
 
