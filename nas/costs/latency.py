@@ -18,8 +18,7 @@ from torch import nn
 from nas.costs.functions import latency_ms
 from nas.costs.module_key import call_key, module_key
 from nas.io.files import write_atomic
-
-MAX_BYTES = 64 * 2**20
+from nas.io.reading import MAX_LATENCY_BYTES, read_text
 
 
 class NotProfiled(ValueError):
@@ -101,10 +100,8 @@ def cache_folder() -> Path:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_text(path, MAX_LATENCY_BYTES))
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
         return {}

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from nas.data.base import SearchDataModule
-from nas.io.files import size_of
+from nas.io.reading import MAX_TENSOR_BYTES, check_size
 
-MAX_BYTES = 64 * 2**30
 MAX_ARRAYS = 1000
 MAX_RATIO = 100
 ALWAYS_ALLOWED = 64 * 2**20
@@ -87,9 +86,7 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 
 def _check_archive(path: Path) -> None:
     """Refuses what is no .npz file, or would fill the memory from a small one."""
-    size = size_of(path)
-    if size > MAX_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")
+    size = check_size(path, MAX_TENSOR_BYTES)
     with open(path, "rb") as raw:
         if not zipfile.is_zipfile(raw):
             raise ValueError(f"{path}: not an .npz file")

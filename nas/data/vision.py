@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from nas.data.base import SearchDataModule
-from nas.io.files import size_of
+from nas.io.reading import size_of
 
 Name = Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "ImageFolder"]
 Transforms = list[Callable[[Any], Any]]

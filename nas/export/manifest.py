@@ -15,13 +15,13 @@ from torch import Tensor
 
 from nas.export.attention import TOLERANCE as ATTENTION_TOLERANCE
 from nas.io.errors import UsageError, describe
-from nas.io.files import read_json, sha256
+from nas.io.files import sha256
+from nas.io.json_file import Document
+from nas.io.reading import MAX_TENSOR_BYTES
 
-FORMAT = "gumbel-nas/export"
-VERSION = 1
+DOCUMENT = Document("the manifest of an export", "gumbel-nas/export")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.safetensors"
-MAX_BYTES = 64 * 2**30
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -30,8 +30,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
     """What manifest.json of a folder says: every file's SHA-256, the formats, what is known, and on what machine it was made."""
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "formats": list(formats),
         **about,
         "machine": machine(),
@@ -62,9 +60,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    content = read_json(path, f"{folder}: not an export ({MANIFEST} is missing)")
-    if content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise UsageError(f'{path}: not the manifest of an export ("format" must be "{FORMAT}", "version" {VERSION})')
+    content = DOCUMENT.load(path, f"{folder}: not an export ({MANIFEST} is missing)")
     files, formats = content.get("sha256"), content.get("formats")
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         raise UsageError(f"{path}: sha256 must map file names to hexadecimal digests")
@@ -110,8 +106,8 @@ def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:
             lines.append(f"{name}: a symbolic link, not a file of the export")
         elif not path.is_file():
             lines.append(f"{name}: missing")
-        elif path.stat().st_size > MAX_BYTES:
-            lines.append(f"{name}: larger than {MAX_BYTES} bytes")
+        elif path.stat().st_size > MAX_TENSOR_BYTES:
+            lines.append(f"{name}: larger than {MAX_TENSOR_BYTES} bytes")
         elif sha256(path) != digest:
             lines.append(f"{name}: not as it was written (SHA-256 differs)")
     return lines

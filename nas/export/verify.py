@@ -20,7 +20,7 @@ from nas.export.manifest import CONFIG, EXAMPLES, WEIGHTS, broken_files, machine
 from nas.export.subject import largest_difference
 from nas.genotype import Genotype
 from nas.io.errors import UsageError, describe
-from nas.io.files import read_json
+from nas.io.json_file import read_json
 
 ONNX_TOLERANCE = 1e-5
 """Largest difference of an output, as a part of the largest output where that is above 1."""

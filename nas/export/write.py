@@ -19,12 +19,12 @@ from nas.export.attention import fused_attention
 from nas.export.batch_norm import fold_batch_norms
 from nas.export.card import PICTURE, model_card
 from nas.export.formats import write_format
-from nas.export.manifest import EXAMPLES, MANIFEST, make_manifest, pt2_tolerance
+from nas.export.manifest import DOCUMENT, EXAMPLES, MANIFEST, make_manifest, pt2_tolerance
 from nas.export.parametrized import fold_parametrizations
 from nas.export.subject import Subject, examples
 from nas.export.verify import FILES, Report, complaints, verify
 from nas.io.errors import UsageError, describe
-from nas.io.files import atomic_folder, write_json
+from nas.io.files import atomic_folder
 
 Rebuild = Callable[[Path], nn.Module]
 
@@ -154,7 +154,7 @@ def _describe(
         "unparametrized_weights": len(subject.unparametrized),
         **({"pt2_tolerance": pt2_tolerance(attention)} if attention else {}),
     }
-    write_json(folder / MANIFEST, make_manifest(folder, formats, about))
+    DOCUMENT.save(folder / MANIFEST, make_manifest(folder, formats, about))
 
 
 def _rebuilt(rebuild: Rebuild, folder: Path, subject: Subject, expected: Mapping[str, Tensor]) -> dict[str, Any]:

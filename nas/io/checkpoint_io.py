@@ -18,11 +18,11 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from nas.io.errors import describe
-from nas.io.files import atomic_file, size_of
+from nas.io.files import atomic_file
+from nas.io.reading import MAX_TENSOR_BYTES, size_of
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
-MAX_BYTES = 64 * 2**30
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64 + 1
 
@@ -97,8 +97,8 @@ def _reason(error: Exception) -> str:
 
 def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
     size = size_of(path)
-    if size > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    if size > MAX_TENSOR_BYTES:
+        raise ValueError(f"larger than {MAX_TENSOR_BYTES} bytes")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         file.seek(max(0, size - _TRAILER))

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.io.files import naming, open_own, size_of, write_atomic
+from nas.io.files import naming, open_own, write_atomic
+from nas.io.reading import MAX_CSV_BYTES, MAX_CSV_ROW_BYTES, check_size, size_of
 
 STEP = "step"
-MAX_BYTES = 2**30
-MAX_ROW_BYTES = 2**20
 
 
 class CsvFile:
@@ -27,7 +26,7 @@ class CsvFile:
         """Removes rows later than `step`, and a last line that was not finished."""
         if not self.path.exists():
             return
-        _check_size(self.path)
+        check_size(self.path, MAX_CSV_BYTES)
         try:
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
@@ -66,7 +65,7 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
     Raises:
         ValueError: The file is damaged.
     """
-    _check_size(path)
+    check_size(path, MAX_CSV_BYTES)
     with _damage_named(path):
         return _rows(path.read_text(), prefix)
 
@@ -79,7 +78,7 @@ def last_row(path: Path) -> dict[str, float]:
     """
     with open(path, "rb") as file, _damage_named(path):
         head = file.readline()
-        file.seek(max(len(head), size_of(path) - MAX_ROW_BYTES))
+        file.seek(max(len(head), size_of(path) - MAX_CSV_ROW_BYTES))
         lines = file.read().rpartition(b"\n")[0].splitlines()
         rows = _rows((head + lines[-1] + b"\n").decode()) if lines else []
     return rows[-1][1] if rows else {}
@@ -101,8 +100,3 @@ def _rows(text: str, prefix: str = "") -> list[tuple[int, dict[str, float]]]:
         )
         for row in csv.DictReader(text.rpartition("\n")[0].splitlines())
     ]
-
-
-def _check_size(path: Path) -> None:
-    if size_of(path) > MAX_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_BYTES} bytes")

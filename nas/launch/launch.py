@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas.io.errors import UsageError
-from nas.io.files import atomic_folder, read_json, write_atomic, write_json
+from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
+from nas.io.json_file import Document, write_json
 from nas.launch.hparams import write_hparams
 from nas.launch.trials import FIGURES, MAX_TRIALS, OnEvent, Plan, Trial, make_trials, rows
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.stages.baseline import baseline
 
-FORMAT = "gumbel-nas/launch"
+DOCUMENT = Document("a launch", "gumbel-nas/launch")
 LAUNCH, SUMMARY, TABLE, HPARAMS = "launch.json", "summary.json", "trials.csv", "hparams"
 
 
@@ -70,7 +71,7 @@ def launch(
     with atomic_folder(folder) as new:
         write_atomic(new / "base.yaml", load_experiment(source).yaml())
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
-        write_json(new / LAUNCH, {"format": FORMAT, "version": 1, **about})
+        DOCUMENT.save(new / LAUNCH, about)
     return resume_launch(folder, engine, source.trusted, progress)
 
 
@@ -104,9 +105,7 @@ def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Tria
         UsageError: It is missing, or a key or value in it is not one of a launch.
     """
     path = folder / LAUNCH
-    content = read_json(path, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
-    if content.get("format") != FORMAT or content.get("version") != 1:
-        raise UsageError(f'{path}: not a launch ("format" must be "{FORMAT}", "version" 1)')
+    content = DOCUMENT.load(path, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
     for key, kind in (("trials", list), ("retrain", bool), ("num_baseline", int)):
         if type(content.get(key)) is not kind:
             raise UsageError(f"{path}: {key} must be a {kind.__name__}, got {content.get(key)!r:.80}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.io.csv_file import read_columns
-from nas.io.files import write_json
+from nas.io.json_file import write_json
 from nas.launch.trials import OnEvent, Plan, Trial, judged_half, run_trial, start
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.io.errors import UsageError
-from nas.io.files import given_twice, open_own, read_json
+from nas.io.files import open_own
 from nas.io.folder_lock import wait_until_free
+from nas.io.json_file import given_twice, read_json
 from nas.io.parent import PARENT, python_command
 from nas.runs.folder import RunFolder
 from nas.runs.options import GROUPS, check_key

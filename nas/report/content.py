@@ -10,7 +10,7 @@ from typing import Any
 from nas.genotype import Genotype
 from nas.io.csv_file import read_columns
 from nas.io.errors import UsageError
-from nas.io.files import read_json
+from nas.io.json_file import read_json
 from nas.runs.folder import RunFolder
 from nas.runs.options import check_yaml, trust_words
 

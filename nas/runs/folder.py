@@ -16,8 +16,9 @@ from typing import Any
 from nas.genotype import Genotype
 from nas.io.checkpoint_io import LAST, PREVIOUS
 from nas.io.errors import UsageError
-from nas.io.files import atomic_folder, read_json, remove_temporary_files, sha256, write_json
+from nas.io.files import atomic_folder, remove_temporary_files, sha256
 from nas.io.folder_lock import LOCK, locked
+from nas.io.json_file import read_json, write_json
 from nas.runs.options import ConfigSource
 
 PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from nas.io.errors import UsageError
-from nas.io.files import given_twice, size_of
+from nas.io.json_file import given_twice
+from nas.io.reading import MAX_CONFIG_BYTES, read_text
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
 GROUPS = ("trainer", "model", "model.guards", "retrain")
 """Sections that are set key by key: a text in the place of one would be taken for the name of a file to read."""
-MAX_BYTES = 2**20
 MAX_VALUES = 2_000
 """Keys and values of a configuration."""
 MAX_DEPTH = 100
@@ -167,14 +167,7 @@ def check_yaml(path: Path) -> None:
     Raises:
         UsageError: It cannot be read, is too large, is not YAML, or has keys that a configuration does not have.
     """
-    try:
-        if size_of(path) > MAX_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
+    text = read_text(path, MAX_CONFIG_BYTES)
     try:
         content = yaml.load(text, _Loader)
     except Exception as error:  # constructors of tags raise whatever they meet

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from nas.genotype import key_of
 from nas.io.errors import UsageError
-from nas.io.files import read_json, write_json
+from nas.io.json_file import Document
 from nas.runs.config import Experiment
 from nas.runs.options import normalized
 
-FORMAT = "gumbel-nas/table"
-VERSION = 1
+DOCUMENT = Document("a table", "gumbel-nas/table")
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDER = "tables"
@@ -76,18 +75,13 @@ class Table:
     def save(self, path: Path) -> None:
         """Writes the table, whole or not at all."""
         rows = [{"choices": json.loads(key), **values} for key, values in sorted(self.rows.items())]
-        write_json(
-            path,
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "training": self.training,
-                "metric": self.metric,
-                "seconds": self.seconds,
-                "provenance": self.provenance,
-                "architectures": rows,
-            },
-        )
+        about = {
+            "training": self.training,
+            "metric": self.metric,
+            "seconds": self.seconds,
+            "provenance": self.provenance,
+        }
+        DOCUMENT.save(path, {**about, "architectures": rows})
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -96,9 +90,7 @@ class Table:
         Raises:
             UsageError: The file cannot be read or is no table.
         """
-        content = read_json(path, f"{path}: no such table")
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise UsageError(f'{path}: not a table ("format" must be "{FORMAT}", "version" {VERSION})')
+        content = DOCUMENT.load(path, f"{path}: no such table")
         try:
             seconds = content["seconds"]
             table = cls(

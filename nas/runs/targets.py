@@ -14,7 +14,8 @@ from nas.costs.table import CostTable, ExpectedCost
 from nas.costs.tabulate import CostModel, num_chosen
 from nas.evaluation import as_args, first_samples, to_device
 from nas.io.errors import UsageError
-from nas.io.files import read_json, write_json
+from nas.io.json_file import read_json, write_json
+from nas.io.reading import MAX_COST_TABLE_BYTES
 from nas.io.rng import untouched_rng
 from nas.runs.build import as_usage_error
 from nas.runs.config import Experiment, Target
@@ -23,7 +24,6 @@ from nas.training.cost_penalty import CostPenalty
 from nas.training.search_module import SearchModule
 
 FILE = "cost_tables.json"
-MAX_BYTES = 256 * 2**20
 
 
 def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
@@ -131,7 +131,7 @@ def load_tables(targets: Sequence[Target], folder: Path) -> dict[str, CostTable]
     if not targets:
         return {}
     path = folder / FILE
-    content = read_json(path, f"{path}: missing, so the run's cost targets are not known", MAX_BYTES)
+    content = read_json(path, f"{path}: missing, so the run's cost targets are not known", MAX_COST_TABLE_BYTES)
     try:
         return {target.name: CostTable.from_json(content[target.name]) for target in targets}
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.genotype import MAX_BYTES, Genotype
+from nas.genotype import Genotype
 from nas.io.errors import UsageError
+from nas.io.reading import MAX_JSON_BYTES
 
 GOOD = Genotype(
     choices={"a": "x", "edges": ["p", "q"]},
@@ -46,7 +47,7 @@ def changed(**changes):
     [
         ("", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "not a genotype"),
+        ("[]", "not an object"),
         (changed(choices={"a": "x'); import os; os.system('touch pwned')#"}), "is not a label"),
         (changed(choices={"a": ["p", "q\n"]}), "is not a label"),
         (changed(choices={"a": "x" * 65}), "is not a label"),
@@ -77,7 +78,7 @@ def test_what_is_no_genotype_is_refused_in_one_line(text, message):
 
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "large").write_bytes(b" " * (MAX_BYTES + 1))
+    (tmp_path / "large").write_bytes(b" " * (MAX_JSON_BYTES + 1))
     for name, message in (
         ("none", "No such file"),
         ("binary", "not UTF-8"),

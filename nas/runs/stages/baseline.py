@@ -10,8 +10,9 @@ from typing import Any
 
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
-from nas.io.files import atomic_folder, write_atomic, write_json
+from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
+from nas.io.json_file import write_json
 from nas.runs.build import as_usage_error
 from nas.runs.options import ConfigSource
 from nas.runs.stages.retrain import load_retraining

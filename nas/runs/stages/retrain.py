@@ -10,9 +10,10 @@ from torch import nn
 
 from nas.data.loader import ResumableLoader
 from nas.evaluation import evaluate
-from nas.genotype import MAX_NOTATION_BYTES, Genotype, read_text
+from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.io.files import check_no_links, write_atomic
+from nas.io.reading import MAX_JSON_BYTES, MAX_NOTATION_BYTES, read_text
 from nas.io.rng import derive_seed, seed_global_generators
 from nas.runs.build import as_usage_error, restore_search, restore_weights, try_once
 from nas.runs.config import Experiment, load_experiment
@@ -109,7 +110,7 @@ def load_genotype(path: Path, space: SearchSpace) -> Genotype:
     Raises:
         UsageError: The file cannot be read, or is neither.
     """
-    text = read_text(path)
+    text = read_text(path, MAX_JSON_BYTES)
     if text.lstrip().startswith("{"):
         return Genotype.from_json(text, str(path))
     if len(text) > MAX_NOTATION_BYTES:

@@ -34,7 +34,7 @@ LAUNCHES = [
     ({"trials": "missing"}, "trials must be a list"),
     ({"retrain": "yes"}, "retrain must be a bool"),
     ({"num_baseline": "missing"}, "num_baseline must be a int"),
-    ({"version": 2}, "not a launch"),
+    ({"version": 2}, "version 2 is not supported"),
 ]
 
 

@@ -96,7 +96,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "damaged, not JSON"),
+        ("{", "damaged, not valid JSON"),
         ('{"format": "gumbel-nas/genotype", "version": 1}', "not a table"),
         ('{"format": "gumbel-nas/table", "version": 1, "training": {}, "metric": "accuracy", "seconds": 1}', "damaged"),
         (
