@@ -27,10 +27,9 @@ from typing import Any, NamedTuple
 from nas.genotype import Genotype, key_of
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
-from nas.runs.config import Experiment
+from nas.runs.config import Experiment, load_retraining
 from nas.runs.folder import versions
 from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import load_retraining
 from nas.runs.standalone import architectures, final_score, validation_score
 from nas.runs.table import PARTS, Part, Table, training_of
 from nas.supernet.structure import num_architectures

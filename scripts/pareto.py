@@ -24,10 +24,10 @@ from nas.costs.limits import format_cost, passes
 from nas.genotype import Genotype
 from nas.profile.report import profile
 from nas.runs.build import build_search
-from nas.runs.config import load_experiment
+from nas.runs.config import load_experiment, load_retraining
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import load_retraining, retrain_genotype, retrain_run
+from nas.runs.stages.retrain import retrain_genotype, retrain_run
 from nas.runs.stages.search import resume, search
 from nas.runs.targets import cost_tables
 from nas.runs.trainer import prepare_machine

@@ -35,11 +35,10 @@ from nas.derive import Ranked
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.runs.build import restore_search
-from nas.runs.config import Experiment, load_experiment
+from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.results import searched_of
-from nas.runs.stages.retrain import load_retraining
 from nas.runs.stages.search import resume, search
 from nas.runs.standalone import architectures, final_score, validation_score
 from nas.runs.table import Part, Table, training_of

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 MAX_CHARACTERS = 1000
 """Of a message."""
 
@@ -38,3 +41,19 @@ class UsageError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(shortened(message))
+
+
+@contextmanager
+def as_usage_error(where: str = "") -> Iterator[None]:
+    """Reports every error of the block as a usage error. Nothing has been written at this point.
+
+    Args:
+        where: The beginning of the message.
+
+    Raises:
+        UsageError: Its message is that of the error, with the kind of error where it is not a plain ValueError.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"{where}: {describe(error)}" if where else describe(error)) from error

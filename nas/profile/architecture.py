@@ -8,10 +8,11 @@ from typing import Any
 from nas.costs.functions import COSTS
 from nas.costs.latency import device_name
 from nas.evaluation import first_samples
+from nas.runs.build import build_network
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.results import example_inputs
-from nas.runs.stages.retrain import build_network, read_genotype_of
+from nas.runs.spaces import read_genotype_of
 from nas.runs.trainer import prepare_machine
 
 

@@ -14,11 +14,11 @@ from nas.costs.latency import device_name
 from nas.costs.limits import Infeasible, Limit, cheapest, most_expensive, most_probable, passes
 from nas.costs.table import CostTable
 from nas.derive import Argmax, Searched
+from nas.io.errors import as_usage_error
 from nas.profile.memory import Forecast, device_memory, forecast
-from nas.runs.build import as_usage_error, build_search
-from nas.runs.config import Experiment, load_experiment
+from nas.runs.build import build_search, check_retraining
+from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import check_retraining, load_retraining
 from nas.runs.targets import cost_model, cost_tables
 from nas.runs.trainer import prepare_machine
 from nas.supernet.search_space import SearchSpace

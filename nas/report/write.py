@@ -10,7 +10,7 @@ from nas.io.errors import UsageError
 from nas.io.files import write_atomic
 from nas.report.content import read_content
 from nas.report.html import html_report, markdown_report
-from nas.runs.config import load_space_of
+from nas.runs.spaces import load_space_of
 
 Format = Literal["html", "md"]
 

@@ -1,24 +1,29 @@
-"""The search module of a configuration: fresh, restored, and tried before anything is written."""
+"""The modules and networks of a configuration: fresh, restored, and tried before anything is written."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.data import SearchDataModule
+from nas.data.loader import ResumableLoader
 from nas.evaluation import as_args, scalars_of, update_metrics
+from nas.genotype import Genotype
 from nas.io import checkpoint_io
-from nas.io.errors import UsageError, describe
+from nas.io.errors import as_usage_error
 from nas.io.rng import derive_seed, seed_global_generators, untouched_rng
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
+from nas.runs.trainer import check_batches
+from nas.supernet.building import architecture
 from nas.supernet.modules import eval_mode
+from nas.supernet.search_space import SearchSpace
 from nas.tasks import Task
+from nas.training.retrain_module import RetrainModule
 from nas.training.search_module import SearchModule
 from nas.training.train_module import TrainModule
 
@@ -59,20 +64,77 @@ def restore_weights(module: TrainModule, folder: RunFolder) -> None:
         raise ValueError(f"{folder.last_checkpoint}: not a checkpoint of this run: {error}") from error
 
 
-@contextmanager
-def as_usage_error(where: str = "") -> Iterator[None]:
-    """Turns the errors of trying parts together into the user's: nothing was written yet.
-
-    Args:
-        where: What the message begins with.
+def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
+    """The plain network of a genotype, weights drawn from the seed.
 
     Raises:
-        UsageError: With the same message, and the kind of error where it is not a plain ValueError.
+        UsageError: The genotype does not fit the space.
     """
-    try:
-        yield
-    except Exception as error:
-        raise UsageError(f"{where}: {describe(error)}" if where else describe(error)) from error
+    seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
+    space: SearchSpace = experiment.model["space"]
+    with as_usage_error():
+        space.check_genotype(genotype.choices)
+        with architecture(genotype):
+            return space.network("retrain")
+
+
+def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
+    """The trained network of a retraining.
+
+    Raises:
+        ValueError: No checkpoint is whole.
+    """
+    module = RetrainModule(build_network(experiment, folder.read_genotype()), experiment.retrain_task)
+    restore_weights(module, folder)
+    return module.network
+
+
+def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
+    """What trains a network as the retrain section says.
+
+    Raises:
+        UsageError: The section does not fit.
+    """
+    options = experiment.retrain
+    with as_usage_error():
+        return RetrainModule(
+            network,
+            experiment.retrain_task,
+            optimizer=options.optimizer,
+            scheduler=options.scheduler,
+            gradient_clip_norm=options.gradient_clip_norm,
+            max_skipped_batches=options.max_skipped_batches,
+            num_micro_batches=options.num_micro_batches,
+            seed=experiment.seed,
+        )
+
+
+def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
+    """Tries the retrain section before a search, on any architecture of the space, so that its errors do not come after hours.
+
+    Args:
+        experiment: Loaded for the stage ``"retrain"``.
+        genotype: The architecture.
+
+    Raises:
+        UsageError: It does not work.
+    """
+    with as_usage_error("retrain"):
+        module = retrain_module(experiment, build_network(experiment, genotype))
+        try_training(experiment, module, experiment.data.retrain_loader(experiment.seed), test=False)
+
+
+def try_training(experiment: Experiment, module: RetrainModule, loader: ResumableLoader, *, test: bool) -> None:
+    """Tries module and loader on two samples; the test set's targets are looked at too where `test`.
+
+    Raises:
+        UsageError: They do not fit together.
+    """
+    network, data = module.network, experiment.data
+    with as_usage_error():
+        check_batches(experiment.trainer, loader)
+        tested = data.test_targets() if test else None
+        module.metric_names = try_once(network, network, data, module.task, data.train_targets(), tested)
 
 
 def try_once(

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 
-from nas.io.errors import UsageError, describe
+from nas.io.errors import UsageError, as_usage_error, describe
 
 # a value of a field of type Any stays a value, whatever it looks like
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
@@ -214,6 +215,25 @@ def allowed_imports(trusted: Sequence[str] = ()) -> Iterator[None]:
     finally:
         others = [name for name in trusted if name not in _modules()]
         set_parsing_settings(import_path_denylist=["*", *others])
+
+
+@contextmanager
+def reading_files(where: str, trusted: Sequence[str]) -> Iterator[None]:
+    """Lets files name listed and trusted classes, and reports every error of the block as a usage error that begins with `where`."""
+    with as_usage_error(where), allowed_imports(trusted):
+        try:
+            yield
+        except ArgumentError as error:
+            raise UsageError(_short(error)) from None
+
+
+def _short(error: ArgumentError) -> str:
+    text = " ".join(str(error).split()).removeprefix("Parser key ")
+    denied = re.search(r"Importing '([^']*)' is not allowed", text)
+    if not denied:
+        return text
+    where = re.sub(r"Problem with given class_path '[^']*': $", "", text[: denied.start()])
+    return f"{where}{refusal(denied[1])}"
 
 
 def _modules() -> list[str]:

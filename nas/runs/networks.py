@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from nas.genotype import Genotype
-from nas.io.errors import UsageError
-from nas.runs.build import as_usage_error, restore_search
+from nas.io.errors import UsageError, as_usage_error
+from nas.runs.build import restore_network, restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import recalibrated_network
-from nas.runs.stages.retrain import restore_network, retrain_task
 from nas.runs.trainer import prepare_machine
 from nas.tasks import Task
 
@@ -69,7 +68,7 @@ def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
     device = prepare_machine(experiment.trainer)
     if folder.stage == "retrain":
         folder.read_summary()  # refuses a retraining that is not finished
-        network, task = restore_network(folder, experiment), retrain_task(experiment)
+        network, task = restore_network(folder, experiment), experiment.retrain_task
         return Found(network, "retrained", folder, experiment, folder.read_genotype(), task, device)
     genotype = folder.read_genotype()
     module = restore_search(folder, experiment)

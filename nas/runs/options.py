@@ -161,11 +161,11 @@ def check_texts(value: Any, source: str) -> None:
                 raise UsageError(f"{source}: {value!r:.40}: {' '.join(str(error).split())}") from None
 
 
-def check_yaml(path: Path) -> None:
-    """Looks at one configuration file.
+def check_yaml(path: Path) -> dict[str, Any]:
+    """The checked content of one configuration file.
 
     Raises:
-        UsageError: It cannot be read, is too large, is not YAML, or has keys that a configuration does not have.
+        UsageError: The file cannot be read, is too large, is not YAML, or has keys that a configuration does not have.
     """
     text = read_text(path, MAX_CONFIG_BYTES)
     try:
@@ -184,3 +184,4 @@ def check_yaml(path: Path) -> None:
     for key, value in {**content, "model.guards": guards}.items():
         if isinstance(value, str) and key in GROUPS:  # the parser would read a file of that name
             raise UsageError(f"{path}: {key} must be a mapping of keys to values, got {value!r:.80}")
+    return content

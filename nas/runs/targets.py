@@ -13,12 +13,12 @@ from nas.costs.limits import Infeasible, Limit, most_probable
 from nas.costs.table import CostTable, ExpectedCost
 from nas.costs.tabulate import CostModel, num_chosen
 from nas.evaluation import as_args, first_samples, to_device
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, as_usage_error
 from nas.io.json_file import read_json, write_json
 from nas.io.reading import MAX_COST_TABLE_BYTES
 from nas.io.rng import untouched_rng
-from nas.runs.build import as_usage_error
-from nas.runs.config import Experiment, Target
+from nas.runs.config import Experiment
+from nas.runs.schema import Target
 from nas.supernet.supernet import Supernet
 from nas.training.cost_penalty import CostPenalty
 from nas.training.search_module import SearchModule

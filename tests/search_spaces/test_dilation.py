@@ -9,8 +9,8 @@ from torch.nn import functional as F
 import nas
 from nas.costs import num_macs, num_params
 from nas.genotype import key_of
+from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import load_retraining
 from nas.runs.standalone import final_score
 from nas.runs.table import find_table
 from nas.supernet.structure import all_choices

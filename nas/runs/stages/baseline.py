@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.genotype import Genotype
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
 from nas.io.json_file import write_json
-from nas.runs.build import as_usage_error
+from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import load_retraining
 from nas.runs.standalone import architectures, final_score, validation_score
 from nas.runs.table import PARTS, Part, Table, training_of
 

@@ -9,10 +9,9 @@ from nas.derive import DeriveStrategy
 from nas.io.errors import UsageError
 from nas.runs.build import restore_search
 from nas.runs.class_paths import import_class
-from nas.runs.config import load_experiment
+from nas.runs.config import load_experiment, load_retraining
 from nas.runs.folder import RunFolder
 from nas.runs.results import derive_and_score
-from nas.runs.stages.retrain import load_retraining
 from nas.runs.trainer import prepare_machine
 
 

@@ -16,14 +16,14 @@ from nas.export.formats import check_formats
 from nas.export.subject import Subject, example_inputs
 from nas.export.write import check_free, write_export
 from nas.genotype import Genotype
-from nas.io.errors import UsageError
-from nas.runs.build import as_usage_error
+from nas.io.errors import UsageError, as_usage_error
+from nas.runs.build import build_network
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder, versions
 from nas.runs.networks import find_network
 from nas.runs.options import ConfigSource
+from nas.runs.spaces import read_genotype_of
 from nas.runs.stages.load import load
-from nas.runs.stages.retrain import build_network, read_genotype_of
 from nas.runs.trainer import prepare_machine
 from nas.supernet.base import ChoiceModule
 from nas.supernet.modules import copied

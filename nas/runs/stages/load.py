@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from nas.export.batch_norm import strip_batch_norms
 from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_manifest, read_tensors
 from nas.export.parametrized import strip_parametrizations
-from nas.io.errors import UsageError, describe
+from nas.io.errors import UsageError, as_usage_error, describe
 from nas.io.json_file import read_json
-from nas.runs.build import as_usage_error
-from nas.runs.config import load_space
 from nas.runs.networks import Found, find_network
+from nas.runs.spaces import load_space
 from nas.supernet.building import architecture
 
 

@@ -8,25 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from nas.data.loader import ResumableLoader
 from nas.evaluation import evaluate
 from nas.genotype import Genotype
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import check_no_links, write_atomic
-from nas.io.reading import MAX_JSON_BYTES, MAX_NOTATION_BYTES, read_text
-from nas.io.rng import derive_seed, seed_global_generators
-from nas.runs.build import as_usage_error, restore_search, restore_weights, try_once
+from nas.runs.build import build_network, restore_search, retrain_module, try_training
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
 from nas.runs.record import RunProvenance
 from nas.runs.results import cost_of, headline, recalibrated_network
-from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
-from nas.supernet.building import architecture
-from nas.supernet.search_space import SearchSpace
-from nas.tasks import Task
-from nas.training.retrain_module import RetrainModule
+from nas.runs.spaces import read_genotype_of
+from nas.runs.trainer import prepare_machine, processes_of, train
 
 
 def retrain_run(
@@ -87,133 +81,6 @@ def retrain_genotype(
     if experiment.retrain.inherit:
         raise UsageError("retrain.inherit: inherited weights come from a run; use nas retrain --run DIR --inherit")
     return _retrain(experiment, found, out, source.name, None, force)
-
-
-def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
-    """The architecture of a genotype file, which must be of the configuration's space.
-
-    Raises:
-        UsageError: It cannot be read, or is of another space.
-    """
-    genotype = load_genotype(path, experiment.model["space"])
-    expected = experiment.values["model"]["space"]["class_path"]
-    if genotype.space is not None and genotype.space["class_path"] != expected:
-        raise UsageError(
-            f"{path}: a genotype of {genotype.space['class_path']}, but the configuration's space is {expected}"
-        )
-    return genotype
-
-
-def load_genotype(path: Path, space: SearchSpace) -> Genotype:
-    """Reads a genotype.json, or a text in the space's own published notation.
-
-    Raises:
-        UsageError: The file cannot be read, or is neither.
-    """
-    text = read_text(path, MAX_JSON_BYTES)
-    if text.lstrip().startswith("{"):
-        return Genotype.from_json(text, str(path))
-    if len(text) > MAX_NOTATION_BYTES:
-        raise UsageError(
-            f"{path}: neither a genotype.json nor, with more than {MAX_NOTATION_BYTES} bytes, a notation of one"
-        )
-    with as_usage_error(str(path)):
-        return space.parse_genotype(text.strip())
-
-
-def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
-    """The plain network of a genotype, weights drawn from the seed.
-
-    Raises:
-        UsageError: The genotype does not fit the space.
-    """
-    seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
-    space: SearchSpace = experiment.model["space"]
-    with as_usage_error():
-        space.check_genotype(genotype.choices)
-        with architecture(genotype):
-            return space.network("retrain")
-
-
-def retrain_task(experiment: Experiment) -> Task:
-    """The task of the retraining."""
-    task: Task = experiment.retrain.task or experiment.model["task"]
-    return task
-
-
-def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
-    """The trained network of a retraining.
-
-    Raises:
-        ValueError: No checkpoint is whole.
-    """
-    module = RetrainModule(build_network(experiment, folder.read_genotype()), retrain_task(experiment))
-    restore_weights(module, folder)
-    return module.network
-
-
-def load_retraining(source: ConfigSource) -> Experiment:
-    """The configuration of the retraining that follows a search.
-
-    Raises:
-        UsageError: The retrain section does not fit.
-    """
-    try:
-        return load_experiment(source, stage="retrain")
-    except UsageError as error:
-        raise UsageError(f"retrain: {error}") from error
-
-
-def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
-    """Tries the retrain section before a search, on any architecture of the space, so that its errors do not come after hours.
-
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-        genotype: The architecture.
-
-    Raises:
-        UsageError: It does not work.
-    """
-    try:
-        module = retrain_module(experiment, build_network(experiment, genotype))
-        with as_usage_error():
-            loader = experiment.data.retrain_loader(experiment.seed)
-        try_training(experiment, module, loader, test=False)
-    except UsageError as error:
-        raise UsageError(f"retrain: {error}") from error
-
-
-def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
-    """What trains a network as the retrain section says.
-
-    Raises:
-        UsageError: The section does not fit.
-    """
-    options = experiment.retrain
-    with as_usage_error():
-        return RetrainModule(
-            network,
-            retrain_task(experiment),
-            optimizer=options.optimizer,
-            scheduler=options.scheduler,
-            gradient_clip_norm=options.gradient_clip_norm,
-            max_skipped_batches=options.max_skipped_batches,
-            num_micro_batches=options.num_micro_batches,
-            seed=experiment.seed,
-        )
-
-
-def try_training(experiment: Experiment, module: RetrainModule, loader: ResumableLoader, *, test: bool) -> None:
-    """Tries module and loader on two samples; the test set's targets are looked at too where `test`.
-
-    Raises:
-        UsageError: They do not fit together.
-    """
-    network, data = module.network, experiment.data
-    with as_usage_error():
-        check_batches(experiment.trainer, loader)
-        tested = data.test_targets() if test else None
-        module.metric_names = try_once(network, network, data, module.task, data.train_targets(), tested)
 
 
 def _retrain(

@@ -18,11 +18,11 @@ from nas.derive import Argmax
 from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore
 from nas.evaluation import as_args, as_floats_of
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import write_atomic
 from nas.io.rng import keyed_generator, untouched_rng
-from nas.runs.build import as_usage_error, build_search, try_once
-from nas.runs.config import Experiment, load_experiment
+from nas.runs.build import build_search, check_retraining, try_once
+from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
 from nas.runs.gap import DiscretisationGap
@@ -31,7 +31,6 @@ from nas.runs.pages import write_drawings, write_pages
 from nas.runs.processes import Processes
 from nas.runs.record import RunProvenance
 from nas.runs.results import derive_and_score, searched_of
-from nas.runs.stages.retrain import check_retraining, load_retraining
 from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
 from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
 from nas.supernet.building import architecture

@@ -17,7 +17,7 @@ READING = {
     "resume": ["search", "--resume", "run"],
 }
 LOAD_SPACE = {
-    "class_path": "nas.runs.config.load_space",
+    "class_path": "nas.runs.spaces.load_space",
     "init_args": {"spec": {"class_path": "evil_mod.Space"}, "trusted": ["evil_mod"]},
 }
 VISION = {"class_path": "nas.data.Vision", "init_args": {"name": "ImageFolder", "root": "precious"}}

@@ -23,11 +23,12 @@ from nas.genotype import Genotype
 from nas.io import checkpoint_io, csv_file
 from nas.launch.launch import read_launch
 from nas.report.content import read_content
-from nas.runs.config import load_experiment, load_space_of, read_targets
+from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
+from nas.runs.schema import read_targets
+from nas.runs.spaces import load_genotype, load_space_of
 from nas.runs.stages.load import read_config
-from nas.runs.stages.retrain import load_genotype
 from nas.runs.table import Table
 from nas.runs.targets import load_tables
 from search_spaces.darts import Darts

@@ -10,8 +10,8 @@ import pytest
 from nas.data import SequentialDigits
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
+from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import load_retraining
 from nas.runs.standalone import NUM_FOLDS, architectures, final_score, validation_score
 from nas.runs.table import Table, find_table, training_of
 

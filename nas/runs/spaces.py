@@ -1,0 +1,84 @@
+"""Search spaces and their genotypes, read from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from nas.genotype import Genotype
+from nas.io.errors import UsageError, as_usage_error
+from nas.io.reading import MAX_JSON_BYTES, MAX_NOTATION_BYTES, read_text
+from nas.runs.class_paths import check_named, reading_files
+from nas.runs.config import Experiment
+from nas.runs.options import ConfigSource, check_texts, check_yaml
+from nas.supernet.search_space import SearchSpace
+
+
+def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "space") -> SearchSpace:
+    """The search space of a class path and its arguments.
+
+    Args:
+        spec: ``{"class_path", "init_args"}``.
+        trusted: Modules that the spec may name.
+        source: The beginning of error messages.
+
+    Raises:
+        UsageError: The class may not be named, or the arguments do not fit.
+    """
+    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser.add_argument("--space", type=SearchSpace, required=True)
+    with reading_files(source, trusted):
+        check_texts(dict(spec), "init_args")
+        parsed = parser.parse_object({"space": dict(spec)})
+        check_named(parsed, trusted)
+        space: SearchSpace = parser.instantiate(parsed).space
+    return space
+
+
+def load_space_of(source: ConfigSource) -> SearchSpace:
+    """The search space of a resolved configuration, without its data.
+
+    Raises:
+        UsageError: The space cannot be made.
+    """
+    for path in source.files:
+        model = check_yaml(path).get("model")
+    spec = model.get("space") if isinstance(model, dict) else None
+    if not isinstance(spec, dict):
+        raise UsageError(f"{path}: model.space must be a class path with its arguments, got {spec!r:.80}")
+    return load_space(spec, source.trusted, f"{path}: model.space")
+
+
+def load_genotype(path: Path, space: SearchSpace) -> Genotype:
+    """Reads a genotype.json, or a text in the space's own published notation.
+
+    Raises:
+        UsageError: The file cannot be read, or is neither.
+    """
+    text = read_text(path, MAX_JSON_BYTES)
+    if text.lstrip().startswith("{"):
+        return Genotype.from_json(text, str(path))
+    if len(text) > MAX_NOTATION_BYTES:
+        raise UsageError(
+            f"{path}: neither a genotype.json nor, with more than {MAX_NOTATION_BYTES} bytes, a notation of one"
+        )
+    with as_usage_error(str(path)):
+        return space.parse_genotype(text.strip())
+
+
+def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
+    """The architecture of a genotype file, which must be of the configuration's space.
+
+    Raises:
+        UsageError: The file cannot be read, or is of another space.
+    """
+    genotype = load_genotype(path, experiment.model["space"])
+    expected = experiment.values["model"]["space"]["class_path"]
+    if genotype.space is not None and genotype.space["class_path"] != expected:
+        raise UsageError(
+            f"{path}: a genotype of {genotype.space['class_path']}, but the configuration's space is {expected}"
+        )
+    return genotype
