@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,14 +36,15 @@ def first_samples(item: Any, number: int = 1) -> Any:
     return tree_map_only(torch.Tensor, lambda tensor: tensor[:number], item)
 
 
-def as_floats_of(network: nn.Module, batches: Iterable[Any]) -> list[Any]:
+def as_floats_of(network: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
     """Batches whose inputs have the floating type of a network, as a trainer's precision makes them."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
     def cast(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    return [(tree_map_only(torch.Tensor, cast, inputs), target) for inputs, target in batches]
+    for inputs, target in batches:
+        yield tree_map_only(torch.Tensor, cast, inputs), target
 
 
 def split_batch(inputs: Any, target: Any, num_parts: int) -> list[tuple[Any, Any]]:

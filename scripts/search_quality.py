@@ -37,8 +37,8 @@ from nas.io.errors import UsageError
 from nas.runs.build import restore_search
 from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.folder import RunFolder
+from nas.runs.judging import searched_of
 from nas.runs.options import ConfigSource
-from nas.runs.results import searched_of
 from nas.runs.stages.search import resume, search
 from nas.runs.standalone import architectures, final_score, validation_score
 from nas.runs.table import Part, Table, training_of

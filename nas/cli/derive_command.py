@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import ThinParser
-from nas.cli.printing import print_pairs, standing_line, target_lines
+from nas.cli.printing import print_pairs, standing_line
 from nas.genotype import labels_of
 
 PARSER = ThinParser("derive")
@@ -26,11 +26,13 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """The choices and the score, a line each."""
+    from nas.runs.targets import target_lines
+
     metric = result["metric"]
     choices = {name: ", ".join(labels_of(value)) for name, value in result["genotype"].items()}
     print_pairs(
         choices
         | {f"{metric['name']} (inherited weights, arch half)": metric["value"]}
-        | target_lines(result)
+        | target_lines(result["target"])
         | standing_line(result)
     )

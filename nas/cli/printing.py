@@ -14,14 +14,6 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
         print(shown(f"{key}: {_text(value)}"))
 
 
-def target_lines(result: Mapping[str, Any]) -> dict[str, str]:
-    """A line for each cost target: the limit, what the table says, and what the network has."""
-    return {
-        f"target {name}": f"at most {_text(row['max'])}, by the table {_text(row['table'])}, the network has {_text(row['network'])}"
-        for name, row in result["target"].items()
-    }
-
-
 def standing_line(result: Mapping[str, Any]) -> dict[str, str]:
     """Where the architecture stands in the table of its space; nothing where there is none."""
     standing = result.get("standing")

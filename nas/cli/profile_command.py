@@ -40,6 +40,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
 
     from nas.costs.limits import format_cost
+    from nas.runs.targets import target_lines
 
     console = Console(highlight=False, width=max(100, Console().width))  # rows are of no use when they are cut
     costs = list(result["costs"])
@@ -79,21 +80,17 @@ def show(result: dict[str, Any]) -> None:
     fits = "fits" if memory["fits"] else f"does not fit; {memory['advice']}"
     lines.append(f"memory: {_mb(memory['device_bytes'])} MB on the device; this search ({memory['mode']}) {fits}")
     if result["targets"]:
-        for name, row in result["targets"]["limits"].items():
-            verdict = "can" if row["smallest"] <= row["max"] else "cannot"
-            lines.append(
-                f"target {name}: at most {format_cost(row['max'])} {verdict} be met (smallest {format_cost(row['smallest'])})"
-            )
+        lines += [f"{name}: {text}" for name, text in target_lines(result["targets"]["limits"]).items()]
         if not result["targets"]["can_be_met"]:
             lines.append(f"targets: {result['targets']['why']}")
     console.print(*lines, sep="\n", markup=False, soft_wrap=True)
 
 
 def _show_architecture(result: dict[str, Any]) -> None:
+    from nas.runs.targets import target_lines
+
     lines = {f"{name}, one sample": value for name, value in result["costs"].items()}
-    for name, row in result["targets"].items():
-        lines[f"target {name}"] = f"at most {row['max']:g}, {'kept' if row['met'] else 'not kept'}"
-    print_pairs({"device": result["device"], **lines})
+    print_pairs({"device": result["device"], **lines, **target_lines(result["targets"])})
 
 
 def _table(console: Any, title: str, headers: list[str], rows: list[list[str]]) -> None:

@@ -52,7 +52,8 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nas.cli.printing import better_line, constant_line, replaced_line, standing_line, target_lines
+    from nas.cli.printing import better_line, constant_line, replaced_line, standing_line
+    from nas.runs.targets import target_lines
 
     console = Console(highlight=False)
     table = Table("choice", "chosen", "probability", title="architecture")
@@ -69,7 +70,7 @@ def show(result: dict[str, Any]) -> None:
         "MACs": f"{cost['macs']:,}",
         "architectures": f"{result['num_architectures']:,}",
         "search time": f"{result['search_seconds']:.1f} s, of which deriving {result['derive_seconds']:.1f} s",
-        **target_lines(result),
+        **target_lines(result["target"]),
         **standing_line(result),
         **replaced_line(result),
         **better_line(result),

@@ -45,11 +45,11 @@ def most_probable(
     Args:
         network: A network with choices.
         probabilities: choice name -> label -> probability.
-        limits: What must be kept, exactly in the tables' terms.
-        check: Raises ValueError for architectures that are out of the question (a dead cell).
+        limits: Limits to keep, exact in the tables' terms.
+        check: Raises ValueError for architectures that are refused (a dead cell).
 
     Raises:
-        Infeasible: There is none; names the smallest cost.
+        Infeasible: There is no such architecture; names the smallest cost.
     """
     program = _Program(network)
     objective = {
@@ -57,8 +57,6 @@ def most_probable(
         for (name, label), variable in program.labels.items()
         if program.places[name].learned
     }
-    for limit in limits:
-        program.require(limit)
     found = program.solve(objective, limits, check)
     if found is None:
         raise Infeasible(_why(network, limits, check))
@@ -71,11 +69,9 @@ def cheapest(
     """The active choices of the smallest cost, among those within every limit.
 
     Raises:
-        Infeasible: There is none.
+        Infeasible: There are none.
     """
     program = _Program(network)
-    for limit in limits:
-        program.require(limit)
     found = program.solve(program.cost(table), limits, check)
     if found is None:
         raise Infeasible("no architecture keeps every limit")
@@ -135,7 +131,7 @@ class _Program:
                 self.labels[name, label] = self._variable()
         occurrences: dict[str, list[Condition]] = {name: [] for name in self.places}
         _collect(network, {}, occurrences)
-        # what a choice's being active says of others, where it is reached in one way only
+        # conditions that follow from a choice's being active: those of a choice that is reached in one way only
         self.implied = {name: found[0] if len(found) == 1 else {} for name, found in occurrences.items()}
         for place in {id(place): place for place in self.places.values()}.values():
             self._activate(place, occurrences)
@@ -153,25 +149,26 @@ class _Program:
         for name in place.rows():
             active = self._any([self.all_of(condition) for condition in occurrences[name]])
             labels = {self.labels[name, label]: 1.0 for label in place.derivable(place.rows()[name])}
-            self._row(_sum(labels, active, -place.num_chosen), 0, 0)
+            self._row(_add(labels, active, -place.num_chosen), 0, 0)
         if needed := place.at_least_one():
-            self._row(_sum({self.labels[pair]: 1.0 for pair in needed}, active, -1), 0, math.inf)
+            self._row(_add({self.labels[pair]: 1.0 for pair in needed}, active, -1), 0, math.inf)
 
-    def _any(self, expressions: Sequence[Linear]) -> Linear:
-        if any(expression == {_ONE: 1.0} for expression in expressions):
+    def _any(self, each: Sequence[Linear]) -> Linear:
+        """An expression that is 1 where one of several is 1."""
+        if {_ONE: 1.0} in each:
             return {_ONE: 1.0}
-        if len(expressions) == 1:
-            return expressions[0]
+        if len(each) == 1:
+            return each[0]
         variable = self._variable()
         total: Linear = {}
-        for expression in expressions:
-            self._row(_sum({variable: 1.0}, expression, -1), 0, math.inf)
-            total = _sum(total, expression, 1)
-        self._row(_sum({variable: 1.0}, total, -1), -math.inf, 0)
+        for expression in each:
+            self._row(_add({variable: 1.0}, expression, -1), 0, math.inf)
+            _add(total, expression)
+        self._row(_add({variable: 1.0}, total, -1), -math.inf, 0)
         return {variable: 1.0}
 
     def all_of(self, condition: Condition) -> Linear:
-        """An expression that is 1 where every literal is true, else 0."""
+        """An expression that is 1 where the whole condition holds, else 0."""
         condition = self._reduced(condition)
         key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in condition.items()))
         if key not in self.conjunctions:
@@ -179,11 +176,11 @@ class _Program:
                 {self.labels[name, label]: 1.0 for label in labels if (name, label) in self.labels}
                 for name, labels in condition.items()
             ]
-            self.conjunctions[key] = self._product(each)
+            self.conjunctions[key] = self._all(each)
         return dict(self.conjunctions[key])
 
     def _reduced(self, condition: Condition) -> Condition:
-        """Without what the others say already."""
+        """The condition without the parts that follow from the others."""
         result = dict(condition)
         for name in condition:
             for other, labels in self.implied.get(name, {}).items():
@@ -191,38 +188,37 @@ class _Program:
                     del result[other]
         return result
 
-    def _product(self, each: Sequence[Linear]) -> Linear:
-        if not each:
-            return {_ONE: 1.0}
-        if len(each) == 1:
-            return each[0]
+    def _all(self, each: Sequence[Linear]) -> Linear:
+        """An expression that is 1 where each of several is 1."""
+        if len(each) < 2:
+            return each[0] if each else {_ONE: 1.0}
         variable = self._variable()
         total: Linear = {}
         for expression in each:
-            self._row(_sum({variable: -1.0}, expression, 1), 0, math.inf)
-            total = _sum(total, expression, 1)
-        self._row(_sum({variable: 1.0}, total, -1), 1.0 - len(each), math.inf)
+            self._row(_add({variable: -1.0}, expression), 0, math.inf)
+            _add(total, expression)
+        self._row(_add({variable: 1.0}, total, -1), 1.0 - len(each), math.inf)
         return {variable: 1.0}
 
     def cost(self, table: CostTable) -> Linear:
-        """The cost without its fixed part; constants are of no matter to an objective, and `require` adds them."""
+        """The cost without its fixed part."""
         total: Linear = {}
         for term in table.terms:
-            total = _add(total, self.all_of(term.condition), term.value)
-        total.pop(_ONE, None)
+            _add(total, self.all_of(term.condition), term.value)
         return total
 
-    def require(self, limit: Limit) -> None:
+    def _require(self, limit: Limit) -> None:
         """Keeps a limit, up to the solver's tolerance."""
-        total: Linear = {}
-        for term in limit.table.terms:
-            total = _add(total, self.all_of(term.condition), term.value)
+        total = self.cost(limit.table)
         scale = max([1e-30, *map(abs, total.values())]) / LARGEST
         scaled = {variable: value / scale for variable, value in total.items()}
         self._row(scaled, -math.inf, (limit.max - limit.table.fixed) / scale)
 
     def solve(self, objective: Linear, limits: Sequence[Limit], check: Check | None) -> dict[str, Any] | None:
         """The best choices. Those that break a limit by less than the solver's tolerance, or fail the check, are cut off one by one."""
+        for limit in limits:
+            self._require(limit)
+        objective = {variable: value for variable, value in objective.items() if variable != _ONE}
         largest = max([1e-30, *map(abs, objective.values())]) / LARGEST
         for _ in range(MAX_CUTS):
             values = self._solution({variable: value / largest for variable, value in objective.items()})
@@ -267,18 +263,15 @@ class _Program:
         return np.asarray(result.x)
 
 
-def _sum(first: Linear, second: Linear, factor: float) -> Linear:
-    return _add(dict(first), second, factor)
-
-
-def _add(total: Linear, other: Linear, factor: float) -> Linear:
+def _add(total: Linear, other: Linear, factor: float = 1.0) -> Linear:
+    """Adds to `total`."""
     for variable, value in other.items():
         total[variable] = total.get(variable, 0.0) + factor * value
     return total
 
 
 def passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
-    """Whether a check has nothing against an architecture."""
+    """Whether a check accepts an architecture."""
     if check is None:
         return True
     try:
@@ -289,7 +282,7 @@ def passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
 
 
 def _collect(module: nn.Module, condition: Condition, occurrences: dict[str, list[Condition]]) -> None:
-    """Adds, for every choice inside `module`, the labels under which it is reached: each way once."""
+    """Adds, for every choice inside `module`, the conditions under which it is reached, each once."""
     for place in outermost([module]):
         for name in place.rows():
             if condition not in occurrences[name]:

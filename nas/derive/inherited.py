@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import LBFGS
 from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric
 
 from nas.derive.base import Batches, Searched
 from nas.evaluation import call_network, evaluate, joined, recalibrate_batch_norm, to_device
@@ -62,6 +63,11 @@ class InheritedScore:
 
     def __call__(self, choices: Mapping[str, Any]) -> float:
         """The score of an architecture."""
+        with untouched_rng():
+            return self.of(self.network(choices))
+
+    def network(self, choices: Mapping[str, Any]) -> nn.Module:
+        """The network that an architecture is judged by, recalibrated on the weight half."""
         searched = self.searched
         with untouched_rng():
             network = inherited_network(searched.supernet, searched.space, choices)
@@ -69,11 +75,15 @@ class InheritedScore:
                 self._refit(network)
             else:
                 recalibrate_batch_norm(network, self._weight, searched.device)
-            return self.of(network)
+        return network
 
     def of(self, network: nn.Module) -> float:
         """The score of a network as it is."""
-        return -evaluate(network, self._arch, self.task, self.searched.device)["loss"]
+        return -self.metrics(network)["loss"]
+
+    def metrics(self, network: nn.Module, others: Mapping[str, Metric] | None = None) -> dict[str, float]:
+        """Loss, the task's metrics and `others` of a network as it is, on the arch half."""
+        return evaluate(network, self._arch, self.task, self.searched.device, others)
 
     def _refit(self, network: nn.Module) -> None:
         """Recalibrates, and fits the head, in one pass over the weight half."""

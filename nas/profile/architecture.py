@@ -13,6 +13,7 @@ from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.results import example_inputs
 from nas.runs.spaces import read_genotype_of
+from nas.runs.targets import target_report
 from nas.runs.trainer import prepare_machine
 
 
@@ -37,7 +38,5 @@ def profile_genotype(path: Path, source: ConfigSource) -> dict[str, Any]:
         "device": device_name(device),
         "choices": dict(genotype.choices),
         "costs": costs,
-        "targets": {
-            t.name: {"max": t.max, "network": costs[t.name], "met": costs[t.name] <= t.max} for t in experiment.targets
-        },
+        "targets": target_report(experiment.targets, network=costs),
     }

@@ -11,7 +11,7 @@ import torch
 
 from nas.costs.functions import COSTS
 from nas.costs.latency import device_name
-from nas.costs.limits import Infeasible, Limit, cheapest, most_expensive, most_probable, passes
+from nas.costs.limits import cheapest, most_expensive, passes
 from nas.costs.table import CostTable
 from nas.derive import Argmax, Searched
 from nas.io.errors import as_usage_error
@@ -19,7 +19,8 @@ from nas.profile.memory import Forecast, device_memory, forecast
 from nas.runs.build import build_search, check_retraining
 from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.targets import cost_model, cost_tables
+from nas.runs.schema import Target
+from nas.runs.targets import cost_model, cost_tables, infeasibility, limits_of, target_report
 from nas.runs.trainer import prepare_machine
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.structure import allows, draw_choices, find_rows
@@ -50,15 +51,15 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     )
     costs = {**COSTS, **{target.name: target.function for target in experiment.targets}}
     tables = cost_tables(retraining, device, costs, measure=True)
-    network = module.supernet.network
+    ranges = {name: cost_range(module.supernet, table, module.space) for name, table in tables.items()}
     return {
         "device": device_name(device),
         "num_architectures": module.supernet.num_architectures,
         "counting_rule": module.space.counting_rule or "distinct assignments of active choices",
         "candidates": candidate_rows(module.supernet, tables, _shapes(retraining, device)),
-        "costs": {name: cost_range(module.supernet, table, module.space) for name, table in tables.items()},
+        "costs": ranges,
         "memory": memory_report(module, forecasts, experiment, memory or device_memory(device)),
-        "targets": target_report(network, module.space, [Limit(tables[t.name], t.max) for t in experiment.targets]),
+        "targets": _targets(module, experiment.targets, tables, ranges),
     }
 
 
@@ -153,22 +154,15 @@ def _advice(
     return f"would fit: {', or '.join(ways)}" if ways else "no batch size would fit; take a smaller space"
 
 
-def target_report(network: torch.nn.Module, space: SearchSpace, limits: Sequence[Limit]) -> dict[str, Any]:
-    """For every target the limit and the smallest cost; and whether all can be kept at once."""
-    if not limits:
+def _targets(
+    module: SearchModule,
+    targets: Sequence[Target],
+    tables: Mapping[str, CostTable],
+    ranges: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """The target report with the smallest costs, and whether all limits can be kept at once."""
+    if not targets:
         return {}
-    check = space.check_genotype
-    rows = {
-        limit.table.name: {"max": limit.max, "smallest": limit.table.of(cheapest(network, limit.table, (), check))}
-        for limit in limits
-    }
-    even = {
-        name: {label: 1 / len(labels) for label in labels}
-        for name, place in find_rows(network).items()
-        for labels in [place.rows()[name]]
-    }
-    try:
-        most_probable(network, even, limits, check)
-    except Infeasible as error:
-        return {"limits": rows, "can_be_met": False, "why": str(error)}
-    return {"limits": rows, "can_be_met": True, "why": ""}
+    report = target_report(targets, smallest={name: row["smallest"] for name, row in ranges.items()})
+    reason = infeasibility(module, limits_of(targets, tables))
+    return {"limits": report, "can_be_met": not reason, "why": reason}

@@ -13,6 +13,7 @@ from nas.io.errors import UsageError
 from nas.io.json_file import read_json
 from nas.runs.folder import RunFolder
 from nas.runs.options import check_yaml, trust_words
+from nas.runs.targets import target_lines
 
 Table = dict[str, str]
 
@@ -100,9 +101,7 @@ def _facts(summary: Mapping[str, Any]) -> Table:
         facts["replaced by model.guards.max_skip_share"] = ", ".join(
             f"{name}={value}" for name, value in replaced.items()
         )
-    for key, row in (summary.get("target") or {}).items():
-        facts[f"target {key}"] = f"at most {_number(row['max'])}, the network has {_number(row['network'])}"
-    return facts
+    return facts | target_lines(summary.get("target") or {})
 
 
 _NAMES = {

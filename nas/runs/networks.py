@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from nas.derive.inherited import InheritedScore
 from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error
 from nas.runs.build import restore_network, restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
-from nas.runs.results import recalibrated_network
+from nas.runs.judging import searched_of
 from nas.runs.trainer import prepare_machine
 from nas.tasks import Task
 
@@ -73,6 +74,6 @@ def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
     genotype = folder.read_genotype()
     module = restore_search(folder, experiment)
     with as_usage_error(str(folder.genotype)):
-        network = recalibrated_network(module, genotype, experiment.data, device)
+        network = InheritedScore(searched_of(module, experiment.data, device)).network(genotype.choices)
     plain = module.space.inherits_weights
     return Found(network, "derived, inherited weights", folder, experiment, genotype, module.task, device, plain)

@@ -6,29 +6,27 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from nas.callbacks.scoring import ScoringProgress
-from nas.costs.functions import latency_ms, num_macs, num_params
-from nas.costs.limits import Limit
-from nas.costs.table import CostTable
+from nas.costs.functions import num_macs, num_params
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
 from nas.derive.check import check_derived
-from nas.derive.inherited import InheritedScore, inherited_network
+from nas.derive.inherited import InheritedScore
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
-from nas.evaluation import as_args, as_floats_of, evaluate, first_samples, recalibrate_batch_norm, to_device
+from nas.evaluation import as_args, first_samples, to_device
 from nas.genotype import Genotype
 from nas.io.files import sha256
 from nas.io.rng import untouched_rng
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder, versions
+from nas.runs.judging import searched_of
 from nas.runs.table import find_table
-from nas.runs.targets import limits_of, load_tables
+from nas.runs.targets import limits_of, load_tables, report_of
 from nas.supernet.building import architecture
 from nas.tasks import Task
 from nas.training.search_module import SearchModule
@@ -39,44 +37,17 @@ NUM_COMPARED = 2
 
 
 class Derived(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         genotype: With space, probabilities, cost and provenance.
-        metric: The headline metric on the arch half, weights inherited; where the task tells, what the best constant output has.
-        beats_constant: Whether that is better than what the best constant output has; None where the task does not tell.
-        target: Of every cost target the limit, what the cost table says, and what the retrained network has (a latency: measured anew).
-        target_met: Whether every limit is kept; a measured cost is judged by the table. None without targets.
-        seconds: What the strategy took.
-        replaced: What the strategy took, and the skip guard replaced; None where it did not.
-        best_so_far: An architecture that was the most probable one earlier, and does better on the arch half with the present weights.
-        standing: Where the architecture stands by validation in the table of its space; None where there is no such table.
+        summary: Its part of summary.json.
+        seconds: Time of the strategy.
     """
 
     genotype: Genotype
-    metric: dict[str, Any]
-    beats_constant: bool | None
-    target: dict[str, dict[str, float]]
-    target_met: bool | None
+    summary: dict[str, Any]
     seconds: float
-    standing: dict[str, float] | None
-    replaced: Mapping[str, Any] | None
-    best_so_far: Mapping[str, Any] | None
-
-    def summary(self) -> dict[str, Any]:
-        """What summary.json and the commands say of it."""
-        return {
-            "genotype": dict(self.genotype.choices),
-            "probabilities": self.genotype.probabilities,
-            "metric": self.metric,
-            "beats_constant": self.beats_constant,
-            "cost": self.genotype.cost,
-            "target": self.target,
-            "target_met": self.target_met,
-            "standing": self.standing,
-            "replaced": self.replaced,
-            "best_so_far": self.best_so_far,
-        }
 
 
 def derive_and_score(
@@ -88,19 +59,24 @@ def derive_and_score(
     device: torch.device,
     seen: Sequence[Mapping[str, Any]] = (),
 ) -> Derived:
-    """Picks the architecture, and judges it with inherited weights on the arch half.
+    """Picks the architecture, and judges it with inherited weights on the arch split.
+
+    Keys of the summary beside those of the genotype: ``metric`` is the headline metric, with that of the best constant output where the
+    task knows one, and ``beats_constant`` compares them. ``target`` and ``target_met`` are the target report. ``standing`` is the rank in
+    the table of the space. ``replaced`` is the architecture that the skip guard replaced. ``best_so_far`` is an architecture that was the
+    most probable one earlier, and does better with the present weights. Each is null where there is none.
 
     Args:
-        experiment: What was searched.
+        experiment: The search.
         retraining: The same, loaded for the stage ``"retrain"``.
         module: In its trained state.
         strategy: Picks the architecture.
         folder: The run folder; only read.
         device: Where to evaluate.
-        seen: Architectures that were the most probable one at an earlier moment; one that does better is reported.
+        seen: Architectures that were the most probable one at an earlier moment.
 
     Raises:
-        ValueError: The strategy's architecture breaks a limit, or makes no sense.
+        ValueError: The strategy's architecture breaks a limit, or the space refuses it.
     """
     supernet, data, task = module.supernet, experiment.data, module.task
     tables = load_tables(experiment.targets, folder.path)
@@ -108,11 +84,12 @@ def derive_and_score(
     start = time.perf_counter()
     progress = ScoringProgress("derive")
     searched = replace(searched_of(module, data, device, limits), seen=seen, on_progress=progress)
+    score = InheritedScore(searched)
     try:
         found, replaced = _guarded(strategy, searched, experiment.guards.max_skip_share)
     finally:
         progress.stop()
-    better = _better(searched, found)
+    better = _better(score, found)
     seconds = time.perf_counter() - start
     for limit in limits:
         if limit.table.of(found.choices) > limit.max:
@@ -121,20 +98,19 @@ def derive_and_score(
             )
     module.space.check_genotype(found.choices)
     if module.space.inherits_weights:
-        inputs = first_samples(as_floats_of(supernet.network, islice(data.arch_loader(), 1))[0][0], NUM_COMPARED)
-        run_all = module.relaxation.num_active is None  # others may never have been trained
+        inputs = first_samples(next(iter(searched.arch_batches()))[0], NUM_COMPARED)
+        run_all = module.relaxation.num_active is None  # other candidates may never have been trained
         check_derived(supernet, found, as_args(to_device(inputs, device)), run_all=run_all)
     constant = task.constant()
-    others = {} if constant is None else {CONSTANT: constant}
-    scores = evaluate(recalibrated_network(module, found, data, device), data.arch_loader(), task, device, others)
-    target, met = describe_targets(retraining, tables, found.choices, device)
+    network = score.network(found.choices)
+    scores = score.metrics(network, {} if constant is None else {CONSTANT: constant})
+    report = report_of(retraining, tables, found.choices, device)
     known = find_table(retraining)
-    standing = None if known is None else known.standing(found.choices, "validation")
     genotype = replace(
         found,
         space=experiment.values["model"]["space"],
         probabilities=supernet.probabilities(module.relaxation),
-        cost=cost_of(plain_network(module, found), data),
+        cost=cost_of(network if module.space.inherits_weights else _plain_network(module, found), data),
         provenance={
             "seed": experiment.seed,
             "config_sha256": sha256(folder.config),
@@ -142,17 +118,29 @@ def derive_and_score(
             **({} if replaced is None else {"replaced": replaced}),
         },
     )
-    metric = {**headline(task, scores), "split": "arch"}
-    if CONSTANT in scores:
-        metric["constant"] = scores[CONSTANT]
-    learned = has_learned(task, scores)
-    return Derived(genotype, metric, learned, target, met, seconds, standing, replaced, better)
+    summary = {
+        "genotype": dict(genotype.choices),
+        "probabilities": genotype.probabilities,
+        "metric": {
+            **headline(task, scores),
+            "split": "arch",
+            **({"constant": scores[CONSTANT]} if CONSTANT in scores else {}),
+        },
+        "beats_constant": has_learned(task, scores),
+        "cost": genotype.cost,
+        "target": report,
+        "target_met": all(row["met"] for row in report.values()) if report else None,
+        "standing": None if known is None else known.standing(found.choices, "validation"),
+        "replaced": replaced,
+        "best_so_far": better,
+    }
+    return Derived(genotype, summary, seconds)
 
 
 def _guarded(
     strategy: DeriveStrategy, searched: Searched, max_share: float
 ) -> tuple[Genotype, Mapping[str, Any] | None]:
-    """What the strategy takes; where that is mostly skip connections, what it takes of those that are not, and what that replaced."""
+    """The strategy's architecture; where it is mostly skip connections, its best other one, and the replaced one."""
     found = strategy.genotype(searched)
     network = searched.supernet.network
     skips = skips_of(network)
@@ -168,74 +156,29 @@ def _guarded(
     return other, dict(found.choices)
 
 
-def _better(searched: Searched, found: Genotype) -> Mapping[str, Any] | None:
-    """The best of the architectures seen earlier, where it does better than the one found."""
+def _better(score: InheritedScore, found: Genotype) -> Mapping[str, Any] | None:
+    """The best of the architectures seen earlier, where its score is above that of the one found."""
+    searched = score.searched
     others = [choices for choices in searched.seen if dict(choices) != dict(found.choices) and searched.allows(choices)]
     if not others:
         return None
-    score = InheritedScore(searched)
     scores = [score(choices) for choices in others]
     best = max(scores)
     return others[scores.index(best)] if best > score(found.choices) else None
 
 
-def recalibrated_network(
-    module: SearchModule, genotype: Genotype, data: SearchDataModule, device: torch.device
-) -> nn.Module:
-    """A network with the supernet's weights, batch-norm statistics recalibrated on the weight half."""
-    network = inherited_network(module.supernet, module.space, genotype)
-    recalibrate_batch_norm(network, data.weight_loader(), device)
-    return network
-
-
-def searched_of(
-    module: SearchModule, data: SearchDataModule, device: torch.device, limits: Sequence[Limit] = ()
-) -> Searched:
-    """What a derive strategy sees of a search: the halves of its training set, never the test set."""
-    return Searched(
-        supernet=module.supernet.to(device),
-        relaxation=module.relaxation,
-        space=module.space,
-        limits=limits,
-        task=module.task,
-        weight_batches=data.weight_loader,
-        arch_batches=data.arch_loader,
-        device=device,
-        seed=module.seed,
-    )
-
-
-def plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:
-    """The derived network in the sizes of the search; its weights matter only where they are inherited."""
-    if module.space.inherits_weights:
-        return module.supernet.derive(genotype)
+def _plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:
+    """The network of a space whose networks cannot inherit weights, in the sizes of the search."""
     with untouched_rng(), architecture(genotype):
         return module.space.network("search")
 
 
-def describe_targets(
-    retraining: Experiment, tables: Mapping[str, CostTable], choices: Mapping[str, Any], device: torch.device
-) -> tuple[dict[str, dict[str, float]], bool | None]:
-    """What :class:`Derived` says of targets."""
-    if not retraining.targets:
-        return {}, None
-    with untouched_rng(), architecture(choices):
-        network = retraining.model["space"].network("retrain").to(device)
-    inputs = first_samples(example_inputs(network, retraining.data))
-    described, met = {}, True
-    for name, limit, _, function in retraining.targets:
-        row = {"max": limit, "table": tables[name].of(choices), "network": float(function(network, inputs))}
-        met = met and row["table" if function is latency_ms else "network"] <= limit
-        described[name] = row
-    return described, met
-
-
 def has_learned(task: Task, scores: Mapping[str, float]) -> bool | None:
-    """Whether the headline metric is better than that of the best constant output; None where the task does not tell.
+    """Whether the headline metric is better than that of the best constant output; None where it is not known.
 
     Args:
-        task: What was measured.
-        scores: By metric, and what a constant has under `CONSTANT`.
+        task: The task.
+        scores: By metric; under `CONSTANT` that of the constant output.
     """
     name, metric = next(iter(task.metrics().items()))
     if CONSTANT not in scores or metric.higher_is_better is None:

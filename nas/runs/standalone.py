@@ -15,7 +15,8 @@ from nas.io.errors import as_usage_error
 from nas.runs.build import build_network, build_search, retrain_module, try_training
 from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
-from nas.runs.results import headline, searched_of
+from nas.runs.judging import searched_of
+from nas.runs.results import headline
 from nas.runs.targets import limits_of, targets_tables
 from nas.runs.trainer import prepare_machine, train
 from nas.supernet.structure import all_choices, random_choices

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nas.costs.functions import CostFunction, latency_ms
 from nas.costs.latency import MeasuredLatency, NotProfiled
-from nas.costs.limits import Infeasible, Limit, most_probable
+from nas.costs.limits import Infeasible, Limit, format_cost, most_probable
 from nas.costs.table import CostTable, ExpectedCost
 from nas.costs.tabulate import CostModel, num_chosen
 from nas.evaluation import as_args, first_samples, to_device
@@ -19,6 +20,7 @@ from nas.io.reading import MAX_COST_TABLE_BYTES
 from nas.io.rng import untouched_rng
 from nas.runs.config import Experiment
 from nas.runs.schema import Target
+from nas.supernet.building import architecture
 from nas.supernet.supernet import Supernet
 from nas.training.cost_penalty import CostPenalty
 from nas.training.search_module import SearchModule
@@ -36,10 +38,14 @@ def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
     Raises:
         UsageError: The network does not run, or costs cannot be tabulated.
     """
-    inputs, _ = experiment.data.example()
+    inputs = _one_sample(experiment, device)
     with as_usage_error("model.cost"), untouched_rng():
-        supernet = Supernet(experiment.model["space"].network("retrain")).to(device)
-        return CostModel(supernet, as_args(to_device(first_samples(inputs), device)))
+        return CostModel(Supernet(experiment.model["space"].network("retrain")).to(device), inputs)
+
+
+def _one_sample(experiment: Experiment, device: torch.device) -> tuple[Any, ...]:
+    inputs, _ = experiment.data.example()
+    return as_args(to_device(first_samples(inputs), device))
 
 
 def cost_tables(
@@ -80,23 +86,67 @@ def targets_tables(experiment: Experiment, device: torch.device) -> dict[str, Co
     return cost_tables(experiment, device, {t.name: t.function for t in experiment.targets}, measure=False)
 
 
+def target_report(targets: Sequence[Target], **known: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """For every cost target its limit, the known values of the cost, and whether the limit is met.
+
+    Args:
+        targets: The targets of a configuration.
+        **known: Kind of value -> cost name -> value. Kinds are ``table`` (by the cost table), ``network`` (of the network itself) and
+            ``smallest`` (of any architecture). The last kind decides; a latency is measured with noise, so its table decides.
+    """
+    report = {}
+    for target in targets:
+        row = {kind: values[target.name] for kind, values in known.items()}
+        decides = "table" if "table" in row and target.function is latency_ms else list(row)[-1]
+        report[target.name] = {"max": target.max, **row, "met": row[decides] <= target.max}
+    return report
+
+
+def target_lines(report: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A line of text for every row of a target report, also of one that an earlier version wrote without ``met``."""
+    lines = {}
+    for name, row in report.items():
+        parts = [f"{words} {format_cost(row[kind])}" for kind, words in _KINDS.items() if kind in row]
+        if "met" in row:
+            yes, no = ("can be met", "cannot be met") if "smallest" in row else ("met", "not met")
+            parts.append(yes if row["met"] else no)
+        lines[f"target {name}"] = ", ".join(parts)
+    return lines
+
+
+_KINDS = {"max": "at most", "table": "by the table", "network": "the network has", "smallest": "the smallest is"}
+
+
+def report_of(
+    retraining: Experiment, tables: Mapping[str, CostTable], choices: Mapping[str, Any], device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """The target report of an architecture: costs by the tables, and of the retrained network (a latency: measured anew)."""
+    if not retraining.targets:
+        return {}
+    with untouched_rng(), architecture(choices):
+        network = retraining.model["space"].network("retrain").to(device)
+    inputs = _one_sample(retraining, device)
+    return target_report(
+        retraining.targets,
+        table={name: table.of(choices) for name, table in tables.items()},
+        network={target.name: float(target.function(network, inputs)) for target in retraining.targets},
+    )
+
+
 def limits_of(targets: Sequence[Target], tables: Mapping[str, CostTable]) -> list[Limit]:
     """The limits of targets."""
     return [Limit(tables[target.name], target.max) for target in targets]
 
 
-def check_feasible(module: SearchModule, limits: Sequence[Limit]) -> None:
-    """Refuses limits that no architecture keeps.
-
-    Raises:
-        UsageError: Naming the smallest cost.
-    """
+def infeasibility(module: SearchModule, limits: Sequence[Limit]) -> str:
+    """The reason why no architecture keeps the limits, with the smallest cost; empty where one does."""
     if limits:
+        supernet = module.supernet
         try:
-            supernet = module.supernet
             most_probable(supernet.network, supernet.probabilities(), limits, module.space.check_genotype)
         except Infeasible as error:
-            raise UsageError(f"model.cost: {error}") from None
+            return str(error)
+    return ""
 
 
 def penalise(module: SearchModule, targets: Sequence[Target], tables: Mapping[str, CostTable]) -> None:

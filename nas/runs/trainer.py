@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,18 +35,18 @@ class TrainerOptions:
     """The part of Lightning's Trainer that a configuration sets; the rest belongs to the framework.
 
     Attributes:
-        max_epochs: Epochs, at least 1. An epoch of a search is one pass over the larger half of the training set.
+        max_epochs: Epochs, at least 1. An epoch of a search is one pass over the larger split of the training set.
         accelerator: auto, cpu, gpu or another of Lightning's.
-        devices: Which devices of the accelerator; a process for each. Batches are of each process.
-        num_nodes: Machines, on each of which the command is started, or torchrun.
+        devices: Devices of the accelerator, with a process for each. The batch size is that of one process.
+        num_nodes: Number of machines. The command, or torchrun, is started on each.
         precision: fp16 is not offered: its loss scaling and gradient clipping disagree under manual optimization. Use bf16.
-        deterministic: Refuse operations that are not deterministic on a GPU; on the CPU runs are deterministic anyway.
-        limit_train_batches: Batches an epoch at most (a number), or a share of the epoch; null: all.
-        num_threads: CPU threads of torch's operations; null: torch's own choice. Sums of another number of threads round differently, so
-            runs are equal between machines only where it is set. Small networks are as fast with 1.
-        checkpoint_seconds: At the end of an epoch a checkpoint is written if so much time has passed since the last; 0: at every one.
-        checkpoint_minutes: In the middle of an epoch one is written if so many minutes have passed since the last; null: never.
-        num_images: Moments of a search, at even distances, at which TensorBoard gets pictures and the discretisation gap; 0: none.
+        deterministic: Refuse operations that are not deterministic on a GPU. Runs on the CPU are always deterministic.
+        limit_train_batches: Largest number of batches in an epoch, or a share of the epoch; null: all.
+        num_threads: CPU threads of torch's operations; null: torch's own choice. Sums round differently with another number of threads, so
+            runs are equal between machines only where this is set. Small networks are as fast with 1.
+        checkpoint_seconds: Smallest time between checkpoints at the ends of epochs; 0: one at every end.
+        checkpoint_minutes: Smallest time between checkpoints in the middle of an epoch; null: none there.
+        num_images: Moments of a search, at even distances, at which TensorBoard gets pictures and the discretization gap; 0: none.
     """
 
     max_epochs: int = 40
@@ -61,33 +62,31 @@ class TrainerOptions:
     num_images: int = 20
 
     def __post_init__(self) -> None:
-        """Checks what Lightning would let pass.
+        """Checks the ranges that Lightning does not check.
 
         Raises:
             ValueError: A number out of range.
         """
-        if self.max_epochs < 1:
-            raise ValueError(f"trainer: max_epochs must be at least 1, got {self.max_epochs}")
-        if self.num_nodes < 1:
-            raise ValueError(f"trainer: num_nodes must be at least 1, got {self.num_nodes}")
-        if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
-            raise ValueError(f"trainer: num_threads must lie in 1 ... {MAX_THREADS}, got {self.num_threads}")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(f"trainer: checkpoint_seconds must be at least 0, got {self.checkpoint_seconds}")
-        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
-            raise ValueError(f"trainer: checkpoint_minutes must be above 0, got {self.checkpoint_minutes}")
-        if self.num_images < 0:
-            raise ValueError(f"trainer: num_images must be at least 0, got {self.num_images}")
-        if self.limit_train_batches is not None and not self.limit_train_batches > 0:
-            raise ValueError(f"trainer: limit_train_batches must be above 0, got {self.limit_train_batches}")
+        for name, holds, expected in (
+            ("max_epochs", lambda value: value >= 1, "be at least 1"),
+            ("num_nodes", lambda value: value >= 1, "be at least 1"),
+            ("num_threads", lambda value: 1 <= value <= MAX_THREADS, f"lie in 1 ... {MAX_THREADS}"),
+            ("checkpoint_seconds", lambda value: value >= 0, "be at least 0"),
+            ("checkpoint_minutes", lambda value: value > 0, "be above 0"),
+            ("num_images", lambda value: value >= 0, "be at least 0"),
+            ("limit_train_batches", lambda value: value > 0, "be above 0"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"trainer: {name} must {expected}, got {value}")
 
 
 class Trained(NamedTuple):
-    """How a training went.
+    """The end of a training.
 
     Attributes:
-        seconds: Time in training, over all resumptions.
-        device: Where it ran.
+        seconds: Time in training, all resumed parts included.
+        device: The device of the training.
     """
 
     seconds: float
@@ -95,10 +94,10 @@ class Trained(NamedTuple):
 
 
 def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
-    """Refuses a share of an epoch that leaves no batch.
+    """Checks the share of an epoch.
 
     Raises:
-        ValueError: It leaves none.
+        ValueError: The share leaves no batch.
     """
     limit = options.limit_train_batches
     if isinstance(limit, float) and int(len(loader) * limit) < 1:
@@ -106,10 +105,10 @@ def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
 
 
 def prepare_machine(options: TrainerOptions) -> torch.device:
-    """One device of those that the options mean; also sets the number of threads.
+    """One device of the options; also sets the number of threads.
 
     Raises:
-        UsageError: The machine does not have it.
+        UsageError: The machine does not have the device.
     """
     first = options.devices[:1] if isinstance(options.devices, list) else 1
     trainer = _make(replace(options, devices=first, num_nodes=1), enable_checkpointing=False, logger=False)
@@ -119,10 +118,10 @@ def prepare_machine(options: TrainerOptions) -> torch.device:
 
 
 def processes_of(options: TrainerOptions) -> Processes:
-    """This process among those that the options mean.
+    """This process among those of the options.
 
     Raises:
-        UsageError: The machine does not have so many devices.
+        UsageError: The machine does not have enough devices.
     """
     trainer = _make(options, enable_checkpointing=False, logger=False)
     return Processes(trainer.global_rank, trainer.world_size)
@@ -138,23 +137,23 @@ def train(
     callbacks: Sequence[pl.Callback] = (),
     record: RunProvenance | None = None,
 ) -> Trained:
-    """Trains into `folder`, from its checkpoint on where there is one.
+    """Trains into `folder`, from its checkpoint where there is one.
 
     Args:
-        options: What the configuration says.
-        module: What is trained.
+        options: The trainer options of the configuration.
+        module: The module to train.
         loader: Its batches.
-        folder: Gets checkpoints, metrics, system figures and TensorBoard events.
-        title: What the progress display calls the run; None: no display.
-        again: The command that goes on after an interruption.
-        callbacks: Further ones; they run when metrics are written and before checkpoints are.
-        record: What the run has now, to be compared with what it was begun with; None: nothing is compared.
+        folder: For checkpoints, metrics, system figures and TensorBoard events.
+        title: The name of the run in the progress display; None: no display.
+        again: The command that resumes after an interruption.
+        callbacks: More callbacks; they run after metrics are written and before checkpoints are.
+        record: The present conditions of the run, to compare with those of its beginning; None: no comparison.
 
     Raises:
         Interrupted: A signal came; the state is saved.
-        UsageError: The run was begun otherwise.
+        UsageError: The run was begun under other conditions.
         WorkerDone: In every process but the first, when training is done.
-        ValueError: There are checkpoints, but none is whole.
+        ValueError: No checkpoint is whole.
         FloatingPointError: A loss, gradient or weight is not finite.
         OSError: A file cannot be written.
     """
@@ -192,7 +191,7 @@ def train(
         except Interrupted as stop:
             raise Interrupted(stop.signum, f"go on with: {again}") from None
         finally:
-            if isinstance(loader, ResumableLoader):  # one of one's own has nothing to end
+            if isinstance(loader, ResumableLoader):  # a loader of the user's has no workers of ours
                 loader.close()
     leave()
     if processes.rank > 0:
@@ -200,15 +199,12 @@ def train(
     return Trained(system.seconds, trainer.strategy.root_device)
 
 
-_OURS = ("num_threads", "checkpoint_seconds", "checkpoint_minutes", "num_images")
-"""Options that are not Lightning's."""
-
-
 def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
+    lightnings = signature(pl.Trainer).parameters
     with quiet():
         try:
             return pl.Trainer(
-                **{name: value for name, value in vars(options).items() if name not in _OURS},
+                **{name: value for name, value in vars(options).items() if name in lightnings},
                 plugins=[VerifiedCheckpointIO()],
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -220,7 +216,7 @@ def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
 
 
 class _Events(TensorBoardLogger):
-    """Event files alone: the configuration has a file of its own already, and callbacks write the scalars."""
+    """Writes event files alone: the configuration has its own file, and callbacks write the scalars."""
 
     scalars_are_written = True
 
@@ -230,7 +226,7 @@ class _Events(TensorBoardLogger):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning without its hints: what it says of devices and loaders is not about this run's result."""
+    """Silences Lightning's hints on devices and loaders, which do not concern the result."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

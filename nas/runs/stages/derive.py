@@ -42,7 +42,7 @@ def derive_run(
             derived.genotype.save(out)
         except OSError as error:
             raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
-    return derived.summary()
+    return derived.summary
 
 
 def _strategy(class_path: str, trusted: tuple[str, ...]) -> DeriveStrategy:

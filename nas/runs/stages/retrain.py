@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nas.derive.inherited import InheritedScore
 from nas.evaluation import evaluate
 from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error
@@ -15,10 +16,11 @@ from nas.io.files import check_no_links, write_atomic
 from nas.runs.build import build_network, restore_search, retrain_module, try_training
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
+from nas.runs.judging import searched_of
 from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
 from nas.runs.record import RunProvenance
-from nas.runs.results import cost_of, headline, recalibrated_network
+from nas.runs.results import cost_of, headline
 from nas.runs.spaces import read_genotype_of
 from nas.runs.trainer import prepare_machine, processes_of, train
 
@@ -55,7 +57,8 @@ def retrain_run(
         module = restore_search(run, searched)
         if not module.space.inherits_weights:
             raise UsageError(f"--inherit: networks of {type(module.space).__name__} cannot take the supernet's weights")
-        weights = recalibrated_network(module, genotype, searched.data, module.device).state_dict()
+        score = InheritedScore(searched_of(module, searched.data, module.device))
+        weights = score.network(genotype.choices).state_dict()
     return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights, force)
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,8 +12,7 @@ from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
 from nas.derive.check import check_derived
-from nas.derive.inherited import InheritedScore
-from nas.evaluation import as_args, as_floats_of
+from nas.evaluation import as_args
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import write_atomic
 from nas.io.rng import keyed_generator, untouched_rng
@@ -25,13 +20,13 @@ from nas.runs.build import build_search, check_retraining, try_once
 from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
-from nas.runs.gap import DiscretisationGap
+from nas.runs.judging import Judge, searched_of
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.processes import Processes
 from nas.runs.record import RunProvenance
-from nas.runs.results import derive_and_score, searched_of
-from nas.runs.targets import check_feasible, limits_of, load_tables, penalise, save_tables, targets_tables
+from nas.runs.results import derive_and_score
+from nas.runs.targets import infeasibility, limits_of, load_tables, penalise, save_tables, targets_tables
 from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
 from nas.supernet.building import architecture
 from nas.supernet.structure import random_choices
@@ -39,7 +34,6 @@ from nas.supernet.supernet import Supernet
 from nas.training.search_module import SearchModule
 
 NUM_TRIED = 3
-NUM_JUDGED_BY = 2  # batches
 
 
 def search(source: ConfigSource, out: Path | None) -> RunFolder:
@@ -63,7 +57,8 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
         tables = targets_tables(retraining, device)
         penalise(module, experiment.targets, tables)
         limits = limits_of(experiment.targets, tables)
-        check_feasible(module, limits)
+        if reason := infeasibility(module, limits):
+            raise UsageError(f"model.cost: {reason}")
         searched = searched_of(module, experiment.data, device, limits)
         check_retraining(retraining, Argmax().genotype(searched))
         with as_usage_error("model.derive"):
@@ -154,16 +149,6 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
     return module, loader, device
 
 
-def _judge(data: SearchDataModule, module: SearchModule, choices: Mapping[str, Any]) -> float:
-    """What guards go by: the arch loss with inherited weights, on two batches of each half."""
-    searched = searched_of(module, data, module.device)
-    weight, arch = (
-        as_floats_of(module.supernet.network, islice(batches(), NUM_JUDGED_BY))
-        for batches in (searched.weight_batches, searched.arch_batches)
-    )
-    return InheritedScore(replace(searched, weight_batches=lambda: weight, arch_batches=lambda: arch))(choices)
-
-
 def _begun(experiment: Experiment, processes: Processes, folder: RunFolder) -> tuple[SearchModule, ResumableLoader]:
     """The module and loader of a run that another process has begun."""
     module, loader, _ = _prepare(experiment, processes)
@@ -181,9 +166,9 @@ def _run(
     force: bool = False,
 ) -> RunFolder:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
-    gap = DiscretisationGap(experiment.data)
-    dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=gap)
-    guards = Guards(experiment.guards, partial(_judge, experiment.data))
+    judge = Judge(experiment.data)
+    dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=judge.gap)
+    guards = Guards(experiment.guards, judge.score)
     record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
     with processes.writing(folder):
         if folder.finished:  # by another process, before this one had the lock
@@ -196,7 +181,7 @@ def _run(
         )
         summary = {
             "stage": "search",
-            **derived.summary(),
+            **derived.summary,
             "search_seconds": trained.seconds + derived.seconds,
             "derive_seconds": derived.seconds,
             "num_architectures": module.supernet.num_architectures,

@@ -50,9 +50,9 @@ def test_profile_for_people(nas, config):
     targets = {"macs": {"max": 1e9}, "params": {"max": 10}}
     answer = nas("profile", "--config", config({**CHANGES, "model.cost": targets}))
     assert answer.code == 0, answer.err
-    assert "target macs: at most 1,000,000,000 can be met" in answer.out
+    assert "target macs: at most 1,000,000,000, the smallest is " in answer.out and ", can be met" in answer.out
     smallest = num_params(built({"layer1.conv": "kernel_3_dilation_1", "layer2.conv": "kernel_3_dilation_1"}))
-    assert f"target params: at most 10 cannot be met (smallest {smallest})" in answer.out
+    assert f"target params: at most 10, the smallest is {smallest}, cannot be met" in answer.out
     assert "architectures: 16" in answer.out
 
 

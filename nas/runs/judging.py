@@ -1,0 +1,77 @@
+"""Architectures judged with the weights of the supernet: at the end of a search, and while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from nas.costs.limits import Limit, passes
+from nas.data import SearchDataModule
+from nas.derive import Searched
+from nas.derive.inherited import InheritedScore
+from nas.evaluation import as_floats_of
+from nas.genotype import Genotype
+from nas.io.rng import untouched_rng
+from nas.relaxations import OpWeights
+from nas.supernet.bound import BoundSupernet
+from nas.supernet.modules import eval_mode
+from nas.training.search_module import SearchModule
+
+NUM_BATCHES = 2
+"""Batches of each split while a search runs: enough for a curve, at the cost of a few steps."""
+
+
+def searched_of(
+    module: SearchModule, data: SearchDataModule, device: torch.device, limits: Sequence[Limit] = ()
+) -> Searched:
+    """The view that a derive strategy has of a search: both splits of the training set, never the test set."""
+    supernet = module.supernet.to(device)
+    return Searched(
+        supernet=supernet,
+        relaxation=module.relaxation,
+        space=module.space,
+        limits=limits,
+        task=module.task,
+        weight_batches=lambda: as_floats_of(supernet.network, data.weight_loader()),
+        arch_batches=lambda: as_floats_of(supernet.network, data.arch_loader()),
+        device=device,
+        seed=module.seed,
+    )
+
+
+class Judge:
+    """Judges architectures while a search runs, with the weights of the moment, on `NUM_BATCHES` batches of each split.
+
+    Args:
+        data: The data of the search.
+    """
+
+    def __init__(self, data: SearchDataModule) -> None:
+        self.data = data
+        self._known: InheritedScore | None = None
+
+    def score(self, module: SearchModule, choices: Mapping[str, Any]) -> float:
+        """Minus the loss on the arch split, for :class:`nas.callbacks.Guards`."""
+        return self._score(module)(choices)
+
+    def gap(self, module: SearchModule, genotype: Genotype) -> dict[str, float]:
+        """The task's first metric of the derived network, and of the supernet with its probabilities as op weights.
+
+        Nothing where a derived network cannot take the supernet's weights, or the space refuses the genotype.
+        """
+        if not (module.space.inherits_weights and passes(module.space.check_genotype, genotype.choices)):
+            return {}
+        name, supernet = next(iter(module.task.metrics())), module.supernet
+        rows = module.relaxation.probabilities(supernet.alpha, supernet.mask).detach()
+        soft = BoundSupernet(supernet, OpWeights(supernet.fill_input_rows(rows)))
+        score = self._score(module)
+        with eval_mode(module), untouched_rng():
+            networks = {"gap/derived": score.network(genotype.choices), "gap/supernet": soft}
+            return {tag: score.metrics(network)[name] for tag, network in networks.items()}
+
+    def _score(self, module: SearchModule) -> InheritedScore:
+        if self._known is None:  # its batches are read once
+            self._known = InheritedScore(searched_of(module, self.data, module.device), num_batches=NUM_BATCHES)
+        return self._known
