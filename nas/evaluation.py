@@ -1,4 +1,4 @@
-"""Measuring a plain network, and its batch norms' statistics."""
+"""Evaluation of a plain network, and the statistics of its batch norms."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def split_batch(inputs: Any, target: Any, num_parts: int) -> list[tuple[Any, Any
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """What was computed of the parts of a batch, as one: the reverse of :func:`split_batch`."""
+    """Joins the results of the parts of a batch: the inverse of :func:`split_batch`."""
     if len(parts) == 1:
         return parts[0]
     flat = [tree_flatten(part) for part in parts]
@@ -87,9 +87,9 @@ def evaluate(
     Args:
         network: A plain network, moved to `device`.
         loader: Yields (inputs, target).
-        task: What to measure.
+        task: Its loss and metrics are measured.
         device: Where to run.
-        others: Further metrics, by names that the task's do not have.
+        others: More metrics, with other names than the task's.
     """
     training = network.training
     network.to(device).eval()
@@ -109,10 +109,10 @@ def evaluate(
 
 
 def scalars_of(name: str, value: Any) -> dict[str, float]:
-    """What a metric computed, by name: one number, or a vector's elements as ``name/0``, ``name/1``, ...
+    """The value of a metric, by name: one number, or a vector's elements as ``name/0``, ``name/1``, ...
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     if isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() != 1:
         return {f"{name}/{i}": float(element) for i, element in enumerate(value)}
@@ -125,7 +125,7 @@ def scalars_of(name: str, value: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def update_metrics(metrics: Mapping[str, Any], loss: torch.Tensor, output: Any, target: Any) -> None:
-    """Adds one batch: the one called ``loss`` averages the loss over samples, the others see (output, target)."""
+    """Adds one batch: the metric ``loss`` averages the loss over samples, the others see (output, target)."""
     for name, metric in metrics.items():
         if name == "loss":
             metric.update(loss.detach(), weight=batch_size(target))
@@ -140,12 +140,12 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: torch.device) -> bool:
-    """Replaces the running statistics of every batch norm by the plain average over `loader`; all else stays in eval mode.
+    """Replaces the running statistics of every batch norm by the plain average over `loader`; other layers are in eval mode.
 
-    A derived network inherits statistics of mixed activations; its own differ.
+    A derived network inherits statistics of mixed activations, which differ from its own.
 
     Returns:
-        Whether there are any: otherwise nothing was run.
+        Whether there are batch norms; without them nothing is run.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:

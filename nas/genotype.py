@@ -113,7 +113,7 @@ def _check_choice(name: str, value: Any, source: str) -> None:
 
 
 def key_of(choices: Mapping[str, Label]) -> str:
-    """A text that is equal for equal architectures, whatever the order of their choices."""
+    """A text that is equal for equal architectures, in any order of choices."""
     return json.dumps(dict(choices), sort_keys=True)
 
 

@@ -30,7 +30,7 @@ from nas.io.files import write_atomic
 from nas.runs.config import Experiment, load_retraining
 from nas.runs.folder import versions
 from nas.runs.options import ConfigSource
-from nas.runs.standalone import architectures, final_score, validation_score
+from nas.runs.standalone import architectures, standalone_score
 from nas.runs.table import PARTS, Part, Table, training_of
 from nas.supernet.structure import num_architectures
 
@@ -61,8 +61,7 @@ def start_worker(source: ConfigSource) -> None:
 
 def run_job(job: Job) -> tuple[Job, float, float]:
     """One training: job, score, seconds."""
-    train = validation_score if job.part == "validation" else final_score
-    score = train(_EXPERIMENT[0], Genotype(json.loads(job.choices)), job.seed)
+    score = standalone_score(_EXPERIMENT[0], Genotype(json.loads(job.choices)), job.part, job.seed)
     return job, score.value, score.seconds
 
 

@@ -40,7 +40,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.options import ConfigSource
 from nas.runs.stages.search import resume, search
-from nas.runs.standalone import architectures, final_score, validation_score
+from nas.runs.standalone import architectures, standalone_score
 from nas.runs.table import Part, Table, training_of
 from nas.runs.trainer import prepare_machine
 
@@ -105,8 +105,7 @@ def worth(table: Table, experiment: Experiment, choices: dict[str, Any], part: P
     """What an architecture is worth; trained now where the table does not say."""
     if table.value(choices, part) is None:
         for seed in seeds:
-            train = validation_score if part == "validation" else final_score
-            table.add(choices, part, seed, train(experiment, Genotype(choices), seed).value)
+            table.add(choices, part, seed, standalone_score(experiment, Genotype(choices), part, seed).value)
     value = table.value(choices, part)
     assert value is not None
     return value
@@ -139,7 +138,7 @@ def random_search(table: Table, part: Part, num: float, drawn: Sequence[str]) ->
 def training_seconds(experiment: Experiment, seed: int) -> float:
     """The time of a stand-alone training on the whole training set, of a random architecture, now."""
     drawn = architectures(experiment, NUM_TIMED)
-    return final_score(experiment, Genotype(drawn[seed % len(drawn)]), seed).seconds
+    return standalone_score(experiment, Genotype(drawn[seed % len(drawn)]), "test", seed).seconds
 
 
 def summarised(name: str, rows: Sequence[Row], table: Table, part: Part, drawn: Sequence[str]) -> Row:

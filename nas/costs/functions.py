@@ -1,7 +1,7 @@
-"""What a network costs: parameters, MACs, activations, latency.
+"""Costs of a network: parameters, MACs, activations, latency.
 
-A cost is any function of a plain module and the inputs that it gets for one sample; a configuration names one of your own by its dotted
-path. It must add up over the modules that run, for then it can be tabulated (see :mod:`nas.costs.tabulate`).
+A cost is any function of a plain module and its inputs for one sample; a configuration names one of your own by its dotted path. A cost
+must add up over the modules that run, so that it can be tabulated (see :mod:`nas.costs.tabulate`).
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ def num_macs(network: nn.Module, inputs: Sequence[Any]) -> int:
     """Multiply-accumulates of one sample: convolutions, linear layers and matrix products, as torch counts them.
 
     Args:
-        network: A plain network; counted in eval mode on a copy, so nothing in it changes.
-        inputs: Its arguments; first axis of every tensor: samples.
+        network: A plain network; a copy is counted in eval mode, so the network does not change.
+        inputs: Its arguments; the first axis of every tensor is the samples'.
     """
     return count_macs(network, inputs) // batch_size(inputs)
 
 
 def count_macs(module: nn.Module, inputs: Sequence[Any]) -> int:
-    """Multiply-accumulates of one call, whatever its inputs are.
+    """Multiply-accumulates of one call with any inputs.
 
     Raises:
-        ValueError: A layer of torch.nn that multiplies by weights counts none, so that it would seem to be free.
+        ValueError: A layer of torch.nn that multiplies by weights counts none, so it would seem to be free.
     """
     return int(_count(module, inputs, {_TRILINEAR: _bilinear_flops}, check=True) // 2)
 
 
 def count_activations(module: nn.Module, inputs: Sequence[Any]) -> int:
-    """Numbers that convolutions, linear layers and matrix products of one call put out; 4 bytes each in float32.
+    """Numbers in the outputs of convolutions, linear layers and matrix products of one call; 4 bytes each in float32.
 
     Source: Radosavovic et al. 2020, "Designing Network Design Spaces", section 4.
     """
@@ -99,13 +99,13 @@ def _multiplies(layer: nn.Module) -> bool:
 
 @contextmanager
 def plain_kernels(module: nn.Module) -> Iterator[None]:
-    """Has attention and recurrent layers run as matrix products, which are counted, and not as one fused kernel, which is not."""
+    """Runs attention and recurrent layers as matrix products, which are counted, and not as a fused kernel, which is not."""
     fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with ExitStack() as stack, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")  # said when flags of oneDNN are restored
+            warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")  # a message of restored oneDNN flags
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
@@ -116,7 +116,7 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
 
 
 def batch_size(inputs: Any) -> int:
-    """Length of the first tensor's first axis, wherever it is inside tuples, lists and dicts.
+    """Length of the first axis of the first tensor inside tuples, lists and dicts.
 
     Raises:
         ValueError: There is no tensor.

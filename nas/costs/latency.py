@@ -1,4 +1,4 @@
-"""Latency of modules on the present device, measured once and kept in a file."""
+"""Latency of modules on the present device, measured once and cached in a file."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from nas.costs.module_key import call_key, module_key
 from nas.io.files import write_atomic
 from nas.io.reading import MAX_LATENCY_BYTES, read_text
 
+MIN_SECONDS = 0.05
+"""Smallest time spent on each module."""
+
 
 class NotProfiled(ValueError):
-    """A latency is asked for that was not measured on this device."""
+    """The latency was not measured on this device."""
 
 
 class MeasuredLatency:
-    """The latency of a module in milliseconds, as a cost function: looked up, or measured and remembered.
+    """The latency of a module in milliseconds, as a cost function: from the file, or measured.
+
+    Reads earlier measurements of this device; a file that cannot be read counts as empty.
+
+    Args:
+        device: Where modules run.
+        measure: Whether missing latencies may be measured.
 
     Attributes:
         device: Name of the device, with the number of threads of a CPU.
         path: The file.
-        num_measured: Modules that were measured, not looked up.
+        num_measured: Number of modules measured, not read from the file.
     """
 
-    def __init__(self, device: torch.device, *, measure: bool, min_seconds: float = 0.05) -> None:
-        """Reads what was measured before on this device; a file that cannot be read counts as empty.
-
-        Args:
-            device: Where modules run.
-            measure: Whether what is missing may be measured.
-            min_seconds: Time spent on each module, at least.
-        """
+    def __init__(self, device: torch.device, *, measure: bool) -> None:
         self.device = device_name(device)
         self.path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9]+', '_', self.device).strip('_')}.json"
         self.measure = measure
-        self.min_seconds = min_seconds
         self.num_measured = 0
         self._known = _read(self.path)
 
@@ -53,19 +54,19 @@ class MeasuredLatency:
         """Milliseconds of one call in eval mode.
 
         Raises:
-            NotProfiled: It was not measured, and may not be.
+            NotProfiled: It is not in the file, and may not be measured.
         """
         text = f"{torch.__version__}\n{module_key(module)}\n{call_key(tuple(inputs))}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         if key not in self._known:
             if not self.measure:
                 raise NotProfiled(f"not measured on this device ({self.device})")
-            self._known[key] = latency_ms(module, inputs, min_seconds=self.min_seconds)
+            self._known[key] = latency_ms(module, inputs, min_seconds=MIN_SECONDS)
             self.num_measured += 1
         return self._known[key]
 
     def save(self) -> None:
-        """Writes the file, whole or not at all, with what another process has added; warns where it cannot be written."""
+        """Writes the file, whole or not at all, with the additions of other processes; warns where it cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, json.dumps({**_read(self.path), **self._known}, indent=0) + "\n")
@@ -93,7 +94,7 @@ def _cpu_model() -> str:
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept: ``$XDG_CACHE_HOME/gumbel-nas/latency``."""
+    """The folder of measurements: ``$XDG_CACHE_HOME/gumbel-nas/latency``."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "gumbel-nas" / "latency"
 

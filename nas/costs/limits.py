@@ -1,4 +1,4 @@
-"""The most probable architecture within limits, and the cheapest, exactly: an integer linear program over the labels."""
+"""The most probable and the cheapest architecture within limits, exactly: an integer linear program over the labels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.places import outermost
 from nas.supernet.structure import conjunction, find_rows
 
-SMALLEST = 1e-30  # probabilities below count as this: their logarithm stays a number the solver can weigh
+SMALLEST = 1e-30  # smaller probabilities count as this one, so that the solver can weigh their logarithm
 MAX_CUTS = 20_000
-LARGEST = 1e6  # what coefficients are scaled to: the solver's tolerances are absolute, 1e-6, so they mean 1e-12 of the largest
+LARGEST = (
+    1e6  # the scale of coefficients: the solver's tolerances of 1e-6 are absolute, so they are 1e-12 of the largest
+)
 
 Check = Callable[[Mapping[str, Any]], None]
 
 
 class Limit(NamedTuple):
-    """A cost and the most that it may be."""
+    """A cost and its largest allowed value."""
 
     table: CostTable
     max: float
@@ -66,11 +68,7 @@ def most_probable(
 def cheapest(
     network: nn.Module, table: CostTable, limits: Sequence[Limit] = (), check: Check | None = None
 ) -> dict[str, Any]:
-    """The active choices of the smallest cost, among those within every limit.
-
-    Raises:
-        Infeasible: There are none.
-    """
+    """The active choices of the smallest cost, among those within every limit; raises Infeasible where there are none."""
     program = _Program(network)
     found = program.solve(program.cost(table), limits, check)
     if found is None:
@@ -109,16 +107,16 @@ def _why(network: nn.Module, limits: Sequence[Limit], check: Check | None) -> st
 
 
 def format_cost(value: float) -> str:
-    """A cost for people: whole numbers with separators, others with four significant digits."""
+    """A cost as text: whole numbers with separators, others with four significant digits."""
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
 
 
 Linear = dict[int, float]
-_ONE = -1  # stands for the constant in a linear expression
+_ONE = -1  # the constant in a linear expression
 
 
 class _Program:
-    """A variable for each label of each choice, 1 where it is chosen; choices that are not active have none chosen."""
+    """A variable for each label of each choice, 1 where it is chosen; inactive choices have no chosen label."""
 
     def __init__(self, network: nn.Module) -> None:
         self.places = find_rows(network)
@@ -145,7 +143,7 @@ class _Program:
         self.rows.append((expression, low - constant, high - constant))
 
     def _activate(self, place: ChoiceModule, occurrences: Mapping[str, Sequence[Condition]]) -> None:
-        """As many labels as are chosen where the choice is reached, none elsewhere."""
+        """Requires the number of chosen labels where the choice is reached, and none elsewhere."""
         for name in place.rows():
             active = self._any([self.all_of(condition) for condition in occurrences[name]])
             labels = {self.labels[name, label]: 1.0 for label in place.derivable(place.rows()[name])}

@@ -1,4 +1,4 @@
-"""Keys of modules and calls that do the same work: equal keys, equal cost."""
+"""Keys of modules and calls: equal keys mean equal cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def module_key(module: nn.Module) -> str:
-    """Types and plain attributes of a module and what is inside it, and the shapes of its tensors; values of weights do not matter."""
+    """Types and plain attributes of a module and its submodules, and the shapes of its tensors, without values of weights."""
     lines = []
     for path, inner in module.named_modules():
         kind = type(inner)
@@ -33,7 +33,7 @@ def call_key(arguments: Any) -> str:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A value as text that is the same in every process."""
+    """A value in a form that is equal in every process."""
     if isinstance(value, Tensor):
         return ("tensor", tuple(value.shape), str(value.dtype), str(value.device))
     if isinstance(value, np.generic):
@@ -51,17 +51,12 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, FunctionType):
         code = value.__code__
         cells = [_plain(cell.cell_contents, depth + 1) for cell in value.__closure__ or ()]
-        return [
-            value.__qualname__,
-            code.co_code.hex(),
-            [_plain(c, depth + 1) for c in code.co_consts],
-            code.co_names,
-            cells,
-        ]
-    if isinstance(value, (type, torch.dtype, torch.device)) or not hasattr(value, "__dict__"):
-        return getattr(
-            value, "__qualname__", str(value) if isinstance(value, (torch.dtype, torch.device)) else _kind(value)
-        )
+        constants = [_plain(constant, depth + 1) for constant in code.co_consts]
+        return [value.__qualname__, code.co_code.hex(), constants, code.co_names, cells]
+    if isinstance(value, (torch.dtype, torch.device)):
+        return str(value)
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return getattr(value, "__qualname__", _kind(value))
     return [_kind(value), _plain(vars(value), depth + 1)]
 
 

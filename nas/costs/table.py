@@ -1,4 +1,4 @@
-"""A cost as a sum over what a genotype chooses."""
+"""A cost as a sum over the choices of a genotype."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ASSIGNMENTS = 4096
 
 @dataclass(frozen=True)
 class Term:
-    """A number that counts where every one of some choices has one of some labels.
+    """A number that counts under a condition: each of some choices has one of some labels.
 
     Attributes:
         condition: Choice name -> labels; of an input choice: the one label that must be among the chosen.
@@ -29,7 +29,7 @@ class Term:
     value: float
 
     def holds(self, choices: Mapping[str, Any]) -> bool:
-        """Whether it counts for a genotype's choices."""
+        """Whether the term counts for a genotype's choices."""
         return all(
             name in choices and not labels.isdisjoint(_labels(choices[name])) for name, labels in self.condition.items()
         )
@@ -41,12 +41,12 @@ def _labels(value: Any) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class CostTable:
-    """One cost of a space: a fixed part, and terms over one choice, or over several where they meet.
+    """One cost of a space: a fixed part, and terms over one choice or several.
 
     Attributes:
         name: The cost's name.
-        fixed: What every architecture costs.
-        terms: What depends on the choices.
+        fixed: The part of every architecture.
+        terms: The part that depends on the choices.
     """
 
     name: str
@@ -58,7 +58,7 @@ class CostTable:
         return self.fixed + sum(term.value for term in self.terms if term.holds(choices))
 
     def largest(self, name: str, label: str) -> float:
-        """What a label adds where everything else that it needs is there."""
+        """The largest addition of a label over all labels of the other choices."""
         terms = [term for term in self.terms if label in term.condition.get(name, ())]
         others: dict[str, set[str]] = {}
         for term in terms:
@@ -66,7 +66,7 @@ class CostTable:
                 if other != name:
                     others.setdefault(other, set()).update(labels)
         if math.prod(len(labels) for labels in others.values()) > MAX_ASSIGNMENTS:
-            return sum(max(0.0, term.value) for term in terms)  # more than can be together
+            return sum(max(0.0, term.value) for term in terms)  # an upper bound
         return max(
             sum(term.value for term in terms if term.holds({**dict(zip(others, chosen, strict=True)), name: label}))
             for chosen in itertools.product(*[sorted(labels) for labels in others.values()])
@@ -79,7 +79,7 @@ class CostTable:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
-        """The table of such values."""
+        """The table of plain values."""
         terms = [
             Term({name: frozenset(labels) for name, labels in condition.items()}, float(value))
             for condition, value in data["terms"]
@@ -88,7 +88,7 @@ class CostTable:
 
 
 def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
-    """Terms of equal conditions added up; those of value 0 left out."""
+    """The terms, those of equal conditions added up, without those of value 0."""
     sums: dict[Any, float] = {}
     for term in terms:
         key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in term.condition.items()))
@@ -99,10 +99,10 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
 
 
 class ExpectedCost:
-    """The mean of a cost when every choice is drawn by itself: differentiable in the probabilities.
+    """The mean of a cost over independent draws of the choices: differentiable in the probabilities.
 
-    With one-hot probabilities it is the table's cost. An input of an input choice is taken to be chosen with k times its share of the
-    row, at most 1.
+    With one-hot probabilities it is the table's cost. The probability of an input of an input choice is k times its share of the row, at
+    most 1.
 
     Args:
         table: The cost.

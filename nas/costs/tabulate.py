@@ -1,4 +1,4 @@
-"""Tabulates a cost over the choices of a supernet, so that no architecture need be built to know what it costs."""
+"""Tabulates a cost over the choices of a supernet, so that the cost of an architecture is known without building it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NUM_CHECKS = 8
 
 @dataclass(frozen=True)
 class Part:
-    """A module whose cost is looked at as a whole.
+    """A module whose cost is counted as a whole.
 
     Attributes:
-        path: Where it is in the network.
-        module: It.
+        path: Its path in the network.
+        module: The module.
         condition: The labels under which it runs.
-        inside: The parts inside it, where it holds choices.
+        inside: The parts inside, where it holds choices.
     """
 
     path: str
@@ -47,18 +47,18 @@ class Part:
 
     @property
     def decides(self) -> bool:
-        """Whether anything inside it is chosen."""
+        """Whether it holds choices."""
         return any(places_of(self.module))
 
     def everything(self) -> Iterator[Part]:
-        """It, and the parts inside it."""
+        """The part itself, and the parts inside."""
         yield self
         for part in self.inside:
             yield from part.everything()
 
 
 class Call(NamedTuple):
-    """One call of a module: its arguments, and the shape of what it returned (None where that is no tensor)."""
+    """One call of a module: its arguments, and the shape of its output (None where that is not a tensor)."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -91,7 +91,7 @@ def network_parts(module: nn.Module, path: str = "", condition: Condition | None
 
 @torch.no_grad()
 def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Sequence[Any]) -> dict[int, list[Call]]:
-    """Runs the supernet once with every candidate, in eval mode, and returns each module's calls by id; leaves no trace."""
+    """The calls of each module, by id, in one run of the supernet with every candidate, in eval mode; changes nothing."""
     calls: dict[int, list[Call]] = {id(module): [] for module in modules}
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -109,10 +109,10 @@ def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Seque
 
 
 class CostModel:
-    """A supernet and what its parts are called with: tabulates any cost.
+    """A supernet and the calls of its parts: tabulates any cost.
 
-    What runs outside the parts (between modules, in a forward of the user's) is in the fixed part. So a table is exact as long as that,
-    and the shape of what a part reads, do not depend on the choices otherwise than by widths.
+    Operations outside the parts (between modules, in a forward of the user's) are in the fixed part. So a table is exact as long as these
+    operations, and the shapes of the parts' inputs, depend on the choices through widths alone.
 
     Args:
         supernet: Not changed.
@@ -126,23 +126,23 @@ class CostModel:
         self.supernet = supernet
         self.inputs = tuple(inputs)
         self.parts = network_parts(supernet.network)
-        everything = [inner for part in self.parts for inner in part.everything()]
+        self.everything = [inner for part in self.parts for inner in part.everything()]
         known: dict[int, Part] = {}
-        for part in everything:
+        for part in self.everything:
             other = known.setdefault(id(part.module), part)
             if other.condition != part.condition:
                 raise ValueError(
                     f"costs cannot be tabulated: one module is used under two choices, at {other.path!r} and {part.path!r}"
                 )
-        self.calls = record_calls(supernet, [part.module for part in everything], self.inputs)
+        self.calls = record_calls(supernet, [part.module for part in self.everything], self.inputs)
 
     def table(self, name: str, cost: CostFunction, *, measured: bool = False) -> CostTable:
         """The table of one cost.
 
         Args:
-            name: What to call it.
-            cost: A function of a plain module and the inputs that it gets for one sample.
-            measured: Whether it carries noise: the fixed part is then averaged over several architectures.
+            name: The cost's name.
+            cost: A function of a plain module and its inputs for one sample.
+            measured: Whether the cost has noise; the fixed part is then averaged over several architectures.
 
         Raises:
             ValueError: The cost of a gated module is not linear in the number of its elements.
@@ -159,35 +159,29 @@ class CostModel:
         return table
 
     def _verify(self, table: CostTable, cost: CostFunction) -> None:
-        """Compares a table with what is counted on random architectures.
-
-        Raises:
-            ValueError: They differ, so the cost does not add up over candidates.
-        """
         for seed in range(NUM_CHECKS):
             choices = random_choices(self.supernet.network, seed + 1)
             counted = float(cost(self.supernet.derive(choices), self.inputs))
             if not math.isclose(table.of(choices), counted, rel_tol=1e-9, abs_tol=1e-9):
                 raise ValueError(
                     f"{table.name} does not add up over candidates: the table says {table.of(choices):,.6g} and {counted:,.6g} is "
-                    f"counted for {choices}. What runs outside candidates must not depend on choices, and candidates must not share weights"
+                    f"counted for {choices}. Operations outside candidates must not depend on choices, nor may candidates share weights"
                 )
 
     def shapes(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """(choice, label) -> shape of what that candidate puts out for one sample, where it is one tensor."""
+        """(choice, label) -> shape of the candidate's output for one sample, where it is one tensor."""
         result: dict[tuple[str, str], tuple[int, ...]] = {}
-        for part in self.parts:
-            for inner in part.everything():
-                for name, labels in inner.condition.items():
-                    for call in self.calls[id(inner.module)][:1]:
-                        for label in labels:
-                            if call.shape is not None:
-                                result.setdefault((name, label), call.shape)
+        for part in self.everything:
+            calls = self.calls[id(part.module)]
+            if calls and calls[0].shape is not None:
+                for name, labels in part.condition.items():
+                    for label in labels:
+                        result.setdefault((name, label), calls[0].shape)
         return result
 
 
 class _Tabulation:
-    """One cost of many parts; parts that are alike are looked at once."""
+    """One cost of many parts; equal parts are counted once."""
 
     def __init__(self, cost: CostFunction, calls: Mapping[int, Sequence[Call]], measured: bool) -> None:
         self.cost = cost
@@ -196,14 +190,14 @@ class _Tabulation:
         self.known: dict[Any, float] = {}
 
     def terms(self, parts: Sequence[Part], seen: set[int]) -> list[Term]:
-        """The terms of parts; the fixed ones have none."""
+        """The terms of parts that depend on choices."""
         terms: list[Term] = []
         for part in parts:
             if id(part.module) in seen or not (part.condition or part.decides):
                 continue
             seen.add(id(part.module))
             calls: Sequence[Call] = self.calls[id(part.module)]
-            if self.cost is num_params:  # they are there once, however often the module is called
+            if self.cost is num_params:  # parameters count once, however often the module is called
                 calls = calls[:1] or [Call((), {}, None)]
             if part.inside:
                 terms += self._whole(part, calls, self.terms(part.inside, seen))
@@ -212,7 +206,7 @@ class _Tabulation:
         return terms
 
     def _whole(self, part: Part, calls: Sequence[Call], inside: list[Term]) -> list[Term]:
-        """A candidate that holds choices: its parts' terms, and what it costs beside them."""
+        """A candidate that holds choices: its parts' terms, and its cost beside them."""
         choices = first_choices(part.module)
         choices |= {name: min(labels) for name, labels in part.condition.items()}
         plain = derive(part.module, choices)
@@ -239,7 +233,7 @@ class _Tabulation:
                 yield condition, self._value(module, call)
 
     def _made(self, call: Call, choices: Mapping[str, str], module: nn.Module, args: tuple[Any, ...]) -> float:
-        """What a module costs that a place has made anew, with the widths inside chosen."""
+        """The cost of a module that a place has made, with the widths inside chosen."""
         return self._value(derive(module, choices), call._replace(args=args))
 
     def _value(self, module: nn.Module, call: Call) -> float:
@@ -266,5 +260,5 @@ class _Bound(nn.Module):
 
 
 def num_chosen(supernet: Supernet) -> dict[str, int]:
-    """Choice name -> how many labels a genotype gives to it, of the choices that take several."""
+    """Choice name -> number of labels in a genotype, for the choices with several."""
     return {name: place.num_chosen for name, place in find_rows(supernet.network).items() if place.num_chosen > 1}

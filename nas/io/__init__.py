@@ -1,1 +1,1 @@
-"""Files, processes, random numbers and errors: what imports nothing of ours."""
+"""Files, processes, random numbers and errors; imports no other package of ours."""

@@ -1,7 +1,7 @@
 """Checkpoint files that are whole or absent, and whose content is verified before it is used.
 
-A file is what ``torch.save`` writes, followed by one line ``sha256:<hex>`` over all before it; ``torch.load`` ignores that line. The
-previous checkpoint is kept beside it.
+A file is the output of ``torch.save``, followed by a line ``sha256:<hex>`` of this output, which ``torch.load`` ignores. The previous
+checkpoint is kept beside it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _HashingFile:
         self.digest.update(data)
         try:
             return self.file.write(data)
-        except OSError as error:  # torch turns it into a RuntimeError that does not say why
+        except OSError as error:  # torch raises a RuntimeError without the reason
             self.error = error
             raise
 
@@ -48,9 +48,9 @@ class _HashingFile:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Writes `path`, keeping what was there as ``previous.ckpt`` in the same folder.
+    """Writes `path`; its old content becomes ``previous.ckpt`` in the same folder.
 
-    Temporary file beside the target, fsync, rename: whatever interrupts it, a whole ``last.ckpt`` or ``previous.ckpt`` stays.
+    Temporary file beside the target, fsync, rename: after any interruption there is a whole ``last.ckpt`` or ``previous.ckpt``.
 
     Raises:
         OSError: The disk is full, for example.
@@ -68,12 +68,12 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path, map_location: Any = "cpu", *, fall_back: bool = True) -> dict[str, Any]:
-    """Reads and verifies `path`; where it is damaged or missing, ``previous.ckpt`` beside it, with a warning.
+    """Reads and verifies `path`; where that is damaged or missing, ``previous.ckpt`` beside it, with a warning.
 
     Args:
         path: The checkpoint.
         map_location: As for ``torch.load``.
-        fall_back: Whether the previous one will do; not where the result of a finished run is wanted.
+        fall_back: Whether the previous checkpoint may be read, unlike for the result of a finished run.
 
     Raises:
         ValueError: No file is whole.
@@ -86,7 +86,7 @@ def load(path: Path, map_location: Any = "cpu", *, fall_back: bool = True) -> di
             reasons.append(f"{candidate}: {_reason(error)}")
             continue
         if reasons:
-            warnings.warn(f"{reasons[0]}; going on from {candidate}", stacklevel=2)
+            warnings.warn(f"{reasons[0]}; resuming from {candidate}", stacklevel=2)
         return state
     raise ValueError("; ".join(reasons))
 
@@ -125,7 +125,7 @@ def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Refuses what torch.save does not write, and would fill the memory from a small file."""
+    """Refuses archives that torch.save does not write, and that would fill the memory from a small file."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
@@ -136,7 +136,7 @@ def _check_archive(path: Path, size: int) -> None:
 
 
 class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's way in and out of checkpoint files: :func:`save` and :func:`load`, local paths only."""
+    """Lightning's interface to :func:`save` and :func:`load`, for local paths only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes atomically."""

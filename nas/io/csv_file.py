@@ -16,14 +16,14 @@ STEP = "step"
 
 
 class CsvFile:
-    """Rows dated by a step, in columns fixed by the first row; numbers are written with ``repr``, so none is rounded."""
+    """Rows of a step each, in the columns of the first row; numbers are written with ``repr``, so none is rounded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._columns: list[str] | None = None
 
     def cut_after(self, step: int) -> None:
-        """Removes rows later than `step`, and a last line that was not finished."""
+        """Removes rows after `step`, and an unfinished last line."""
         if not self.path.exists():
             return
         check_size(self.path, MAX_CSV_BYTES)
@@ -31,7 +31,7 @@ class CsvFile:
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
         except ValueError:
-            raise ValueError(f"{self.path}: damaged; remove it to go on without its rows") from None
+            raise ValueError(f"{self.path}: damaged; remove the file to continue without its rows") from None
         if lines and lines[0].endswith("\n"):
             self._columns = next(csv.reader(lines[:1]))
             write_atomic(self.path, "".join([lines[0], *kept]))
@@ -42,7 +42,7 @@ class CsvFile:
         """Writes one row; None becomes an empty cell.
 
         Raises:
-            ValueError: Other columns than in the first row.
+            ValueError: The columns differ from those of the first row.
         """
         cells = {STEP: step, **row}
         text = io.StringIO()
@@ -58,9 +58,9 @@ class CsvFile:
 
 
 def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, float]]]:
-    """Rows of such a file: the step, and the numbers of the columns that begin with `prefix`, without empty cells.
+    """The rows of a file: the step, and the numbers of the columns that begin with `prefix`, without empty cells.
 
-    A last line that is still being written is left out.
+    An unfinished last line is left out.
 
     Raises:
         ValueError: The file is damaged.
@@ -71,7 +71,7 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
 
 
 def last_row(path: Path) -> dict[str, float]:
-    """The numbers of the last whole row, of which the end of the file alone is read; nothing where there is none.
+    """The numbers of the last whole row, from the end of the file alone; empty without rows.
 
     Raises:
         ValueError: The file is damaged.

@@ -1,4 +1,4 @@
-"""What the processes of one search do together. Alone, each function is free."""
+"""Operations of all processes of a search together. With one process they do nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 
 def num_processes() -> int:
-    """How many there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether it holds in one of them."""
+    """Whether the flag of any process is set."""
     if num_processes() == 1:
         return flag
     flags = torch.tensor(int(flag), device=device)
@@ -26,10 +26,10 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Gives every process the mean of the gradients, in one message. A parameter that one process did not use counts as zero there.
+    """Gives every process the mean of the gradients, in one message. The gradient of a parameter that a process did not use is zero there.
 
-    By hand, and not through torch's wrapper: a step has several backward passes over different parameters, of which sampled paths leave
-    some out, and the wrapper's hooks do not see ``torch.autograd.grad``.
+    Torch's wrapper does not fit: a step has several backward passes over different parameters, sampled paths leave some parameters out,
+    and the wrapper's hooks do not see ``torch.autograd.grad``.
     """
     if num_processes() == 1:
         return
@@ -60,7 +60,7 @@ def check_equal(tensors: Mapping[str, Tensor]) -> None:
     """Compares the tensors of all processes bit by bit.
 
     Raises:
-        RuntimeError: Naming one that differs.
+        RuntimeError: A tensor differs; the message names it.
     """
     if num_processes() == 1:
         return
@@ -81,7 +81,7 @@ def _digest(tensor: Tensor) -> bytes:
 
 
 def gathered(item: Any) -> list[Any]:
-    """One plain value of each process, in their order."""
+    """A plain value of each process, in the order of ranks."""
     items: list[Any] = [item]
     if num_processes() > 1:
         items = [None] * num_processes()
@@ -90,7 +90,7 @@ def gathered(item: Any) -> list[Any]:
 
 
 def leave() -> None:
-    """Ends working together, after all have come here: what follows is done by one alone."""
+    """Waits for all processes, and ends their group: one process alone does the rest."""
     if num_processes() > 1:
         dist.barrier()
     if dist.is_available() and dist.is_initialized():

@@ -10,19 +10,19 @@ MAX_CHARACTERS = 1000
 
 
 def shown(text: str) -> str:
-    """One line for a terminal: control characters are written out, so that none moves the cursor or changes a title."""
+    """One line for a terminal, with control characters written out, so that none moves the cursor or changes a title."""
     line = " ".join(text.split())
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def shortened(text: str) -> str:
-    """The text without its middle, where a value that it repeats is too long to be read."""
+    """The text; the middle of a long one is left out."""
     half = MAX_CHARACTERS // 2
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def describe(error: BaseException) -> str:
-    """One line: the message, and the kind of error where the message alone would not say what is wrong."""
+    """One line: the message, with the kind of error where the message alone is not clear."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = shortened(" ".join(str(error).split()))
@@ -34,9 +34,9 @@ def describe(error: BaseException) -> str:
 
 
 class UsageError(ValueError):
-    """Wrong usage, configuration or input file, noticed before any work began.
+    """Wrong usage, configuration or input file, found before the work begins.
 
-    The command line prints its message as one line and exits with code 2. Everything else that goes wrong exits with code 1.
+    The command line prints the message as one line and exits with code 2. Every other error exits with code 1.
     """
 
     def __init__(self, message: str) -> None:

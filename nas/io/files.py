@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files and folders whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """A file to write that replaces `path` at the end of the block, and is removed after an error.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder.
 
     Args:
         path: The target.
-        keep_as: Where the target's old content goes, if there is any.
+        keep_as: New name of the target's old content; None: it is lost.
     """
     with naming(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
@@ -54,7 +54,7 @@ def atomic_file(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives errors of the system the name of the file that was written, which they lack or have of a temporary one."""
+    """Gives errors of the system the name of the file, in the place of none or that of a temporary file."""
     try:
         yield
     except OSError as error:
@@ -63,13 +63,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that gets the name `path` when the block ends well, with all its files, and vanishes when it does not.
+    """A folder to fill that gets the name `path` at the end of the block, and is removed after an error.
 
     Args:
-        path: The name; nothing may have it.
+        path: The name, which must be free.
 
     Raises:
-        UsageError: Something has the name, or no folder can be made there.
+        UsageError: The name is taken, or no folder can be made there.
     """
     with _refusing(path):
         if os.path.lexists(path):
@@ -99,11 +99,7 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def check_no_links(folder: Path) -> None:
-    """Refuses a folder with a symbolic link in it: what it points to would be written.
-
-    Raises:
-        UsageError: Naming the link.
-    """
+    """Raises UsageError where there is a symbolic link in a folder, since the link's target would be written."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if os.path.islink(os.path.join(parent, name)):
@@ -113,10 +109,10 @@ def check_no_links(folder: Path) -> None:
 
 
 def open_own(path: str | Path, flags: int) -> int:
-    """``os.open`` of a file that is made where there is none, and that has no other name; for ``open(opener=...)`` too.
+    """``os.open`` of a new or existing file without other names; also for ``open(opener=...)``.
 
     Raises:
-        OSError: It is a link, has a second (hard) link, or is a pipe or a device.
+        OSError: The file is a link, has a second (hard) link, or is a pipe or a device.
     """
     for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
         flags |= getattr(os, name, 0)
@@ -129,7 +125,7 @@ def open_own(path: str | Path, flags: int) -> int:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what processes that were killed while writing into `folder` have left."""
+    """Removes temporary files of processes that were killed while writing into `folder`."""
     for path in folder.glob(f".*{_TEMPORARY}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -23,21 +23,21 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`, in which there are no links, while the block runs. The system frees it when the process ends.
+    """Locks `folder`, which may have no links in it, during the block. The system frees the lock when the process ends.
 
-    A record lock, not flock: loader processes do not inherit it, so that they cannot hold it after their parent was killed. Where the
-    file system knows no locks, there is none.
+    It is a record lock, not flock: loader processes do not inherit it, so they cannot keep it after their parent was killed. On a file
+    system without locks there is none.
 
     Raises:
-        UsageError: There is a link in it, another process has the lock, or the folder cannot be written.
+        UsageError: There is a link in the folder, another process has the lock, or the folder cannot be written.
     """
     check_no_links(folder)
-    with _held(folder):
+    with _lock(folder):
         yield
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
@@ -51,11 +51,11 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def wait_until_free(folder: Path, seconds: float) -> None:
-    """Waits while another process holds the lock of `folder`, but no longer than so many seconds."""
+    """Waits while another process has the lock of `folder`, at most so many seconds."""
     end = time.monotonic() + seconds
     while True:
         try:
-            with _held(folder):
+            with _lock(folder):
                 return
         except UsageError:
             if time.monotonic() > end:
@@ -82,7 +82,7 @@ def _acquire(path: Path) -> int:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
             return descriptor
-        os.close(descriptor)  # its former holder has removed it meanwhile
+        os.close(descriptor)  # its former owner has removed it
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -1,4 +1,4 @@
-"""Markdown that shows names and values as they are, whatever is in them."""
+"""Markdown that shows all names and values unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose cells end neither their column nor the line, and open no tag."""
+    """A table whose cells have no markup."""
     lines = [_line(head), "|" + "---|" * len(head), *[_line([escaped(text) for text in row]) for row in rows]]
     return "\n".join(lines)
 
@@ -19,13 +19,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """One line that is no markup: no tag, link, picture, emphasis or code."""
+    """One line without markup: no tag, link, picture, emphasis or code."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return _SPECIAL.sub(r"\\\g<0>", line)
 
 
 def fenced(text: str, kind: str) -> str:
-    """A block of code that ends where the text ends, whatever fences are in it.
+    """A block of code; fences inside the text do not end it.
 
     Args:
         text: The code.

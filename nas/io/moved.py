@@ -1,4 +1,4 @@
-"""Old dotted paths of modules that have moved, so that code and class paths written for them still load."""
+"""Old dotted paths of moved modules, so that code and class paths with old paths still load."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state  # the import system has put that of the old path there
+        module.__spec__ = module.__spec__.loader_state  # the import system has set the spec of the old path
 
 
 def follow_old_paths() -> None:
-    """Makes imports of old paths give the modules of the new ones; once for each process."""
+    """Makes imports of old paths return the modules of the new paths, in this process."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())
 

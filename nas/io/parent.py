@@ -1,4 +1,4 @@
-"""Python processes that this one starts: what they import, and that they end with it."""
+"""Python processes that this process starts: their imports, and their end with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PARENT = "NAS_PARENT"
-"""Environment variable: the process without which this one stops."""
+"""Environment variable: the parent process, whose end also ends this process."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -17,12 +17,12 @@ _PR_SET_PDEATHSIG = 1
 def python_command(module: str, function: str, *words: str) -> list[str]:
     """A command that calls a function of an installed package, and imports nothing from the working directory.
 
-    ``python -m`` would look there first, where a folder that somebody else made may hold a file called ``yaml.py``.
+    ``python -m`` would search the working directory first, where a foreign folder may hold a file ``yaml.py``.
 
     Args:
         module: Dotted path of the module.
         function: A function without arguments.
-        *words: What it finds as ``sys.argv[1:]``.
+        *words: Its ``sys.argv[1:]``.
     """
     root = str(Path(__file__).parents[1])  # of this package, should it not be installed
     code = f"import sys; sys.path = [*filter(None, sys.path), {root!r}]; from {module} import {function}; {function}()"
@@ -30,13 +30,13 @@ def python_command(module: str, function: str, *words: str) -> list[str]:
 
 
 def stop_with_parent() -> None:
-    """Where ``NAS_PARENT`` names this process's parent, has the system send SIGTERM as soon as the parent ends, however it ends.
+    """Where ``NAS_PARENT`` names this process's parent, lets the system send SIGTERM when the parent ends for any reason.
 
-    Processes that this one starts are not meant, so the variable is taken away. Does nothing outside Linux.
+    The variable is removed, so that it does not reach processes that this process starts. Does nothing outside Linux.
     """
     parent = os.environ.pop(PARENT, None)
     if parent is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if str(os.getppid()) != parent:  # it ended meanwhile
+    if str(os.getppid()) != parent:  # it has ended already
         os.kill(os.getpid(), signal.SIGTERM)

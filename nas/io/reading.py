@@ -1,4 +1,4 @@
-"""Reading files of limited size: a file of somebody else's must not fill the memory."""
+"""Reading files of limited size, so that a foreign file cannot fill the memory."""
 
 from __future__ import annotations
 

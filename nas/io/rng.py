@@ -1,7 +1,7 @@
-"""Random numbers keyed by what they are for, so that a draw never depends on how often something else drew.
+"""Random numbers keyed by their purpose, so that a draw never depends on the number of other draws.
 
-Exact resume and equal noise on every rank both follow from this: the draw of step 117 is the same whether the process that makes it
-has just started or has made the 116 draws before it.
+Exact resume and equal noise on every rank follow from this: the draw of step 117 is the same in a process that has just started, and in
+one that has made the 116 draws before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
 
     Args:
         seed: The run's seed.
-        purpose: What the numbers are for, for example ``"noise"``; different purposes never share a stream.
+        purpose: The purpose of the numbers, for example ``"noise"``; different purposes never share a stream.
         *counters: Position within the purpose, for example step or (epoch, index).
     """
     text = "/".join([str(int(seed)), purpose, *(str(int(c)) for c in counters)])
@@ -30,7 +30,7 @@ def keyed_generator(seed: int, purpose: str, *counters: int, device: torch.devic
 
 
 def untouched_rng(device: torch.device | None = None) -> AbstractContextManager[None]:
-    """Leaves torch's default generators as they were: the CPU's, and that of `device` where it is a GPU."""
+    """Restores torch's default generators after the block: the CPU's, and that of `device` where it is a GPU."""
     return torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else [])
 
 
@@ -40,10 +40,10 @@ def uniform_like(like: torch.Tensor, generator: torch.Generator | None) -> torch
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seeds what dropout and augmentation draw from: torch's default generators.
+    """Seeds torch's default generators, which dropout and augmentation draw from.
 
-    Without an accelerator only the CPU's: ``torch.manual_seed`` would queue a call, with a formatted traceback, for a CUDA start-up that
-    never comes (measured 0.2 ms each, and the queue only grows).
+    Without an accelerator this seeds only the CPU's: ``torch.manual_seed`` would queue a call, with a formatted traceback, for a CUDA
+    start-up that never comes (measured 0.2 ms each, in a queue that only grows).
     """
     if torch.accelerator.is_available():
         torch.manual_seed(seed)

@@ -1,1 +1,1 @@
-"""What the commands do: configurations, run folders, searching, deriving, retraining, evaluating."""
+"""The work of the commands: configurations, run folders, searching, deriving, retraining, evaluating."""

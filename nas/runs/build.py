@@ -29,22 +29,14 @@ from nas.training.train_module import TrainModule
 
 
 def build_search(experiment: Experiment) -> SearchModule:
-    """The search module, weights drawn from the seed.
-
-    Raises:
-        UsageError: The parts do not fit together.
-    """
+    """The search module, weights drawn from the seed; raises UsageError where the parts do not fit together."""
     seed_global_generators(derive_seed(experiment.seed, "init"))
     with as_usage_error():
         return SearchModule(**experiment.model, seed=experiment.seed)
 
 
 def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
-    """The module of a run in the state of its last checkpoint.
-
-    Raises:
-        ValueError: No checkpoint is whole.
-    """
+    """The module of a run in the state of its last checkpoint; raises ValueError where no checkpoint is whole."""
     module = build_search(experiment)
     restore_weights(module, folder)
     module.use_average()
@@ -52,10 +44,10 @@ def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
 
 
 def restore_weights(module: TrainModule, folder: RunFolder) -> None:
-    """Loads the last checkpoint; of a finished run no other will do.
+    """Loads the last checkpoint; where it is damaged, and the run is not finished, the previous one.
 
     Raises:
-        ValueError: It is not whole, or not of this run.
+        ValueError: No checkpoint is whole, or it is not of this run.
     """
     state = checkpoint_io.load(folder.last_checkpoint, fall_back=not folder.finished)
     try:
@@ -65,11 +57,7 @@ def restore_weights(module: TrainModule, folder: RunFolder) -> None:
 
 
 def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
-    """The plain network of a genotype, weights drawn from the seed.
-
-    Raises:
-        UsageError: The genotype does not fit the space.
-    """
+    """The plain network of a genotype, weights drawn from the seed; raises UsageError where the genotype does not fit the space."""
     seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
     space: SearchSpace = experiment.model["space"]
     with as_usage_error():
@@ -79,22 +67,14 @@ def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
 
 
 def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
-    """The trained network of a retraining.
-
-    Raises:
-        ValueError: No checkpoint is whole.
-    """
+    """The trained network of a retraining; raises ValueError where no checkpoint is whole."""
     module = RetrainModule(build_network(experiment, folder.read_genotype()), experiment.retrain_task)
     restore_weights(module, folder)
     return module.network
 
 
 def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
-    """What trains a network as the retrain section says.
-
-    Raises:
-        UsageError: The section does not fit.
-    """
+    """The module that trains a network by the retrain section; raises UsageError where the section does not fit."""
     options = experiment.retrain
     with as_usage_error():
         return RetrainModule(
@@ -110,14 +90,10 @@ def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
 
 
 def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
-    """Tries the retrain section before a search, on any architecture of the space, so that its errors do not come after hours.
-
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-        genotype: The architecture.
+    """Tries the retrain section on any architecture before a search, so that its errors do not come after hours.
 
     Raises:
-        UsageError: It does not work.
+        UsageError: The section does not work.
     """
     with as_usage_error("retrain"):
         module = retrain_module(experiment, build_network(experiment, genotype))
@@ -125,11 +101,7 @@ def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
 
 
 def try_training(experiment: Experiment, module: RetrainModule, loader: ResumableLoader, *, test: bool) -> None:
-    """Tries module and loader on two samples; the test set's targets are looked at too where `test`.
-
-    Raises:
-        UsageError: They do not fit together.
-    """
+    """Tries module and loader on two samples, with the targets of the test set too where `test`; raises UsageError on errors."""
     network, data = module.network, experiment.data
     with as_usage_error():
         check_batches(experiment.trainer, loader)
@@ -144,20 +116,20 @@ def try_once(
     task: Task,
     *targets: Tensor | None,
 ) -> dict[str, list[str]]:
-    """Tries data, network and task on two samples, in eval mode; leaves no trace in the network or in random state.
+    """Tries data, network and task on two samples, in eval mode; changes neither the network nor random state.
 
     Args:
-        network: What `forward` runs.
+        network: The network that `forward` runs.
         forward: Called with the inputs of two samples.
         data: The data.
         task: Its loss and metrics are computed once.
-        *targets: Looked at as far as they are known beforehand.
+        *targets: All targets of a split, to check them; None: not known.
 
     Returns:
         Metric -> names of its scalars.
 
     Raises:
-        Exception: Whatever a part says.
+        Exception: The error of a part.
     """
     inputs, target = data.example()
     for known in (*targets, target):
@@ -168,9 +140,9 @@ def try_once(
         metrics = dict(task.metrics())
         update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metrics that two samples say little of
+            warnings.simplefilter("ignore")  # two samples are few for some metrics
             names = {name: list(scalars_of(name, metric.compute())) for name, metric in metrics.items()}
     first = next(iter(names))
     if names[first] != [first]:
-        raise ValueError(f"metric {first!r} comes first and is what runs are compared by, so it must be one number")
+        raise ValueError(f"metric {first!r} comes first and compares runs, so it must be one number")
     return names

@@ -1,6 +1,6 @@
-"""What a file may name: classes of a fixed list, and what is in modules that the user named as trusted on the command line.
+"""The names that a file may use: classes of a fixed list, and the content of modules that the user trusts on the command line.
 
-Every reader of class paths goes through this module: configurations, run folders, exports, genotypes, launches.
+Every reader of class paths uses this module: configurations, run folders, exports, genotypes, launches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 
 from nas.io.errors import UsageError, as_usage_error, describe
 
-# a value of a field of type Any stays a value, whatever it looks like
+# a value of a field of type Any stays a value, also where it has a class path
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
@@ -26,9 +26,9 @@ class Kind(NamedTuple):
     """Classes that files may name.
 
     Attributes:
-        module: Where they are, at any depth.
-        base: Dotted path of the class that they extend.
-        excluded: Those that call what they are given, so that a file could choose what is called.
+        module: Their module; submodules count.
+        base: Dotted path of their base class.
+        excluded: Names of classes that call their arguments, so that a file could choose a function to call.
     """
 
     module: str
@@ -74,14 +74,10 @@ KINDS = (
 
 
 def import_named(path: str, trusted: Sequence[str] = ()) -> Any:
-    """The object of a dotted path, which is of a listed kind's module, or of a trusted one.
-
-    Args:
-        path: Its dotted path.
-        trusted: The user's own modules.
+    """The object of a dotted path in the module of a listed kind or in a trusted one.
 
     Raises:
-        UsageError: Another module, or nothing is there.
+        UsageError: The path is of another module, or leads to nothing.
     """
     module, _, name = path.rpartition(".")
     if not module:
@@ -96,11 +92,7 @@ def import_named(path: str, trusted: Sequence[str] = ()) -> Any:
 
 
 def import_class(path: str, trusted: Sequence[str] = ()) -> type:
-    """The class of a dotted path that a file may name.
-
-    Raises:
-        UsageError: Another module, nothing is there, or it is no class that a file may name.
-    """
+    """The class of a dotted path; raises UsageError where that is not a class that a file may name."""
     found = import_named(path, trusted)
     if not isinstance(found, type):
         raise UsageError(f"{path}: not a class")
@@ -110,11 +102,7 @@ def import_class(path: str, trusted: Sequence[str] = ()) -> type:
 
 
 def import_function(path: str, trusted: Sequence[str] = ()) -> Any:
-    """The function of a dotted path in a trusted module.
-
-    Raises:
-        UsageError: The module is not trusted, nothing is there, or it is no function of that module.
-    """
+    """The function of a dotted path; raises UsageError where a trusted module does not define it."""
     if not _is_below(path.rpartition(".")[0], trusted):
         raise UsageError(refusal(path))
     found = import_named(path, trusted)
@@ -126,7 +114,7 @@ def import_function(path: str, trusted: Sequence[str] = ()) -> Any:
 
 
 def may_be_named(found: Any, trusted: Sequence[str] = ()) -> bool:
-    """Whether a file may name a class or function: a class of a listed kind, or what a trusted module defines."""
+    """Whether a file may name a class or function: a class of a listed kind, or anything that a trusted module defines."""
     module = str(getattr(found, "__module__", ""))
     if _is_below(module, trusted):
         return True
@@ -137,18 +125,14 @@ def may_be_named(found: Any, trusted: Sequence[str] = ()) -> bool:
 
 
 def check_named(parsed: Namespace, trusted: Sequence[str] = ()) -> None:
-    """Looks at everything that a parsed configuration names, before any of it is made.
-
-    Raises:
-        UsageError: A function, or a class that files may not name, with the key.
-    """
+    """Raises UsageError where a parsed configuration names a function, or a class that files may not name; nothing is made before."""
     for key, found, path in _named(parsed, "", [*_modules(), *trusted]):
         if not may_be_named(found, trusted):
             raise UsageError(f'"{key}": {refusal(path)}')
 
 
 def _named(value: Any, key: str, roots: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    """(key, class or function, dotted path) of all that is named below a value; None for what is in no module of `roots`."""
+    """(key, class or function, dotted path) of every name below a value; None for objects of modules outside of `roots`."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
@@ -169,7 +153,7 @@ def _named(value: Any, key: str, roots: Sequence[str]) -> Iterator[tuple[str, An
 
 
 def _defaults(found: Any) -> dict[str, Any]:
-    """Default values of a class's arguments, its bases' included: they come from code, not from a file."""
+    """Default values of the arguments of a class and its bases: they come from code, not from a file."""
     result: dict[str, Any] = {}
     for base in reversed(found.__mro__ if isinstance(found, type) else ()):
         try:
@@ -181,7 +165,7 @@ def _defaults(found: Any) -> dict[str, Any]:
 
 
 def _object(path: str) -> Any:
-    """What a dotted path stands for, which may be an attribute of a class; None where there is nothing."""
+    """The object of a dotted path, which may be an attribute of a class; None where the path leads to nothing."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None)
@@ -190,21 +174,21 @@ def _object(path: str) -> Any:
 
 
 def refusal(path: str) -> str:
-    """What to say of a path that a file may not name."""
+    """The message on a path that a file may not name."""
     module = path.partition(".")[0]
     if module in {kind.module.partition(".")[0] for kind in KINDS}:
         return (
-            f"{path!r} is not a class that a configuration may name; put one of yours into a module of your own and say "
+            f"{path!r} is not a class that a configuration may name; put a class of yours into a module of your own, and add "
             "--trust-module MODULE"
         )
-    return f"{path!r} is not of a trusted module; if it is yours, say --trust-module {module}"
+    return f"{path!r} is not of a trusted module; if the module is yours, add --trust-module {module}"
 
 
 @contextmanager
 def allowed_imports(trusted: Sequence[str] = ()) -> Iterator[None]:
     """Lets jsonargparse import modules of the listed kinds and trusted ones, and no others.
 
-    The working directory is appended to the import path, never put before installed packages.
+    The working directory comes last in the import path, after installed packages.
     """
     here = os.getcwd()
     if trusted and here not in sys.path:

@@ -53,11 +53,7 @@ class Experiment:
 
     @property
     def data(self) -> SearchDataModule:
-        """The data, made at the first use.
-
-        Raises:
-            UsageError: The data cannot be made.
-        """
+        """The data, made at the first use; raises UsageError where that fails."""
         return self.make_data()
 
     @property
@@ -128,11 +124,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
 
 
 def load_retraining(source: ConfigSource) -> Experiment:
-    """The configuration of the retraining that follows a search.
-
-    Raises:
-        UsageError: The retrain section does not fit.
-    """
+    """The configuration of the retraining that follows a search; raises UsageError where the retrain section does not fit."""
     with as_usage_error("retrain"):
         return load_experiment(source, stage="retrain")
 

@@ -1,4 +1,4 @@
-"""One step of training before a search, to see what only a step shows."""
+"""One step of training before a search, for checks that need a step."""
 
 from __future__ import annotations
 
@@ -19,26 +19,21 @@ from nas.training.search_module import SearchModule
 def after_a_step(module: SearchModule, inputs: Any, target: Any) -> Supernet:
     """A fresh supernet of a search's space, after one forward and backward pass in training mode through every candidate.
 
-    Args:
-        module: The search; not changed.
-        inputs: Of a batch.
-        target: Of the same.
-
     Raises:
-        ValueError: A choice that the forward pass does not use, or a width that no layer has.
+        ValueError: The forward pass does not use a choice, or no layer has a width.
     """
     with noting_widths() as made:
         network = module.space.network("search")
     supernet = Supernet(network).to(module.supernet.alpha).train()
     if lost := [name for name in made if name not in supernet.choices]:
         raise ValueError(
-            f"width {lost[0]!r} reaches no layer: what was computed from it is a plain number; give it to layers of torch.nn as it is"
+            f"width {lost[0]!r} reaches no layer: a result of arithmetic is a plain number, so give the width itself to layers of torch.nn"
         )
     sampler = Sampler(module.relaxation, module.tau(0.0), keyed_generator(0, "try", device=supernet.alpha.device))
     with supernet.noting_used() as used:
         output = call_network(supernet, inputs, op_weights=supernet.every_candidate(sampler))
     places = find_rows(network)
     if idle := [name for name, place in places.items() if used.isdisjoint(place.rows())]:
-        raise ValueError(f"choice {idle[0]!r} is in no forward pass, so nothing could be learned of it")
+        raise ValueError(f"choice {idle[0]!r} is in no forward pass, so it could not be trained")
     module.task.loss(output, target).backward()
     return supernet

@@ -1,4 +1,4 @@
-"""A run folder: where each file is, and in which order they are written."""
+"""A run folder: the place of each file, and the order of writing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunFolder:
     """Paths and files of one run: config.yaml comes first, manifest.json last."""
 
     def __init__(self, path: str | Path) -> None:
-        """Names the folder; it need not exist."""
+        """Only names the folder, which may not exist."""
         self.path = Path(path).absolute()
         self.config = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
@@ -43,12 +43,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path | None, name: str, fill: Callable[[RunFolder], None]) -> RunFolder:
-        """Makes a new folder, which is there with its first files or not at all.
+        """Makes a new folder with its first files, whole or not at all.
 
         Args:
-            path: The folder; None: ``runs/<name>/<n>`` with the first number that is free.
+            path: The folder; None: ``runs/<name>/<n>`` with the first free number.
             name: Name of the configuration.
-            fill: Writes the first files, config.yaml among them, into the folder it is given.
+            fill: Writes the first files into a given folder, config.yaml among them.
 
         Raises:
             UsageError: The folder exists already or cannot be made.
@@ -70,11 +70,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keeps other processes from writing into the folder meanwhile.
-
-        Raises:
-            UsageError: One does, or the folder cannot be written.
-        """
+        """Locks the folder against writing by other processes; raises UsageError where one has the lock, or writing fails."""
         with locked(Path(self.shown)):
             for folder in (self.path, self.checkpoints):
                 remove_temporary_files(folder)
@@ -86,10 +82,10 @@ class RunFolder:
 
         Args:
             path: The folder.
-            stage: ``"search"`` or ``"retrain"``: what must have been done there; None: either.
+            stage: Its stage, ``"search"`` or ``"retrain"``; None: either.
 
         Raises:
-            UsageError: There is none, or something else was done there.
+            UsageError: There is no such folder, or it is of another stage.
         """
         folder = cls(path)
         if not folder.path.is_dir():
@@ -102,18 +98,18 @@ class RunFolder:
 
     @property
     def shown(self) -> str:
-        """The path as a person would write it: relative to the working directory where it lies inside."""
+        """The path for messages: relative to the working directory where it lies inside."""
         here = Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property
     def quoted(self) -> str:
-        """The same as a word of a command."""
+        """The same, quoted for a shell."""
         return shlex.quote(self.shown)
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has ended."""
         return self.manifest.is_file()
 
     @property
@@ -129,19 +125,15 @@ class RunFolder:
         return RunFolder(self.path / "retrain")
 
     def source(self, trusted: tuple[str, ...]) -> ConfigSource:
-        """The run's resolved configuration; `trusted` is never stored, so it is said again."""
+        """The run's resolved configuration. `trusted` is never stored, so the user repeats it."""
         return ConfigSource((self.config,), (), trusted)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume from."""
         return self.last_checkpoint.exists() or (self.checkpoints / PREVIOUS).exists()
 
     def read_genotype(self) -> Genotype:
-        """The run's architecture.
-
-        Raises:
-            UsageError: It has none yet, or the file is damaged.
-        """
+        """The run's architecture; raises UsageError where there is none yet, or the file is damaged."""
         if not self.genotype.is_file():
             raise UsageError(
                 f"{self.shown}: no genotype.json yet; finish the search with: nas search --resume {self.quoted}"
@@ -149,35 +141,27 @@ class RunFolder:
         return Genotype.load(self.genotype)
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary of a finished run.
-
-        Raises:
-            UsageError: The run is not finished, or the file is damaged.
-        """
+        """The summary of a finished run; raises UsageError where the run is not finished, or the file is damaged."""
         summary = read_json(self.summary, f"{self.shown}: not finished (summary.json is missing)")
         if not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
             raise UsageError(f"{self.summary}: damaged")
         return summary
 
     def check_unchanged(self) -> None:
-        """Refuses a finished run whose configuration was changed since.
-
-        Raises:
-            UsageError: It was; the message says how to go on with it.
-        """
+        """Raises UsageError where the configuration of a finished run was changed, and says how to resume with it."""
         manifest = read_json(self.manifest, f"{self.shown}: not finished (manifest.json is missing)")
         digests = manifest.get("sha256")
         known = digests.get(self.config.name) if isinstance(digests, dict) else None
         if known is not None and known != sha256(self.config):
             raise UsageError(
-                f"{self.shown}: the run is finished, and its config.yaml was changed since; to go on with the changed one, remove "
-                "summary.json, genotype.json and manifest.json and say --force"
+                f"{self.shown}: the run is finished, and its config.yaml was changed since; to resume with the changed file, remove "
+                "summary.json, genotype.json and manifest.json, and add --force"
             )
 
     def wait_for_events(self) -> None:
-        """Waits, at most two seconds, until a new event file gets a later second in its name than those that are there.
+        """Waits, at most two seconds, until a new event file gets a later second in its name than the present ones.
 
-        TensorBoard reads the files of a run in the order of their names, and what follows the second there is no order of time.
+        TensorBoard reads the files of a run in the order of their names, which orders time only by whole seconds.
         """
         names = [path.name.split(".") for path in self.path.glob("events.out.tfevents.*")]
         newest = max((int(words[3]) for words in names if words[3].isdecimal()), default=0)
@@ -189,7 +173,7 @@ class RunFolder:
         """Writes summary.json, genotype.json, and manifest.json last."""
         write_json(self.summary, summary)
         genotype.save(self.genotype)
-        ours = (self.manifest, self.path / LOCK)  # the lock would be lost if the file were opened here
+        ours = (self.manifest, self.path / LOCK)  # opening the lock's file here would lose the lock
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ours)
         files = [p for p in files if self.retrain.path not in p.parents]
         manifest = {
@@ -201,7 +185,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers."""
+    """Versions of Python and of the packages that influence a run's numbers."""
     result = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -212,7 +196,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the working directory, where it is in a repository."""
+    """The commit of the working directory; None outside a repository."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

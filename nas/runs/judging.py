@@ -41,7 +41,7 @@ def searched_of(
     )
 
 
-class Judge:
+class SearchJudge:
     """Judges architectures while a search runs, with the weights of the moment, on `NUM_BATCHES` batches of each split.
 
     Args:

@@ -1,4 +1,4 @@
-"""The network that a run found, with the weights that it has by now."""
+"""The network of a run, with its best weights so far."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Found(NamedTuple):
 
     Attributes:
         network: With weights, on `device` or the CPU.
-        origin: What the weights are, in words.
+        origin: The origin of the weights, in words.
         folder: Of the retraining where it is finished, else of the search.
         experiment: Loaded for the folder's stage.
         genotype: The architecture.
-        task: What it was trained on.
+        task: The task of its training.
         device: Where to run it.
-        plain: Whether it is a network of its own, and not a supernet that runs one architecture.
+        plain: Whether it is a derived network, and not a supernet that runs one architecture.
     """
 
     network: nn.Module
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     plain: bool = True
 
     def check_plain(self) -> None:
-        """Raises UsageError where it is a supernet that runs one architecture: there is no network to give away."""
+        """Raises UsageError where `plain` is false."""
         if not self.plain:
             raise UsageError(
                 f"{self.folder.shown}: networks of this space cannot take the supernet's weights; "
@@ -54,12 +54,8 @@ class Found(NamedTuple):
 def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
     """The retrained network of a run, else the derived one with inherited weights.
 
-    Args:
-        path: Run folder of a search or a retraining.
-        trusted: The user's own modules.
-
     Raises:
-        UsageError: Not a run folder, or not finished.
+        UsageError: The folder is not of a run, or not finished.
         ValueError: No checkpoint is whole.
     """
     folder = RunFolder.open(path)

@@ -1,4 +1,4 @@
-"""The first look at a configuration: whether it can be one at all. No torch here, so that wrong usage is answered at once."""
+"""First checks of a configuration, without torch, so that wrong usage is reported at once."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from nas.io.reading import MAX_CONFIG_BYTES, read_text
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
 GROUPS = ("trainer", "model", "model.guards", "retrain")
-"""Sections that are set key by key: a text in the place of one would be taken for the name of a file to read."""
+"""Sections that are set key by key. The parser would read a text in the place of one as the name of a file."""
 MAX_VALUES = 2_000
-"""Keys and values of a configuration."""
+"""Of keys and values in a configuration."""
 MAX_DEPTH = 100
-"""Levels of mappings and lists in it."""
+"""Of mappings and lists inside each other."""
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class ConfigSource(NamedTuple):
-    """Where a configuration comes from.
+    """The origin of a configuration.
 
     Attributes:
-        files: YAML files; later ones win.
-        overrides: ``--KEY VALUE`` words, winning over the files.
-        trusted: The user's own modules that it may name.
+        files: YAML files; later ones override earlier ones.
+        overrides: ``--KEY VALUE`` words, which override the files.
+        trusted: The user's own modules that the configuration may name.
     """
 
     files: tuple[Path, ...]
@@ -38,7 +39,7 @@ class ConfigSource(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The last file's name without its ending: what the run folder is called."""
+        """The last file's name without its ending, which is also the run folder's name."""
         return self.files[-1].stem
 
     def overridden(self, key: str, value: Any) -> ConfigSource:
@@ -48,52 +49,48 @@ class ConfigSource(NamedTuple):
 
 
 def check_key(key: str, source: str) -> None:
-    """Refuses what is no key of a setting, such as an option of a command.
-
-    Raises:
-        UsageError: It is none; the message begins with `source`.
-    """
+    """Raises UsageError, which begins with `source`, where a text is not the key of a setting, but an option of a command, for example."""
     if not KEY.fullmatch(key):
         raise UsageError(f"{source}: {key!r:.80} is not a key of {', '.join(SECTIONS[1:])}")
 
 
 def normalized(values: Any) -> Any:
-    """Plain values without empty ``init_args``: a class without arguments may be written either way."""
+    """Plain values without empty ``init_args``: a class without arguments may be written with or without them."""
     if isinstance(values, dict):
-        kept = {key: value for key, value in values.items() if not ("class_path" in values and _is_empty(key, value))}
-        return {key: normalized(value) for key, value in kept.items()}
+        is_class = "class_path" in values
+        return {key: normalized(item) for key, item in values.items() if item or not (is_class and key == "init_args")}
     return [normalized(value) for value in values] if isinstance(values, list) else values
 
 
-def _is_empty(key: str, value: Any) -> bool:
-    return key == "init_args" and not value
-
-
 def trust_words(trusted: tuple[str, ...]) -> str:
-    """The ``--trust-module`` words to repeat in a printed command."""
+    """The ``--trust-module`` words of a printed command."""
     return "".join(f" --trust-module {name}" for name in trusted)
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what safe_load lets through: a key given twice, of which one would be lost, and small texts of a huge content."""
+    """A safe loader that also refuses a key given twice, and small texts with a huge content."""
 
     num_values = depth = 0
 
-    def get_single_node(self) -> Any:
-        node = super().get_single_node()
-        if node is not None:
-            _check_size(node)
-        return node
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.sizes: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        self.num_values += 1
-        if self.num_values > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES} values")
+        is_alias = self.check_event(yaml.AliasEvent)
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise yaml.YAMLError("nested too deeply")
+        before = self.num_values
         node = super().compose_node(parent, index)
         self.depth -= 1
+        if not is_alias:
+            self.sizes[id(node)] = 1 + self.num_values - before
+        elif id(node) not in self.sizes:
+            raise yaml.YAMLError("a value that contains itself")
+        self.num_values = before + self.sizes[id(node)]
+        if self.num_values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values, with those behind an alias counted at each use")
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -115,38 +112,11 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
-def _check_size(root: yaml.Node) -> None:
-    """Counts the values below a node, those behind an alias as often as it is used."""
-    sizes: dict[int, int | None] = {}
-
-    def size(node: yaml.Node) -> int:
-        if id(node) not in sizes:
-            sizes[id(node)] = None
-            children = (
-                [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-            )
-            below = 0 if isinstance(node, yaml.ScalarNode) else sum(map(size, children))
-            if below > MAX_VALUES:
-                raise yaml.YAMLError(
-                    f"more than {MAX_VALUES} values, those behind aliases counted as often as they are used"
-                )
-            sizes[id(node)] = 1 + below
-        known = sizes[id(node)]
-        if known is None:
-            raise yaml.YAMLError("a value that contains itself")
-        return known
-
-    size(root)
-
-
-_MERGE = "tag:yaml.org,2002:merge"
-
-
 def check_texts(value: Any, source: str) -> None:
-    """Refuses texts inside of values that become huge by their aliases: the parser reads them as YAML once more.
+    """Refuses texts inside of values that become huge by aliases, since the parser reads them as YAML again.
 
     Raises:
-        UsageError: There is one; the message begins with `source`.
+        UsageError: There is such a text; the message begins with `source`.
     """
     if isinstance(value, dict):
         value = list(value.values())
@@ -162,17 +132,13 @@ def check_texts(value: Any, source: str) -> None:
 
 
 def check_yaml(path: Path) -> dict[str, Any]:
-    """The checked content of one configuration file.
-
-    Raises:
-        UsageError: The file cannot be read, is too large, is not YAML, or has keys that a configuration does not have.
-    """
+    """The content of a configuration file; raises UsageError where that is not readable YAML with the keys of a configuration."""
     text = read_text(path, MAX_CONFIG_BYTES)
     try:
         content = yaml.load(text, _Loader)
-    except Exception as error:  # constructors of tags raise whatever they meet
-        said = " ".join(str(error).split())
-        raise UsageError(f"{path}: not valid YAML: {said or 'nested too deeply'}") from None
+    except Exception as error:  # constructors of tags raise errors of all kinds
+        reason = " ".join(str(error).split()) or "nested too deeply"
+        raise UsageError(f"{path}: not valid YAML: {reason}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a configuration; expected the keys {', '.join(SECTIONS)}")
     for key in content:

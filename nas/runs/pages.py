@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a finished run: hyperparameters with the result, and pages of text."""
+"""TensorBoard's view of a finished run: hyperparameters with the result, and pages of text."""
 
 from __future__ import annotations
 
@@ -22,31 +22,25 @@ from nas.runs.folder import RunFolder
 def write_pages(
     folder: RunFolder, experiment: Experiment, genotype: Genotype, summary: Mapping[str, Any], step: int
 ) -> None:
-    """Writes hyperparameters, final figures, and the pages config, genotype and summary; what was written at `step` before is replaced.
+    """Writes hyperparameters, final figures, and the pages config, genotype and summary; warns where that fails.
 
     Args:
-        folder: The run folder.
-        experiment: What was run.
-        genotype: What was found.
-        summary: What summary.json will say.
+        folder: The run folder. Earlier pages of the same `step` are replaced.
+        experiment: The configuration of the run.
+        genotype: The architecture.
+        summary: The content of summary.json.
         step: Batches done.
     """
-    try:
-        _write_pages(folder, experiment, genotype, summary, step)
-    except Exception as error:  # a search of hours is worth more than its pages
-        warnings.warn(f"no pages of the run for TensorBoard: {describe(error)}", stacklevel=2)
-
-
-def _write_pages(
-    folder: RunFolder, experiment: Experiment, genotype: Genotype, summary: Mapping[str, Any], step: int
-) -> None:
     folder.wait_for_events()
-    final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
-    with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
-        write_hparams(writer, hyperparameters(experiment.values), final, step + 1)
-        writer.add_text("config", fenced(experiment.yaml(), "yaml"), step + 1)
-        writer.add_text("genotype", genotype_table(genotype), step + 1)
-        writer.add_text("summary", fenced(json.dumps(summary, indent=2, default=str), "json"), step + 1)
+    try:
+        final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
+        with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
+            write_hparams(writer, hyperparameters(experiment.values), final, step + 1)
+            writer.add_text("config", fenced(experiment.yaml(), "yaml"), step + 1)
+            writer.add_text("genotype", markdown_table(("choice", "chosen", "probability"), genotype.rows()), step + 1)
+            writer.add_text("summary", fenced(json.dumps(summary, indent=2, default=str), "json"), step + 1)
+    except Exception as error:  # the result of hours of search must not be lost with its pages
+        warnings.warn(f"no pages of the run for TensorBoard: {describe(error)}", stacklevel=2)
 
 
 def write_hparams(
@@ -55,7 +49,7 @@ def write_hparams(
     figures: Mapping[str, float],
     step: int,
 ) -> None:
-    """Gives the HParams page a row: parameters, and what came of them."""
+    """Adds a row to the HParams page: parameters and figures."""
     assert writer.file_writer is not None
     for part in hparams(dict(parameters), dict.fromkeys(figures, 0.0)):
         writer.file_writer.add_summary(part, step)
@@ -64,11 +58,11 @@ def write_hparams(
 
 
 def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype) -> None:
-    """Writes architecture.svg and architecture.dot; where they cannot be drawn, warns."""
+    """Writes architecture.svg and architecture.dot; warns where they cannot be drawn."""
     try:
         cells = experiment.model["space"].cells(genotype.choices)
         texts = {"svg": svg_text(draw_architecture(genotype, cells)), "dot": architecture_dot(genotype, cells)}
-    except Exception as error:  # a search of hours is worth more than its pictures
+    except Exception as error:  # as above
         warnings.warn(f"no picture of the architecture: {describe(error)}", stacklevel=2)
         return
     for ending, text in texts.items():
@@ -76,7 +70,7 @@ def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype
 
 
 def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """What runs are compared by: the headline metric, parameters, MACs, seconds."""
+    """The figures to compare runs by: the headline metric, parameters, MACs, seconds."""
     metric = summary["metric"]
     figures = {f"{metric['split']}_{metric['name']}": metric["value"], **summary.get("cost", {})}
     figures |= {key: summary[key] for key in ("params", "macs", "search_seconds", "train_seconds") if key in summary}
@@ -101,8 +95,3 @@ def hyperparameters(values: Mapping[str, Any]) -> dict[str, bool | int | float |
 
     add("", {key: values[key] for key in ("seed_everything", "trainer", "model", "data")})
     return result
-
-
-def genotype_table(genotype: Genotype) -> str:
-    """A markdown table: choice, what was chosen, and how probable it was."""
-    return markdown_table(("choice", "chosen", "probability"), genotype.rows())

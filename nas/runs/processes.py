@@ -1,4 +1,4 @@
-"""Several processes that make one run: who they are, and how the first one's folder reaches the others."""
+"""Several processes of one run: their ranks, and the way of the run folder's path from the first to the others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nas.runs.folder import RunFolder
 
 FOLDER = "NAS_RUN_FOLDER"
 PATIENCE = 600
-"""Seconds that others wait for the first process, which tries everything before it makes the folder."""
+"""Seconds that others wait for the first process, which makes the folder after all checks."""
 
 
 class WorkerDone(Exception):
-    """The end of a process that is not the first: what follows a training is done by one alone."""
+    """The end of every process but the first, which alone works after a training."""
 
     exit_code = 0
 
@@ -33,9 +33,9 @@ class Averaging(DDPStrategy):
         """Leaves the module as it is."""
 
     def setup_distributed(self) -> None:
-        """Meets the others. After torchrun has started all anew, its store still holds the addresses of before.
+        """Joins the other processes, with a part of torchrun's store for each start.
 
-        So each start has a part of it: with torch 2.14.1 and gloo every restart ended in refused connections otherwise.
+        After a restart the store still holds the old addresses: with torch 2.14.1 and gloo, every restart ended in refused connections.
         """
         store = _store()
         if store is not None and not dist.is_initialized():
@@ -50,8 +50,8 @@ class Processes(NamedTuple):
     """This process among those of a run.
 
     Attributes:
-        rank: Its number; the first writes.
-        size: How many there are.
+        rank: Its number; number 0 writes.
+        size: The number of processes.
     """
 
     rank: int
@@ -62,17 +62,13 @@ class Processes(NamedTuple):
         return folder.writing() if self.rank == 0 else nullcontext()
 
     def folder(self, out: Path | None, make: Callable[[], RunFolder]) -> RunFolder:
-        """The run folder, which the first process makes.
+        """The run folder, which the first process makes by `make`; `out` is the folder that the user named.
 
-        Its path is told through the environment to processes that Lightning starts, and through torchrun's store to those that torchrun
-        does. After torchrun has started them anew, it is the folder of before.
-
-        Args:
-            out: The folder that the user named; None: none.
-            make: Makes it.
+        Processes that Lightning starts get its path through the environment, and processes of torchrun through its store. After a
+        restart by torchrun, the folder is the same.
 
         Raises:
-            UsageError: It cannot be made, or its path cannot be told.
+            UsageError: The folder cannot be made, or its path does not reach the others.
         """
         if self.size == 1:
             return make()
@@ -99,12 +95,12 @@ class Processes(NamedTuple):
 
 
 def _num_restarts() -> int:
-    """How often torchrun has started the processes anew."""
+    """The number of restarts by torchrun."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _store() -> dist.TCPStore | None:
-    """The store of torchrun's agent, where it runs one."""
+    """The store of torchrun's agent; None without one."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)

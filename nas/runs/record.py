@@ -1,4 +1,4 @@
-"""What a run was begun with, so that it goes on only with the same."""
+"""The conditions of a run's beginning, so that it resumes only under the same."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class RunProvenance(Callback):
     """Configuration, versions, sources of the user's modules, and number of processes, kept in every checkpoint.
 
     Args:
-        configuration: The text of its config.yaml.
+        configuration: The text of config.yaml.
         trusted: The user's own modules.
-        force: Go on with something else all the same.
+        force: Only warn of differences.
     """
 
     state_key = "Record"  # in checkpoints
@@ -49,10 +49,10 @@ class RunProvenance(Callback):
         return self.present
 
     def compare(self, checkpoint: Mapping[str, Any], path: Path, trainer: pl.Trainer) -> None:
-        """Compares with what a checkpoint says.
+        """Compares the present conditions with those in a checkpoint.
 
         Raises:
-            UsageError: Something differs that decides the run's numbers, unless forced; in one line that says what.
+            UsageError: A condition that influences the run's numbers differs, unless forced; the message lists the differences.
         """
         begun = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
         present = self.present | _of(trainer)
@@ -60,12 +60,12 @@ class RunProvenance(Callback):
         changes = list(_changes(_readable(begun), _readable({key: present.get(key) for key in begun}), ""))
         if changes:
             more = f"; and {len(changes) - NUM_SHOWN} more" if len(changes) > NUM_SHOWN else ""
-            text = f"{path}: the run was begun otherwise: {'; '.join(changes[:NUM_SHOWN])}{more}"
+            text = f"{path}: the run began with other settings: {'; '.join(changes[:NUM_SHOWN])}{more}"
             if not self.force:
-                raise UsageError(f"{text}; --force goes on all the same")
+                raise UsageError(f"{text}; --force resumes anyway")
             warnings.warn(text, stacklevel=2)
         elif there not in (None, here):
-            warnings.warn(f"{path}: written on {there}, goes on on {here}; sums may round differently", stacklevel=2)
+            warnings.warn(f"{path}: written on {there}, resumed on {here}; sums may round differently", stacklevel=2)
 
 
 def _of(trainer: pl.Trainer) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _of(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def _source_of(name: str) -> str | None:
-    """A digest of a module's source, and of the submodules that were imported; None where there is none."""
+    """A digest of the sources of a module and its imported submodules; None without sources."""
     modules = [key for key in sorted(sys.modules) if key == name or key.startswith(f"{name}.")]
     paths = [path for key in modules if (path := getattr(sys.modules[key], "__file__", None))]
     digests = [sha256(path)[:12] for path in paths]
@@ -87,7 +87,7 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(old: Any, new: Any, place: str) -> Iterator[str]:
-    """What differs between two trees of plain values, a phrase each."""
+    """A phrase for each difference between two trees of plain values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _changes(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))

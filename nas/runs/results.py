@@ -174,12 +174,7 @@ def _plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:
 
 
 def has_learned(task: Task, scores: Mapping[str, float]) -> bool | None:
-    """Whether the headline metric is better than that of the best constant output; None where it is not known.
-
-    Args:
-        task: The task.
-        scores: By metric; under `CONSTANT` that of the constant output.
-    """
+    """Whether the headline metric is better than that of the best constant output, in `scores`; None where it is not known."""
     name, metric = next(iter(task.metrics().items()))
     if CONSTANT not in scores or metric.higher_is_better is None:
         return None

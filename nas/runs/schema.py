@@ -1,4 +1,4 @@
-"""What a configuration consists of: the parser with all keys and defaults."""
+"""The schema of configurations: the parser with all keys and defaults."""
 
 from __future__ import annotations
 
@@ -85,11 +85,7 @@ def make_parser() -> ArgumentParser:
 
 
 def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Target, ...]:
-    """The targets of ``model.cost``: cost name -> {max, weight}.
-
-    Raises:
-        UsageError: An unknown cost or key, or a number out of range.
-    """
+    """The targets of ``model.cost`` (cost name -> {max, weight}); raises UsageError on unknown costs and keys, and wrong numbers."""
     targets = []
     for name, options in values.items():
         if not isinstance(name, str) or (name not in COSTS and "." not in name):

@@ -39,13 +39,9 @@ def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "s
 
 
 def load_space_of(source: ConfigSource) -> SearchSpace:
-    """The search space of a resolved configuration, without its data.
-
-    Raises:
-        UsageError: The space cannot be made.
-    """
-    for path in source.files:
-        model = check_yaml(path).get("model")
+    """The search space of a resolved configuration, without its data; raises UsageError where it cannot be made."""
+    path = source.files[-1]
+    model = check_yaml(path).get("model")
     spec = model.get("space") if isinstance(model, dict) else None
     if not isinstance(spec, dict):
         raise UsageError(f"{path}: model.space must be a class path with its arguments, got {spec!r:.80}")
@@ -53,11 +49,7 @@ def load_space_of(source: ConfigSource) -> SearchSpace:
 
 
 def load_genotype(path: Path, space: SearchSpace) -> Genotype:
-    """Reads a genotype.json, or a text in the space's own published notation.
-
-    Raises:
-        UsageError: The file cannot be read, or is neither.
-    """
+    """Reads a genotype.json, or a text in the space's own published notation; raises UsageError where the file is neither."""
     text = read_text(path, MAX_JSON_BYTES)
     if text.lstrip().startswith("{"):
         return Genotype.from_json(text, str(path))
@@ -70,11 +62,7 @@ def load_genotype(path: Path, space: SearchSpace) -> Genotype:
 
 
 def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
-    """The architecture of a genotype file, which must be of the configuration's space.
-
-    Raises:
-        UsageError: The file cannot be read, or is of another space.
-    """
+    """The architecture of a genotype file; raises UsageError where it is not of the configuration's space."""
     genotype = load_genotype(path, experiment.model["space"])
     expected = experiment.values["model"]["space"]["class_path"]
     if genotype.space is not None and genotype.space["class_path"] != expected:

@@ -1,4 +1,4 @@
-"""Tables of what architectures are worth, and where a found one stands among them."""
+"""Tables of scores of a space's architectures, and the rank of an architecture among them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDER = "tables"
 """Beside the module of a space."""
-
 LOADING = ("arch_fraction", "num_workers", "pin_memory", "prefetch_factor")
-"""Arguments of data that do not change what a stand-alone training sees."""
+"""Arguments of data that do not change a stand-alone training."""
 
 Values = dict[Part, dict[int, float]]
 
@@ -34,9 +33,9 @@ class Table:
     """Scores of stand-alone trainings of architectures of one space.
 
     Attributes:
-        training: What was trained, and how; only searches of an equal one are compared with the table.
+        training: Space, data and settings of the trainings; only searches with equal ones are compared with the table.
         metric: Name of the scores.
-        rows: Architecture -> part -> seed -> score. Validation scores are of a part cut from the training set.
+        rows: Architecture -> part -> seed -> score. Validation scores are of a part of the training set.
         seconds: Mean time of a training.
         provenance: Versions, hardware, date and command.
     """
@@ -52,18 +51,18 @@ class Table:
         self.rows.setdefault(key_of(choices), {"validation": {}, "test": {}})[part][seed] = score
 
     def value(self, choices: Mapping[str, Any], part: Part) -> float | None:
-        """The mean score over seeds; None where there is none."""
+        """The mean score over seeds; None without scores."""
         scores = self.rows.get(key_of(choices), {}).get(part)
         return statistics.fmean(scores.values()) if scores else None
 
     def column(self, part: Part) -> dict[str, float]:
-        """Architecture -> mean score, of those that have one."""
+        """Architecture -> mean score, for architectures with scores."""
         return {key: statistics.fmean(values[part].values()) for key, values in self.rows.items() if values[part]}
 
     def standing(self, choices: Mapping[str, Any], part: Part) -> dict[str, float] | None:
-        """Where an architecture stands: rank (1 is best), number of architectures, value, regret (best value minus this one).
+        """Rank of an architecture (1 is best), number of architectures, value, and regret (best value minus this one).
 
-        None where the table does not have it.
+        None where the table does not have the architecture.
         """
         value = self.value(choices, part)
         if value is None:
@@ -85,11 +84,7 @@ class Table:
 
     @classmethod
     def load(cls, path: Path) -> Table:
-        """Reads a table.
-
-        Raises:
-            UsageError: The file cannot be read or is no table.
-        """
+        """Reads a table; raises UsageError where the file is not one."""
         content = DOCUMENT.load(path, f"{path}: no such table")
         try:
             seconds = content["seconds"]
@@ -109,15 +104,11 @@ class Table:
 
 
 def training_of(experiment: Experiment) -> dict[str, Any]:
-    """What a score depends on beside architecture and seed.
-
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-    """
+    """The settings that a score depends on, beside architecture and seed; `experiment` is loaded for the stage ``"retrain"``."""
     values = experiment.applied
     trainer = values["trainer"]
     kept = ["optimizer", "scheduler", "gradient_clip_norm", "task"]
-    if values["retrain"]["num_micro_batches"] > 1:  # norms look at parts
+    if values["retrain"]["num_micro_batches"] > 1:  # batch norms see each part alone
         kept.append("num_micro_batches")
     data = values["data"]
     loaded = {name: value for name, value in data.get("init_args", {}).items() if name not in LOADING}
@@ -131,11 +122,7 @@ def training_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def find_table(experiment: Experiment) -> Table | None:
-    """The table of an experiment's space, data and training in the folder ``tables`` beside the space's module; None where there is none.
-
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-    """
+    """The table of a retraining's space, data and training, from the folder ``tables`` beside the space's module; None without one."""
     try:
         folder = Path(inspect.getfile(type(experiment.model["space"]))).parent / FOLDER
     except (TypeError, OSError):
@@ -144,7 +131,7 @@ def find_table(experiment: Experiment) -> Table | None:
     for path in sorted(folder.glob("*.json")):
         try:
             table = Table.load(path)
-        except UsageError as error:  # somebody's other file must not end a search
+        except UsageError as error:  # a foreign file must not end a search
             warnings.warn(f"left out: {error}", stacklevel=2)
             continue
         if normalized(dict(table.training)) == normalized(wanted):

@@ -1,4 +1,4 @@
-"""Cost targets of a configuration: their tables, the penalty while searching, and whether they can be kept at all."""
+"""Cost targets of a configuration: tables, the penalty while searching, feasibility, and the report."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FILE = "cost_tables.json"
 
 
 def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
-    """The cost model of the networks that are retrained: it is they that a limit is about.
+    """The cost model of the retrained networks, which limits apply to.
 
     Args:
         experiment: Loaded for the stage ``"retrain"``.
-        device: Where modules run when they are timed.
+        device: Where modules are timed.
 
     Raises:
         UsageError: The network does not run, or costs cannot be tabulated.
@@ -57,7 +57,7 @@ def cost_tables(
         experiment: Loaded for the stage ``"retrain"``.
         device: Where latencies are measured.
         costs: cost name -> function.
-        measure: Whether latencies that are not known may be measured.
+        measure: Whether unknown latencies may be measured.
 
     Raises:
         UsageError: A cost cannot be tabulated, or a latency is not known.
@@ -82,7 +82,7 @@ def cost_tables(
 
 
 def targets_tables(experiment: Experiment, device: torch.device) -> dict[str, CostTable]:
-    """The tables of an experiment's targets; latencies must have been measured before."""
+    """The tables of an experiment's targets, from latencies that were measured before."""
     return cost_tables(experiment, device, {t.name: t.function for t in experiment.targets}, measure=False)
 
 
@@ -106,7 +106,7 @@ def target_lines(report: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """A line of text for every row of a target report, also of one that an earlier version wrote without ``met``."""
     lines = {}
     for name, row in report.items():
-        parts = [f"{words} {format_cost(row[kind])}" for kind, words in _KINDS.items() if kind in row]
+        parts = [f"{words} {format_cost(row[kind])}" for kind, words in _KINDS.items() if row.get(kind) is not None]
         if "met" in row:
             yes, no = ("can be met", "cannot be met") if "smallest" in row else ("met", "not met")
             parts.append(yes if row["met"] else no)
@@ -120,7 +120,7 @@ _KINDS = {"max": "at most", "table": "by the table", "network": "the network has
 def report_of(
     retraining: Experiment, tables: Mapping[str, CostTable], choices: Mapping[str, Any], device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """The target report of an architecture: costs by the tables, and of the retrained network (a latency: measured anew)."""
+    """The target report of an architecture: costs by the tables, and of the retrained network (a latency is measured again)."""
     if not retraining.targets:
         return {}
     with untouched_rng(), architecture(choices):
@@ -150,11 +150,7 @@ def infeasibility(module: SearchModule, limits: Sequence[Limit]) -> str:
 
 
 def penalise(module: SearchModule, targets: Sequence[Target], tables: Mapping[str, CostTable]) -> None:
-    """Adds the penalties of targets to a search.
-
-    Raises:
-        UsageError: The retrained network has other choices than the searched one.
-    """
+    """Adds the penalties of targets to a search; raises UsageError where the retrained network has other choices."""
     several = num_chosen(module.supernet)
     for target in targets:
         try:
@@ -167,17 +163,13 @@ def penalise(module: SearchModule, targets: Sequence[Target], tables: Mapping[st
 
 
 def save_tables(tables: Mapping[str, CostTable], folder: Path) -> None:
-    """Keeps the tables of a run, so that a resumed one goes by the same numbers."""
+    """Writes the tables of a run, so that a resumed run uses the same numbers."""
     if tables:
         write_json(folder / FILE, {name: table.to_json() for name, table in tables.items()})
 
 
 def load_tables(targets: Sequence[Target], folder: Path) -> dict[str, CostTable]:
-    """The tables that a run was started with.
-
-    Raises:
-        UsageError: The file is missing or damaged.
-    """
+    """The tables of a run's beginning; raises UsageError where the file is missing or damaged."""
     if not targets:
         return {}
     path = folder / FILE

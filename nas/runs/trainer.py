@@ -94,22 +94,14 @@ class Trained(NamedTuple):
 
 
 def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
-    """Checks the share of an epoch.
-
-    Raises:
-        ValueError: The share leaves no batch.
-    """
+    """Raises ValueError where a share of an epoch leaves no batch."""
     limit = options.limit_train_batches
     if isinstance(limit, float) and int(len(loader) * limit) < 1:
         raise ValueError(f"trainer: limit_train_batches {limit} leaves none of the {len(loader)} batches of an epoch")
 
 
 def prepare_machine(options: TrainerOptions) -> torch.device:
-    """One device of the options; also sets the number of threads.
-
-    Raises:
-        UsageError: The machine does not have the device.
-    """
+    """One device of the options; also sets the number of threads. Raises UsageError where the machine lacks the device."""
     first = options.devices[:1] if isinstance(options.devices, list) else 1
     trainer = _make(replace(options, devices=first, num_nodes=1), enable_checkpointing=False, logger=False)
     if options.num_threads is not None:
@@ -118,11 +110,7 @@ def prepare_machine(options: TrainerOptions) -> torch.device:
 
 
 def processes_of(options: TrainerOptions) -> Processes:
-    """This process among those of the options.
-
-    Raises:
-        UsageError: The machine does not have enough devices.
-    """
+    """This process among those of the options; raises UsageError where the machine lacks devices."""
     trainer = _make(options, enable_checkpointing=False, logger=False)
     return Processes(trainer.global_rank, trainer.world_size)
 
@@ -189,7 +177,7 @@ def train(
         try:
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
         except Interrupted as stop:
-            raise Interrupted(stop.signum, f"go on with: {again}") from None
+            raise Interrupted(stop.signum, f"resume with: {again}") from None
         finally:
             if isinstance(loader, ResumableLoader):  # a loader of the user's has no workers of ours
                 loader.close()

@@ -11,7 +11,7 @@ from nas.costs import num_macs, num_params
 from nas.genotype import key_of
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.standalone import final_score
+from nas.runs.standalone import standalone_score
 from nas.runs.table import find_table
 from nas.supernet.structure import all_choices
 from nas.testing import check_search_space
@@ -184,4 +184,4 @@ def test_the_table_is_what_training_gives(labels):
     experiment = load_retraining(ConfigSource((CONFIG,)))
     choices = {f"layer{i}.conv": f"dilation_{d}" for i, d in enumerate(labels, 1)}
     known = find_table(experiment).value(choices, "test")
-    assert final_score(experiment, nas.Genotype(choices), 0).value == pytest.approx(known, abs=0.04)
+    assert standalone_score(experiment, nas.Genotype(choices), "test", 0).value == pytest.approx(known, abs=0.04)

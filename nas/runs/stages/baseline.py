@@ -1,4 +1,4 @@
-"""Random search: what chance finds at a known cost, which every search must beat."""
+"""Random search: the result of chance at a known cost, which every search must beat."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.genotype import Genotype
+from nas.genotype import Genotype, key_of
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
 from nas.io.json_file import write_json
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.standalone import architectures, final_score, validation_score
-from nas.runs.table import PARTS, Part, Table, training_of
+from nas.runs.standalone import architectures, standalone_score
+from nas.runs.table import PARTS, Table, training_of
 
 TABLE = "table.json"
 SUMMARY = "summary.json"
 
 
 def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Trains random architectures as ``nas retrain`` does: on a part of the training set, judged on the rest, and on all of it, tested.
+    """Trains random architectures as ``nas retrain`` does, for a validation score and for a test score.
 
-    Each finished training is kept, so the same command goes on where it stopped.
+    Each finished training is kept, so the same command resumes.
 
     Args:
         source: The configuration.
@@ -33,7 +33,7 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
         out: The folder; None: ``runs/<config name>_baseline``.
 
     Returns:
-        The folder, and what its summary.json says.
+        The folder, and the content of its summary.json.
 
     Raises:
         UsageError: The configuration does not work, or the folder holds a baseline of another one.
@@ -51,15 +51,16 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
             write_atomic(new / "config.yaml", experiment.yaml())
             Table(training, next(iter(experiment.model["task"].metrics()))).save(new / TABLE)
     with locked(folder):
-        table, seconds = _open(folder, training)
+        table = Table.load(folder / TABLE)
+        if table.training != training:
+            raise UsageError(f"{folder}: holds the baseline of another configuration; name another folder with --out")
+        seconds = [table.seconds] * sum(len(scores) for values in table.rows.values() for scores in values.values())
         for choices in drawn:
             for part in PARTS:
                 if table.value(choices, part) is None:
-                    score = (validation_score if part == "validation" else final_score)(
-                        experiment, Genotype(choices), experiment.seed
-                    )
+                    score = standalone_score(experiment, Genotype(choices), part, experiment.seed)
                     table.add(choices, part, experiment.seed, score.value)
-                    seconds = [*seconds, score.seconds]
+                    seconds.append(score.seconds)
                     table.seconds = statistics.fmean(seconds)
                     table.save(folder / TABLE)
         summary = summarised(table, drawn) | {"seed": experiment.seed}
@@ -68,11 +69,11 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
 
 
 def summarised(table: Table, drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What random search over these architectures found.
+    """The result of random search over these architectures.
 
-    The best one is chosen by its validation score, as a search must choose; its test score is then what random search is worth.
+    The best one is chosen by its validation score, as a search must choose. Its test score is the result of random search.
     """
-    values = {part: [_known(table, choices, part) for choices in drawn] for part in PARTS}
+    values = {part: [table.column(part)[key_of(choices)] for choices in drawn] for part in PARTS}
     best = max(range(len(drawn)), key=values["validation"].__getitem__)
     return {
         "stage": "baseline",
@@ -86,17 +87,3 @@ def summarised(table: Table, drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds_per_training": table.seconds,
         "search_seconds": table.seconds * len(drawn),
     }
-
-
-def _known(table: Table, choices: dict[str, Any], part: Part) -> float:
-    value = table.value(choices, part)
-    assert value is not None
-    return value
-
-
-def _open(folder: Path, training: dict[str, Any]) -> tuple[Table, list[float]]:
-    """What was trained earlier, and the mean time of a training, as often as there were trainings."""
-    table = Table.load(folder / TABLE)
-    if table.training != training:
-        raise UsageError(f"{folder}: holds the baseline of another configuration; name another folder with --out")
-    return table, [table.seconds] * sum(len(scores) for values in table.rows.values() for scores in values.values())

@@ -23,11 +23,11 @@ def derive_run(
     Args:
         path: The run folder.
         strategy: Class path of a derive strategy; None: the configuration's.
-        out: Where to write the genotype; None: nowhere.
+        out: The genotype file to write; None: none.
         trusted: The user's own modules.
 
     Raises:
-        UsageError: Not a search's folder, or no such strategy.
+        UsageError: The folder is not of a search, or there is no such strategy.
         ValueError: No checkpoint is whole.
     """
     folder = RunFolder.open(path, "search")

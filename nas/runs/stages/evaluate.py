@@ -1,4 +1,4 @@
-"""Test metrics and costs of what a run found."""
+"""Test metrics and costs of a run's network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
         trusted: The user's own modules.
 
     Raises:
-        UsageError: Not a run folder, or not finished.
+        UsageError: The folder is not of a run, or not finished.
         ValueError: No checkpoint is whole.
     """
     found = find_network(path, trusted)

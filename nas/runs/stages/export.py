@@ -1,4 +1,4 @@
-"""Exporting what a run found, or the architecture of a genotype file."""
+"""Exporting a run's network, or that of a genotype file."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def export_run(
         path: Run folder of a search or a retraining.
         formats: Names of formats.
         out: The folder to make; None: ``export`` inside the run folder.
-        fold_bn: Make batch norms part of the layers before them.
+        fold_bn: Fold batch norms into the layers before them.
         trusted: The user's own modules.
 
     Raises:
-        UsageError: Not a finished run, an unknown format, or a folder that exists.
-        ValueError: No format can hold the network; nothing is left behind.
+        UsageError: The run is not finished, a format is unknown, or the folder exists.
+        ValueError: No format can hold the network; no files remain.
     """
     chosen = check_formats(formats)
     out = out if out is not None else RunFolder.open(path).path / "export"
@@ -70,11 +70,11 @@ def export_genotype(
         source: Configuration of its space.
         formats: Names of formats.
         out: The folder to make.
-        fold_bn: Make batch norms part of the layers before them.
+        fold_bn: Fold batch norms into the layers before them.
 
     Raises:
-        UsageError: A genotype of another space, an unknown format, or a folder that exists.
-        ValueError: No format can hold the network; nothing is left behind.
+        UsageError: The genotype is of another space, a format is unknown, or the folder exists.
+        ValueError: No format can hold the network; no files remain.
     """
     chosen = check_formats(formats)
     check_free(out)
@@ -94,40 +94,35 @@ def export_network(
     formats: Sequence[str] = ("python", "safetensors", "pt2"),
     fold_bn: bool = False,
 ) -> dict[str, Any]:
-    """Exports any plain network, for example a derived one of a loop of yours.
+    """Exports any plain network, for example a derived one from your own training loop.
 
     Args:
-        network: Without choices; it is not changed.
-        inputs: A batch of what it takes: a tensor, or one for each positional argument. The first dimension is the batch's.
+        network: A network without choices; it is not changed.
+        inputs: A batch of inputs: a tensor, or one for each positional argument. The first dimension is the batch's.
         out: The folder to make.
         genotype: Its architecture, for the format genotype, the picture and the model card.
-        formats: Of genotype, python, safetensors, onnx and pt2.
-        fold_bn: Make batch norms part of the layers before them.
+        formats: Some of genotype, python, safetensors, onnx and pt2.
+        fold_bn: Fold batch norms into the layers before them.
 
     Returns:
-        Format -> what the check in a fresh interpreter said; see :func:`nas.export.verify.verify`. A format that refused has
-        ``{"ok": False, "detail": "refused: ..."}`` and no files; the others are there.
+        Format -> result of the check in a fresh interpreter; see :func:`nas.export.verify.verify`. A format that cannot hold the network
+        has ``{"ok": False, "detail": "refused: ..."}`` and no files; the other formats are written.
 
     Raises:
-        ValueError: Choices inside, an unknown format, a folder that exists, or a network that no format can hold.
+        ValueError: The network has choices, a format is unknown, the folder exists, or no format can hold the network.
     """
     chosen, out = check_formats(formats), Path(out)
     if "genotype" in chosen and genotype is None:
         raise UsageError("the format genotype needs the architecture; give genotype=")
     if any(isinstance(module, (ChoiceModule, Supernet)) for module in network.modules()):
-        raise UsageError("the network has choices in it; export what supernet.derive(genotype) returns")
+        raise UsageError("the network has choices in it; export the network of supernet.derive(genotype)")
     plain = copied(network).cpu().eval()
     args = example_inputs((inputs,) if isinstance(inputs, Tensor) else tuple(inputs))
     facts = {
+        **dict.fromkeys(("stage", "metric", "space", "task", "data", "seed")),
         "title": type(network).__name__,
         "origin": "of the network that was exported",
-        "stage": None,
-        "metric": None,
-        "space": None,
-        "task": None,
-        "data": None,
         "input": _described(args, ""),
-        "seed": None,
         "versions": versions(),
     }
     subject = Subject(plain, genotype or Genotype({}), args, facts)
@@ -177,7 +172,7 @@ def _described(inputs: Sequence[Tensor], preprocessing: str) -> dict[str, Any]:
 
 
 def _public(spec: Any) -> Any:
-    """A configuration's values without places on this machine."""
+    """A configuration's values without paths of this machine."""
     if isinstance(spec, Mapping):
         return {key: _public(value) for key, value in spec.items() if not _is_place(value)}
     return [_public(item) for item in spec if not _is_place(item)] if isinstance(spec, list) else spec

@@ -32,7 +32,7 @@ def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
         trust_modules: Modules of yours that its configuration may name.
 
     Raises:
-        UsageError: Neither, unfinished, damaged, or of a module that is not trusted.
+        UsageError: The folder is neither, unfinished, damaged, or names a module that is not trusted.
     """
     folder = Path(path)
     if not _is_export(folder):
@@ -51,20 +51,20 @@ def create_model(
     in_chans: int | None = None,
     trust_modules: Sequence[str] = (),
 ) -> nn.Module:
-    """The network of a run or an export of images, for another number of classes or channels; the manner of ``timm.create_model``.
+    """The network of a run or an export of images, for another number of classes or channels, as ``timm.create_model`` gives it.
 
-    Weights whose shape changes are drawn anew, but for a first convolution's: its input channels are summed where one is asked for, and
+    Weights whose shape changes are drawn again, except those of the first convolution: its input channels are summed for one channel, and
     otherwise repeated and scaled, so that activations keep their size.
 
     Args:
         path: A run folder or an export folder.
-        pretrained: Take its weights; otherwise all are drawn anew.
-        num_classes: Outputs; None: as they are.
-        in_chans: Channels of the images; None: as they are.
+        pretrained: Use its weights; otherwise all weights are drawn again.
+        num_classes: Number of outputs; None: unchanged.
+        in_chans: Channels of the images; None: unchanged.
         trust_modules: Modules of yours that its configuration may name.
 
     Raises:
-        UsageError: Neither, or of a space that has no ``num_classes`` or ``in_channels``.
+        UsageError: As for :func:`load`, or the space has no ``num_classes`` or ``in_channels``.
     """
     folder = Path(path)
     wanted = {"num_classes": num_classes, "in_channels": in_chans}
@@ -77,19 +77,17 @@ def create_model(
     if pretrained:
         state = network.state_dict()
         for key, tensor in weights.items():
-            if key in state and state[key].shape != tensor.shape:
-                state[key] = _adapted(tensor, state[key])
-            else:
-                state[key] = tensor
+            changed = key in state and state[key].shape != tensor.shape
+            state[key] = _adapted(tensor, state[key]) if changed else tensor
         _load_weights(network, folder, state)
     return network.train()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of an export folder, whose files were compared with its manifest.
+    """config.json of an export folder, whose files are compared with the manifest.
 
     Raises:
-        UsageError: It has none, or a file is damaged.
+        UsageError: There is no config.json, or a file is damaged.
     """
     manifest = read_manifest(folder)
     files = {name: digest for name, digest in manifest["sha256"].items() if name in (CONFIG, WEIGHTS)}
@@ -109,7 +107,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a folder is an export and not a run, which has a manifest too."""
+    """Whether a folder is an export. A run has a manifest too."""
     return (folder / MANIFEST).is_file() and not (folder / "config.yaml").exists()
 
 
@@ -128,11 +126,7 @@ def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any]
 
 
 def _found(folder: Path, trusted: tuple[str, ...]) -> Found:
-    """The network of a run, which must be one of its own; the caller's random state and threads stay as they are.
-
-    Raises:
-        UsageError: It is a supernet that runs one architecture.
-    """
+    """The derived network of a run; restores the caller's random state and threads."""
     python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     try:
         with torch.random.fork_rng():
@@ -166,7 +160,7 @@ def _load_weights(network: nn.Module, folder: Path, tensors: dict[str, Tensor]) 
 
 @torch.no_grad()
 def _adapted(old: Tensor, fresh: Tensor) -> Tensor:
-    """Weights of a convolution for another number of input channels; fresh ones where that is not what differs."""
+    """Weights of a convolution for another number of input channels; the fresh ones for any other change of shape."""
     if old.dim() != 4 or old.shape[0] != fresh.shape[0] or old.shape[2:] != fresh.shape[2:]:
         return fresh
     wanted, have = fresh.shape[1], old.shape[1]

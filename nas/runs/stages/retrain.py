@@ -28,7 +28,7 @@ from nas.runs.trainer import prepare_machine, processes_of, train
 def retrain_run(
     path: Path, *, seed: int | None, inherit: bool, out: Path | None, trusted: tuple[str, ...], force: bool = False
 ) -> RunFolder:
-    """Retrains what a search found.
+    """Retrains the architecture of a search.
 
     Args:
         path: Run folder of the search.
@@ -36,10 +36,10 @@ def retrain_run(
         inherit: Start from the supernet's weights.
         out: The folder to make; None: ``retrain`` inside the run folder.
         trusted: The user's own modules.
-        force: Go on with an unfinished one though versions or the user's modules are not those that it was begun with.
+        force: Resume an unfinished retraining although versions or the user's modules have changed.
 
     Raises:
-        UsageError: Found before anything was written.
+        UsageError: An error found before the first file is written.
     """
     run = RunFolder.open(path, "search")
     if out is None:
@@ -65,17 +65,17 @@ def retrain_run(
 def retrain_genotype(
     genotype: Path, source: ConfigSource, *, seed: int | None, out: Path | None, force: bool = False
 ) -> RunFolder:
-    """Trains the architecture of a genotype file, from wherever it comes.
+    """Trains the architecture of any genotype file.
 
     Args:
         genotype: A genotype.json, or a text in the space's published notation.
         source: Configuration of its space.
         seed: Seed of weights and data order; None: the configuration's.
         out: The folder to make; None: ``runs/<config name>/<n>``.
-        force: Go on with an unfinished one though versions or the user's modules are not those that it was begun with.
+        force: Resume an unfinished retraining although versions or the user's modules have changed.
 
     Raises:
-        UsageError: Found before anything was written.
+        UsageError: An error found before the first file is written.
     """
     if seed is not None:
         source = source.overridden("seed_everything", seed)
@@ -105,19 +105,17 @@ def _retrain(
         data.prepare_data()
         loader = data.retrain_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
     try_training(experiment, module, loader, test=True)
-    task = module.task
     folder = processes.folder(out, lambda: _folder(experiment, genotype, out, name))
     again = f"the same nas retrain command with --out {folder.quoted}"
     with processes.writing(folder):
         record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
         trained = train(experiment.trainer, module, loader, folder, "retrain", again, record=record)
         module.float()
-        scores = evaluate(network, data.test_dataloader(), task, trained.device)
-        metric = headline(task, scores)
+        scores = evaluate(network, data.test_dataloader(), module.task, trained.device)
         summary = {
             "stage": "retrain",
             "genotype": dict(genotype.choices),
-            "metric": {**metric, "split": "test"},
+            "metric": {**headline(module.task, scores), "split": "test"},
             **{f"test_{key}": value for key, value in scores.items()},
             **cost_of(network, data),
             "train_seconds": trained.seconds,
@@ -132,7 +130,7 @@ def _retrain(
 
 
 def _folder(experiment: Experiment, genotype: Genotype, out: Path | None, name: str) -> RunFolder:
-    """A new folder, or an unfinished one of the very same retraining."""
+    """A new folder, or an unfinished one of the same retraining."""
     if out is not None and (out / "config.yaml").exists():
         folder = RunFolder.open(out, "retrain")
         if folder.finished:

@@ -20,7 +20,7 @@ from nas.runs.build import build_search, check_retraining, try_once
 from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
-from nas.runs.judging import Judge, searched_of
+from nas.runs.judging import SearchJudge, searched_of
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.processes import Processes
@@ -44,7 +44,7 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
         out: The folder to make; None: ``runs/<config name>/<n>``.
 
     Raises:
-        UsageError: Found before anything was written.
+        UsageError: An error found before the first file is written.
     """
     experiment, retraining = load_experiment(source), load_retraining(source)
     processes = processes_of(experiment.trainer)
@@ -76,15 +76,15 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
 
 
 def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunFolder:
-    """Goes on exactly where a search stopped; a finished one is left as it is.
+    """Resumes a stopped search exactly; a finished one does not change.
 
     Args:
         path: The run folder.
         trusted: The user's own modules.
-        force: Go on though configuration, versions or the user's modules are not those that it was begun with.
+        force: Resume although configuration, versions or the user's modules have changed.
 
     Raises:
-        UsageError: Not a search's run folder, its configuration does not load, or the search was begun otherwise.
+        UsageError: The folder is not of a search, its configuration does not load, or settings have changed.
         ValueError: No checkpoint is whole.
     """
     folder = RunFolder.open(path, "search")
@@ -99,13 +99,13 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
 
 
 def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
-    """Tries what comes after a search.
+    """Tries the steps after a search.
 
-    Architectures must be derivable after a step of training, compute what the supernet computes with one-hot op weights, and have the
-    choices of the retrained network.
+    Architectures must be derivable after a step of training, their outputs must equal the supernet's with one-hot op weights, and their
+    choices must be those of the retrained network.
 
     Raises:
-        UsageError: It does not work.
+        UsageError: A step does not work.
     """
     inputs, target = data.example()
     supernet = module.supernet
@@ -133,7 +133,7 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
     epochs = experiment.trainer.max_epochs
     if module.supernet.choices and module.warmup_epochs >= epochs and experiment.derive.needs_alpha:
         raise UsageError(
-            f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha moves"
+            f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha is trained"
         )
     with as_usage_error():
         experiment.data.prepare_data()
@@ -150,7 +150,7 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
 
 
 def _begun(experiment: Experiment, processes: Processes, folder: RunFolder) -> tuple[SearchModule, ResumableLoader]:
-    """The module and loader of a run that another process has begun."""
+    """The module and loader of an existing run."""
     module, loader, _ = _prepare(experiment, processes)
     penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
     return module, loader
@@ -166,7 +166,7 @@ def _run(
     force: bool = False,
 ) -> RunFolder:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
-    judge = Judge(experiment.data)
+    judge = SearchJudge(experiment.data)
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=judge.gap)
     guards = Guards(experiment.guards, judge.score)
     record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)

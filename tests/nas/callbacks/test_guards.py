@@ -135,7 +135,7 @@ def test_a_guard_that_cannot_judge_does_not_stop_the_search(run, monkeypatch):
     def broken(*args):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr("nas.runs.judging.Judge.score", broken)
+    monkeypatch.setattr("nas.runs.judging.SearchJudge.score", broken)
     with pytest.warns(UserWarning, match="the present architecture cannot be judged: .*no such thing"):
         assert run([CONVS, CONVS], **{"model.guards": {"early_entropy": 0.0}}).code == 0
 

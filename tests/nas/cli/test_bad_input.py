@@ -124,7 +124,7 @@ def test_configurations(nas, config, changes, message):
         ("data: {}\ndata: {}", "key 'data' is given twice"),
         (
             "model: &a [" + "x, " * 50 + "]\ndata: [" + "*a, " * 200 + "]",
-            "more than 2000 values, those behind aliases counted",
+            "more than 2000 values, with those behind an alias counted",
         ),
         ("model: " + "[" * 5000, "not valid YAML"),
         ("#" * (2**20 + 1), "larger than"),

@@ -139,7 +139,7 @@ def test_a_space_of_ones_own_is_searched_when_trusted(nas, config, tmp_path):
     path = config({"model.space": {"class_path": "mine.Mine", "init_args": {"width": 12}}})
     refused = nas("search", "--config", path)
     assert refused.code == 2 and refused.complaint.endswith(
-        "\"model.space\": 'mine.Mine' is not of a trusted module; if it is yours, say --trust-module mine"
+        "\"model.space\": 'mine.Mine' is not of a trusted module; if the module is yours, add --trust-module mine"
     )
     assert not (tmp_path / "runs").exists()
     answer = nas("search", "--config", path, "--trust-module", "mine", "--out", "own")

@@ -409,7 +409,7 @@ def test_modules_of_ones_own(nas, config):
     path = config({"model.space": {"class_path": "mine_exported.Mine"}})
     trust = ("--trust-module", "mine_exported")
     assert nas("search", "--config", path, *trust, "--out", "run").code == 0
-    assert "say --trust-module" in nas("export", "--run", "run").complaint
+    assert "add --trust-module" in nas("export", "--run", "run").complaint
     answer = nas("export", "--run", "run", *trust, "--json")
     assert answer.code == 0 and answer.result["verified"]["python"]["ok"], answer.err
     source = Path("run/export/network.py").read_text()

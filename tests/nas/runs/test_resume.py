@@ -96,7 +96,7 @@ def test_search_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch, how, 
     assert stopped.code == code
     if how is terminate:
         assert stopped.complaint.endswith(
-            "stopped by SIGTERM after saving a checkpoint; go on with: nas search --resume cut"
+            "stopped by SIGTERM after saving a checkpoint; resume with: nas search --resume cut"
         )
     resumed = nas("search", "--resume", "cut", "--json")
     assert resumed.code == 0 and resumed.result["stage"] == "search"
@@ -182,16 +182,16 @@ def test_what_was_begun_otherwise_is_refused_with_the_difference_and_forced_wher
     versions = record.versions
     monkeypatch.setattr(record, "versions", lambda: {**versions(), "torch": "99.0"})
     answer = nas("search", "--resume", "run", *trust)
-    assert answer.code == 2 and answer.complaint.endswith("; --force goes on all the same")
+    assert answer.code == 2 and answer.complaint.endswith("; --force resumes anyway")
     for part in (
-        "run/checkpoints/last.ckpt: the run was begun otherwise: trainer.max_epochs was 3, is 4; ",
+        "run/checkpoints/last.ckpt: the run began with other settings: trainer.max_epochs was 3, is 4; ",
         "model.arch_optimizer.init_args.lr was 0.03, is 0.04; ",
         f'versions.torch was "{version("torch")}", is "99.0"; ',
         "sources.own_space was ",
     ):
         assert part in answer.complaint
     assert not (tmp_path / "run/.lock").exists()
-    with pytest.warns(UserWarning, match="the run was begun otherwise: trainer.max_epochs was 3, is 4"):
+    with pytest.warns(UserWarning, match="the run began with other settings: trainer.max_epochs was 3, is 4"):
         assert nas("search", "--resume", "run", "--force", *trust).code == 0
     assert state(tmp_path / "run")["num_batches_done"] == 24
     assert nas("search", "--config", path, "--force").code == 2
@@ -201,7 +201,7 @@ def test_another_machine_is_told_but_not_refused(nas, config, monkeypatch):
     stop_at(monkeypatch, SearchModule, 8, crash)
     assert nas("search", "--config", config(), "--out", "run").code == 1
     monkeypatch.setattr(record, "device_name", lambda device: "abacus")
-    with pytest.warns(UserWarning, match=r"goes on on abacus; sums may round differently"):
+    with pytest.warns(UserWarning, match=r"resumed on abacus; sums may round differently"):
         assert nas("search", "--resume", "run").code == 0
 
 

@@ -12,7 +12,7 @@ from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.standalone import NUM_FOLDS, architectures, final_score, validation_score
+from nas.runs.standalone import NUM_FOLDS, architectures, standalone_score
 from nas.runs.table import Table, find_table, training_of
 
 LABELS = ("dilation_1", "dilation_8")
@@ -43,14 +43,14 @@ def test_a_tested_architecture_has_the_score_of_retraining(nas, experiment):
     answer = nas(
         "retrain", "--genotype", "genotype.json", "--config", "tiny.yaml", "--seed", "5", "--out", "r", "--json"
     )
-    assert final_score(experiment, Genotype(choices), 5).value == answer.result["test_accuracy"]
+    assert standalone_score(experiment, Genotype(choices), "test", 5).value == answer.result["test_accuracy"]
 
 
 def test_validation_never_reads_the_test_set_nor_the_fold_it_judges_by(experiment, monkeypatch):
     monkeypatch.setattr(SequentialDigits, "test_set", lambda self: pytest.fail("the test set was read"))
-    first = [validation_score(experiment, Genotype(EVERYTHING[0]), seed).value for seed in (0, NUM_FOLDS)]
+    first = [standalone_score(experiment, Genotype(EVERYTHING[0]), "validation", seed).value for seed in (0, NUM_FOLDS)]
     assert all(0 < value < 1 for value in first)
-    assert validation_score(experiment, Genotype(EVERYTHING[0]), 0).value == first[0]
+    assert standalone_score(experiment, Genotype(EVERYTHING[0]), "validation", 0).value == first[0]
 
 
 def test_search_and_derive_never_read_the_test_set(nas, config, monkeypatch):
@@ -150,7 +150,7 @@ def test_baseline(nas, config, experiment):
     table = Table.load(Path("b/table.json"))
     drawn = architectures(experiment, 3)
     values = {part: [table.value(choices, part) for choices in drawn] for part in ("validation", "test")}
-    assert values["test"][0] == final_score(experiment, Genotype(drawn[0]), 3).value
+    assert values["test"][0] == standalone_score(experiment, Genotype(drawn[0]), "test", 3).value
     best = max(range(3), key=values["validation"].__getitem__)
     assert result["best"] == {
         "genotype": drawn[best],
@@ -172,10 +172,10 @@ def test_a_baseline_goes_on_where_it_stopped(nas, config, monkeypatch):
     assert nas("baseline", "--config", path, "--num", 1, "--out", "b").code == 0
     before = Table.load(Path("b/table.json")).rows
     calls = []
-    monkeypatch.setattr("nas.runs.stages.baseline.validation_score", lambda *a: calls.append(a) or validation_score(*a))
+    monkeypatch.setattr("nas.runs.stages.baseline.standalone_score", lambda *a: calls.append(a) or standalone_score(*a))
     assert nas("baseline", "--config", path, "--num", 2, "--out", "b").code == 0
     after = Table.load(Path("b/table.json")).rows
-    assert len(calls) == 1 and len(after) == 2 and before.items() <= after.items()
+    assert [call[2] for call in calls] == ["validation", "test"] and len(after) == 2 and before.items() <= after.items()
 
 
 def test_a_single_architecture_has_no_spread(nas, config):

@@ -11,6 +11,8 @@ import nas as framework
 from nas.costs import count_macs, num_params
 from nas.costs.limits import cheapest, most_expensive
 from nas.costs.tabulate import CostModel
+from nas.runs.schema import read_targets
+from nas.runs.targets import target_lines, target_report
 from nas.supernet.building import architecture
 from search_spaces.dilation import DilationNet1d
 
@@ -225,3 +227,22 @@ def test_derive_reports_targets(nas, config):
             "beats_constant",
         )
     } | {"best_so_far": None}  # what a search saw on its way is not read again
+
+
+def test_the_network_decides_whether_a_target_is_met_and_the_table_of_a_latency():
+    targets = read_targets({"macs": {"max": 10}, "latency_ms": {"max": 10}}, ())
+    table, network = {"macs": 12, "latency_ms": 9.5}, {"macs": 10, "latency_ms": 10.5}
+    report = target_report(targets, table=table, network=network)
+    assert report["macs"] == {"max": 10, "table": 12, "network": 10, "met": True}
+    assert report["latency_ms"] == {"max": 10, "table": 9.5, "network": 10.5, "met": True}
+    assert not target_report(targets, network=network)["latency_ms"]["met"]
+    assert target_lines(report)["target macs"] == "at most 10, by the table 12, the network has 10, met"
+    smallest = target_report(targets, smallest={"macs": 1234567, "latency_ms": 0.12345})
+    assert target_lines(smallest) == {
+        "target macs": "at most 10, the smallest is 1,234,567, cannot be met",
+        "target latency_ms": "at most 10, the smallest is 0.1235, can be met",
+    }
+    assert target_lines({"macs": {"max": 10, "table": 12, "network": 10}}) == {
+        "target macs": "at most 10, by the table 12, the network has 10"
+    }
+    assert target_lines({}) == target_report((), table={}) == {}
