@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nas.cli.launch_command import parse_seeds as seeds_of
 from nas.io.markdown import markdown_table
 from nas.io.rng import derive_seed
+from nas.launch.options import parse_seeds as seeds_of
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:

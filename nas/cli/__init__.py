@@ -1,4 +1,4 @@
-"""The command line: a thin first stage that answers help and refuses wrong usage without importing torch."""
+"""The command line: help and usage errors come without importing torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,27 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from nas import __version__
-from nas.cli.pages import COMMANDS, overview, page
 from nas.io.errors import UsageError, describe, shown
 from nas.io.parent import stop_with_parent
 
+COMMANDS = (
+    "search",
+    "profile",
+    "derive",
+    "retrain",
+    "baseline",
+    "launch",
+    "evaluate",
+    "export",
+    "dashboard",
+    "report",
+    "doctor",
+    "help",
+)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PIPE = 128 + 13
-"""As of a program that SIGPIPE ends."""
+"""Exit code of a program that SIGPIPE ends."""
 STOPPING = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """Signals that end a command; SIGINT is Python's own."""
 
@@ -36,7 +49,7 @@ class Stopped(BaseException):
 
 
 def entry() -> NoReturn:
-    """The console script: once the exit code is known, no signal changes it."""
+    """The console script. Signals that come after the command are ignored, so that they do not change the exit code."""
     stop_with_parent()
     code = main()
     for signum in (signal.SIGINT, *STOPPING):
@@ -48,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 SIGINT and SIGUSR1, 143 SIGTERM.
 
     Args:
-        argv: Words after ``nas``; default those of this process.
+        argv: Words after ``nas``; None: those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -57,34 +70,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"gumbel-nas {__version__}")
         return 0
-    command, rest = words[0], words[1:]
-    if command not in COMMANDS:
-        return _fail(UsageError(f"unknown command {command!r}; there are {', '.join(COMMANDS)}"), EXIT_USAGE)
-    if "-h" in rest or "--help" in rest:
-        print(page(command))
-        return 0
-    debug = "--debug" in rest
-    rest = [word for word in rest if word != "--debug"]
     former = _catch_signals()
     warnings_format, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
-        return _run(command, rest)
-    except UsageError as error:
-        _show_traceback(debug)
-        return _fail(error, EXIT_USAGE)
+        _run(*words)
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except Stopped as stop:
-        return _fail(stop.args[0], _code(stop.signum))
-    except BrokenPipeError:  # whoever read the output has gone
+        return _fail(str(stop), _code(stop.signum))
+    except BrokenPipeError:  # the reader of the output has ended
         sys.stdout = open(os.devnull, "w")
         return EXIT_PIPE
-    except SystemExit as stop:  # jsonargparse after --print_config: 0; rich where nobody reads: 1
+    except (
+        SystemExit
+    ) as stop:  # 0: argparse after --help, jsonargparse after --print_config; 1: rich after a broken pipe
         return EXIT_PIPE if stop.code else 0
     except Exception as error:
         if getattr(error, "exit_code", None) == 0:
             return 0
-        _show_traceback(debug)
+        if "--debug" in words:
+            traceback.print_exc()
+        if isinstance(error, UsageError):
+            return _fail(error, EXIT_USAGE)
         signum = getattr(error, "signum", None)
         return _fail(error, EXIT_FAILED if signum is None else _code(signum))
     finally:
@@ -93,18 +101,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
-def _run(command: str, words: list[str]) -> int:
-    logging.getLogger("torch.utils.cpp_extension").setLevel(
-        logging.ERROR
-    )  # a line about absent CUDA on every CPU-only machine
-    module = import_module(f"nas.cli.{command}_command")
-    options, others = module.PARSER.parse(words)
-    result: dict[str, Any] = module.run(options, others)
+def overview() -> str:
+    """The page of ``nas --help``: each command with the first line of its module's docstring."""
+    lines = [f"  {name:<10} {_module(name).__doc__.splitlines()[0]}" for name in COMMANDS]
+    head = ["usage: nas COMMAND [OPTION]...", "", "Neural architecture search for PyTorch.", ""]
+    tail = [
+        "",
+        "'nas COMMAND --help' describes a command, 'nas help CLASS' a class.",
+        "'nas --version' prints the version.",
+    ]
+    return "\n".join([*head, *lines, *tail])
+
+
+def _module(command: str) -> Any:
+    return import_module(f"nas.cli.{command}_command")
+
+
+def _run(command: str, *words: str) -> None:
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}; the commands are {', '.join(COMMANDS)}")
+    cpp_extension = logging.getLogger("torch.utils.cpp_extension")
+    cpp_extension.setLevel(logging.ERROR)  # it warns of absent CUDA on every machine without a GPU
+    module = _module(command)
+    options = module.PARSER.parse(list(words))
+    result: dict[str, Any] = module.run(options)
     if options.json:
         print(json.dumps(result))
     else:
         module.show(result)
-    return 0
 
 
 def _fail(error: object, code: int) -> int:
@@ -117,18 +141,13 @@ def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"nas: warning: {shown(str(message))}\n"
 
 
-def _show_traceback(debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-
-
 def _code(signum: int) -> int:
-    """143 for SIGTERM, 130 for the others."""
+    """The exit code: 143 for SIGTERM, 130 for the others."""
     return 128 + (signal.SIGTERM if signum == signal.SIGTERM else signal.SIGINT)
 
 
 def _catch_signals() -> dict[int, Any]:
-    """Signals before and after training end the command with its code; during training the run saves first."""
+    """Lets signals end the command with an exit code of their own. During training, the run has handlers that save first."""
 
     def stop(signum: int, frame: Any) -> None:
         raise Stopped(signum)

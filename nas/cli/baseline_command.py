@@ -1,4 +1,10 @@
-"""``nas baseline``."""
+"""Train random architectures of a space, as a baseline for searches.
+
+Each architecture is trained twice as 'nas retrain' does: on three quarters of
+the training set for validation, and on all of it for the test. The command
+prints mean and standard deviation, and the best architecture in validation.
+The same command continues after a stop.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +12,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser, config_source
+from nas.cli.parsing import CONFIG, CommandParser, config_source
 from nas.cli.printing import choices_text, print_pairs
-from nas.io.errors import UsageError
 
-PARSER = ThinParser("baseline", overrides=True)
-PARSER.add_config()
-PARSER.add_argument("--num", type=int, required=True, metavar="N")
-PARSER.add_argument("--out", type=Path, metavar="DIR")
-PARSER.add_trust()
+PARSER = CommandParser("baseline", __doc__, overrides=True)
+PARSER.add_argument("--config", required=True, **CONFIG)
+PARSER.add_argument("--num", type=int, required=True, metavar="N", help="number of architectures")
+PARSER.add_argument("--out", type=Path, metavar="DIR", help="folder (runs/CONFIG_NAME_baseline)")
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Trains; returns the summary."""
-    if not options.config:
-        raise UsageError("nas baseline: --config FILE is needed")
-    source = config_source(options, others)
+    source = config_source(options)
     from nas.runs.stages.baseline import baseline
 
     folder, summary = baseline(source, options.num, options.out)
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The figures, a line each."""
+    """Prints the figures."""
     metric, best = result["metric"], result["best"]
     lines = {
         f"{part} {metric}, mean ± std of {result['num']}": f"{result[part]['mean']:.4f} ± {result[part]['std']:.4f}"

@@ -1,4 +1,8 @@
-"""``nas dashboard``."""
+"""Serve TensorBoard on 127.0.0.1 for all runs of a folder.
+
+TensorBoard gets the settings that the pages of runs need. The command prints
+the address and runs until Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser
-from nas.io.errors import UsageError
+from nas.cli.parsing import CommandParser
 
-PARSER = ThinParser("dashboard")
-PARSER.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR")
-PARSER.add_argument("--port", type=int, metavar="N")
+PARSER = CommandParser("dashboard", __doc__, trust=False)
+PARSER.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (runs)")
+PARSER.add_argument("--port", type=int, metavar="N", help="port to listen on (a free one)")
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
-    """Serves until it is interrupted."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Serves until the user interrupts."""
     if options.port is not None and not 1 <= options.port <= 65535:
-        raise UsageError(f"nas dashboard: --port must lie in 1 ... 65535, got {options.port}")
+        PARSER.error(f"--port must lie in 1 ... 65535, got {options.port}")
     from nas.report.tensorboard import HOST, free_port, serve
 
     port = options.port or free_port()
@@ -34,4 +37,4 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Nothing: the address was printed at the start."""
+    """Prints nothing: the address was printed at the start."""

@@ -1,4 +1,7 @@
-"""``nas derive``."""
+"""Derive the architecture again from a finished or running search.
+
+The command reads the last checkpoint and writes nothing into the run folder.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser
-from nas.cli.printing import print_pairs, standing_line
+from nas.cli.parsing import RUN, CommandParser
+from nas.cli.printing import outcome_lines, print_pairs
 from nas.genotype import labels_of
 
-PARSER = ThinParser("derive")
-PARSER.add_argument("--run", type=Path, required=True, metavar="DIR")
-PARSER.add_argument("--strategy", metavar="CLASS")
-PARSER.add_argument("--out", type=Path, metavar="FILE")
-PARSER.add_trust()
+PARSER = CommandParser("derive", __doc__)
+PARSER.add_argument("--run", required=True, **RUN)
+PARSER.add_argument("--strategy", metavar="CLASS", help="class path of a derive strategy (the configuration's)")
+PARSER.add_argument("--out", type=Path, metavar="FILE", help="file to write the genotype to")
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Derives; returns genotype and score."""
     from nas.runs.stages.derive import derive_run
 
-    return derive_run(options.run, strategy=options.strategy, out=options.out, trusted=tuple(options.trust_module))
+    return derive_run(options.run, strategy=options.strategy, out=options.out, trusted=options.trust_module)
 
 
 def show(result: dict[str, Any]) -> None:
-    """The choices and the score, a line each."""
-    from nas.runs.targets import target_lines
-
+    """Prints the choices and the score."""
     metric = result["metric"]
     choices = {name: ", ".join(labels_of(value)) for name, value in result["genotype"].items()}
-    print_pairs(
-        choices
-        | {f"{metric['name']} (inherited weights, arch half)": metric["value"]}
-        | target_lines(result["target"])
-        | standing_line(result)
-    )
+    score = {f"{metric['name']} (inherited weights, arch split)": metric["value"]}
+    print_pairs({**choices, **score, **outcome_lines(result)})

@@ -1,4 +1,4 @@
-"""``nas doctor``."""
+"""Print versions, devices, and the backend of the mixing operation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import platform
 from typing import Any
 
-from nas.cli.parsing import ThinParser
+from nas.cli.parsing import CommandParser
 from nas.cli.printing import print_pairs
 
-PARSER = ThinParser("doctor")
+PARSER = CommandParser("doctor", __doc__, trust=False)
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Collects the facts."""
     import torch
 
@@ -31,6 +31,4 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """One line each."""
-    print_pairs(result)
+show = print_pairs

@@ -1,26 +1,26 @@
-"""``nas evaluate``."""
+"""Test the network of a run and measure what it costs.
+
+The network is the retrained one, or the derived one if there is no retraining.
+The costs are parameters, MACs and latency of one sample.
+"""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser
+from nas.cli.parsing import RUN, CommandParser
 from nas.cli.printing import print_pairs
 
-PARSER = ThinParser("evaluate")
-PARSER.add_argument("--run", type=Path, required=True, metavar="DIR")
-PARSER.add_trust()
+PARSER = CommandParser("evaluate", __doc__)
+PARSER.add_argument("--run", required=True, **RUN)
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluates; returns the figures."""
     from nas.runs.stages.evaluate import evaluate_run
 
-    return evaluate_run(options.run, tuple(options.trust_module))
+    return evaluate_run(options.run, options.trust_module)
 
 
-def show(result: dict[str, Any]) -> None:
-    """The figures, a line each."""
-    print_pairs(result)
+show = print_pairs

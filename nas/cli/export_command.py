@@ -1,4 +1,10 @@
-"""``nas export``."""
+"""Write the network of a run into files that need no gumbel-nas.
+
+Each file runs in a fresh interpreter that cannot import gumbel-nas, and its
+outputs are compared with those of the network. A format that cannot represent
+the network, or that computes something else, is left out and the reason is
+printed. If no format is left, the command fails and writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +12,65 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser, config_source
-from nas.io.errors import UsageError
+from nas.cli.parsing import CONFIG, GENOTYPE, OVERRIDES, RUN, CommandParser, config_source
 
-PARSER = ThinParser("export", overrides=True)
-PARSER.add_argument("--run", type=Path, metavar="DIR")
-PARSER.add_argument("--genotype", type=Path, metavar="FILE")
-PARSER.add_config()
-PARSER.add_argument("--verify", type=Path, metavar="DIR")
-PARSER.add_argument("--formats", metavar="A,B")
-PARSER.add_argument("--fold-bn", action="store_true")
-PARSER.add_argument("--out", type=Path, metavar="DIR")
-PARSER.add_trust()
+FORMATS = """\
+formats:
+  genotype     genotype.json
+  python       network.py, which imports torch alone, and model.safetensors
+  safetensors  model.safetensors and config.json, for nas.load(DIR)
+  onnx         model.onnx, for any batch size; needs gumbel-nas[onnx]
+  pt2          model.pt2 of torch.export, for any batch size
+
+"""
+
+PARSER = CommandParser("export", __doc__, epilog=FORMATS + OVERRIDES, overrides=True)
+SOURCE = PARSER.add_mutually_exclusive_group(required=True)
+SOURCE.add_argument("--run", **RUN)
+SOURCE.add_argument("--genotype", **GENOTYPE)
+SOURCE.add_argument(
+    "--verify",
+    type=Path,
+    metavar="DIR",
+    help="check an export folder; runs its network.py and loads its model.pt2, so trust it first",
+)
+PARSER.add_argument("--config", **CONFIG)
+PARSER.add_argument("--formats", metavar="A,B", help="formats to write (all but onnx)")
+PARSER.add_argument("--fold-bn", action="store_true", help="fold batch norms into the layers before them")
+PARSER.add_argument("--out", type=Path, metavar="DIR", help='new folder ("export" in the run folder)')
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
-    """Exports or verifies; returns what was checked.
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Exports or verifies; returns the result of each check.
 
     Raises:
-        ValueError: An export does not hold.
+        ValueError: A check of an existing export fails.
     """
-    chosen = [name for name in ("run", "genotype", "verify") if getattr(options, name) is not None]
-    if len(chosen) != 1:
-        raise UsageError("nas export: one of --run DIR, --genotype FILE with --config FILE, and --verify DIR is needed")
-    if others and not options.genotype:
-        raise UsageError(f"nas export: unrecognised arguments: {' '.join(others)}")
     if options.verify is not None:
-        return _verify(options)
-    if options.genotype is not None and not (options.config and options.out):
-        raise UsageError("nas export: --genotype FILE needs --config FILE and --out DIR")
-    if options.run is not None and options.config:
-        raise UsageError("nas export: --run takes its configuration from the run folder; leave out --config")
-    source = config_source(options, others) if options.genotype else None
+        reason = "--verify checks a folder as it is"
+        PARSER.refuse(options, reason, "formats", "fold_bn", "out", "config", "overrides")
+        from nas.export.verify import complaints, verify
+
+        report = verify(options.verify)
+        if wrong := complaints(report):
+            raise ValueError(f"{options.verify}: check failed: {'; '.join(wrong)}")
+        return {"export": str(options.verify), "verified": report}
+    if options.run is not None:
+        PARSER.refuse(options, "--run takes the configuration from the run folder", "config", "overrides")
+    elif not (options.config and options.out):
+        PARSER.error("--genotype FILE needs --config FILE and --out DIR")
+    source = config_source(options)
     from nas.export.formats import DEFAULT
     from nas.runs.stages.export import export_genotype, export_run
 
     formats = DEFAULT if options.formats is None else [name for name in options.formats.split(",") if name]
-    if source is not None:
+    if options.run is None:
         return export_genotype(options.genotype, source, formats, options.out, fold_bn=options.fold_bn)
-    trusted = tuple(options.trust_module)
-    return export_run(options.run, formats, options.out, fold_bn=options.fold_bn, trusted=trusted)
-
-
-def _verify(options: argparse.Namespace) -> dict[str, Any]:
-    if options.formats or options.fold_bn or options.out or options.config:
-        raise UsageError("nas export: --verify checks a folder as it is; leave out the rest")
-    from nas.export.verify import complaints, verify
-
-    report = verify(options.verify)
-    if wrong := complaints(report):
-        raise ValueError(f"{options.verify}: does not hold: {'; '.join(wrong)}")
-    return {"export": str(options.verify), "verified": report}
+    return export_run(options.run, formats, options.out, fold_bn=options.fold_bn, trusted=options.trust_module)
 
 
 def show(result: dict[str, Any]) -> None:
-    """A line for each format."""
+    """Prints a line for each format."""
     for name, row in result["verified"].items():
         print(f"{name}: {row['detail']}")
     for name, why in result.get("refused", {}).items():

@@ -1,4 +1,7 @@
-"""``nas help``."""
+"""Print the options of a class, or the list of commands.
+
+The class is one that a configuration can name, for example nas.tau.Exponential.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ import argparse
 import inspect
 from typing import Any
 
-from nas.cli.parsing import ThinParser
+from nas.cli import overview
+from nas.cli.parsing import CommandParser
 
-PARSER = ThinParser("help")
-PARSER.add_argument("class_path", metavar="CLASS")
-PARSER.add_trust()
+PARSER = CommandParser("help", __doc__)
+PARSER.add_argument("class_path", nargs="?", metavar="CLASS", help="dotted path; without it, the commands are listed")
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Signature and docstrings of the class."""
+    if options.class_path is None:
+        return {"commands": overview()}
     from nas.runs.class_paths import import_class
 
-    found = import_class(options.class_path, tuple(options.trust_module))
+    found = import_class(options.class_path, options.trust_module)
     return {
         "class": options.class_path,
         "signature": str(inspect.signature(found)).replace("'", ""),
@@ -27,5 +32,8 @@ def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The text as it stands in the source."""
-    print(f"{result['class']}{result['signature']}\n\n{result['doc']}\n\n{result['options']}".rstrip())
+    """Prints the docstrings as they are in the source."""
+    if "commands" in result:
+        print(result["commands"])
+    else:
+        print(f"{result['class']}{result['signature']}\n\n{result['doc']}\n\n{result['options']}".rstrip())

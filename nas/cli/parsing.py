@@ -1,56 +1,137 @@
-"""Words to options, without torch."""
+"""Command lines to options, without importing torch."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nas.io.errors import UsageError
 from nas.runs.options import ConfigSource, check_yaml
 
+OVERRIDES = """\
+--KEY VALUE overrides a key of the configuration: --trainer.max_epochs 20
+sections:     seed_everything, trainer, model, data, retrain
+common keys:  trainer.max_epochs, model.space, model.relaxation, model.tau,
+              model.derive, model.cost, data, retrain.trainer, retrain.optimizer
+'nas search --help' describes the keys. 'nas help CLASS' prints the options of a
+class: nas help nas.tau.Exponential. --print_config prints the resolved
+configuration and ends."""
 
-class ThinParser(argparse.ArgumentParser):
-    """argparse that raises :class:`UsageError`, has no help of its own, and may leave ``--KEY VALUE`` words for the configuration."""
+Option = dict[str, Any]
+RUN: Option = {"type": Path, "metavar": "DIR", "help": "run folder of a search or a retraining"}
+GENOTYPE: Option = {
+    "type": Path,
+    "metavar": "FILE",
+    "help": "genotype.json, or an architecture in the published notation of the space",
+}
+CONFIG: Option = {
+    "action": "append",
+    "default": [],
+    "metavar": "FILE",
+    "help": "YAML configuration; may be repeated, later files win",
+}
+FORCE: Option = {
+    "action": "store_true",
+    "help": "accept changed configuration, versions and modules",
+}
 
-    def __init__(self, command: str, *, overrides: bool = False) -> None:
-        """Adds the options that every command has."""
-        super().__init__(prog=f"nas {command}", add_help=False, allow_abbrev=False)
-        self.overrides = overrides
-        self.add_argument("--json", action="store_true")
 
-    def add_config(self) -> None:
-        """Adds ``--config``, which :func:`config_source` reads."""
-        self.add_argument("--config", action="append", default=[], metavar="FILE")
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command; its errors are :class:`UsageError`.
 
-    def add_trust(self) -> None:
-        """Adds ``--trust-module``."""
-        self.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    Args:
+        command: The command's name.
+        description: Docstring of the command's module.
+        epilog: Text below the options; None: how a configuration is overridden, where the command has one.
+        overrides: Accept ``--KEY VALUE`` words for the configuration.
+        trust: Accept ``--trust-module``.
+    """
 
-    def parse(self, words: list[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
-        """Options, and the words that are overrides."""
-        options, others = self.parse_known_args(words)
-        for name in getattr(options, "trust_module", []):
-            if not all(part.isidentifier() for part in name.split(".")):
-                raise UsageError(
-                    f"{self.prog}: --trust-module {name}: not a module's name (without .py, dots for folders)"
-                )
-        if others and not self.overrides:
-            raise UsageError(f"{self.prog}: unrecognised arguments: {' '.join(others)}")
-        return options, tuple(others)
+    def __init__(
+        self,
+        command: str,
+        description: str | None,
+        *,
+        epilog: str | None = None,
+        overrides: bool = False,
+        trust: bool = True,
+    ) -> None:
+        super().__init__(
+            prog=f"nas {command}",
+            description=description,
+            epilog=epilog or (OVERRIDES if overrides else None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._overrides = overrides
+        common = self.add_argument_group("common options")
+        if trust:
+            common.add_argument(
+                "--trust-module",
+                action="append",
+                default=[],
+                type=_module_name,
+                metavar="NAME",
+                help="let the configuration name classes of this module, which may be in the working directory; may be repeated",
+            )
+        common.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
+        common.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        """The options, with the override words in ``overrides``."""
+        options, others = self.parse_known_args(words) if self._overrides else (self.parse_args(words), [])
+        options.overrides = tuple(others)
+        options.trust_module = tuple(getattr(options, "trust_module", ()))
+        return options
+
+    def refuse(self, options: argparse.Namespace, reason: str, *names: str) -> None:
+        """Refuses options that do not go with another one.
+
+        Args:
+            options: The parsed options.
+            reason: Why they do not.
+            *names: Attributes of `options`.
+
+        Raises:
+            UsageError: One of them is given; the message lists all that are.
+        """
+        given = [f"--{name.replace('_', '-')}" for name in names if name != "overrides" and getattr(options, name)]
+        if "overrides" in names:
+            given += options.overrides
+        if given:
+            self.error(f"{reason}; leave out {' '.join(given)}")
 
     def error(self, message: str) -> NoReturn:
-        """Wrong usage."""
+        """Reports wrong usage."""
         raise UsageError(f"{self.prog}: {message}")
 
 
-def config_source(options: argparse.Namespace, others: tuple[str, ...]) -> ConfigSource:
-    """The configuration that the options name, first looked at without torch.
+def config_source(options: argparse.Namespace) -> ConfigSource:
+    """The configuration of ``--config`` and the override words, after a first check without torch.
 
     Raises:
-        UsageError: A file that cannot be read or is not a configuration.
+        UsageError: A file cannot be read or is not a configuration.
     """
     files = tuple(Path(path) for path in options.config)
     for path in files:
         check_yaml(path)
-    return ConfigSource(files, others, tuple(options.trust_module))
+    return ConfigSource(files, options.overrides, options.trust_module)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """A type of options: a whole number that is not too small."""
+
+    def integer(text: str) -> int:
+        if (value := int(text)) < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        return value
+
+    return integer
+
+
+def _module_name(text: str) -> str:
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a module's name (without .py, dots for folders)")
+    return text

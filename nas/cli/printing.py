@@ -9,43 +9,36 @@ from nas.io.errors import shown
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:
-    """One ``key: value`` line each; floats with four significant digits, integers with separators."""
+    """Prints a line ``key: value`` for each pair: floats with four significant digits, integers with separators."""
     for key, value in pairs.items():
         print(shown(f"{key}: {_text(value)}"))
 
 
-def standing_line(result: Mapping[str, Any]) -> dict[str, str]:
-    """Where the architecture stands in the table of its space; nothing where there is none."""
-    standing = result.get("standing")
-    if standing is None:
-        return {}
-    text = f"{standing['rank']} of {standing['num']} by {standing['value']:.4f} in validation, {standing['regret']:.4f} below the best"
-    return {"rank in the table of this space": text}
+def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
+    """Lines about a derived architecture: constant output, targets, rank, skip guard, and a better architecture.
 
+    Args:
+        result: Summary of a derivation; a line that does not apply is left out.
+    """
+    from nas.runs.targets import target_lines
 
-def better_line(result: Mapping[str, Any]) -> dict[str, str]:
-    """An architecture that was the most probable one earlier and does better; nothing where there is none."""
-    better = result.get("best_so_far")
-    if better is None:
-        return {}
-    return {"does better on the arch half, and was the most probable one earlier": choices_text(better)}
-
-
-def replaced_line(result: Mapping[str, Any]) -> dict[str, str]:
-    """The architecture that the skip guard replaced; nothing where it did not act."""
-    replaced = result.get("replaced")
-    return {} if replaced is None else {"replaced by model.guards.max_skip_share": choices_text(replaced)}
-
-
-def constant_line(result: Mapping[str, Any]) -> dict[str, str]:
-    """That a derived network is no better than a constant output; nothing where it is, or nobody knows."""
-    if result.get("beats_constant") is not False:
-        return {}
-    return {"learned nothing": f"the best constant output has {_text(result['metric']['constant'])}"}
+    lines = {}
+    if result.get("beats_constant") is False:
+        lines["learned nothing"] = f"the best constant output has {_text(result['metric']['constant'])}"
+    lines |= target_lines(result["target"])
+    if (rank := result.get("standing")) is not None:
+        lines["rank in the table of this space"] = (
+            f"{rank['rank']} of {rank['num']} by {rank['value']:.4f} in validation, {rank['regret']:.4f} below the best"
+        )
+    if (replaced := result.get("replaced")) is not None:
+        lines["replaced by model.guards.max_skip_share"] = choices_text(replaced)
+    if (better := result.get("best_so_far")) is not None:
+        lines["earlier most probable architecture, better on the arch split"] = choices_text(better)
+    return lines
 
 
 def choices_text(choices: Mapping[str, Any]) -> str:
-    """The labels of an architecture in a line."""
+    """The labels of an architecture in one line."""
     return ", ".join(f"{name}={value}" for name, value in choices.items())
 
 

@@ -1,4 +1,8 @@
-"""``nas report``."""
+"""Write the report of a finished run into one file.
+
+The report has figures, architecture, curves, configuration, provenance, and
+the commands that repeat the run.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser
+from nas.cli.parsing import RUN, CommandParser
 
-PARSER = ThinParser("report")
-PARSER.add_argument("--run", type=Path, required=True, metavar="DIR")
-PARSER.add_argument("--format", choices=("html", "md"), default="html")
-PARSER.add_argument("--out", type=Path, metavar="FILE")
-PARSER.add_trust()
+PARSER = CommandParser("report", __doc__)
+PARSER.add_argument("--run", required=True, **RUN)
+PARSER.add_argument(
+    "--format",
+    choices=("html", "md"),
+    default="html",
+    help="html: with pictures, all in the file (default); md: without pictures",
+)
+PARSER.add_argument(
+    "--out", type=Path, metavar="FILE", help="file to write (report.html or report.md in the run folder)"
+)
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
-    """Writes the report; returns where."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Writes the report; returns its path."""
     from nas.report.write import write_report
 
-    path = write_report(options.run, options.format, options.out, tuple(options.trust_module))
-    return {"report": str(path)}
+    return {"report": str(write_report(options.run, options.format, options.out, options.trust_module))}
 
 
 def show(result: dict[str, Any]) -> None:
-    """Where it is."""
+    """Prints the path."""
     print(result["report"])

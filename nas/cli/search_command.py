@@ -1,4 +1,8 @@
-"""``nas search``."""
+"""Search a space, then derive and evaluate the architecture.
+
+The evaluation uses the weights of the search. --resume continues a stopped
+search at the exact step; of a finished search it prints the summary.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +10,88 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import ThinParser, config_source
+from nas.cli.parsing import CONFIG, FORCE, CommandParser, config_source
+from nas.cli.printing import outcome_lines, print_pairs
 from nas.genotype import labels_of
-from nas.io.errors import UsageError
 from nas.runs.options import trust_words
 
-PARSER = ThinParser("search", overrides=True)
-PARSER.add_config()
-PARSER.add_argument("--out", type=Path, metavar="DIR")
-PARSER.add_argument("--resume", type=Path, metavar="DIR")
-PARSER.add_argument("--force", action="store_true")
-PARSER.add_trust()
+KEYS = """\
+common keys of a configuration; --KEY VALUE overrides the files:
+  seed_everything       seed of weights, noise and data order (0)
+  trainer.max_epochs    epochs; also accelerator, devices, num_nodes, precision,
+                        num_threads, checkpoint_seconds, checkpoint_minutes
+  model.space           class_path and init_args of the search space
+  model.relaxation      nas.relaxations.GumbelSoftmax, GumbelRao, ReinMax,
+                        SampledPath, TwoPath, Dirichlet, Softmax, BinaryConcrete
+  model.tau             nas.tau.Exponential, Linear, Cosine, Constant,
+                        Reheating, LearnedTau
+  model.bilevel         nas.bilevel.FirstOrder, Unrolled, Joint
+  model.regularizers    nas.regularizers.Entropy, Sparsity, BetaDecay, ...
+  model.task            nas.tasks.Classification, Regression, Segmentation
+  model.weight_optimizer, model.arch_optimizer    classes of torch.optim
+  model.warmup_epochs   epochs before alpha is trained
+  model.warmup_paths    paths until then: nas.paths.Fair, Uniform; null: the
+                        relaxation draws them
+  model.num_paths       parts of a batch, each with its own path (1);
+                        num_micro_batches: parts that run in turn
+  model.cost            limits: {macs: {max: 4.0e7}, latency_ms: {max: 3}}; also
+                        params, activations, or dotted path of a function
+  model.derive          nas.derive.Argmax, Ranked, Evolution, FineTuned,
+                        Perturbation
+  model.guards          max_skip_share, stable_epochs, settled_entropy,
+                        early_entropy: guards against collapse
+  data                  nas.data.SequentialDigits, Digits, DigitPairs,
+                        BreastCancer, Npz, Vision
+  retrain               trainer, optimizer, scheduler, space, task of retraining
+'nas help CLASS' prints the options of a class: nas help nas.tau.Exponential
+--print_config prints the resolved configuration and ends."""
+
+PARSER = CommandParser("search", __doc__, epilog=KEYS, overrides=True)
+START = PARSER.add_mutually_exclusive_group(required=True)
+START.add_argument("--config", **CONFIG)
+START.add_argument("--resume", type=Path, metavar="DIR", help="run folder of a search to continue")
+PARSER.add_argument("--out", type=Path, metavar="DIR", help="new run folder (runs/CONFIG_NAME/NUMBER)")
+PARSER.add_argument("--force", **FORCE)
 
 
-def run(options: argparse.Namespace, others: tuple[str, ...]) -> dict[str, Any]:
-    """Searches or resumes; returns the summary, with the run folder and what to do next."""
-    trusted = tuple(options.trust_module)
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Searches or resumes; returns the summary, the run folder and the next commands."""
     if options.resume is not None:
-        if options.config or options.out or others:
-            raise UsageError(
-                "nas search: --resume takes everything from its folder; leave out --config, --out and --KEY"
-            )
+        PARSER.refuse(options, "--resume takes everything from its folder", "out", "overrides")
         from nas.runs.stages.search import resume
 
-        folder = resume(options.resume, trusted, force=options.force)
+        folder = resume(options.resume, options.trust_module, force=options.force)
     else:
-        if options.force:
-            raise UsageError("nas search: --force goes with --resume")
-        if not options.config:
-            raise UsageError("nas search: --config FILE or --resume DIR is needed")
-        source = config_source(options, others)
+        PARSER.refuse(options, "--force goes with --resume", "force")
+        source = config_source(options)
         from nas.runs.stages.search import search
 
         folder = search(source, options.out)
-    trust = trust_words(trusted)
-    return {
-        "run": folder.shown,
-        **folder.read_summary(),
-        "next": [f"nas {command} --run {folder.quoted}{trust}" for command in ("retrain", "evaluate")],
-    }
+    words = f"--run {folder.quoted}{trust_words(options.trust_module)}"
+    return {"run": folder.shown, **folder.read_summary(), "next": [f"nas retrain {words}", f"nas evaluate {words}"]}
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table of the choices, the figures, and the next commands."""
+    """Prints the choices as a table, the figures, and the next commands."""
     from rich.console import Console
     from rich.table import Table
 
-    from nas.cli.printing import better_line, constant_line, replaced_line, standing_line
-    from nas.runs.targets import target_lines
-
-    console = Console(highlight=False)
     table = Table("choice", "chosen", "probability", title="architecture")
     for name, label in result["genotype"].items():
         row = result["probabilities"].get(name, {})
         labels = labels_of(label)
         table.add_row(name, ", ".join(labels), ", ".join(f"{row.get(item, float('nan')):.3f}" for item in labels))
-    console.print(table)
+    Console(highlight=False).print(table)
     metric, cost = result["metric"], result["cost"]
-    lines = {
-        f"{metric['name']} (inherited weights, arch half)": f"{metric['value']:.4f}",
-        **constant_line(result),
-        "parameters": f"{cost['params']:,}",
-        "MACs": f"{cost['macs']:,}",
-        "architectures": f"{result['num_architectures']:,}",
-        "search time": f"{result['search_seconds']:.1f} s, of which deriving {result['derive_seconds']:.1f} s",
-        **target_lines(result["target"]),
-        **standing_line(result),
-        **replaced_line(result),
-        **better_line(result),
-        "run folder": result["run"],
-    }
-    for key, value in lines.items():
-        console.print(f"{key}: {value}", markup=False, soft_wrap=True)
-    console.print("next:", *[f"  {command}" for command in result["next"]], sep="\n", markup=False, soft_wrap=True)
+    print_pairs(
+        {
+            f"{metric['name']} (inherited weights, arch split)": f"{metric['value']:.4f}",
+            "parameters": cost["params"],
+            "MACs": cost["macs"],
+            "architectures": result["num_architectures"],
+            "search time": f"{result['search_seconds']:.1f} s, of which deriving {result['derive_seconds']:.1f} s",
+            **outcome_lines(result),
+            "run folder": result["run"],
+        }
+    )
+    print("next:", *result["next"], sep="\n  ")

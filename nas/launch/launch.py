@@ -164,6 +164,15 @@ def summarised(
     return {"trials": list(found), "settings": settings, "failed": dict(failed), "baseline": compared}
 
 
+def failure_text(folder: Path, summary: Mapping[str, Any]) -> str:
+    """The error of a launch in which searches failed."""
+    name, reason = next(iter(summary["failed"].items()))
+    return (
+        f"{len(summary['failed'])} of {len(summary['trials'])} searches failed, for example {name}: {reason}; "
+        f"continue with: nas launch --resume {folder}"
+    )
+
+
 def _csv(found: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in found for key in row))

@@ -5,10 +5,12 @@ import hashlib
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import yaml
 
+from nas.cli import COMMANDS
 from nas.genotype import Genotype
 
 SPACE = """
@@ -186,17 +188,41 @@ def test_retraining_with_label_smoothing_and_clipping(nas, config):
     assert smooth["test_loss"] > 0.5  # cross-entropy against targets smoothed by 0.2 cannot be lower
 
 
-@pytest.mark.parametrize("words", [("--help",), ("search", "--help"), ("retrain", "-h"), ("--version",)])
-def test_help_fits_one_page(nas, words):
+@pytest.mark.parametrize("words", [("--help",), ("--version",), *[(name, "--help") for name in COMMANDS]])
+def test_help_fits_one_page(nas, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
     answer = nas(*words)
     assert answer.code == 0 and answer.err == "" and 0 < len(answer.out.splitlines()) <= 50
-    assert all(len(line) <= 120 for line in answer.out.splitlines())
+    assert all(len(line) <= 80 for line in answer.out.splitlines())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text(nas, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "1000")
+    parser = import_module(f"nas.cli.{name}_command").PARSER
+    page = nas(name, "-h").out
+    for action in parser._actions:
+        assert action.help and all(word in page for word in [action.help, *action.option_strings]), action
+
+
+@pytest.mark.parametrize("name", ["search", "retrain", "baseline", "launch", "profile", "export"])
+def test_help_names_the_keys_of_a_configuration(nas, name):
+    page = nas(name, "--help").out
+    for word in ("--KEY VALUE", "model.space", "model.tau", "trainer.max_epochs", "data", "retrain", "nas help CLASS"):
+        assert word in page, word
+
+
+def test_help_without_a_class_lists_the_commands(nas):
+    page = nas("help").out
+    assert page == nas("--help").out and all(f"\n  {name} " in page for name in COMMANDS)
+    assert nas("help", "--json").result == {"commands": page.rstrip()}
 
 
 def test_help_does_not_import_torch():
     code = (
-        "import sys\nfrom nas.cli import main\n"
-        "for words in (['--help'], ['search', '--help'], ['search', '--config', 'none.yaml'], ['search']): main(words)\n"
+        "import sys\nfrom nas.cli import COMMANDS, main\n"
+        "for name in COMMANDS: main([name, '--help'])\n"
+        "for words in (['--help'], ['search', '--config', 'none.yaml'], ['search'], ['launch', '--resume', 'x', '--asha']): main(words)\n"
         "assert 'torch' not in sys.modules and 'jsonargparse' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

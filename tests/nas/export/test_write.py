@@ -302,16 +302,16 @@ def test_norms_of_awkward_networks_are_folded():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "one of --run DIR"),
-        (("--run", "run", "--verify", "run"), "one of --run DIR"),
+        ((), "one of the arguments --run --genotype --verify is required"),
+        (("--run", "run", "--verify", "run"), "argument --verify: not allowed with argument --run"),
         (("--run", "run", "--formats", "python,jpeg"), "unknown format 'jpeg'"),
         (("--run", "run", "--formats", ","), "name at least one"),
         (("--run", "run", "--config", "tiny.yaml"), "leave out --config"),
-        (("--run", "run", "--seed_everything", "1"), "unrecognised arguments"),
+        (("--run", "run", "--seed_everything", "1"), "leave out --seed_everything 1"),
         (("--run", "nowhere"), "no such run folder"),
         (("--genotype", "g.json", "--config", "tiny.yaml"), "needs --config FILE and --out DIR"),
         (("--genotype", "g.json", "--out", "o"), "needs --config FILE and --out DIR"),
-        (("--verify", "run", "--fold-bn"), "leave out the rest"),
+        (("--verify", "run", "--fold-bn"), "leave out --fold-bn"),
     ],
 )
 def test_wrong_usage(nas, config, words, message):

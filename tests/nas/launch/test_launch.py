@@ -20,9 +20,9 @@ from nas.cli import main
 from nas.cli.launch_progress import progress_table
 from nas.io import checkpoint_io
 from nas.io.errors import UsageError
-from nas.launch import launch, resume_launch
-from nas.launch.launch import summarised
+from nas.launch.launch import launch, resume_launch, summarised
 from nas.launch.local import Local
+from nas.launch.options import parse_settings
 from nas.launch.slurm import Slurm
 from nas.launch.trials import Plan, make_trials, run_trial
 from nas.runs.options import ConfigSource
@@ -154,6 +154,20 @@ def test_the_best_is_chosen_without_the_test_set():
 
 
 @pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,2", ["1", "2"]),
+        ("[1,2],[1,4]", ["[1,2]", "[1,4]"]),
+        ("{a: [1,2], b: 3}, null", ["{a: [1,2], b: 3}", "null"]),
+        ("'a,b',\"[\",c", ["'a,b'", '"["', "c"]),
+    ],
+)
+def test_commas_inside_brackets_and_quotes_split_no_value(text, values):
+    key = "model.space.init_args.dilations"
+    assert parse_settings([f"{key}={text}"]) == {key: values}
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--config", "tiny.yaml"), "--seeds A-B"),
@@ -168,7 +182,8 @@ def test_the_best_is_chosen_without_the_test_set():
         ),
         (("--config", "tiny.yaml", "--seeds", "0", "--num-parallel", "0"), "--num-parallel"),
         (("--resume", "nowhere"), "nowhere: not the folder of a launch"),
-        (("--resume", "nowhere", "--seeds", "0"), "leave out the rest"),
+        (("--resume", "nowhere", "--seeds", "0"), "leave out --seeds"),
+        (("--resume", "nowhere", "--retrain", "--model.noise", "batch"), "leave out --retrain --model.noise batch"),
     ],
 )
 def test_wrong_usage(nas, config, words, message):

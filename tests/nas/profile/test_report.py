@@ -65,6 +65,6 @@ def test_latency_adds_up_roughly(nas, config):
 
 
 def test_bad_input(nas, config):
-    assert "--config FILE is needed" in nas("profile").complaint
+    assert "required: --config" in nas("profile").complaint
     answer = nas("profile", "--config", config({"model.cost": {"nothing": {"max": 1}}}))
     assert answer.code == 2 and "no cost is called 'nothing'" in answer.complaint
