@@ -1,4 +1,4 @@
-"""How a launch goes: a live table where there is a terminal, lines otherwise."""
+"""The progress of a launch: a live table on a terminal, lines otherwise."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ WAITING, FINISHED = "waiting", "finished"
 
 @contextmanager
 def quiet(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
-    """Says nothing."""
+    """Prints nothing."""
     yield lambda trial, state: None
 
 
 @contextmanager
 def lines(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
-    """A line for everything that happens, on standard error."""
+    """Prints a line for each event on standard error."""
     yield lambda trial, state: print(shown(f"{trial.name}: {state}"), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
-    """A table that is drawn anew twice a second, on standard error."""
+    """Draws a table on standard error twice a second."""
     states = {trial.name: FINISHED if not plan.unfinished([trial]) else WAITING for trial in trials}
     since = time.monotonic()
 
@@ -50,13 +50,13 @@ def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
 
 
 def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str], seconds: float) -> Table:
-    """What each trial does, those at work first, and below how many are in which state.
+    """The state of each trial, running trials first, and below the number of trials in each state.
 
     Args:
         plan: The launch.
-        trials: All of them.
+        trials: All trials.
         states: Name -> state.
-        seconds: Since the launch began.
+        seconds: Time since the start of the launch.
     """
     rank = {FINISHED: 2, WAITING: 1}
     listed = sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]
@@ -69,10 +69,10 @@ def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str
 
 
 def _last_epoch(plan: Plan, trial: Trial) -> tuple[str, str, str]:
-    """Epochs, loss and headline metric so far, of the arch half or, where it was not used, of the weight half."""
+    """Epochs, loss and first metric so far, of the arch split or, while alpha is frozen, of the train split."""
     try:
         row = last_row(plan.run(trial).metrics_csv)
-    except (OSError, ValueError):  # not there yet
+    except (OSError, ValueError):  # no file yet
         row = {}
     if not row:
         return "", "", ""

@@ -1,39 +1,34 @@
-"""Launching many searches, going on with them, and what they come to together."""
+"""Starting and continuing a launch, and the summary of its searches."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
 
 from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
 from nas.io.json_file import Document, write_json
-from nas.launch.hparams import write_hparams
-from nas.launch.trials import FIGURES, MAX_TRIALS, OnEvent, Plan, Trial, make_trials, rows
+from nas.launch.trials import FIGURES, MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
+from nas.runs.pages import write_hparams
 from nas.runs.stages.baseline import baseline
 
 DOCUMENT = Document("a launch", "gumbel-nas/launch")
 LAUNCH, SUMMARY, TABLE, HPARAMS = "launch.json", "summary.json", "trials.csv", "hparams"
 
-
-class Engine(Protocol):
-    """What runs trials."""
-
-    def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs all that are not finished; returns, by name, why some failed."""
-
-
 Progress = Callable[[Plan, Sequence[Trial]], AbstractContextManager[OnEvent]]
-"""Shows what becomes of trials while the context lasts."""
+"""Shows the states of trials while the context lasts."""
 
 
 def launch(
@@ -52,24 +47,24 @@ def launch(
     Args:
         source: The configuration.
         seeds: Values of seed_everything.
-        settings: Key -> values that lie over the configuration.
-        engine: Runs them.
-        out: The folder to make; None: ``runs/<config name>_launch``.
-        retrain: Retrain and test what is found.
-        num_baseline: Random architectures to train for comparison; 0: none.
-        progress: Shows how it goes.
+        settings: Key -> values that override the configuration.
+        engine: Runs the trials.
+        out: The new folder; None: ``runs/<config name>_launch``.
+        retrain: Retrain and test each architecture that is found.
+        num_baseline: Number of random architectures to train for comparison.
+        progress: Shows the states of trials.
 
     Returns:
-        The folder, and what its summary.json says.
+        The folder, and the content of its summary.json.
 
     Raises:
-        UsageError: The configuration or a setting does not work, or the folder exists.
+        UsageError: The configuration or a setting does not load, or the folder exists.
     """
     trials = make_trials(seeds, settings)
     _check_settings(source, trials)
     folder = out if out is not None else Path("runs") / f"{source.name}_launch"
     with atomic_folder(folder) as new:
-        write_atomic(new / "base.yaml", load_experiment(source).yaml())
+        write_atomic(Plan(new).config, load_experiment(source).yaml())
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
         DOCUMENT.save(new / LAUNCH, about)
     return resume_launch(folder, engine, source.trusted, progress)
@@ -78,31 +73,29 @@ def launch(
 def resume_launch(
     folder: Path, engine: Engine, trusted: tuple[str, ...], progress: Progress
 ) -> tuple[Path, dict[str, Any]]:
-    """Goes on with a launch; finished trials are not run again.
+    """Continues a launch; finished trials do not run again.
 
     Raises:
-        UsageError: Not the folder of a launch, or another process is at it.
+        UsageError: The folder is not that of a launch, or another process runs the launch.
     """
     plan, trials, num_baseline = read_launch(folder, trusted)
     with locked(folder):
-        _check_settings(ConfigSource((plan.config,), (), trusted), trials)
+        _check_settings(plan.source, trials)
         with progress(plan, trials) as on_event:
             failed = engine.run(plan, trials, on_event)
-        compared = None
-        if num_baseline:
-            _, compared = baseline(ConfigSource((plan.config,), (), trusted), num_baseline, folder / "baseline")
+        compared = baseline(plan.source, num_baseline, folder / "baseline")[1] if num_baseline else None
         summary = summarised(rows(plan, trials), failed, compared)
         write_json(folder / SUMMARY, summary)
         write_atomic(folder / TABLE, _csv(summary["trials"]))
-        write_hparams(folder / HPARAMS, summary["trials"])
+        _write_hparams(folder / HPARAMS, summary["trials"])
     return folder, summary
 
 
 def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Trial], int]:
-    """What launch.json says: plan, trials, and the number of random architectures to compare with.
+    """Reads launch.json: plan, trials, and the number of random architectures to compare with.
 
     Raises:
-        UsageError: It is missing, or a key or value in it is not one of a launch.
+        UsageError: The file is missing, or a key or value in it is not one of a launch.
     """
     path = folder / LAUNCH
     content = DOCUMENT.load(path, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
@@ -113,16 +106,12 @@ def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Tria
         raise UsageError(f"{path}: more than {MAX_TRIALS} trials")
     trials = [Trial.read(row, str(path)) for row in content["trials"]]
     if len({trial.name for trial in trials}) < len(trials):
-        raise UsageError(f"{path}: two trials of one name")
+        raise UsageError(f"{path}: two trials have the same name")
     return Plan(folder, trusted, content["retrain"]), trials, content["num_baseline"]
 
 
 def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
-    """Loads the configuration with the settings of every trial, so that what is wrong is said before a search begins.
-
-    Raises:
-        UsageError: They do not load.
-    """
+    """Loads the configuration with each combination of settings, so that errors are reported before the first search."""
     for trial in {json.dumps(trial.settings): trial for trial in trials}.values():
         load_experiment(source._replace(overrides=(*source.overrides, *trial.words())))
 
@@ -130,42 +119,43 @@ def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
 def summarised(
     found: Sequence[Mapping[str, Any]], failed: Mapping[str, str], compared: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Mean, spread and best of every setting over its seeds.
+    """Mean, standard deviation and best trial of each combination of settings.
 
     Args:
-        found: A row for each trial, with what is known of it.
-        failed: Why trials failed, by name.
+        found: The row of each trial.
+        failed: Name of a trial -> why it failed.
         compared: The summary of random search; None: there was none.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in found:
-        groups.setdefault(json.dumps({key: row[key] for key in row if key not in FIGURES}), []).append(row)
-    settings = []
-    for text, members in groups.items():
-        part = "test" if any("test" in row for row in members) else "arch"
-        scored = [row for row in members if part in row]
-        values = [row[part] for row in scored]
-        entry: dict[str, Any] = {
-            "settings": json.loads(text),
-            "num": len(members),
-            "num_finished": len(scored),
-            "part": part,
-        }
-        if values:
-            best = max(scored, key=lambda row: row["arch"])  # chosen as a search must choose: not by the test set
-            std = statistics.stdev(values) if len(values) > 1 else None
-            entry |= {
-                "mean": statistics.fmean(values),
-                "std": std,
-                "best": {key: best[key] for key in FIGURES if key in best},
-            }
-            entry["search_seconds"] = statistics.fmean(row["search_seconds"] for row in scored)
-        settings.append(entry)
+        groups.setdefault(json.dumps(_settings_of(row)), []).append(row)
+    settings = [{"settings": json.loads(text), **_summary_of(members)} for text, members in groups.items()]
     return {"trials": list(found), "settings": settings, "failed": dict(failed), "baseline": compared}
 
 
+def _summary_of(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    part = "test" if any("test" in row for row in members) else "arch"
+    scored = [row for row in members if part in row]
+    counts = {"num": len(members), "num_finished": len(scored), "part": part}
+    if not scored:
+        return counts
+    values = [row[part] for row in scored]
+    best = max(scored, key=lambda row: row["arch"])  # never by the test set
+    return {
+        **counts,
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "best": {key: best[key] for key in FIGURES if key in best},
+        "search_seconds": statistics.fmean(row["search_seconds"] for row in scored),
+    }
+
+
+def _settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in FIGURES}
+
+
 def failure_text(folder: Path, summary: Mapping[str, Any]) -> str:
-    """The error of a launch in which searches failed."""
+    """The error message of a launch in which searches failed."""
     name, reason = next(iter(summary["failed"].items()))
     return (
         f"{len(summary['failed'])} of {len(summary['trials'])} searches failed, for example {name}: {reason}; "
@@ -175,9 +165,19 @@ def failure_text(folder: Path, summary: Mapping[str, Any]) -> str:
 
 def _csv(found: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in found for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    columns = dict.fromkeys(key for row in found for key in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     for row in found:
         writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in row.items()})
     return text.getvalue()
+
+
+def _write_hparams(folder: Path, found: Sequence[Mapping[str, Any]]) -> None:
+    """Writes TensorBoard's HParams page anew: an event file for each trial that has a figure."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for row in found:
+        figures = {f"launch/{key}": float(row[key]) for key in ("arch", "test", "search_seconds") if key in row}
+        if figures:
+            with SummaryWriter(str(folder / row["name"])) as writer:
+                write_hparams(writer, {"seed": row["seed"], **_settings_of(row)}, figures, 0)

@@ -1,4 +1,4 @@
-"""Searches side by side on this machine."""
+"""Searches as processes of this machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nas.launch.trials import OnEvent, Plan, Trial, run_trial, start
 
 
 class Local:
-    """Runs so many processes at once; one that fails or is killed goes on from its checkpoint.
+    """Runs searches in parallel processes; a search that fails or is killed continues from its checkpoint.
 
     Args:
         num_parallel: Searches at once.
-        max_failures: How often one may fail before it is given up.
+        max_failures: How often a search may fail.
     """
 
     def __init__(self, num_parallel: int, max_failures: int) -> None:
@@ -27,7 +27,7 @@ class Local:
         self._stopped = False
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs all; returns why some failed."""
+        """Runs the unfinished trials; returns, by name, why trials failed."""
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(self.num_parallel) as pool:
             futures = {pool.submit(self._attempts, plan, trial, on_event): trial for trial in plan.unfinished(trials)}
@@ -35,26 +35,27 @@ class Local:
                 for future in as_completed(futures):
                     if (reason := future.result()) is not None:
                         failed[futures[future].name] = reason
-            except BaseException:  # a signal: the searches save and stop, and none begins
+            except BaseException:  # a signal: running searches save and stop, and no other search starts
                 self._stop()
                 pool.shutdown(cancel_futures=True)
                 raise
         return failed
 
     def _attempts(self, plan: Plan, trial: Trial, on_event: OnEvent) -> str | None:
+        """Runs a trial until it is finished; returns why it failed."""
         on_event(trial, "running")
-        for attempt in range(self.max_failures + 1):
+        failures = 0
+        while True:
             try:
                 run_trial(plan, trial, self._process)
             except Exception as error:
-                reason = str(error)
-                on_event(trial, reason)
-                if self._stopped or attempt == self.max_failures:
-                    return reason
+                on_event(trial, str(error))
+                failures += 1
+                if self._stopped or failures > self.max_failures:
+                    return str(error)
             else:
                 on_event(trial, "finished")
                 return None
-        return None
 
     def _process(self, words: list[str], log: Path) -> int:
         with self._lock:

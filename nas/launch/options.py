@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.io.errors import UsageError
 from nas.runs.options import check_key
+
+if TYPE_CHECKING:
+    from nas.launch.trials import Engine
 
 PACKAGES = {"ray": "ray", "slurm": "submitit"}
 ENGINES = ("local", *PACKAGES)
@@ -17,7 +20,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
 def make_engine(
     name: str, *, job: Sequence[str], num_parallel: int | None, max_failures: int, address: str | None, asha: bool
-) -> Any:
+) -> Engine:
     """The engine that runs the searches of a launch.
 
     Args:

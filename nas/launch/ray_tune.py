@@ -1,4 +1,4 @@
-"""Searches as trials of Ray Tune, on a cluster of this machine's own or on one that is there."""
+"""Searches as trials of Ray Tune, on a cluster of this machine alone or on an existing one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from nas.io.csv_file import read_columns
 from nas.io.json_file import write_json
-from nas.launch.trials import OnEvent, Plan, Trial, judged_half, run_trial, start
+from nas.launch.trials import OnEvent, Plan, Trial, judged_half, last_line, run_trial, start
 from nas.runs.config import load_experiment
-from nas.runs.options import ConfigSource
 
-# read when ray is imported. The first has every server of Ray listen on 127.0.0.1 alone; a cluster that is there listens as it was told.
-_EMBEDDED = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+# Ray reads these variables when it is imported. The first of _OWN makes all servers of Ray listen on 127.0.0.1 alone;
+# the owner of an existing cluster decides where that cluster listens.
+_OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 _ALWAYS = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the newer one prints tables whatever it is told
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer output prints tables at every verbosity
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -34,16 +34,16 @@ REDUCTION = 3
 
 
 class RayTune:
-    """Hands every search to Ray Tune, which starts one that failed, or whose node was lost, anew: it goes on from its checkpoint.
+    """Runs each search as a trial of Ray Tune; a search that fails, or whose node is lost, continues from its checkpoint.
 
     Args:
-        num_parallel: Searches at once; None: as many as there are resources for.
-        max_failures: How often one may fail, or lose its node, before it is given up.
-        address: Of the cluster's head, which shares this file system; None: a cluster of this machine
-            alone, for the time of the launch.
-        asha: Stop searches whose loss is high early, by asynchronous successive halving.
+        num_parallel: Searches at once; None: as many as the resources allow.
+        max_failures: How often a search may fail or lose its node.
+        address: Address of the cluster's head, which shares this file system; None: a cluster of this machine
+            alone that ends with the launch.
+        asha: Stop searches of high loss early, by asynchronous successive halving.
         num_cpus: CPUs of a search.
-        num_gpus: GPUs of a search; None: one where the cluster has any.
+        num_gpus: GPUs of a search; None: one if the cluster has any.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class RayTune:
         self.num_gpus = num_gpus
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs all; returns why some failed.
+        """Runs the unfinished trials; returns, by name, why trials failed.
 
         Raises:
-            ConnectionError: There is no cluster at the address.
+            ConnectionError: No cluster answers at the address.
         """
         plan = plan._replace(folder=plan.folder.absolute())
         by_name = {trial.name: trial for trial in plan.unfinished(trials)}
@@ -95,37 +95,35 @@ class RayTune:
             tune_config=tune.TuneConfig(
                 scheduler=_asha(plan) if self.asha else None,
                 max_concurrent_trials=self.num_parallel,
-                reuse_actors=False,  # so that a stopped search's process ends with its actor
+                reuse_actors=False,  # the process of a stopped search ends with its actor
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d_%H%M%S"),
                 storage_path=str(plan.folder / "tune"),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
-                callbacks=[_teller(plan, by_name, on_event)],
+                callbacks=[_reporter(plan, by_name, on_event)],
                 verbose=0,
             ),
         ).fit()
         ended = [results[i] for i in range(len(results))]
-        reasons = {result.config["name"]: result.error for result in ended if result.config is not None}
-        missing = RuntimeError("it was not run")
-        return {
-            trial.name: _last_line(reasons.get(trial.name) or missing)
-            for trial in plan.unfinished(list(by_name.values()))
-        }
+        errors = {result.config["name"]: result.error for result in ended if result.config is not None}
+        failed = {}
+        for trial in plan.unfinished(list(by_name.values())):
+            error = errors.get(trial.name) or RuntimeError("the search did not run")
+            failed[trial.name] = last_line(str(error), type(error).__name__)
+        return failed
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    settings = {**_ALWAYS, **({} if address is not None else {**_EMBEDDED, "RAY_AUTH_TOKEN": secrets.token_hex(32)})}
+    settings = _ALWAYS if address is not None else {**_ALWAYS, **_OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(include_dashboard=False, **quiet)
+    options: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
+    options |= {"log_to_driver": False, "logging_level": "error"}
+    ray.init(**options)
     try:
         yield
     finally:
@@ -133,10 +131,10 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _search(plan: Plan, trial: Trial) -> None:
-    """What a worker does: the search as a process of its own, watched."""
+    """Runs in a worker: starts the search as a process and reports its epochs."""
     from ray import tune
 
-    def watched(words: list[str], log: Path) -> int:
+    def reported(words: list[str], log: Path) -> int:
         process, num_reported = start(words, log), 0
         try:
             while process.poll() is None:
@@ -147,21 +145,21 @@ def _search(plan: Plan, trial: Trial) -> None:
                     num_reported += 1
             return process.returncode
         finally:
-            if process.poll() is None:  # it was stopped: what it has is kept
+            if process.poll() is None:  # the scheduler stopped the trial: the search saves and ends
                 process.terminate()
                 process.wait(GRACE_SECONDS)
 
-    run_trial(plan, trial, watched)
+    run_trial(plan, trial, reported)
 
 
 def epochs(path: Path) -> list[dict[str, float]]:
-    """What a scheduler hears of each epoch of a search: its number from 1, and the loss of the arch half.
+    """What a scheduler receives for each epoch of a search: its number from 1, and the loss of the arch split.
 
-    While alpha rests it is the weight half's; all searches are judged at the same epoch.
+    While alpha is frozen it is the loss of the train split; all searches are compared at the same epoch.
     """
     try:
         rows = [row for _, row in read_columns(path)]
-    except (OSError, ValueError):  # not there yet, or being written
+    except (OSError, ValueError):  # the file does not exist yet, or is being written
         return []
     return [{"epoch": row["epoch"] + 1, "loss": row.get(f"{judged_half(row)}/loss", math.inf)} for row in rows]
 
@@ -169,45 +167,40 @@ def epochs(path: Path) -> list[dict[str, float]]:
 def _asha(plan: Plan) -> Any:
     from ray.tune.schedulers import ASHAScheduler
 
-    num_epochs = load_experiment(ConfigSource((plan.config,), (), plan.trusted)).trainer.max_epochs
+    num_epochs = load_experiment(plan.source).trainer.max_epochs
     return ASHAScheduler(
         time_attr="epoch",
         metric="loss",
         mode="min",
-        max_t=num_epochs + 1,  # the last epoch stops nobody
+        max_t=num_epochs + 1,  # the last epoch stops no search
         grace_period=max(1, num_epochs // REDUCTION**2),
         reduction_factor=REDUCTION,
     )
 
 
-def _teller(plan: Plan, by_name: Mapping[str, Trial], on_event: OnEvent) -> Any:
+def _reporter(plan: Plan, by_name: Mapping[str, Trial], on_event: OnEvent) -> Any:
     from ray import tune
 
-    class Teller(tune.Callback):
-        """Says what becomes of trials, and notes which ones the scheduler stopped."""
+    class Reporter(tune.Callback):
+        """Passes on the states of trials, and notes which trials the scheduler stopped."""
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             on_event(by_name[trial.config["name"]], "running")
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            on_event(by_name[trial.config["name"]], "going on after a failure")
+            on_event(by_name[trial.config["name"]], "continuing after a failure")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             on_event(by_name[trial.config["name"]], "failed")
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            mine = by_name[trial.config["name"]]
-            if not plan.unfinished([mine]):
-                on_event(mine, "finished")
+            ours = by_name[trial.config["name"]]
+            if not plan.unfinished([ours]):
+                on_event(ours, "finished")
                 return
             num_epochs = int(trial.last_result.get("epoch", 0))
-            plan.stopped(mine).parent.mkdir(exist_ok=True)
-            write_json(plan.stopped(mine), {"epochs": num_epochs})
-            on_event(mine, f"stopped after {num_epochs} epochs")
+            plan.stopped(ours).parent.mkdir(exist_ok=True)
+            write_json(plan.stopped(ours), {"epochs": num_epochs})
+            on_event(ours, f"stopped after {num_epochs} epochs")
 
-    return Teller()
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    return Reporter()

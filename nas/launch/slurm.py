@@ -6,20 +6,21 @@ import os
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import submitit
 
-from nas.launch.trials import OnEvent, Plan, Trial, run_trial, start
+from nas.launch.trials import OnEvent, Plan, Trial, last_line, run_trial, start
 
 GRACE_SECONDS = 60
 POLL_SECONDS = 1.0
 
 
 class Job(submitit.helpers.Checkpointable):
-    """One trial as a job, which is queued again when it is preempted or its time is over."""
+    """One trial as a job; SLURM queues it again when it is preempted or reaches its time limit."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -29,7 +30,7 @@ class Job(submitit.helpers.Checkpointable):
         run_trial(plan, trial, self._run)
 
     def checkpoint(self, plan: Plan, trial: Trial) -> submitit.helpers.DelayedSubmission:
-        """Has the search save and stop; the new job goes on with it."""
+        """Stops the search after it has saved; the new job continues it."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             _wait_for(self._process.pid)
@@ -41,7 +42,7 @@ class Job(submitit.helpers.Checkpointable):
 
 
 def _wait_for(pid: int) -> None:
-    """Waits for a child without taking its exit code: the code that the signal has interrupted holds Popen's lock."""
+    """Waits for a child without taking its exit code: the code that the signal interrupted may hold the lock of Popen."""
     end = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < end:
         try:
@@ -53,12 +54,12 @@ def _wait_for(pid: int) -> None:
 
 
 class Slurm:
-    """Submits every trial as a job, and waits for all.
+    """Submits a job for each trial and waits for all jobs.
 
     Args:
-        max_failures: How often a search may fail before it is given up; being preempted is no failure.
+        max_failures: How often a search may fail; a preemption is no failure.
         cluster: ``slurm``, or ``local`` for processes of this machine.
-        **parameters: As for ``submitit.AutoExecutor.update_parameters``, for example timeout_min, slurm_partition, gpus_per_node.
+        **parameters: Arguments of ``submitit.AutoExecutor.update_parameters``, for example timeout_min, slurm_partition, gpus_per_node.
     """
 
     def __init__(self, max_failures: int, cluster: str = "slurm", **parameters: Any) -> None:
@@ -67,15 +68,15 @@ class Slurm:
         self.parameters = parameters
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs all; returns why some failed."""
+        """Runs the unfinished trials; returns, by name, why trials failed."""
         (plan.folder / "jobs").mkdir(exist_ok=True)
-        # a folder of its own: submitit unpickles results, and those of somebody else's launch may lie beside it
+        # a new folder: submitit unpickles results, and another user's results may be in an old folder
         jobs_folder = tempfile.mkdtemp(dir=plan.folder / "jobs", prefix=time.strftime("%Y%m%d_%H%M%S."))
-        os.environ["PYTHONSAFEPATH"] = "1"  # submitit starts jobs by -m; see nas.io.parent.python_command
+        os.environ["PYTHONSAFEPATH"] = "1"  # submitit starts jobs with -m; see nas.io.parent.python_command
         executor = submitit.AutoExecutor(jobs_folder, cluster=self.cluster)
         executor.update_parameters(name=plan.folder.name, **self.parameters)
         jobs = [(trial, executor.submit(Job(), plan, trial)) for trial in plan.unfinished(trials)]
-        failures = dict.fromkeys((trial.name for trial, _ in jobs), 0)
+        failures: Counter[str] = Counter()
         failed: dict[str, str] = {}
         for trial, job in jobs:
             on_event(trial, f"submitted as job {job.job_id}")
@@ -88,7 +89,7 @@ class Slurm:
                 if (error := job.exception()) is None:
                     on_event(trial, "finished")
                     continue
-                reason = str(error).strip().splitlines()[-1]
+                reason = last_line(str(error), type(error).__name__)
                 on_event(trial, reason)
                 failures[trial.name] += 1
                 if failures[trial.name] > self.max_failures:

@@ -1,4 +1,4 @@
-"""The searches of a launch, and how one is run: by the very command that a person would type."""
+"""The searches of a launch, and how one runs: by the command that a person would type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nas.io.errors import UsageError
 from nas.io.files import open_own
@@ -16,23 +16,23 @@ from nas.io.folder_lock import wait_until_free
 from nas.io.json_file import given_twice, read_json
 from nas.io.parent import PARENT, python_command
 from nas.runs.folder import RunFolder
-from nas.runs.options import GROUPS, check_key
+from nas.runs.options import GROUPS, ConfigSource, check_key
 
 FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "replaced", "stopped_after")
-"""What a row may hold beside the settings."""
+"""Keys of a row that are not settings."""
 MAX_TRIALS = 10_000
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,119}")
 WAIT_SECONDS = 60.0
-"""For a search whose launch was killed to save and stop."""
+"""For a search to save and stop after its launch was killed."""
 
 
 class Trial(NamedTuple):
     """One search.
 
     Attributes:
-        name: What its folder is called.
-        seed: Its seed_everything.
-        settings: Key -> value, over the configuration.
+        name: Name of the run folder.
+        seed: Value of seed_everything.
+        settings: Key -> value that overrides the configuration.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Trial(NamedTuple):
         """The trial of a row of launch.json.
 
         Raises:
-            UsageError: A key or value that no launch writes.
+            UsageError: A key or value is not one that a launch writes.
         """
         if not isinstance(row, dict) or set(row) != set(cls._fields) or not isinstance(row["settings"], dict):
             raise UsageError(f"{source}: a trial must have the keys {', '.join(cls._fields)}, got {row!r:.80}")
@@ -62,55 +62,66 @@ class Trial(NamedTuple):
         return trial
 
     def words(self) -> list[str]:
-        """The settings as ``--KEY=VALUE`` words."""
+        """The settings and the seed as ``--KEY=VALUE`` words."""
         return [f"--{key}={value}" for key, value in {**self.settings, "seed_everything": self.seed}.items()]
 
 
 class Plan(NamedTuple):
-    """What every trial of a launch shares.
+    """What all trials of a launch share.
 
     Attributes:
-        folder: The launch's.
+        folder: Folder of the launch.
         trusted: The user's own modules.
-        retrain: Whether what is found is retrained and tested.
+        retrain: Whether architectures are retrained and tested.
     """
 
     folder: Path
-    trusted: tuple[str, ...]
-    retrain: bool
+    trusted: tuple[str, ...] = ()
+    retrain: bool = False
 
     @property
     def config(self) -> Path:
-        """The configuration that the trials' settings lie over."""
+        """The configuration that settings override."""
         return self.folder / "base.yaml"
+
+    @property
+    def source(self) -> ConfigSource:
+        """The same, to be loaded."""
+        return ConfigSource((self.config,), (), self.trusted)
 
     def run(self, trial: Trial) -> RunFolder:
         """The trial's run folder."""
         return RunFolder(self.folder / "trials" / trial.name)
 
     def stopped(self, trial: Trial) -> Path:
-        """A file that says after how many epochs a scheduler stopped the trial for good."""
+        """The file that says after how many epochs a scheduler stopped the trial for good."""
         return self.folder / "stopped" / f"{trial.name}.json"
 
     def unfinished(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials that have something left to do."""
+        """The trials that still have to run."""
         runs = [(trial, self.run(trial)) for trial in trials if not self.stopped(trial).exists()]
         return [trial for trial, run in runs if not (run.finished and (run.retrain.finished or not self.retrain))]
 
 
 OnEvent = Callable[[Trial, str], None]
-"""Hears of a trial: ``running``, ``finished``, or why it failed."""
-
+"""Receives a trial and its state: ``running``, ``finished``, or why it failed."""
 
 Runner = Callable[[list[str], Path], int]
-"""Runs a command, its output going to a file, and returns the exit code."""
+"""Runs a command with its output in a file, and returns the exit code."""
+
+
+class Engine(Protocol):
+    """Runs trials."""
+
+    def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
+        """Runs the unfinished trials; returns, by name, why trials failed."""
 
 
 def make_trials(seeds: Sequence[int], settings: Mapping[str, Sequence[str]]) -> list[Trial]:
     """Every combination of settings with every seed.
 
     Raises:
-        UsageError: A seed or a setting is there twice, or there are too many.
+        UsageError: A seed or a setting is given twice, or there are too many trials.
     """
     combinations = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
     if len(combinations) * len(seeds) > MAX_TRIALS:
@@ -118,23 +129,21 @@ def make_trials(seeds: Sequence[int], settings: Mapping[str, Sequence[str]]) -> 
     trials = [Trial(_name(i, chosen, seed), seed, chosen) for i, chosen in enumerate(combinations) for seed in seeds]
     names = [trial.name for trial in trials]
     if len(set(names)) < len(names):
-        raise UsageError(f"--seeds, --set: {given_twice(names)} is there twice")
+        raise UsageError(f"--seeds, --set: {given_twice(names)} is given twice")
     return trials
 
 
 def _name(number: int, settings: Mapping[str, str], seed: int) -> str:
-    said = [
-        re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{key.rpartition('.')[2]}-{v.rpartition('.')[2]}")
-        for key, v in settings.items()
-    ]
-    return "_".join([*([f"{number:03}", *said] if said else []), f"seed{seed}"])[:120]
+    parts = [f"{key.rpartition('.')[2]}-{value.rpartition('.')[2]}" for key, value in settings.items()]
+    parts = [re.sub(r"[^A-Za-z0-9.+-]+", "_", part) for part in parts]
+    return "_".join([*([f"{number:03}", *parts] if parts else []), f"seed{seed}"])[:120]
 
 
 def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
-    """Searches, or goes on with a search that was begun, and retrains; what is finished is left as it is.
+    """Starts or continues a search and its retraining; finished ones are skipped.
 
     Raises:
-        RuntimeError: A command failed; the message is its last line.
+        RuntimeError: A command failed; the message is the last line of its output.
     """
     run, trust = plan.run(trial), [word for name in plan.trusted for word in ("--trust-module", name)]
     log = plan.folder / "logs" / f"{trial.name}.txt"
@@ -150,17 +159,22 @@ def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
     for command in commands:
         code = runner(python_command("nas.cli", "entry", *command, *trust), log)
         if code != 0:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(f"{trial.name}: exit code {code}: {lines[-1] if lines else 'it said nothing'}")
+            output = last_line(log.read_text(errors="replace"), "no output")
+            raise RuntimeError(f"{trial.name}: exit code {code}: {output}")
+
+
+def last_line(text: str, default: str) -> str:
+    """The last line of a text that has any."""
+    return next(reversed(text.strip().splitlines()), default)
 
 
 def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Starts a command that saves and stops should this process end before it.
+    """Starts a command that saves and stops when this process ends.
 
     Args:
         words: The command.
-        log: Gets what it says.
-        **options: Further ones of Popen.
+        log: File that the output is appended to.
+        **options: More options of Popen.
     """
     environment = {**os.environ, PARENT: str(os.getpid())}
     with open(log, "a", opener=open_own) as file:
@@ -170,12 +184,12 @@ def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes
 
 
 def judged_half(row: Mapping[str, float]) -> str:
-    """The half whose loss tells of an epoch in metrics.csv: the weight half where alpha rested."""
+    """The level whose loss judges an epoch in metrics.csv: ``weight`` while alpha is frozen."""
     return "arch" if "arch/loss" in row else "weight"
 
 
 def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """What came of the trials that are finished."""
+    """A row for each trial: settings, and figures as far as it is finished."""
     found = []
     for trial in trials:
         run = plan.run(trial)

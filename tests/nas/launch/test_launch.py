@@ -70,7 +70,7 @@ def test_trials_are_every_combination_with_names_of_their_own():
     ]
     assert trials[0].name == "000_tau-Linear_noise-batch_seed0" and len({t.name for t in trials}) == 4
     assert trials[0].words() == ["--model.tau=nas.tau.Linear", "--model.noise=batch", "--seed_everything=0"]
-    with pytest.raises(UsageError, match="seed1 is there twice"):
+    with pytest.raises(UsageError, match="seed1 is given twice"):
         make_trials([1, 1], {})
     with pytest.raises(UsageError, match="at most 10000"):
         make_trials(range(5001), TAU)
@@ -173,7 +173,7 @@ def test_commas_inside_brackets_and_quotes_split_no_value(text, values):
         (("--config", "tiny.yaml"), "--seeds A-B"),
         (("--config", "tiny.yaml", "--seeds", "x"), "--seeds must be like"),
         (("--config", "tiny.yaml", "--seeds", "3-1"), "--seeds must be like"),
-        (("--config", "tiny.yaml", "--seeds", "0,0"), "seed0 is there twice"),
+        (("--config", "tiny.yaml", "--seeds", "0,0"), "seed0 is given twice"),
         (("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau"), "--set must be like"),
         (("--config", "tiny.yaml", "--seeds", "0", "--set", "model.tau=nas.tau.Nothing"), "model.tau"),
         (

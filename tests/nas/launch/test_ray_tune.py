@@ -158,7 +158,7 @@ def test_a_lost_node_loses_no_search(launched, tmp_path):
         [sys.executable, "cluster.py", *words], capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "removed").exists() and "going on after a failure" in done.stderr
+    assert (tmp_path / "removed").exists() and "continuing after a failure" in done.stderr
     assert json.loads((tmp_path / "all/summary.json").read_text())["settings"][0]["num_finished"] == 4
     launched([3, 4, 5], ("--trainer.max_epochs", "120"))
 
