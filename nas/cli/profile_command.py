@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Profiles; returns everything."""
     source = config_source(options)
     if options.genotype is not None:
-        from nas.profile.architecture import profile_genotype
+        from nas.profile.report import profile_genotype
 
         return profile_genotype(options.genotype, source)
     from nas.profile.report import profile

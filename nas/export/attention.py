@@ -1,4 +1,4 @@
-"""Fused attention: layers that torch.export runs by other kernels than eager mode does, so that last bits differ."""
+"""Fused attention: torch.export runs such layers with other kernels than eager mode, so that last bits differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from nas.export.subject import run
 
 TOLERANCE = 1e-6
-"""Largest difference of an output, as a part of the largest output."""
+"""Largest difference of an output, relative to the largest output."""
 
 _LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
@@ -22,19 +22,19 @@ def fused_attention(network: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
     """Dotted names of torch's attention layers, and of modules whose forward calls ``scaled_dot_product_attention``.
 
     Args:
-        network: In eval mode; run once, to see what it calls.
+        network: In eval mode; it runs once.
         inputs: A batch.
     """
-    with _Watch() as watch, ExitStack() as hooks:
+    with _Calls() as calls, ExitStack() as hooks:
         for module in network.modules():
-            hooks.callback(module.register_forward_pre_hook(watch.enter).remove)
-            hooks.callback(module.register_forward_hook(watch.leave).remove)
+            hooks.callback(module.register_forward_pre_hook(calls.enter).remove)
+            hooks.callback(module.register_forward_hook(calls.leave).remove)
         run(network, [tensor.clone() for tensor in inputs])
     modules = network.named_modules()
-    return [name for name, module in modules if isinstance(module, _LAYERS) or id(module) in watch.callers]
+    return [name for name, module in modules if isinstance(module, _LAYERS) or id(module) in calls.callers]
 
 
-class _Watch(TorchFunctionMode):
+class _Calls(TorchFunctionMode):
     """Notes the ids of modules that call fused attention."""
 
     def __init__(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import yaml
 
 from nas.export.attention import TOLERANCE
 from nas.export.subject import Subject
-from nas.io.markdown import escaped, markdown_table
+from nas.io.markdown import escaped, fenced, markdown_table
 
 PICTURE = "architecture.svg"
 
@@ -20,7 +19,7 @@ _LOADING = {
         "from network import load  # network.py of this folder\n\nnetwork = load()",
     ),
     "safetensors": (
-        "By gumbel-nas, from `model.safetensors` and `config.json`",
+        "With gumbel-nas, from `model.safetensors` and `config.json`",
         "python",
         'import nas\n\nnetwork = nas.load(".")  # this folder',
     ),
@@ -32,7 +31,7 @@ _LOADING = {
     ),
     "pt2": ("torch.export", "python", 'import torch\n\nnetwork = torch.export.load("model.pt2").module()'),
     "genotype": (
-        "The architecture alone, to train it anew",
+        "The architecture alone, to train it again",
         "sh",
         "nas retrain --genotype genotype.json --config CONFIG.yaml",
     ),
@@ -40,12 +39,12 @@ _LOADING = {
 
 
 def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str] = ()) -> str:
-    """README.md of an export folder, with the head that model hubs read.
+    """README.md of an export folder, with front matter for model hubs.
 
     Args:
-        subject: What was exported.
-        formats: What the folder has.
-        attention: Layers because of which pt2 is not bitwise equal.
+        subject: The exported network.
+        formats: Formats in the folder.
+        attention: Layers that make pt2 differ in its last bits.
     """
     about = subject.about
     head = {"library_name": "pytorch", "tags": ["neural-architecture-search", "gumbel-nas"]}
@@ -59,12 +58,14 @@ def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str
         "input": inputs,
         "preprocessing": about["input"]["preprocessing"] or "not described",
         "weights": about["origin"],
-        **_metric(about),
         "parameters": f"{about['params']:,}",
         "MACs of one sample": f"{about['macs']:,}",
-        **({} if about["seed"] is None else {"seed": str(about["seed"])}),
         "versions": ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v != "not installed"),
     }
+    if metric := about["metric"]:
+        facts[f"{metric['name']}, {metric['split']} split"] = f"{metric['value']:.4f}"
+    if about["seed"] is not None:
+        facts["seed"] = str(about["seed"])
     if subject.folded:
         facts["batch norms"] = f"{len(subject.folded)} folded into the layers before them"
     if subject.unparametrized:
@@ -85,13 +86,8 @@ def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str
         parts.append(markdown_table(("choice", "chosen"), [row[:2] for row in subject.genotype.rows()]))
     parts += [
         "## Loading",
-        *[f"{title}:\n\n```{kind}\n{code}\n```" for title, kind, code in (_LOADING[name] for name in formats)],
+        *[f"{title}:\n\n{fenced(code, kind)}" for title, kind, code in (_LOADING[name] for name in formats)],
         "## Checking\n\n`nas export --verify .` compares every file with its SHA-256 in `manifest.json`, and what each format computes "
         "with the outputs in `examples.safetensors`. It runs `network.py`.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _metric(about: Mapping[str, Any]) -> dict[str, str]:
-    metric = about["metric"]
-    return {} if metric is None else {f"{metric['name']}, {metric['split']} split": f"{metric['value']:.4f}"}

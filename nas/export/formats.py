@@ -7,14 +7,13 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from nas.export.manifest import CONFIG, WEIGHTS
 from nas.export.python import network_source
@@ -28,10 +27,10 @@ DEFAULT = ("genotype", "python", "safetensors", "pt2")
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    """The formats, each once.
+    """The formats without repetitions.
 
     Raises:
-        UsageError: None, an unknown one, or one that needs a package which is not installed.
+        UsageError: No format, an unknown format, or a format whose package is not installed.
     """
     chosen = tuple(dict.fromkeys(formats))
     if not chosen:
@@ -50,27 +49,18 @@ def write_format(name: str, subject: Subject, folder: Path) -> None:
     """Writes the files of one format.
 
     Raises:
-        ValueError: The network cannot be written so.
-        OSError: The system refuses, not the format: a full disk, for example.
+        ValueError: The format cannot represent the network.
+        OSError: The system reports an error, for example a full disk.
     """
     try:
         WRITERS[name](subject, folder)
-    except Exception as error:  # exporters raise whatever they meet inside a network
+    except Exception as error:  # exporters and networks may raise anything
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(describe(_cause(error))) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What torch.onnx failed of, which it says below a page of advice; any other error as it is."""
-    while isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def tensors(subject: Subject) -> dict[str, Tensor]:
-    """The state dict, each tensor with memory of its own."""
-    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in subject.network.state_dict().items()}
+        cause: BaseException = error
+        while isinstance(cause, torch.onnx.OnnxExporterError) and cause.__cause__ is not None:
+            cause = cause.__cause__  # the message of torch.onnx itself is a page of advice
+        raise ValueError(describe(cause)) from error
 
 
 def _genotype(subject: Subject, folder: Path) -> None:
@@ -79,12 +69,11 @@ def _genotype(subject: Subject, folder: Path) -> None:
 
 def _python(subject: Subject, folder: Path) -> None:
     _weights(subject, folder)
-    source = network_source(subject.network, about_text(subject), sha256(folder / WEIGHTS))
+    source = network_source(subject.network, _provenance(subject), sha256(folder / WEIGHTS))
     (folder / "network.py").write_text(source)
 
 
-def about_text(subject: Subject) -> str:
-    """A few lines of provenance."""
+def _provenance(subject: Subject) -> str:
     about, rows = subject.about, subject.genotype.rows()
     found = f", found by neural architecture search in {about['space']['class_path']}" if about["space"] else ""
     lines = [f"{about['title']}{found}.", ""]
@@ -115,7 +104,9 @@ def _safetensors(subject: Subject, folder: Path) -> None:
 def _weights(subject: Subject, folder: Path) -> None:
     path = folder / WEIGHTS
     if not path.exists():
-        save_file(tensors(subject), path, metadata={"format": "pt"})
+        state = subject.network.state_dict()  # each tensor gets its own memory
+        tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
+        save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _pt2(subject: Subject, folder: Path) -> None:
@@ -140,14 +131,14 @@ def _onnx(subject: Subject, folder: Path) -> None:
 
 
 def _dynamic(subject: Subject) -> tuple[dict[int, Any], ...]:
-    """The batch is dynamic, in all inputs the same."""
+    """Makes the batch dimension dynamic, and equal in all inputs."""
     batch = torch.export.Dim("batch")
     return tuple({0: batch} for _ in subject.inputs)
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Keeps exporters from talking: their warnings are not for the one who exports."""
+def _quiet() -> Iterator[None]:
+    """Hides the messages of exporters, which are not for users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Runs exported files where this framework cannot be imported.
+"""Runs exported files in an interpreter that cannot import this framework.
 
-A script of its own: ``python -I fresh.py FOLDER RESULT FORMAT...``. It writes RESULT, a safetensors file with the outputs of each format
-under ``FORMAT/output.BATCH.I``, and prints one JSON object: format -> null, or what went wrong.
+Command: ``python -I fresh.py FOLDER RESULT FORMAT...``. The script writes RESULT, a safetensors file with the outputs of each format
+under ``FORMAT/output.BATCH.I``, and prints one JSON object: format -> null, or an error.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ Network = Callable[..., Any]
 
 
 def python(folder: Path) -> Network:
-    """What network.py loads."""
+    """The network of network.py."""
     spec = importlib.util.spec_from_file_location("network", folder / "network.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def python(folder: Path) -> Network:
 
 
 def pt2(folder: Path) -> Network:
-    """What torch.export loads."""
+    """The network of model.pt2."""
     return torch.export.load(folder / "model.pt2").module()
 
 
@@ -64,7 +64,7 @@ def main(folder: Path, result: str, formats: list[str]) -> None:
     examples = load_file(folder / "examples.safetensors")
     inputs = [examples[f"input.{i}"] for i in range(sum(key.startswith("input.") for key in examples))]
     sizes = sorted({int(key.split(".")[1]) for key in examples if key.startswith("output.")})
-    said: dict[str, str | None] = {}
+    errors: dict[str, str | None] = {}
     outputs: dict[str, torch.Tensor] = {}
     for name in formats:
         try:
@@ -73,11 +73,11 @@ def main(folder: Path, result: str, formats: list[str]) -> None:
                 found = tree_leaves(network(*[tensor[:size].clone() for tensor in inputs]))
                 for i, tensor in enumerate(found):
                     outputs[f"{name}/output.{size}.{i}"] = tensor.detach().clone().contiguous()
-            said[name] = None
-        except Exception as error:  # whatever a file's code raises is what there is to say of it
-            said[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            errors[name] = None
+        except Exception as error:  # the code of a file may raise anything
+            errors[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     save_file(outputs, result)
-    print(json.dumps(said))
+    print(json.dumps(errors))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The manifest of an export folder: what is in it, and how to recognise it."""
+"""The manifest of an export folder: its files, their digests, and where they were made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nas.export.attention import TOLERANCE as ATTENTION_TOLERANCE
+from nas.export.attention import TOLERANCE
 from nas.io.errors import UsageError, describe
 from nas.io.files import sha256
 from nas.io.json_file import Document
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What manifest.json of a folder says: every file's SHA-256, the formats, what is known, and on what machine it was made."""
+    """The content of manifest.json: the formats, `about`, the machine, and the SHA-256 of each file."""
     return {
         "formats": list(formats),
         **about,
@@ -37,13 +37,8 @@ def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]
     }
 
 
-def pt2_tolerance(layers: Sequence[str]) -> dict[str, Any]:
-    """What pt2 may differ by in a network with fused attention, and because of which layers."""
-    return {"relative_to_largest_output": ATTENTION_TOLERANCE, "layers": list(layers)}
-
-
 def machine() -> dict[str, str]:
-    """What decides the last bits of a result."""
+    """The properties that decide the last bits of a result."""
     return {
         "torch": torch.__version__,
         "architecture": platform.machine(),
@@ -52,10 +47,10 @@ def machine() -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an export folder, its file names checked.
+    """The manifest of an export folder, with its values checked.
 
     Raises:
-        UsageError: There is none, it is damaged, or it names a file that is not a plain file inside the folder.
+        UsageError: It is missing or damaged, or it names a file outside of the folder.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -75,11 +70,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_tolerance(stated: Any, path: Path) -> None:
-    allowed, layers = (
-        (stated.get("relative_to_largest_output"), stated.get("layers")) if isinstance(stated, dict) else (None, None)
-    )
-    if not isinstance(allowed, float) or not 0 <= allowed <= ATTENTION_TOLERANCE:
-        raise UsageError(f"{path}: pt2_tolerance must allow between 0 and {ATTENTION_TOLERANCE:g}, not {allowed!r:.80}")
+    stated = stated if isinstance(stated, dict) else {}
+    allowed, layers = stated.get("relative_to_largest_output"), stated.get("layers")
+    if not isinstance(allowed, float) or not 0 <= allowed <= TOLERANCE:
+        raise UsageError(f"{path}: pt2_tolerance must allow between 0 and {TOLERANCE:g}, not {allowed!r:.80}")
     if not isinstance(layers, list) or not layers or not all(isinstance(name, str) for name in layers):
         raise UsageError(f"{path}: pt2_tolerance.layers must be a list of module names")
 
@@ -88,17 +82,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        UsageError: It cannot be read or is damaged.
+        UsageError: The file cannot be read or is damaged.
     """
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        return dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: {describe(error)}") from None
-    return tensors
 
 
 def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """What is wrong with the files of a folder, a line each: missing, a link, or not as they were written."""
+    """A line for each file that is missing, a link, too large, or not as it was written."""
     lines = []
     for name, digest in files.items():
         path = folder / name

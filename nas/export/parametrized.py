@@ -1,4 +1,4 @@
-"""Weights that something computes made plain: parametrizations, the older norms by hooks, and pruning."""
+"""Computed weights made plain: parametrizations, the older norms with hooks, and pruning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.export.subject import check_same
 from nas.supernet.modules import copied
 
 TOLERANCE = 1e-6
-"""Largest difference of outputs, as a part of the largest output."""
+"""Largest difference of an output, relative to the largest output."""
 
 Places = Sequence[tuple[str, str]]
 
@@ -27,14 +27,14 @@ _BY_HOOK: Mapping[type, Callable[[nn.Module, str], Any]] = {
 
 
 def fold_parametrizations(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Places]:
-    """A copy whose weights are all plain; the network itself where they are.
+    """A copy whose weights are all plain, or the network itself if they are.
 
     Args:
         network: In eval mode; it is not changed.
         inputs: A batch, for the comparison.
 
     Returns:
-        The copy, and the places (module, tensor) that were computed.
+        The copy, and the places (module, tensor) of computed weights.
 
     Raises:
         ValueError: The outputs differ by more than the tolerance.
@@ -51,7 +51,7 @@ def fold_parametrizations(network: nn.Module, inputs: tuple[Tensor, ...]) -> tup
 
 
 def strip_parametrizations(network: nn.Module, places: Places) -> None:
-    """Gives a freshly built network the structure of a folded one: plain tensors at these places."""
+    """Gives a new network the structure of a folded one: plain tensors at these places."""
     for path, name in places:
         module = network.get_submodule(path)
         if name in _computed(module):
@@ -59,9 +59,8 @@ def strip_parametrizations(network: nn.Module, places: Places) -> None:
 
 
 def _computed(module: nn.Module) -> list[str]:
-    """Names of a module's tensors that something computes."""
-    listed = [str(name) for name in _lists(module)]
-    return listed + [name for name, _ in _removers(module)]
+    """Names of the computed tensors of a module."""
+    return [*map(str, _lists(module)), *(name for name, _ in _removers(module))]
 
 
 def _lists(module: nn.Module) -> Mapping[str, Any]:
@@ -69,7 +68,7 @@ def _lists(module: nn.Module) -> Mapping[str, Any]:
 
 
 def _removers(module: nn.Module) -> Iterator[tuple[str, Callable[[nn.Module, str], Any]]]:
-    """Tensors that hooks compute, and what removes each hook."""
+    """Tensors that hooks compute, each with the function that removes the hook."""
     for hook in module._forward_pre_hooks.values():
         for kind, remover in _BY_HOOK.items():
             if isinstance(hook, kind):
@@ -77,12 +76,12 @@ def _removers(module: nn.Module) -> Iterator[tuple[str, Callable[[nn.Module, str
 
 
 def _make_plain(module: nn.Module, name: str) -> None:
-    """Puts a tensor in place of what computes it: contiguous, as it is when it has been read from a file."""
+    """Replaces a computed tensor by a plain one: contiguous, like a tensor from a file."""
     listed = name in _lists(module)
     holder: Any = _lists(module)[name] if listed else module
     wanted = list(holder._parameters) if listed else [f"{name}_{ending}" for ending in ("orig", "g", "v")]
     sources = {key: holder._parameters[key] for key in wanted if holder._parameters.get(key) is not None}
-    for key, source in sources.items():  # removers write into them, and other modules may share them
+    for key, source in sources.items():  # removers write into them, and modules may share them
         setattr(holder, key, nn.Parameter(source.detach().clone(), source.requires_grad))
     if listed:
         _own_class(module)
@@ -91,11 +90,11 @@ def _make_plain(module: nn.Module, name: str) -> None:
         dict(_removers(module))[name](module, name)
     tensor = getattr(module, name).detach().clone(memory_format=torch.contiguous_format)
     trains = any(source.requires_grad for source in sources.values())
-    setattr(module, name, nn.Parameter(tensor, trains) if sources else tensor)  # recurrent layers note what is set
+    setattr(module, name, nn.Parameter(tensor, trains) if sources else tensor)  # recurrent layers observe assignments
 
 
 def _own_class(module: nn.Module) -> None:
-    """Gives a parametrized module a class of its own: copies share one, and torch takes the tensor's property out of it."""
+    """Gives a parametrized module its own class: copies share one, and torch removes the tensor's property from it."""
     kind = type(module)
     content = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
     module.__class__ = type(kind.__name__, kind.__bases__, content)

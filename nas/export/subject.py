@@ -1,9 +1,8 @@
-"""What is exported: a plain network, and what is known about it."""
+"""The subject of an export: a plain network and the facts about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,20 +14,20 @@ from nas.genotype import Genotype
 from nas.supernet.search_space import CellEdge
 
 BATCHES = (1, 2, 7)
-"""Batch sizes at which every format is compared with the network."""
+"""Batch sizes of the comparison between formats and network."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A plain network and what is known about it.
+    """A plain network and the facts about it.
 
     Attributes:
         network: In eval mode, on the CPU.
         genotype: Its architecture.
         inputs: Tensors of as many samples as the largest of `BATCHES`.
-        about: Plain values: where it comes from, its task, data and accuracy; what it costs is added.
-        folded: Pairs of modules (layer, batch norm) that were made one.
-        unparametrized: Places (module, tensor) where something computed a weight that is plain now.
+        about: Plain values: origin, task, data, accuracy; the export adds costs.
+        folded: Pairs (layer, batch norm) of folded modules.
+        unparametrized: Places (module, tensor) of weights that were computed and are plain now.
         cells: The graphs of its cells; see :meth:`nas.SearchSpace.cells`.
     """
 
@@ -42,7 +41,7 @@ class Subject:
 
 
 def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Samples for the comparison, repeated where there are too few.
+    """Samples for the comparison, repeated if there are too few.
 
     Args:
         args: Inputs of a network, one batch.
@@ -60,27 +59,33 @@ def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def examples(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Inputs, and what the network makes of them at every batch size, under names for a safetensors file.
+    """Inputs, and the outputs of the network at each batch size, with names for a safetensors file.
 
     Raises:
-        ValueError: An output is not a tensor, or samples of a batch are not independent of each other.
+        ValueError: An output is not a tensor.
     """
     result = {f"input.{i}": tensor for i, tensor in enumerate(inputs)}
     for size in BATCHES:
-        outputs = run(network, [tensor[:size].clone() for tensor in inputs])  # sums may depend on how memory is aligned
+        outputs = run(
+            network, [tensor[:size].clone() for tensor in inputs]
+        )  # sums may depend on the alignment of memory
         result |= {f"output.{size}.{i}": output for i, output in enumerate(outputs)}
     return result
 
 
 @torch.no_grad()
 def run(network: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs of a network as a flat list of tensors of their own; one thread, so that sums are always taken in one order.
+    """Outputs of a network as a flat list of new tensors; one thread fixes the order of sums.
 
     Raises:
         ValueError: An output is not a tensor.
     """
-    with one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         outputs = tree_leaves(network(*inputs))
+    finally:
+        torch.set_num_threads(threads)
     for output in outputs:
         if not isinstance(output, Tensor):
             raise ValueError(f"the network gives a {type(output).__name__}; only tensors can be exported")
@@ -93,7 +98,7 @@ def check_same(
     """Compares a changed copy with its original.
 
     Raises:
-        ValueError: Outputs differ by more than the tolerance, as a part of the largest output or of `floor`; `what` was done to the copy.
+        ValueError: Outputs differ by more than the tolerance, relative to the largest output or to `floor`; `what` names the change.
     """
     before, after = (run(net, [tensor.clone() for tensor in inputs]) for net in (network, changed))
     difference, scale = largest_difference(after, before, floor)
@@ -102,18 +107,7 @@ def check_same(
 
 
 def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor], floor: float = 1.0) -> tuple[float, float]:
-    """The largest difference of any value, and the largest value that is expected, at least `floor`."""
+    """The largest difference of any value, and the largest expected value, at least `floor`."""
     pairs = zip(found, expected, strict=True)
     difference = max(float((one.double() - other.double()).abs().max()) for one, other in pairs)
     return difference, max(floor, *[float(tensor.double().abs().max()) for tensor in expected])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs torch on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

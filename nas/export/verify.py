@@ -1,4 +1,4 @@
-"""Checking an export folder: its files, and what they compute in an interpreter that does not know this framework."""
+"""Checks of an export folder: its files, and what they compute in an interpreter that does not know this framework."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.export import fresh_script
 from nas.export.manifest import CONFIG, EXAMPLES, WEIGHTS, broken_files, machine, read_manifest, read_tensors
 from nas.export.subject import largest_difference
 from nas.genotype import Genotype
@@ -23,10 +22,21 @@ from nas.io.errors import UsageError, describe
 from nas.io.json_file import read_json
 
 ONNX_TOLERANCE = 1e-5
-"""Largest difference of an output, as a part of the largest output where that is above 1."""
+"""Largest difference of an output, relative to the largest output or to 1."""
 OTHER_MACHINE = 1e-4
-"""The same where the export was written on another kind of machine or by another torch, whose last bits may differ."""
+"""The same for an export of another kind of machine or another torch, where the last bits may differ."""
 TIMEOUT_SECONDS = 1800
+
+FILES: Mapping[str, tuple[str, ...]] = {
+    "genotype": ("genotype.json",),
+    "python": ("network.py", WEIGHTS),
+    "safetensors": (WEIGHTS, CONFIG),
+    "onnx": ("model.onnx",),
+    "pt2": ("model.pt2",),
+}
+RUNNABLE = ("python", "pt2", "onnx")
+SCRIPT = Path(__file__).with_name("fresh.py")
+"""Runs exported files in an interpreter of its own."""
 
 Report = dict[str, dict[str, Any]]
 
@@ -38,98 +48,93 @@ def verify(folder: Path) -> Report:
         Format (``files`` for the files themselves) -> ``{"ok": bool, "detail": str}``, with ``max_abs_diff`` where outputs were compared.
 
     Raises:
-        UsageError: It is no export folder, or its manifest is damaged.
+        UsageError: The folder is not an export, or its manifest is damaged.
     """
     manifest = read_manifest(folder)
-    broken = broken_files(folder, manifest["sha256"])
-    listed = {EXAMPLES, *(file for name in manifest["formats"] for file in FILES.get(name, ()))}
-    broken += [f"{name}: not in the manifest" for name in sorted(listed - set(manifest["sha256"]))]
-    unknown = [name for name in manifest["formats"] if name not in FILES]
-    broken += [f"unknown format {name!r:.80}" for name in unknown]
+    formats, files = manifest["formats"], manifest["sha256"]
+    broken = broken_files(folder, files)
+    listed = {EXAMPLES, *(file for name in formats for file in FILES.get(name, ()))}
+    broken += [f"{name}: not in the manifest" for name in sorted(listed - set(files))]
+    broken += [f"unknown format {name!r:.80}" for name in formats if name not in FILES]
+    report: Report = {"files": _result("; ".join(broken), f"{len(files)} files as they were written")}
     if broken:
-        return {"files": {"ok": False, "detail": "; ".join(broken)}}
-    report: Report = {"files": {"ok": True, "detail": f"{len(manifest['sha256'])} files as they were written"}}
-    if "genotype" in manifest["formats"]:
+        return report
+    if "genotype" in formats:
         report["genotype"] = _genotype(folder, manifest)
-    if "safetensors" in manifest["formats"]:
+    if "safetensors" in formats:
         report["safetensors"] = _safetensors(folder)
-    runnable = [name for name in manifest["formats"] if name in RUNNABLE]
+    runnable = [name for name in formats if name in RUNNABLE]
     return report | (_outputs(folder, runnable, manifest) if runnable else {})
 
 
-FILES: Mapping[str, tuple[str, ...]] = {
-    "genotype": ("genotype.json",),
-    "python": ("network.py", WEIGHTS),
-    "safetensors": (WEIGHTS, CONFIG),
-    "onnx": ("model.onnx",),
-    "pt2": ("model.pt2",),
-}
-RUNNABLE = ("python", "pt2", "onnx")
-
-
 def complaints(report: Report) -> list[str]:
-    """What does not hold, a line each."""
+    """A line for each check that failed."""
     return [f"{name}: {row['detail']}" for name, row in report.items() if not row["ok"]]
+
+
+def _result(problem: str, detail: str = "") -> dict[str, Any]:
+    return {"ok": not problem, "detail": problem or detail}
 
 
 def _genotype(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     try:
         genotype = Genotype.load(folder / "genotype.json")
     except UsageError as error:
-        return {"ok": False, "detail": str(error)}
-    equal = dict(genotype.choices) == manifest.get("choices")
-    return {"ok": equal, "detail": "read back equal" if equal else "genotype.json: other choices than the manifest's"}
+        return _result(str(error))
+    if dict(genotype.choices) != manifest.get("choices"):
+        return _result("genotype.json: its choices differ from those in the manifest")
+    return _result("", "read back equal")
 
 
 def _safetensors(folder: Path) -> dict[str, Any]:
-    """Every tensor that config.json lists is there, of its type and shape, and no other."""
+    """Compares keys, types and shapes of the tensors with config.json."""
     try:
         listed = read_json(folder / CONFIG, f"{CONFIG}: missing").get("tensors")
         found = describe_tensors(read_tensors(folder / WEIGHTS))
     except UsageError as error:
-        return {"ok": False, "detail": str(error)}
+        return _result(str(error))
     if found != listed:
         keys = set(found) ^ set(listed or ())
-        what = f"key {sorted(keys)[0]!r}" if keys else "types or shapes"
-        return {"ok": False, "detail": f"{WEIGHTS}: {what} not as in {CONFIG}"}
-    return {"ok": True, "detail": f"{len(found)} tensors reloaded"}
+        part = f"key {sorted(keys)[0]!r}" if keys else "types or shapes"
+        return _result(f"{WEIGHTS}: {part} not as in {CONFIG}")
+    return _result("", f"{len(found)} tensors reloaded")
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-    """What config.json says of tensors: key -> [type, shape]."""
+    """Key -> [type, shape], as in config.json."""
     return {key: [str(value.dtype).removeprefix("torch."), list(value.shape)] for key, value in tensors.items()}
 
 
 def _outputs(folder: Path, formats: Sequence[str], manifest: Mapping[str, Any]) -> Report:
-    """Runs each format in a fresh interpreter and compares."""
+    """Runs each format in a fresh interpreter and compares the outputs."""
     expected = {k: v for k, v in read_tensors(folder / EXAMPLES).items() if k.startswith("output.")}
     with tempfile.TemporaryDirectory() as temporary:
         result = Path(temporary) / "outputs.safetensors"
-        command = [sys.executable, "-I", fresh_script(), str(folder.absolute()), str(result), *formats]
+        command = [sys.executable, "-I", str(SCRIPT), str(folder.absolute()), str(result), *formats]
         try:
             done = subprocess.run(
                 command,
                 cwd=temporary,
-                env={**os.environ, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"},  # a pt2 holds pickles
+                env={**os.environ, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"},  # a pt2 contains pickles
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_SECONDS,
                 check=True,
             )
-            said = json.loads(done.stdout.splitlines()[-1])
+            errors = json.loads(done.stdout.splitlines()[-1])
             outputs = read_tensors(result)
         except (subprocess.SubprocessError, ValueError, IndexError, OSError) as error:
-            if len(formats) > 1:  # one brings the interpreter down: say which
+            if len(formats) > 1:  # one format ends the interpreter: run each alone to find it
                 return {k: row for name in formats for k, row in _outputs(folder, [name], manifest).items()}
             lines = (error.stderr or "").strip().splitlines() if isinstance(error, CalledProcessError) else []
-            return {formats[0]: {"ok": False, "detail": lines[-1] if lines else describe(error)}}
+            return {formats[0]: _result(lines[-1] if lines else describe(error))}
     report: Report = {}
     for name in formats:
-        if said.get(name):
-            report[name] = {"ok": False, "detail": f"{FILES[name][0]}: {said[name]}"}
+        if errors.get(name):
+            report[name] = _result(f"{FILES[name][0]}: {errors[name]}")
         else:
-            mine = {key.partition("/")[2]: value for key, value in outputs.items() if key.startswith(f"{name}/")}
-            report[name] = _compared(name, mine, expected, manifest)
+            own = {key.partition("/")[2]: value for key, value in outputs.items() if key.startswith(f"{name}/")}
+            report[name] = _compared(name, own, expected, manifest)
     return report
 
 
@@ -138,20 +143,19 @@ def _compared(
 ) -> dict[str, Any]:
     file = FILES[name][0]
     if describe_tensors(outputs) != describe_tensors(expected):
-        return {"ok": False, "detail": f"{file}: outputs of other number, type or shape"}
-    exact = all(torch.equal(outputs[key], expected[key]) for key in expected)
+        return _result(f"{file}: the outputs have another number, type or shape")
     allowed, floor, why = _allowed(name, manifest)
     difference, scale = largest_difference([outputs[key] for key in expected], list(expected.values()), floor)
-    result = {"max_abs_diff": difference}
-    if exact:
-        return {"ok": True, "detail": "outputs bitwise equal", **result}
-    close = difference <= allowed * scale
-    detail = f"outputs differ by at most {difference:.1e} ({why})"
-    return {"ok": close, "detail": detail if close else f"{file}: {detail}", **result}
+    if all(torch.equal(outputs[key], expected[key]) for key in expected):
+        result = _result("", "outputs bitwise equal")
+    else:
+        detail = f"outputs differ by at most {difference:.1e} ({why})"
+        result = _result("" if difference <= allowed * scale else f"{file}: {detail}", detail)
+    return {**result, "max_abs_diff": difference}
 
 
 def _allowed(name: str, manifest: Mapping[str, Any]) -> tuple[float, float, str]:
-    """What a format may differ by, as a part of the largest output or of a floor; the floor; and why."""
+    """The allowed difference, relative to the largest output or to a floor; the floor; and the reason."""
     if manifest.get("machine") != machine():
         return OTHER_MACHINE, 1.0, f"written on another machine, at most {OTHER_MACHINE:g} allowed"
     if name == "onnx":

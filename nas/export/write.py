@@ -1,13 +1,13 @@
-"""Writing a whole export folder, proven before it gets its name."""
+"""Writing a whole export folder, which is checked before it gets its name."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from nas.costs.functions import num_macs, num_params
 from nas.drawing import draw_architecture, svg_text
-from nas.export.attention import fused_attention
-from nas.export.batch_norm import fold_batch_norms
+from nas.export.attention import TOLERANCE, fused_attention
+from nas.export.batch_norm import Pairs, fold_batch_norms
 from nas.export.card import PICTURE, model_card
 from nas.export.formats import write_format
-from nas.export.manifest import DOCUMENT, EXAMPLES, MANIFEST, make_manifest, pt2_tolerance
+from nas.export.manifest import DOCUMENT, EXAMPLES, MANIFEST, make_manifest
 from nas.export.parametrized import fold_parametrizations
 from nas.export.subject import Subject, examples
 from nas.export.verify import FILES, Report, complaints, verify
@@ -32,13 +32,12 @@ _MAX_REASON = 300
 _PLACE_OR_COLOR = re.compile(r"\x1b\[[0-9;]*m|(?<![\w.:/])/(?:[^\s/\"']+/)+")
 
 
-@dataclass(frozen=True)
-class Written:
-    """An export folder that was written.
+class Written(NamedTuple):
+    """The result of writing an export folder.
 
     Attributes:
-        report: What the check said of each format that is there; see :func:`nas.export.verify.verify`.
-        refused: Format -> why it is not there.
+        report: Result of the check of each format; see :func:`nas.export.verify.verify`.
+        refused: Format -> why it was not written.
     """
 
     report: Report
@@ -48,54 +47,54 @@ class Written:
 def write_export(
     subject: Subject, formats: Sequence[str], out: Path, *, fold_bn: bool = False, rebuild: Rebuild | None = None
 ) -> Written:
-    """Writes an export folder, checks it, and only then gives it its name.
+    """Writes an export folder, which gets its name after a check.
 
-    A format that refuses, or whose files do not hold, is left out; the others are written.
+    A format that cannot be written, or that fails its check, is left out; the others are written.
 
     Args:
-        subject: What to export; weights that something computes are written as plain ones.
+        subject: What is exported; computed weights are written as plain ones.
         formats: Names, checked.
-        out: The folder; it must not exist.
-        fold_bn: Make batch norms part of the layers before them.
-        rebuild: Builds the network from the folder's config.json and weights, to be compared as well; None: nothing can.
+        out: The new folder.
+        fold_bn: Fold batch norms into the layers before them.
+        rebuild: Builds the network from config.json and the weights of the folder, for a comparison; None: nothing can.
 
     Raises:
         UsageError: The folder exists, or cannot be made.
-        ValueError: The network cannot be written in any of the formats; nothing is left behind.
+        ValueError: The network cannot be written in any of the formats; no file is left.
     """
     check_free(out)
-    subject = _plain(subject)
+    network, places = fold_parametrizations(subject.network, subject.inputs)
+    macs = num_macs(network, [tensor[:1] for tensor in subject.inputs])
+    about = {**subject.about, "params": num_params(network), "macs": macs}
+    folded: Pairs = ()
     if fold_bn:
-        network, folded = fold_batch_norms(subject.network, subject.inputs)
-        subject = replace(subject, network=network, folded=folded)
+        network, folded = fold_batch_norms(network, subject.inputs)
+    subject = replace(subject, network=network, unparametrized=places, about=about, folded=folded)
     with atomic_folder(out) as folder:
         return _fill(subject, formats, folder, rebuild)
 
 
 def check_free(out: Path) -> None:
-    """Raises UsageError where there is something of that name, be it a broken link."""
+    """Raises UsageError if anything has that name, even a broken link."""
     if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; name another folder with --out")
 
 
-def _plain(subject: Subject) -> Subject:
-    """The subject without parametrizations, and with what the plain network costs."""
-    network, places = fold_parametrizations(subject.network, subject.inputs)
-    macs = num_macs(network, [tensor[:1] for tensor in subject.inputs])
-    about = {**subject.about, "params": num_params(network), "macs": macs}
-    return replace(subject, network=network, unparametrized=places, about=about)
-
-
 def _fill(subject: Subject, formats: Sequence[str], folder: Path, rebuild: Rebuild | None) -> Written:
-    refused = _write_formats(subject, formats, folder)
+    refused: dict[str, str] = {}
+    for name in formats:
+        try:
+            write_format(name, subject, folder)
+        except ValueError as error:
+            refused[name] = _reason(describe(error), folder)
+    written = _remaining(formats, refused, folder)
     expected = examples(subject.network, subject.inputs)
     save_file(expected, folder / EXAMPLES)
     if subject.genotype.choices:
         (folder / PICTURE).write_text(svg_text(draw_architecture(subject.genotype, subject.cells)))
-    attention = fused_attention(subject.network, subject.inputs) if "pt2" in _left(formats, refused) else []
+    attention = fused_attention(subject.network, subject.inputs) if "pt2" in written else []
     while True:
-        written = _left(formats, refused)
-        _describe(subject, written, refused, attention, folder)
+        _describe(subject, written, refused, attention if "pt2" in written else [], folder)
         report = verify(folder)
         if rebuild is not None and report.get("safetensors", {}).get("ok"):
             report["safetensors"] |= _rebuilt(rebuild, folder, subject, expected)
@@ -103,48 +102,30 @@ def _fill(subject: Subject, formats: Sequence[str], folder: Path, rebuild: Rebui
         if not wrong:
             return Written(report, refused)
         if set(wrong) - set(written):
-            raise ValueError(
-                f"the export was written but does not hold, so it is not kept: {'; '.join(complaints(report))}"
-            )
-        refused |= {name: _reason(f"written, but does not hold: {why}", folder) for name, why in wrong.items()}
-        _remove(wrong, _left(formats, refused), folder)  # and then all that is left is checked again
+            raise ValueError(f"the export failed its check and is not kept: {'; '.join(complaints(report))}")
+        refused |= {name: _reason(f"written, but its check failed: {why}", folder) for name, why in wrong.items()}
+        written = _remaining(formats, refused, folder)
 
 
-def _write_formats(subject: Subject, formats: Sequence[str], folder: Path) -> dict[str, str]:
-    """Writes what can be; returns what refused, and why."""
-    refused: dict[str, str] = {}
-    for name in formats:
-        try:
-            write_format(name, subject, folder)
-        except ValueError as error:
-            refused[name] = _reason(describe(error), folder)
-    _remove(refused, _left(formats, refused), folder)
-    return refused
-
-
-def _left(formats: Sequence[str], refused: Mapping[str, str]) -> list[str]:
-    """The formats that did not refuse.
+def _remaining(formats: Sequence[str], refused: Mapping[str, str], folder: Path) -> list[str]:
+    """The formats that were not refused; files that only the others need are removed.
 
     Raises:
-        ValueError: All did.
+        ValueError: No format remains.
     """
-    if left := [name for name in formats if name not in refused]:
-        return left
-    raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
-
-
-def _remove(formats: Iterable[str], left: Sequence[str], folder: Path) -> None:
-    """Removes the files of formats, but for those that others need."""
-    needed = {file for name in left for file in FILES[name]}
-    for file in {file for name in formats for file in FILES[name]} - needed:
+    remaining = [name for name in formats if name not in refused]
+    if not remaining:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
+    needed = {file for name in remaining for file in FILES[name]}
+    for file in {file for name in refused for file in FILES[name]} - needed:
         (folder / file).unlink(missing_ok=True)
+    return remaining
 
 
 def _describe(
     subject: Subject, formats: Sequence[str], refused: Mapping[str, str], attention: Sequence[str], folder: Path
 ) -> None:
-    """Writes the model card and the manifest of what is there."""
-    attention = attention if "pt2" in formats else ()
+    """Writes the model card and the manifest."""
     (folder / "README.md").write_text(model_card(subject, formats, attention))
     about = {
         "refused": dict(refused),
@@ -152,23 +133,25 @@ def _describe(
         "choices": dict(subject.genotype.choices),
         "folded_batch_norms": len(subject.folded),
         "unparametrized_weights": len(subject.unparametrized),
-        **({"pt2_tolerance": pt2_tolerance(attention)} if attention else {}),
     }
+    if attention:
+        about["pt2_tolerance"] = {"relative_to_largest_output": TOLERANCE, "layers": list(attention)}
     DOCUMENT.save(folder / MANIFEST, make_manifest(folder, formats, about))
 
 
 def _rebuilt(rebuild: Rebuild, folder: Path, subject: Subject, expected: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Whether nas.load builds the network from the folder."""
+    """The result of comparing the network that nas.load builds from the folder."""
     try:
         found = examples(rebuild(folder), subject.inputs)
-    except Exception as error:  # whatever the code of a space raises
+    except Exception as error:  # the code of a space may raise anything
         return {"ok": False, "detail": f"nas.load cannot build the network: {describe(error)}"}
-    same = list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
+    if list(found) != list(expected) or not all(torch.equal(found[key], expected[key]) for key in expected):
+        return {"ok": False, "detail": "the network that nas.load builds differs"}
     detail = f"{len(subject.network.state_dict())} tensors reloaded, outputs bitwise equal"
-    return {"ok": same, "detail": detail if same else "the network that nas.load builds differs"}
+    return {"ok": True, "detail": detail}
 
 
 def _reason(text: str, folder: Path) -> str:
-    """A short line without places on this machine: it goes into files that are passed on."""
+    """A short line without paths of this machine, because exported files are passed on."""
     line = _PLACE_OR_COLOR.sub("", text.replace(f"{folder}{os.sep}", ""))
     return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON - 3]}..."

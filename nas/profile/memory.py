@@ -27,12 +27,12 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes of one training step at its peak.
+    """Peak bytes of one training step.
 
     Attributes:
         weights: Parameters and buffers, alpha included.
-        gradients: Of every trained parameter.
-        optimizer_states: Of both optimizers.
+        gradients: Gradients of all trained parameters.
+        optimizer_states: States of both optimizers.
         saved_fixed: Saved tensors that do not grow with the batch.
         saved_per_sample: Saved tensors of each sample.
     """
@@ -48,30 +48,30 @@ class Forecast:
         return self.saved_fixed + self.saved_per_sample * batch_size
 
     def total(self, batch_size: int) -> float:
-        """All of it."""
+        """The sum."""
         return self.weights + self.gradients + self.optimizer_states + self.saved(batch_size)
 
     def largest_batch(self, memory: float) -> int:
-        """The largest batch whose step fits into so many bytes; 0 where none does."""
+        """The largest batch whose step fits into `memory` bytes; 0 if no batch does."""
         room = memory - self.total(0)
         return max(0, int(room / self.saved_per_sample)) if self.saved_per_sample > 0 else 0
 
 
 def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
-    """The forecasts of the ways to run candidates.
+    """The forecasts of three ways to run candidates.
 
     Args:
-        module: On the CPU; not changed. Its operations run on the meta device where they can: sizes alone, no numbers, no memory.
+        module: On the CPU; a copy of it runs on the meta device, which computes sizes alone, or on the CPU if an operation does not.
         example: A batch (inputs, target) of two samples.
 
     Returns:
-        ``soft``: every candidate runs. ``sampled``: one candidate of every choice runs, the mean over random paths. ``sampled_largest``:
-        the candidate of every choice that keeps most.
+        ``soft``: all candidates run. ``sampled``: one candidate of each choice runs, the mean over random paths. ``sampled_largest``:
+        the path whose candidates keep most.
     """
     try:
         return _forecast(copied(module).to("meta"), tree_map_only(Tensor, lambda t: t.to("meta"), example))
     except (RuntimeError, ValueError, TypeError, AttributeError):
-        # a network that looks at values, or an operation without a meta kernel: run it for real
+        # the network reads values, or an operation has no meta kernel
         return _forecast(copied(module), example)
 
 
@@ -82,14 +82,17 @@ def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
     arch = module.arch_parameters()
     trained = [p for p in (*module.weight_parameters(), *arch) if p.requires_grad]
     fixed = {
-        "weights": num_bytes([*weights, *arch, *(() if module.averaged is None else module.averaged.parameters())]),
-        "gradients": num_bytes(trained),
-        "optimizer_states": state_bytes(module.weight_optimizer, module.weight_parameters())
-        + (state_bytes(module.arch_optimizer, arch) if arch else 0),
+        "weights": _num_bytes([*weights, *arch, *(() if module.averaged is None else module.averaged.parameters())]),
+        "gradients": _num_bytes(trained),
+        "optimizer_states": _state_bytes(module.weight_optimizer, module.weight_parameters())
+        + (_state_bytes(module.arch_optimizer, arch) if arch else 0),
     }
 
+    known = [*module.parameters(), *module.buffers()]
+
     def measured(op_weights: OpWeights) -> tuple[float, float]:
-        small, large = (_saved_by_step(module, batch_of(example, n), op_weights) for n in SMALL_BATCHES)
+        batches = [_batch_of(example, size) for size in SMALL_BATCHES]
+        small, large = (saved_bytes(partial(_loss, module, batch, op_weights), known) for batch in batches)
         slope = (large - small) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
         return small - slope * SMALL_BATCHES[0], slope
 
@@ -103,12 +106,11 @@ def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
     return {mode: Forecast(**fixed, saved_fixed=saved[0], saved_per_sample=saved[1]) for mode, saved in found.items()}
 
 
-def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the numbers of tensors."""
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def state_bytes(factory: OptimizerFactory, parameters: Sequence[nn.Parameter]) -> int:
+def _state_bytes(factory: OptimizerFactory, parameters: Sequence[nn.Parameter]) -> int:
     """Bytes of an optimizer's state after its first step."""
     copies = [nn.Parameter(torch.zeros_like(p), p.requires_grad) for p in parameters]
     for parameter in copies:
@@ -116,14 +118,8 @@ def state_bytes(factory: OptimizerFactory, parameters: Sequence[nn.Parameter]) -
             parameter.grad = torch.zeros_like(parameter)
     optimizer = factory(copies)
     optimizer.step()
-    return optimizer_state_bytes(optimizer)
-
-
-def optimizer_state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimizer's present state."""
-    return num_bytes(
-        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
-    )
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return _num_bytes(value for value in values if isinstance(value, Tensor))
 
 
 def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
@@ -131,7 +127,7 @@ def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
 
     Args:
         forward: Called once.
-        exclude: Tensors that are there anyway: parameters, buffers, inputs.
+        exclude: Tensors that do not count: parameters, buffers, inputs.
     """
     known = {_storage_id(tensor) for tensor in exclude}
     kept: dict[int, int] = {}
@@ -148,22 +144,18 @@ def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
 
 
 def _storage_id(tensor: Tensor) -> int:
-    """Equal for views of one storage, on the meta device too, where there is no address."""
+    """The same for views of one storage; the meta device has no addresses."""
     return tensor.untyped_storage()._cdata
 
 
-def batch_of(example: Any, size: int) -> Any:
-    """A batch of `size` samples: those of `example`, over and over."""
+def _batch_of(example: Any, size: int) -> Any:
+    """A batch of `size` samples that repeats those of `example`."""
     return tree_map_only(Tensor, lambda t: t.repeat(-(-size // len(t)), *[1] * (t.dim() - 1))[:size], example)
 
 
-def _saved_by_step(module: SearchModule, batch: Any, op_weights: OpWeights) -> int:
+def _loss(module: SearchModule, batch: Any, op_weights: OpWeights) -> Tensor:
     inputs, target = batch
-
-    def forward() -> Tensor:
-        return module.task.loss(call_network(module.supernet, inputs, op_weights=op_weights), target)
-
-    return saved_bytes(forward, [*module.parameters(), *module.buffers()])
+    return module.task.loss(call_network(module.supernet, inputs, op_weights=op_weights), target)
 
 
 def _all_candidates(module: SearchModule) -> OpWeights:
@@ -178,7 +170,7 @@ def _path(module: SearchModule, index: Tensor) -> OpWeights:
 
 
 def _even_paths(module: SearchModule) -> list[OpWeights]:
-    """Random paths in which the candidates of a choice come equally often, as far as their number allows."""
+    """Random paths that run the candidates of a choice equally often, as far as their number allows."""
     sizes = [len(labels) for labels in module.supernet.choices.values()]
     if not sizes:
         return [_all_candidates(module)]
@@ -188,20 +180,17 @@ def _even_paths(module: SearchModule) -> list[OpWeights]:
 
 
 def _largest_path(module: SearchModule, example: Any) -> OpWeights:
-    """The path of the candidates that, each by itself on the first candidates of the others, keep most."""
+    """The path of the candidates that keep most."""
     supernet = module.supernet
     if not supernet.choices:
         return _all_candidates(module)
-    kept = _bytes_inside(module, batch_of(example, SMALL_BATCHES[0]))
-    index = []
-    for name, labels in supernet.choices.items():
-        each = [kept.get((name, label), 0) for label in labels]
-        index.append(each.index(max(each)))
-    return _path(module, torch.tensor(index))
+    kept = _bytes_inside(module, _batch_of(example, SMALL_BATCHES[0]))
+    sizes = [[kept.get((name, label), 0) for label in labels] for name, labels in supernet.choices.items()]
+    return _path(module, torch.tensor([row.index(max(row)) for row in sizes]))
 
 
 def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int]:
-    """(choice, label) -> bytes kept by what runs under that label, in a step of every candidate."""
+    """(choice, label) -> bytes that the modules of that label keep in a step of all candidates."""
     kept: dict[tuple[str, str], dict[int, int]] = {}
     inside: list[Any] = []
     there = {_storage_id(tensor) for tensor in (*module.parameters(), *module.buffers())}
@@ -216,29 +205,24 @@ def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int
 
     def leave(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            pack(output)  # the mixture keeps it, for the gradient of its weight
+            pack(output)  # the mixture keeps the output for the gradient of its weight
         inside.pop()
 
     handles = []
     for place in module.supernet.network.modules():
         for condition, part in place.parts() if isinstance(place, ChoiceModule) else ():
-            handles.append(part.register_forward_pre_hook(partial(_enter, inside, condition)))
+            handles.append(part.register_forward_pre_hook(lambda *_, condition=condition: inside.append(condition)))
             handles.append(part.register_forward_hook(leave))
-    inputs, target = batch
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = module.task.loss(call_network(module.supernet, inputs, op_weights=_all_candidates(module)), target)
+        result = _loss(module, batch, _all_candidates(module))
     del result
     for handle in handles:
         handle.remove()
     return {key: sum(storages.values()) for key, storages in kept.items()}
 
 
-def _enter(inside: list[Any], condition: Any, *_: Any) -> None:
-    inside.append(condition)
-
-
 def device_memory(device: torch.device) -> int:
-    """Bytes that the device has in all."""
+    """The memory of a device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

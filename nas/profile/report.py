@@ -1,25 +1,31 @@
-"""The profile of a configuration."""
+"""The profile of a configuration, and that of one architecture."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.costs.functions import COSTS
 from nas.costs.latency import device_name
 from nas.costs.limits import cheapest, most_expensive, passes
 from nas.costs.table import CostTable
 from nas.derive import Argmax, Searched
+from nas.evaluation import first_samples
 from nas.io.errors import as_usage_error
 from nas.profile.memory import Forecast, device_memory, forecast
-from nas.runs.build import build_search, check_retraining
+from nas.runs.build import build_network, build_search, check_retraining
 from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.options import ConfigSource
+from nas.runs.results import example_inputs
 from nas.runs.schema import Target
+from nas.runs.spaces import read_genotype_of
 from nas.runs.targets import cost_model, cost_tables, infeasibility, limits_of, target_report
 from nas.runs.trainer import prepare_machine
 from nas.supernet.search_space import SearchSpace
@@ -31,11 +37,11 @@ NUM_RANDOM = 1000
 
 
 def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any]:
-    """Everything that can be said of a search before it runs.
+    """Costs, memory and targets of a search, before it runs.
 
     Args:
         source: The configuration.
-        memory: Bytes of the device; None: what it has.
+        memory: Memory of the device in bytes; None: its real memory.
 
     Raises:
         UsageError: The configuration does not work.
@@ -43,34 +49,56 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     experiment, retraining = load_experiment(source), load_retraining(source)
     device = prepare_machine(experiment.trainer)
     module = build_search(experiment)
+    supernet, space = module.supernet, module.space
     with as_usage_error():
         forecasts = forecast(module, experiment.data.example())
-    check_retraining(
-        retraining,
-        Argmax().genotype(Searched(supernet=module.supernet, relaxation=module.relaxation, space=module.space)),
-    )
-    costs = {**COSTS, **{target.name: target.function for target in experiment.targets}}
-    tables = cost_tables(retraining, device, costs, measure=True)
-    ranges = {name: cost_range(module.supernet, table, module.space) for name, table in tables.items()}
+    searched = Searched(supernet=supernet, relaxation=module.relaxation, space=space)
+    check_retraining(retraining, Argmax().genotype(searched))
+    tables = cost_tables(retraining, device, _cost_functions(experiment), measure=True)
+    ranges = {name: _cost_range(supernet.network, table, space) for name, table in tables.items()}
     return {
         "device": device_name(device),
-        "num_architectures": module.supernet.num_architectures,
-        "counting_rule": module.space.counting_rule or "distinct assignments of active choices",
-        "candidates": candidate_rows(module.supernet, tables, _shapes(retraining, device)),
+        "num_architectures": supernet.num_architectures,
+        "counting_rule": space.counting_rule or "distinct assignments of active choices",
+        "candidates": _candidate_rows(supernet, tables, cost_model(retraining, device).shapes()),
         "costs": ranges,
         "memory": memory_report(module, forecasts, experiment, memory or device_memory(device)),
         "targets": _targets(module, experiment.targets, tables, ranges),
     }
 
 
-def _shapes(retraining: Experiment, device: torch.device) -> Mapping[tuple[str, str], tuple[int, ...]]:
-    return cost_model(retraining, device).shapes()
+def profile_genotype(path: Path, source: ConfigSource) -> dict[str, Any]:
+    """The costs of the retrained network of a genotype, for one sample.
+
+    Args:
+        path: A genotype.json, or a text in the published notation of the space.
+        source: Configuration of the space.
+
+    Raises:
+        UsageError: The file cannot be read, or is of another space.
+    """
+    experiment = load_experiment(source, stage="retrain")
+    genotype = read_genotype_of(path, experiment)
+    device = prepare_machine(experiment.trainer)
+    network = build_network(experiment, genotype).to(device).eval()
+    inputs = first_samples(example_inputs(network, experiment.data))
+    costs = {name: function(network, inputs) for name, function in _cost_functions(experiment).items()}
+    return {
+        "device": device_name(device),
+        "choices": dict(genotype.choices),
+        "costs": costs,
+        "targets": target_report(experiment.targets, network=costs),
+    }
 
 
-def candidate_rows(
+def _cost_functions(experiment: Experiment) -> dict[str, Callable[..., Any]]:
+    return {**COSTS, **{target.name: target.function for target in experiment.targets}}
+
+
+def _candidate_rows(
     supernet: Supernet, tables: Mapping[str, CostTable], shapes: Mapping[tuple[str, str], tuple[int, ...]]
 ) -> list[dict[str, Any]]:
-    """A row for each candidate of each choice: its output's shape for one sample, and what it adds to each cost at most."""
+    """For each candidate: the shape of its output for one sample, and the most that it adds to each cost."""
     return [
         {
             "choice": name,
@@ -83,9 +111,8 @@ def candidate_rows(
     ]
 
 
-def cost_range(supernet: Supernet, table: CostTable, space: SearchSpace) -> dict[str, float]:
-    """The smallest cost, the mean and standard deviation of random architectures, and the largest."""
-    network = supernet.network
+def _cost_range(network: nn.Module, table: CostTable, space: SearchSpace) -> dict[str, float]:
+    """The smallest and largest cost, and mean and standard deviation over random architectures."""
     values = torch.tensor([table.of(choices) for choices in _random_architectures(network, space)], dtype=torch.float64)
     return {
         "smallest": table.of(cheapest(network, table, (), space.check_genotype)),
@@ -95,24 +122,18 @@ def cost_range(supernet: Supernet, table: CostTable, space: SearchSpace) -> dict
     }
 
 
-def _random_architectures(network: torch.nn.Module, space: SearchSpace) -> list[dict[str, Any]]:
-    """Labels of every choice, active or not; gates keep something, and what the space refuses is drawn again."""
+def _random_architectures(network: nn.Module, space: SearchSpace) -> list[dict[str, Any]]:
+    """Labels of all choices, active or not; architectures that gates or the space do not allow are drawn again."""
     places, source = find_rows(network), random.Random(0)
-    found: list[dict[str, Any]] = []
-    for _ in range(100 * NUM_RANDOM):
-        choices = draw_choices(places, source)
-        if not (allows(network, choices) and passes(space.check_genotype, choices)):
-            continue
-        found.append(choices)
-        if len(found) == NUM_RANDOM:
-            break
-    return found
+    drawn = (draw_choices(places, source) for _ in range(100 * NUM_RANDOM))
+    valid = (choices for choices in drawn if allows(network, choices) and passes(space.check_genotype, choices))
+    return list(islice(valid, NUM_RANDOM))
 
 
 def memory_report(
     module: SearchModule, forecasts: Mapping[str, Forecast], experiment: Experiment, memory: int
 ) -> dict[str, Any]:
-    """Bytes of a step at the configured batch size, whether they fit, and what would."""
+    """Bytes of a step at the configured batch size, whether they fit, and which settings would fit."""
     batch_size = experiment.data.batch_size
     at_once = math.ceil(batch_size / module.num_parts_in_turn)
     mode = "soft" if module.relaxation.num_active is None else "sampled"
@@ -127,31 +148,26 @@ def memory_report(
         }
         for name, each in forecasts.items()
     }
-    needed = modes["soft" if mode == "soft" else "sampled_largest"]["total"]
+    own, sampled = modes["soft" if mode == "soft" else "sampled_largest"], modes["sampled_largest"]
+    fits = own["total"] <= memory
+    ways = []
+    if largest := own["largest_batch"]:
+        ways.append(f"data.batch_size {largest}")
+        if module.bilevel.accumulates and module.sampling.noise == "batch":
+            ways.append(f"model.num_micro_batches {math.ceil(batch_size / largest) * module.num_micro_batches}")
+    if mode == "soft" and sampled["total"] <= memory:
+        ways.append("model.relaxation nas.relaxations.SampledPath at this batch size")
+    elif mode == "soft" and (largest := sampled["largest_batch"]):
+        ways.append(f"model.relaxation nas.relaxations.SampledPath with data.batch_size {largest}")
+    advice = f"would fit: {', or '.join(ways)}" if ways else "no batch size would fit; take a smaller space"
     return {
         "batch_size": batch_size,
         "mode": mode,
         "device_bytes": memory,
-        "fits": needed <= memory,
+        "fits": fits,
         **modes,
-        "advice": _advice(module, mode, modes, memory, batch_size) if needed > memory else "",
+        "advice": "" if fits else advice,
     }
-
-
-def _advice(
-    module: SearchModule, mode: str, modes: Mapping[str, Mapping[str, int]], memory: int, batch_size: int
-) -> str:
-    largest = modes["soft" if mode == "soft" else "sampled_largest"]["largest_batch"]
-    ways = [f"data.batch_size {largest}"] if largest else []
-    if largest and module.bilevel.accumulates and module.sampling.noise == "batch":
-        ways.append(f"model.num_micro_batches {math.ceil(batch_size / largest) * module.num_micro_batches}")
-    if mode == "soft" and modes["sampled_largest"]["total"] <= memory:
-        ways.append("model.relaxation nas.relaxations.SampledPath at this batch size")
-    elif mode == "soft" and modes["sampled_largest"]["largest_batch"]:
-        ways.append(
-            f"model.relaxation nas.relaxations.SampledPath with data.batch_size {modes['sampled_largest']['largest_batch']}"
-        )
-    return f"would fit: {', or '.join(ways)}" if ways else "no batch size would fit; take a smaller space"
 
 
 def _targets(

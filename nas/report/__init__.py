@@ -1,1 +1,1 @@
-"""Looking at runs: TensorBoard with the settings that their pages need, and reports in one file."""
+"""TensorBoard with the settings that the pages of runs need, and reports in one file."""

@@ -1,11 +1,10 @@
-"""What a report says of a run, before it gets a form."""
+"""What a report says about a run, before it has a format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas.genotype import Genotype
 from nas.io.csv_file import read_columns
@@ -17,24 +16,30 @@ from nas.runs.targets import target_lines
 
 Table = dict[str, str]
 
+_NAMES = {
+    "params": "parameters",
+    "macs": "MACs of one sample",
+    "num_architectures": "architectures in the space",
+    "search_seconds": "search, seconds",
+    "train_seconds": "training, seconds",
+    "test_loss": "test loss",
+}
 
-@dataclass(frozen=True)
-class Content:
-    """A run, as far as it came.
+
+class Content(NamedTuple):
+    """The content of a report.
 
     Attributes:
-        title: The run folder.
-        folder: It.
-        genotype: What was found.
+        folder: The run folder.
+        genotype: The architecture.
         facts: Figures of the search.
-        retrained: Figures of the retraining; empty where there is none.
+        retrained: Figures of the retraining; empty if there is none.
         history: (batches, tag -> value) of metrics.csv.
         config: Text of config.yaml.
-        provenance: Versions, commit, device.
-        commands: What repeats the run.
+        provenance: Seed, device, commit and versions.
+        commands: Commands that repeat the run.
     """
 
-    title: str
     folder: RunFolder
     genotype: Genotype
     facts: Table
@@ -42,14 +47,19 @@ class Content:
     history: list[tuple[int, dict[str, float]]]
     config: str
     provenance: Table
-    commands: tuple[str, ...]
+    commands: list[str]
+
+    @property
+    def title(self) -> str:
+        """The last two names of the run folder's path."""
+        return "/".join(self.folder.path.parts[-2:])
 
 
 def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
     """Reads a finished run.
 
     Raises:
-        UsageError: Not a run folder, not finished, or damaged.
+        UsageError: The path is not a run folder, or the run is unfinished or damaged.
     """
     folder = RunFolder.open(path)
     check_yaml(folder.config)
@@ -60,58 +70,40 @@ def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
 
 
 def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
-    summary = folder.read_summary()
+    summary, is_search = folder.read_summary(), folder.stage == "search"
     manifest = read_json(folder.manifest, f"{folder.shown}: not finished (manifest.json is missing)")
-    retrained = folder.retrain.read_summary() if folder.stage == "search" and folder.retrain.finished else {}
-    trust = trust_words(trusted)
-    seed = summary.get("seed", 0)
-    commands = (
-        [f"nas search --config {folder.quoted}/config.yaml{trust}", f"nas retrain --run {folder.quoted}{trust}"]
-        if folder.stage == "search"
-        else [f"nas retrain --genotype {folder.quoted}/genotype.json --config {folder.quoted}/config.yaml{trust}"]
-    )
+    retrained = is_search and folder.retrain.finished
+    config, trust = f"--config {folder.quoted}/config.yaml", trust_words(trusted)
+    if is_search:
+        commands = [f"nas search {config}{trust}", f"nas retrain --run {folder.quoted}{trust}"]
+    else:
+        commands = [f"nas retrain --genotype {folder.quoted}/genotype.json {config}{trust}"]
     return Content(
-        title=f"{folder.path.parent.name}/{folder.path.name}",
         folder=folder,
         genotype=folder.read_genotype(),
         facts=_facts(summary),
-        retrained=_facts(retrained) if retrained else {},
+        retrained=_facts(folder.retrain.read_summary()) if retrained else {},
         history=read_columns(folder.metrics_csv),
         config=folder.config.read_text(),
         provenance={
-            "seed": str(seed),
+            "seed": str(summary.get("seed", 0)),
             "device": str(summary.get("device", "")),
             "commit": str(manifest.get("git_commit") or "not in a repository"),
             **{str(key): str(value) for key, value in manifest.get("versions", {}).items()},
         },
-        commands=tuple(commands),
+        commands=commands,
     )
 
 
 def _facts(summary: Mapping[str, Any]) -> Table:
     metric = summary["metric"]
-    what = "inherited weights, arch half" if metric.get("split") == "arch" else f"{metric.get('split')} set"
-    facts = {f"{metric['name']} ({what})": _number(metric["value"])}
-    for key, name in _NAMES.items():
-        if key in summary:
-            facts[name] = _number(summary[key])
-    for key, value in (summary.get("cost") or {}).items():
-        facts[_NAMES.get(key, key)] = _number(value)
+    split = "inherited weights, arch split" if metric.get("split") == "arch" else f"{metric.get('split')} set"
+    facts = {f"{metric['name']} ({split})": _number(metric["value"])}
+    facts |= {name: _number(summary[key]) for key, name in _NAMES.items() if key in summary}
+    facts |= {_NAMES.get(key, key): _number(value) for key, value in (summary.get("cost") or {}).items()}
     if (replaced := summary.get("replaced")) is not None:
-        facts["replaced by model.guards.max_skip_share"] = ", ".join(
-            f"{name}={value}" for name, value in replaced.items()
-        )
+        facts["replaced by model.guards.max_skip_share"] = ", ".join(f"{k}={v}" for k, v in replaced.items())
     return facts | target_lines(summary.get("target") or {})
-
-
-_NAMES = {
-    "params": "parameters",
-    "macs": "MACs of one sample",
-    "num_architectures": "architectures in the space",
-    "search_seconds": "search, seconds",
-    "train_seconds": "training, seconds",
-    "test_loss": "test loss",
-}
 
 
 def _number(value: Any) -> str:

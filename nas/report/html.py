@@ -1,14 +1,15 @@
-"""A report as one HTML file that loads nothing from elsewhere."""
+"""A report as one HTML file that loads nothing from elsewhere, or as Markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from matplotlib.figure import Figure
 
 from nas.drawing import draw_heat_map, probability_history, svg_text
 from nas.io.markdown import escaped, fenced, markdown_table
-from nas.report.content import Content, Table
+from nas.report.content import Content
 from nas.report.curves import draw_curves
 
 _STYLE = """
@@ -26,29 +27,30 @@ figure svg { max-width: 100%; height: auto; display: block; margin: 0 auto; } fi
 figure.large svg { max-width: max(100%, 36rem); }
 """
 
-_CAPTION = "What was chosen: dark boxes with their probability at the end, or the operations on a cell's edges."
+_CAPTION = "The architecture: chosen candidates are dark, with their final probability; a cell has its operations on its edges."
+_HEAD = ("choice", "chosen", "probability")
 
 
 def html_report(content: Content, architecture: Figure) -> str:
     """The whole file.
 
     Args:
-        content: What it says.
+        content: What the report says.
         architecture: The picture of the architecture.
     """
-    parts = [f"<h1>{escape(content.title)}</h1>", _table(content.facts)]
+    parts = [f"<h1>{escape(content.title)}</h1>", _table(content.facts.items())]
     if content.retrained:
-        parts += ["<h2>Retrained</h2>", _table(content.retrained)]
+        parts += ["<h2>Retrained</h2>", _table(content.retrained.items())]
     if content.genotype.choices:
         parts += ["<h2>Architecture</h2>", _figure(architecture, _CAPTION, "large")]
-        parts.append(_choices(content))
+        parts.append(_table(content.genotype.rows(), _HEAD))
     parts.append("<h2>The search</h2>")
     if history := probability_history(content.history, content.genotype.probabilities):
-        parts.append(_figure(draw_heat_map(history), "Probability of every candidate over time.", "large"))
+        parts.append(_figure(draw_heat_map(history), "Probability of each candidate over time.", "large"))
     curves = [_figure(figure, name) for name, figure in draw_curves(content.history)]
     parts.append(f'<div class="curves">{"".join(curves)}</div>')
-    parts += ["<h2>Repeat it</h2>", _code("\n".join(content.commands))]
-    parts += ["<h2>Where it comes from</h2>", _table(content.provenance)]
+    parts += ["<h2>How to repeat the run</h2>", _code("\n".join(content.commands))]
+    parts += ["<h2>Provenance</h2>", _table(content.provenance.items())]
     parts += ["<h2>Configuration</h2>", _code(content.config)]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -57,17 +59,11 @@ def html_report(content: Content, architecture: Figure) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
-def _table(rows: Table) -> str:
-    cells = "".join(f"<tr><th scope=row>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
-    return f'<div class="wide"><table>{cells}</table></div>'
-
-
-def _choices(content: Content) -> str:
-    rows = []
-    for name, label, said in content.genotype.rows():
-        rows.append(f"<tr><td>{escape(name)}</td><td>{escape(label)}</td><td>{escape(said)}</td></tr>")
-    head = "<tr><th>choice</th><th>chosen</th><th>probability</th></tr>"
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+def _table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    lines = ["".join(f"<th>{escape(text)}</th>" for text in head)]
+    for name, *cells in rows:
+        lines.append(f"<th scope=row>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}")
+    return f'<div class="wide"><table>{"".join(f"<tr>{line}</tr>" for line in lines if line)}</table></div>'
 
 
 def _figure(figure: Figure, caption: str, kind: str = "") -> str:
@@ -80,16 +76,12 @@ def _code(text: str) -> str:
 
 
 def markdown_report(content: Content) -> str:
-    """The same without pictures, for an appendix."""
-    parts = [f"# {escaped(content.title)}", _facts(content.facts)]
+    """The same without pictures."""
+    parts = [f"# {escaped(content.title)}", markdown_table(("", ""), content.facts.items())]
     if content.retrained:
-        parts += ["## Retrained", _facts(content.retrained)]
-    parts += ["## Architecture", markdown_table(("choice", "chosen", "probability"), content.genotype.rows())]
-    parts += ["## Repeat it", fenced("\n".join(content.commands), "sh")]
-    parts += ["## Where it comes from", _facts(content.provenance)]
+        parts += ["## Retrained", markdown_table(("", ""), content.retrained.items())]
+    parts += ["## Architecture", markdown_table(_HEAD, content.genotype.rows())]
+    parts += ["## How to repeat the run", fenced("\n".join(content.commands), "sh")]
+    parts += ["## Provenance", markdown_table(("", ""), content.provenance.items())]
     parts += ["## Configuration", fenced(content.config, "yaml")]
     return "\n\n".join(parts) + "\n"
-
-
-def _facts(rows: Table) -> str:
-    return markdown_table(("", ""), rows.items())

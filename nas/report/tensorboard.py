@@ -11,7 +11,7 @@ from nas.io.parent import python_command
 
 HOST = "127.0.0.1"
 SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"
-"""How much of a tag stays: TensorBoard alone keeps ten images. 0 would mean all by its help, but leaves charts empty."""
+"""How much of a tag is kept: by default TensorBoard keeps ten images. 0 means all in its help, but leaves charts empty."""
 
 
 def command(folder: Path, port: int) -> list[str]:
@@ -22,7 +22,7 @@ def command(folder: Path, port: int) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on at present."""
+    """A port that is free at present."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -32,11 +32,11 @@ def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """Starts TensorBoard.
 
     Args:
-        folder: Holds runs, at any depth.
-        port: Where to listen.
+        folder: Contains runs, at any depth.
+        port: The port to listen on.
 
     Raises:
-        UsageError: There is no such folder, or no run in it.
+        UsageError: The folder does not exist, or has no run in it.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")

@@ -20,12 +20,12 @@ def write_report(path: Path, form: Format, out: Path | None, trusted: tuple[str,
 
     Args:
         path: Run folder of a search or a retraining.
-        form: ``"html"``: one file with pictures, which loads nothing; ``"md"``: without pictures.
+        form: ``"html"``: one file with pictures; ``"md"``: without pictures.
         out: The file; None: ``report.html`` or ``report.md`` in the run folder.
         trusted: The user's own modules.
 
     Raises:
-        UsageError: Not a finished run, or a file that cannot be written.
+        UsageError: The run is not finished, or the file cannot be written.
     """
     content = read_content(path, trusted)
     if form == "html":

@@ -106,7 +106,7 @@ def test_a_format_that_does_not_hold_is_dropped(nas, finished, interpreter, monk
     assert answer.code == 0 and answer.result["formats"] == ["genotype", "python", "safetensors"]
     begin, _, end = why.partition(".*")
     assert begin in answer.result["refused"]["pt2"] and end in answer.result["refused"]["pt2"]
-    assert answer.result["refused"]["pt2"].startswith("written, but does not hold: ")
+    assert answer.result["refused"]["pt2"].startswith("written, but its check failed: ")
     assert all(row["ok"] for row in answer.result["verified"].values())
     assert not Path("out/model.pt2").exists() and "model.pt2" not in Path("out/README.md").read_text()
     assert nas("export", "--verify", "out").code == 0
@@ -137,5 +137,5 @@ def test_a_network_that_load_cannot_build_is_no_safetensors_export(nas, finished
 def test_a_damaged_folder_is_not_kept(nas, finished, monkeypatch):
     monkeypatch.setattr(write, "verify", lambda folder: {"files": {"ok": False, "detail": "network.py: missing"}})
     answer = nas("export", "--run", finished, "--formats", "genotype", "--out", "deep/out")
-    assert answer.code == 1 and "does not hold" in answer.complaint and "network.py: missing" in answer.complaint
+    assert answer.code == 1 and "failed its check" in answer.complaint and "network.py: missing" in answer.complaint
     assert os.listdir("deep") == []

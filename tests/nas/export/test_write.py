@@ -332,7 +332,7 @@ def test_nothing_is_left_of_an_export_that_fails(nas, finished, monkeypatch):
 
     monkeypatch.setattr(write, "verify", fail)
     answer = nas("export", "--run", finished, "--out", "deep/out")
-    assert answer.code == 1 and "python: written, but does not hold: outputs differ" in answer.complaint
+    assert answer.code == 1 and "python: written, but its check failed: outputs differ" in answer.complaint
     assert os.listdir("deep") == []
     monkeypatch.setattr(write, "verify", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
     assert nas("export", "--run", finished, "--out", "deep/out").code == 130
