@@ -18,20 +18,7 @@ from nas import __version__
 from nas.io.errors import UsageError, describe, shown
 from nas.io.parent import stop_with_parent
 
-COMMANDS = (
-    "search",
-    "profile",
-    "derive",
-    "retrain",
-    "baseline",
-    "launch",
-    "evaluate",
-    "export",
-    "dashboard",
-    "report",
-    "doctor",
-    "help",
-)
+COMMANDS = "search profile derive retrain baseline launch evaluate export dashboard report doctor help".split()
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PIPE = 128 + 13
@@ -41,11 +28,7 @@ STOPPING = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") els
 
 
 class Stopped(BaseException):
-    """A signal outside training."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
+    """A signal outside training; the argument is its number."""
 
 
 def entry() -> NoReturn:
@@ -78,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except Stopped as stop:
-        return _fail(str(stop), _code(stop.signum))
+        return _fail(f"stopped by {signal.Signals(stop.args[0]).name}", _code(stop.args[0]))
     except BrokenPipeError:  # the reader of the output has ended
         sys.stdout = open(os.devnull, "w")
         return EXIT_PIPE

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 from rich.live import Live
@@ -21,16 +21,14 @@ MAX_ROWS = 20
 WAITING, FINISHED = "waiting", "finished"
 
 
-@contextmanager
-def quiet(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
+def quiet(plan: Plan, trials: Sequence[Trial]) -> AbstractContextManager[OnEvent]:
     """Prints nothing."""
-    yield lambda trial, state: None
+    return nullcontext(lambda trial, state: None)
 
 
-@contextmanager
-def lines(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
+def lines(plan: Plan, trials: Sequence[Trial]) -> AbstractContextManager[OnEvent]:
     """Prints a line for each event on standard error."""
-    yield lambda trial, state: print(shown(f"{trial.name}: {state}"), file=sys.stderr, flush=True)
+    return nullcontext(lambda trial, state: print(shown(f"{trial.name}: {state}"), file=sys.stderr, flush=True))
 
 
 @contextmanager
@@ -39,14 +37,11 @@ def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
     states = {trial.name: FINISHED if not plan.unfinished([trial]) else WAITING for trial in trials}
     since = time.monotonic()
 
-    def on_event(trial: Trial, state: str) -> None:
-        states[trial.name] = state
-
     def draw() -> Table:
         return progress_table(plan, trials, dict(states), time.monotonic() - since)
 
     with Live(get_renderable=draw, console=Console(stderr=True), refresh_per_second=2):
-        yield on_event
+        yield lambda trial, state: states.update({trial.name: state})
 
 
 def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str], seconds: float) -> Table:
@@ -59,23 +54,21 @@ def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str
         seconds: Time since the start of the launch.
     """
     rank = {FINISHED: 2, WAITING: 1}
-    listed = sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]
     table = Table("search", "state", "epochs", "loss", "metric")
-    for trial in listed:
+    for trial in sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]:
         table.add_row(trial.name, Text(shown(states[trial.name])), *_last_epoch(plan, trial))
     counts = Counter(state if state in rank else "at work" for state in states.values())
     table.caption = ", ".join(f"{number} {state}" for state, number in counts.items()) + f"; {seconds:.0f} s"
     return table
 
 
-def _last_epoch(plan: Plan, trial: Trial) -> tuple[str, str, str]:
+def _last_epoch(plan: Plan, trial: Trial) -> list[str]:
     """Epochs, loss and first metric so far, of the arch split or, while alpha is frozen, of the train split."""
     try:
         row = last_row(plan.run(trial).metrics_csv)
     except (OSError, ValueError):  # no file yet
         row = {}
     if not row:
-        return "", "", ""
+        return []
     figures = [f"{value:.4f}" for key, value in row.items() if key.startswith(f"{judged_half(row)}/")]
-    loss, metric = [*figures, "", ""][:2]
-    return str(int(row["epoch"]) + 1), loss, metric
+    return [str(int(row["epoch"]) + 1), *figures[:2]]

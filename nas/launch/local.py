@@ -6,11 +6,13 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.launch.trials import OnEvent, Plan, Trial, run_trial, start
 
 
+@dataclass
 class Local:
     """Runs searches in parallel processes; a search that fails or is killed continues from its checkpoint.
 
@@ -19,12 +21,11 @@ class Local:
         max_failures: How often a search may fail.
     """
 
-    def __init__(self, num_parallel: int, max_failures: int) -> None:
-        self.num_parallel = num_parallel
-        self.max_failures = max_failures
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
+    num_parallel: int
+    max_failures: int
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs the unfinished trials; returns, by name, why trials failed."""
@@ -36,7 +37,10 @@ class Local:
                     if (reason := future.result()) is not None:
                         failed[futures[future].name] = reason
             except BaseException:  # a signal: running searches save and stop, and no other search starts
-                self._stop()
+                with self._lock:
+                    self._stopped = True
+                    for process in self._running:
+                        process.terminate()
                 pool.shutdown(cancel_futures=True)
                 raise
         return failed
@@ -67,9 +71,3 @@ class Local:
         with self._lock:
             self._running.discard(process)
         return code
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()

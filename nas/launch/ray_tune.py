@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ GRACE_SECONDS = 60.0
 REDUCTION = 3
 
 
+@dataclass
 class RayTune:
     """Runs each search as a trial of Ray Tune; a search that fails, or whose node is lost, continues from its checkpoint.
 
@@ -46,22 +48,12 @@ class RayTune:
         num_gpus: GPUs of a search; None: one if the cluster has any.
     """
 
-    def __init__(
-        self,
-        num_parallel: int | None,
-        max_failures: int,
-        *,
-        address: str | None = None,
-        asha: bool = False,
-        num_cpus: int = 1,
-        num_gpus: int | None = None,
-    ) -> None:
-        self.num_parallel = num_parallel
-        self.max_failures = max_failures
-        self.address = address
-        self.asha = asha
-        self.num_cpus = num_cpus
-        self.num_gpus = num_gpus
+    num_parallel: int | None
+    max_failures: int
+    address: str | None = None
+    asha: bool = False
+    num_cpus: int = 1
+    num_gpus: int | None = None
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs the unfinished trials; returns, by name, why trials failed.
