@@ -65,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended
         sys.stdout = open(os.devnull, "w")
         return EXIT_PIPE
-    except (
-        SystemExit
-    ) as stop:  # 0: argparse after --help, jsonargparse after --print_config; 1: rich after a broken pipe
+    except SystemExit as stop:  # of argparse after --help or --print_config; with 1 of rich after a broken pipe
         return EXIT_PIPE if stop.code else 0
     except Exception as error:
         if getattr(error, "exit_code", None) == 0:
@@ -75,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exc()
         if isinstance(error, UsageError):
-            return _fail(error, EXIT_USAGE)
+            return _fail(describe(error), EXIT_USAGE)
         signum = getattr(error, "signum", None)
-        return _fail(error, EXIT_FAILED if signum is None else _code(signum))
+        return _fail(describe(error), EXIT_FAILED if signum is None else _code(signum))
     finally:
         warnings.formatwarning = warnings_format
         for number, handler in former.items():
@@ -114,9 +112,8 @@ def _run(command: str, *words: str) -> None:
         module.show(result)
 
 
-def _fail(error: object, code: int) -> int:
-    text = describe(error) if isinstance(error, BaseException) else str(error)
-    print(f"nas: {shown(text)}", file=sys.stderr)
+def _fail(error: str, code: int) -> int:
+    print(f"nas: {shown(error)}", file=sys.stderr)
     return code
 
 

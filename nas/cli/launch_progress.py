@@ -45,14 +45,7 @@ def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
 
 
 def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str], seconds: float) -> Table:
-    """The state of each trial, running trials first, and below the number of trials in each state.
-
-    Args:
-        plan: The launch.
-        trials: All trials.
-        states: Name -> state.
-        seconds: Time since the start of the launch.
-    """
+    """The state of each trial, running trials first, and below the number of trials in each state and the seconds so far."""
     rank = {FINISHED: 2, WAITING: 1}
     table = Table("search", "state", "epochs", "loss", "metric")
     for trial in sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]:

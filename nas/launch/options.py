@@ -21,15 +21,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 def make_engine(
     name: str, *, job: Sequence[str], num_parallel: int | None, max_failures: int, address: str | None, asha: bool
 ) -> Engine:
-    """The engine that runs the searches of a launch.
-
-    Args:
-        name: One of `ENGINES`.
-        job: ``KEY=V`` texts: resources of a search.
-        num_parallel: Searches at once; None: the engine's default.
-        max_failures: How often a search may fail.
-        address: Address of a Ray cluster; None: a cluster of this machine alone.
-        asha: Stop searches of high loss early.
+    """The engine that runs the searches of a launch; arguments are the options of the same names.
 
     Raises:
         UsageError: An option does not go with the engine, or the engine's package is not installed.

@@ -169,13 +169,7 @@ def last_line(text: str, default: str) -> str:
 
 
 def start(words: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Starts a command that saves and stops when this process ends.
-
-    Args:
-        words: The command.
-        log: File that the output is appended to.
-        **options: More options of Popen.
-    """
+    """Starts a command that saves and stops when this process ends; its output is appended to `log`."""
     environment = {**os.environ, PARENT: str(os.getpid())}
     with open(log, "a", opener=open_own) as file:
         return subprocess.Popen(
