@@ -1,4 +1,4 @@
-"""Test the network of a run and measure what it costs.
+"""Test the network of a run and measure its costs.
 
 The network is the retrained one, or the derived one if there is no retraining.
 The costs are parameters, MACs and latency of one sample.

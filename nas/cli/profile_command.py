@@ -1,6 +1,6 @@
 """Forecast the costs of a configuration before its search.
 
-The command prints what each candidate op adds to each cost, the number of
+The command prints the costs that each candidate op adds, the number of
 architectures, the range of costs, the memory of a training step, and whether
 the targets of model.cost can be met. It measures latencies on this device and
 keeps them for searches.
@@ -51,7 +51,7 @@ def show(result: dict[str, Any]) -> None:
         ]
         for row in result["candidates"]
     ]
-    title = "what each candidate adds, retrained network, one sample"
+    title = "costs that each candidate adds, retrained network, one sample"
     _print_table(title, ["choice", "candidate", "output", *units.values()], rows)
     spread = ("smallest", "mean", "std", "largest")
     rows = [[units[cost], *[format_cost(row[key]) for key in spread]] for cost, row in result["costs"].items()]

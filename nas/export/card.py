@@ -82,12 +82,12 @@ def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str
         markdown_table(("", ""), facts.items()),
     ]
     if subject.genotype.choices:
-        parts.append(f"## Architecture\n\n![The choices and what was chosen]({PICTURE})")
+        parts.append(f"## Architecture\n\n![The architecture]({PICTURE})")
         parts.append(markdown_table(("choice", "chosen"), [row[:2] for row in subject.genotype.rows()]))
     parts += [
         "## Loading",
         *[f"{title}:\n\n{fenced(code, kind)}" for title, kind, code in (_LOADING[name] for name in formats)],
-        "## Checking\n\n`nas export --verify .` compares every file with its SHA-256 in `manifest.json`, and what each format computes "
-        "with the outputs in `examples.safetensors`. It runs `network.py`.",
+        "## Checking\n\n`nas export --verify .` compares each file with its SHA-256 in `manifest.json`, and the outputs of each "
+        "format with those in `examples.safetensors`. It runs `network.py`.",
     ]
     return "\n\n".join(parts) + "\n"

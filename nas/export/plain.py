@@ -1,4 +1,4 @@
-"""What the framework's own functions do in a network without choices; written into exported files in their place."""
+"""Functions that replace those of the framework in exported files; in a network without choices they compute the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils import checkpoint as torch_checkpoint
 
 
 def sum_outputs(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
-    """The sum of what each module makes of its input."""
+    """The sum of the outputs of modules, each with its own input."""
     outputs = [module(x) for module, x in zip(modules, inputs, strict=True)]
     total: Tensor = outputs[0]
     for output in outputs[1:]:

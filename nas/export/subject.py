@@ -93,17 +93,23 @@ def run(network: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def check_same(
-    changed: nn.Module, network: nn.Module, inputs: Sequence[Tensor], tolerance: float, what: str, *, floor: float = 1.0
+    changed: nn.Module,
+    network: nn.Module,
+    inputs: Sequence[Tensor],
+    tolerance: float,
+    change: str,
+    *,
+    floor: float = 1.0,
 ) -> None:
     """Compares a changed copy with its original.
 
     Raises:
-        ValueError: Outputs differ by more than the tolerance, relative to the largest output or to `floor`; `what` names the change.
+        ValueError: Outputs differ by more than the tolerance, relative to the largest output or to `floor`.
     """
     before, after = (run(net, [tensor.clone() for tensor in inputs]) for net in (network, changed))
     difference, scale = largest_difference(after, before, floor)
     if not difference <= tolerance * scale:
-        raise ValueError(f"{what} changes outputs by {difference:.1e}, more than {tolerance} of {scale:.3g}")
+        raise ValueError(f"{change} changes outputs by {difference:.1e}, more than {tolerance} of {scale:.3g}")
 
 
 def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor], floor: float = 1.0) -> tuple[float, float]:

@@ -174,7 +174,7 @@ def _csv(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _write_hparams(folder: Path, found: Sequence[Mapping[str, Any]]) -> None:
-    """Writes TensorBoard's HParams page anew: an event file for each trial that has a figure."""
+    """Writes TensorBoard's HParams page: an event file for each trial that has a figure. Old files are removed."""
     shutil.rmtree(folder, ignore_errors=True)
     for row in found:
         figures = {f"launch/{key}": float(row[key]) for key in ("arch", "test", "search_seconds") if key in row}

@@ -1,4 +1,4 @@
-"""What a report says about a run, before it has a format."""
+"""The content of a report, independent of its format."""
 
 from __future__ import annotations
 
