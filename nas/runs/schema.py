@@ -19,8 +19,8 @@ from nas.lr_schedules import LRSchedule
 from nas.runs.class_paths import import_function
 from nas.runs.trainer import TrainerOptions
 from nas.tasks import Task
-from nas.training.search_module import SearchModule
 from nas.training.schedules import OptimizerFactory
+from nas.training.search_module import SearchModule
 
 
 @dataclass(frozen=True, kw_only=True)
