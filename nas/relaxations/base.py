@@ -1,4 +1,4 @@
-"""What every relaxation is, and the functions that they share."""
+"""The base class of relaxations, and the functions that they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Sampler(NamedTuple):
     """How an enclosing supernet draws, for :func:`nas.sample`: its relaxation, tau and generator."""
 
     relaxation: Relaxation
-    tau: Tensor | float
+    tau: Tau
     generator: torch.Generator | None
 
 
@@ -25,9 +25,10 @@ class OpWeights(NamedTuple):
     Attributes:
         weights: (E, K), or (E, B, K) per sample; rows on the simplex, padded columns exactly 0.
         active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
-        sampler: What :func:`nas.sample` draws with inside the forward; None where the network draws nothing itself.
-        logits: What alpha was at the draw, (E, K), for relaxations that act after a step of it; None for others.
-        unit_weights: Whether one candidate of each choice is active, its weight exactly 1 and without gradient: its output is taken as is.
+        sampler: Source of the draws of :func:`nas.sample` inside the forward; None where the network draws nothing itself.
+        unit_weights: Whether one candidate of each choice is active with a weight of exactly 1 and no gradient, so that its output is used
+            unchanged.
+        logits: Alpha at the draw, (E, K), for relaxations that act after an arch step; None for others.
     """
 
     weights: Tensor
@@ -48,17 +49,12 @@ class Relaxation(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draws op weights.
 
         Args:
-            logits: Unnormalised log-probabilities.
+            logits: Unnormalized log-probabilities.
             tau: Temperature, above 0.
             mask: True where a candidate exists; elsewhere the weight is exactly 0.
             generator: Source of the noise, on the device of `logits`; None means the global one.
@@ -70,7 +66,7 @@ class Relaxation(nn.Module, ABC):
         """
 
     def probabilities(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What discretisation, dashboards, entropy and costs use: softmax of the logits unless overridden.
+        """Probabilities for discretization, dashboards, entropy and costs: softmax of the logits unless overridden.
 
         Shape:
             - logits, result: (..., K)
@@ -78,7 +74,7 @@ class Relaxation(nn.Module, ABC):
         return torch.softmax(masked_logits(logits, mask), dim=-1)
 
     def after_arch_step(self, alpha: Tensor, sample: OpWeights) -> None:
-        """Called after each step of the arch optimizer, with alpha (E, K) and the sample it was trained on; nothing by default."""
+        """Called after each step of the arch optimizer with alpha (E, K) and the sample of that step; does nothing by default."""
 
     @property
     def acts_after_arch_step(self) -> bool:
@@ -87,14 +83,14 @@ class Relaxation(nn.Module, ABC):
 
 
 LOWEST = -1e20
-"""The logit of what is impossible: its weight is exactly 0, and so is every gradient through it, where infinity would make NaN."""
+"""The logit of an impossible candidate: its weight and every gradient through it are exactly 0, where infinity would make NaN."""
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Logits in at least float32, `LOWEST` where `mask` is False or they are minus infinity.
 
     Raises:
-        ValueError: NaN, or a row that has no candidate left (checked on the CPU; on a GPU it would cost a synchronisation).
+        ValueError: NaN, or a row without any candidate (checked on the CPU only: on a GPU the check would cost a synchronization).
     """
     logits = at_least_float32(logits).clamp_min(LOWEST)  # keeps NaN
     if mask is not None:
@@ -114,7 +110,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def tempered_softmax(logits: Tensor, tau: Tau) -> Tensor:
-    """``softmax(logits / tau)`` of what :func:`masked_logits` gives; shapes as in :class:`Relaxation`."""
+    """``softmax(logits / tau)`` of masked logits; shapes as in :class:`Relaxation`."""
     return torch.softmax(logits / checked_tau(tau), dim=-1)
 
 
@@ -201,7 +197,7 @@ def straight_through(soft: Tensor) -> Tensor:
 
 
 def checked_tau(tau: Tau) -> Tau:
-    """Returns `tau`, refusing what is not above 0 (not checked for tensors on a GPU, which would cost a synchronisation)."""
+    """Returns `tau`; refuses values that are not above 0 (tensors on a GPU are not checked: that would cost a synchronization)."""
     value = tau.detach() if isinstance(tau, Tensor) else tau
     on_cpu = not isinstance(value, Tensor) or value.device.type == "cpu"
     if on_cpu and not torch.compiler.is_compiling() and not float(value) > 0:

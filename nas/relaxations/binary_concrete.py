@@ -17,7 +17,7 @@ from nas.relaxations.base import (
 
 
 class BinaryConcrete(Relaxation):
-    """Two-way choices and gates alone: ``sigmoid((log-odds + logistic noise) / tau)``, from one draw a choice.
+    """For two-way choices and gates only: ``sigmoid((log-odds + logistic noise) / tau)``, from one draw for each choice.
 
     Distributed as ``GumbelSoftmax`` with two candidates, whose noise difference is logistic.
 
@@ -32,12 +32,7 @@ class BinaryConcrete(Relaxation):
         self.hard = hard
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         if logits.shape[-1] != 2 or (mask is not None and not bool(mask.all())):
             raise ValueError("BinaryConcrete takes choices of two candidates only; use GumbelSoftmax")

@@ -14,21 +14,16 @@ MIN_CONCENTRATION = 1e-6
 class Dirichlet(Relaxation):
     """Op weights drawn from a Dirichlet distribution of concentration ``elu(logits) + 1``; every candidate runs.
 
-    The concentration alone sets exploration: tau is not used. Probabilities are the distribution's mean.
+    Exploration depends on the concentration alone: tau is not used. Probabilities are the distribution's mean.
 
     Source: Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search".
 
-    Deviation: gamma variables below concentration 1 are drawn in log space as ``Gamma(a + 1) U^(1/a)`` and normalised by a softmax, so
-    no row underflows to 0 / 0; concentrations are kept at 1e-6 or above.
+    Deviation: gamma variables below concentration 1 are drawn in log space as ``Gamma(a + 1) U^(1/a)`` and normalized by a softmax, so
+    that no row underflows to 0 / 0; concentrations are kept at 1e-6 or above.
     """
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         checked_tau(tau)
         logits = masked_logits(logits, mask)

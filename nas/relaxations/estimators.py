@@ -69,7 +69,7 @@ def gradient_draws(
 def mixture(
     loss: Callable[[Tensor], Tensor], num_choices: int, num_candidates: int, seed: int, dim: int = 4
 ) -> Objective:
-    """A loss of the sum of op-weighted random vectors, one vector a candidate: the smallest picture of a supernet.
+    """A loss of the sum of op-weighted random vectors, one vector for each candidate: a minimal model of a supernet.
 
     Args:
         loss: (N, dim) outputs -> (N,) values.

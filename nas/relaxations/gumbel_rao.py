@@ -18,7 +18,7 @@ from nas.relaxations.base import (
 
 
 class GumbelRao(Relaxation):
-    """Straight-through Gumbel-Softmax whose gradient is averaged over Gumbel noise that leads to the same sample.
+    """Straight-through Gumbel-Softmax whose gradient is averaged over the Gumbel noise that leads to the same sample.
 
     Same expectation as ``GumbelSoftmax(hard=True)``, never more variance; `num_samples` soft samples are drawn, the network runs once.
 
@@ -35,12 +35,7 @@ class GumbelRao(Relaxation):
         self.num_samples = num_samples
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         logits = masked_logits(logits, mask)
         index = gumbel_max(logits, generator)

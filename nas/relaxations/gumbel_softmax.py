@@ -22,12 +22,7 @@ class GumbelSoftmax(Relaxation):
         self.hard = hard
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         soft = gumbel_softmax(logits, tau, mask, generator)
         return straight_through(soft) if self.hard else soft

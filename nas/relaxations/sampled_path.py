@@ -1,4 +1,4 @@
-"""One sampled candidate a choice."""
+"""One sampled candidate for each choice."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ from nas.relaxations.base import Relaxation, Tau, gumbel_softmax, straight_throu
 
 
 class SampledPath(Relaxation):
-    """Straight-through Gumbel-Softmax of which only the sampled candidate runs: time and memory of one path.
+    """Straight-through Gumbel-Softmax where only the sampled candidate runs: the time and memory of one path.
 
-    The sampled candidate's weight has the gradient ``<dy, y>``; the others did not run and have none. Both reach alpha through the
-    Jacobian of the soft weights.
+    The gradient of the sampled candidate's weight is ``<dy, y>``; the other candidates did not run, and their weights have no gradient.
+    The gradient reaches alpha through the Jacobian of the soft weights.
 
-    The gradient is that of scaling the one output that ran: a normalisation directly behind the choice undoes any scale, so alpha then
-    learns nothing. Put norms inside the candidates, or let several outputs be added before the norm; or use ``GumbelSoftmax(hard=True)``.
+    It is the gradient of scaling the one output that ran. A normalization directly behind the choice undoes any scale, so alpha then
+    learns nothing. Put norms inside the candidates, add several outputs before the norm, or use ``GumbelSoftmax(hard=True)``.
 
     Source: Dong and Yang 2019, "Searching for a Robust Neural Architecture in Four GPU Hours" (GDAS).
 
     Deviation: GDAS's code multiplies the output of the sampled candidate by its weight and *adds* the weights of the others, which gives
-    them a gradient as if their outputs were all ones. Here they get none.
+    these weights a gradient as if their outputs were all ones. Here they get none.
     """
 
     num_active = 1
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         return straight_through(gumbel_softmax(logits, tau, mask, generator))

@@ -15,11 +15,11 @@ class GumbelSinkhorn(Relaxation):
     For square logits that a network computes itself (``nas.sample``): the score of putting element i at place j.
 
     Args:
-        num_iterations: Normalisations of columns and rows; the columns' sums are only as near 1 as they bring them, the rows' are 1.
+        num_iterations: Normalizations of columns and rows, at least 1. Sums of rows are 1; sums of columns approach 1 with more iterations.
         hard: A permutation matrix forward, gradient of the relaxed one backward (straight-through).
 
     Raises:
-        ValueError: No iteration.
+        ValueError: num_iterations is below 1.
 
     Source: Mena et al. 2018, "Learning Latent Permutations with Gumbel-Sinkhorn Networks".
     """
@@ -32,12 +32,7 @@ class GumbelSinkhorn(Relaxation):
         self.hard = hard
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         logits = self._checked(logits, mask)
         scores = (logits + gumbel_noise(logits, generator)) / checked_tau(tau)
@@ -56,11 +51,11 @@ class GumbelSinkhorn(Relaxation):
 
 
 def sinkhorn(scores: Tensor, num_iterations: int = 20) -> Tensor:
-    """The doubly stochastic matrix nearest to ``exp(scores)``: columns and rows normalised in turn, in logarithms.
+    """The doubly stochastic matrix nearest to ``exp(scores)``: columns and rows normalized in turn, in logarithms.
 
     Args:
         scores: Any finite numbers.
-        num_iterations: How often.
+        num_iterations: Number of normalizations.
 
     Shape:
         - scores, result: (..., n, n); rows of the result sum to 1
@@ -74,12 +69,12 @@ def sinkhorn(scores: Tensor, num_iterations: int = 20) -> Tensor:
 
 @torch.no_grad()
 def hard_permutation(scores: Tensor) -> Tensor:
-    """The permutation matrix of the largest total score: what :func:`sinkhorn` tends to as tau falls.
+    """The permutation matrix of the largest total score: the limit of :func:`sinkhorn` as tau falls.
 
     Shape:
         - scores, result: (..., n, n)
 
-    Source: Kuhn 1955, "The Hungarian method for the assignment problem", as scipy has it.
+    Source: Kuhn 1955, "The Hungarian method for the assignment problem", as implemented in scipy.
     """
     result = torch.zeros_like(scores)
     flat, squares = result.view(-1, *scores.shape[-2:]), scores.detach().reshape(-1, *scores.shape[-2:]).cpu().numpy()

@@ -15,11 +15,6 @@ class Softmax(Relaxation):
     """
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         return tempered_softmax(masked_logits(logits, mask), tau)

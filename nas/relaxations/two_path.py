@@ -1,4 +1,4 @@
-"""Two sampled candidates a choice."""
+"""Two sampled candidates for each choice."""
 
 from __future__ import annotations
 
@@ -11,28 +11,23 @@ from nas.relaxations.base import OpWeights, Relaxation, Tau, checked_tau, gumbel
 class TwoPath(Relaxation):
     """Two candidates are drawn without replacement and mixed by ``softmax(logits / tau)`` of the pair; the others do not run.
 
-    After an arch step the unsampled logits are what they were before it, and the pair keeps its total probability.
+    After an arch step the unsampled logits get their former values back, and the pair keeps its total probability.
 
     Source: Cai et al. 2019, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware", section 3.2.1.
 
-    Deviation: ProxylessNAS runs both but lets a second draw decide which one is passed on; here the pair is mixed by the probabilities
-    of that draw, its expectation.
+    Deviation: ProxylessNAS runs both and passes on the output of one, chosen by a second draw; here the pair is mixed by the probabilities
+    of that draw, which is its expectation.
     """
 
     num_active = 2
 
     def forward(
-        self,
-        logits: Tensor,
-        tau: Tau,
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, logits: Tensor, tau: Tau, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         logits = masked_logits(logits, mask)
         drawn = (logits.detach() + gumbel_noise(logits, generator)).topk(2, dim=-1).indices
         pair = torch.softmax(logits.gather(-1, drawn) / checked_tau(tau), dim=-1)
-        # never 0: that is how it is told from those that do not run
+        # never 0: a weight of 0 marks a candidate that does not run
         pair = pair.clamp_min(torch.finfo(pair.dtype).tiny)
         return torch.zeros_like(logits).scatter(-1, drawn, pair)
 
