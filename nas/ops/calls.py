@@ -1,4 +1,4 @@
-"""Calls of the native mixing functions: what their C interface needs of tensors."""
+"""Calls of the native mixing functions: from tensors to the arguments of their C interface."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from nas.ops.native import DTYPES, MAX_K, Library
 
-_pointer = Tensor.data_ptr
 _ARRAYS = [ctypes.c_void_p * k for k in range(MAX_K + 1)]
 
 
 class Layout(NamedTuple):
-    """What a call of the library needs to know of its tensors; see ``kernels/mix.h``."""
+    """Properties of the tensors of a call; see ``kernels/mix.h``."""
 
     library: Library
     code: int
@@ -27,39 +26,28 @@ class Layout(NamedTuple):
     dim: int
     strides: tuple[int, ...] | None  # None: contiguous
 
+    def sizes(self, num: int) -> tuple[int, ...]:
+        """The first arguments of every mixing function, for `num` outputs."""
+        return self.code, num, self.num_elements, self.groups, self.inner
+
 
 def forward(
     outputs: Sequence[Tensor], weights: Tensor | None, layout: Layout, prescaled: tuple[int, ...] = ()
 ) -> Tensor:
     """Calls ``nas_mix_forward``; `prescaled` outputs, positions rising, have weight 1."""
-    library, code, num_elements, groups, inner, _, _ = layout
     num = len(outputs)
     result = torch.empty_like(outputs[0])
-    # a name keeps the memory
+    # this name keeps the memory of the weights alive during the call
     kernel_weights = None if weights is None else _kernel_weights(weights, result.dtype)
     if kernel_weights is not None and prescaled:
         kernel_weights = _with_ones(kernel_weights, prescaled, num)
-    call(
-        library.forward,
-        result,
-        code,
-        num,
-        num_elements,
-        groups,
-        inner,
-        _ARRAYS[num](*map(_pointer, outputs)),
-        None if kernel_weights is None else kernel_weights.data_ptr(),
-        result.data_ptr(),
-    )
+    arrays = _ARRAYS[num](*map(address, outputs)), address(kernel_weights), address(result)
+    call(layout.library.forward, result, *layout.sizes(num), *arrays)
     return result
 
 
 def backward(
-    grad: Tensor,
-    outputs: Sequence[Tensor],
-    weights: Tensor,
-    layout: Layout,
-    needs: Sequence[bool],
+    grad: Tensor, outputs: Sequence[Tensor], weights: Tensor, layout: Layout, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """Calls ``nas_mix_backward``.
 
@@ -67,45 +55,38 @@ def backward(
         grad: Gradient of the result; any layout.
         outputs: The K outputs where the weights need a gradient, else nothing.
         weights: The weights.
-        layout: Of the outputs.
-        needs: Which of the outputs need a gradient.
+        layout: Layout of the outputs.
+        needs: For each output, whether it needs a gradient.
 
     Returns:
         The gradients of the weights and of each output; None where it is not needed.
     """
-    library, code, num_elements, groups, inner, _, strides = layout
-    num = len(needs)
+    library, sizes = layout.library, layout.sizes(len(needs))
     if grad.is_neg():
         grad = grad.resolve_neg()
-    if strides is None:
+    if layout.strides is None:
         grad = grad.contiguous()
-    elif grad.stride() != strides:
-        grad = torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
+    elif grad.stride() != layout.strides:
+        grad = torch.empty_strided(grad.shape, layout.strides, dtype=grad.dtype, device=grad.device).copy_(grad)
     kernel_weights = _kernel_weights(weights, grad.dtype)
     grads = [torch.empty_like(grad) if needed else None for needed in needs]
     weight_grad = workspace = None
     if outputs:
         weight_grad = torch.empty_like(kernel_weights)
-        if num_bytes := _workspace(library, code, num, num_elements, groups, inner):
+        if num_bytes := _workspace(library, *sizes):
             workspace = torch.empty(num_bytes, dtype=torch.uint8, device=grad.device)
-    call(
-        library.backward,
-        grad,
-        code,
-        num,
-        num_elements,
-        groups,
-        inner,
-        _ARRAYS[num](*map(_pointer, outputs)) if outputs else None,
-        kernel_weights.data_ptr(),
-        grad.data_ptr(),
-        _ARRAYS[num](*[None if g is None else g.data_ptr() for g in grads]),
-        None if weight_grad is None else weight_grad.data_ptr(),
-        None if workspace is None else workspace.data_ptr(),
-    )
+    array = _ARRAYS[len(needs)]
+    arrays = array(*map(address, outputs)) if outputs else None, address(kernel_weights), address(grad)
+    results = array(*map(address, grads)), address(weight_grad), address(workspace)
+    call(library.backward, grad, *sizes, *arrays, *results)
     if weight_grad is not None and kernel_weights is not weights:
         weight_grad = (weight_grad.t() if weights.dim() == 2 else weight_grad).to(weights.dtype)
     return weight_grad, *grads
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's memory begins; None, the null pointer, for no tensor."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _kernel_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -127,7 +108,7 @@ def _with_ones(weights: Tensor, positions: tuple[int, ...], num: int) -> Tensor:
 def _ones(
     positions: tuple[int, ...], num: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """The ones, and where in (weights, ones) each output's weight is; None: in its place."""
+    """The ones, and the position of each output's weight in (weights, ones); None: all are in order."""
     first = num - len(positions)
     rest = iter(range(first))
     order = [first + positions.index(k) if k in positions else next(rest) for k in range(num)]
@@ -142,10 +123,10 @@ def _workspace(library: Library, *sizes: int) -> int:
 
 
 def call(function: Any, tensor: Tensor, *args: Any, num_threads: int | None = None) -> None:
-    """Calls a function of a library on the device of a tensor: on its current stream, or in `num_threads` (as many as torch has) threads.
+    """Calls a function of a library on the device of a tensor: on its current stream, or in `num_threads` threads (None: torch's number).
 
     Raises:
-        RuntimeError: It returns an error code.
+        RuntimeError: The function returns an error code.
     """
     if tensor.is_cpu:
         error = function(*args, num_threads or torch.get_num_threads(), None)

@@ -1,4 +1,4 @@
-"""The mixing operation on the native libraries: when they can take it, and its autograd function."""
+"""The mixing operation on the native libraries: the conditions for it, and its autograd function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ try:
     from torch._C import _get_tracing_state, _len_torch_dispatch_stack
     from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 except ImportError:
-    SEES_TRANSFORMS = False  # a later torch, which calls these something else
+    SEES_TRANSFORMS = False  # a later torch, which has other names for these functions
 else:
     SEES_TRANSFORMS = True
 
@@ -29,12 +29,12 @@ _why_not: dict[str, str] = {}
 
 
 def is_plain_eager() -> bool:
-    """Whether nothing watches, records or transforms the operations that run: then raw pointers may be passed on."""
+    """Whether nothing watches, records or transforms operations, so that raw pointers may be used."""
     return is_eager() and _len_torch_dispatch_stack() == 0
 
 
 def is_eager() -> bool:
-    """Whether operations run as they are written, and a simple ``autograd.Function`` is differentiated."""
+    """Whether operations run as they are written, so that a simple ``autograd.Function`` is differentiated."""
     return (
         SEES_TRANSFORMS
         and not torch.compiler.is_compiling()
@@ -45,27 +45,27 @@ def is_eager() -> bool:
 
 
 def is_plain_tensor(tensor: Tensor, device: torch.device) -> bool:
-    """Whether a tensor is memory of a device that a pointer and strides can say everything about."""
+    """Whether a pointer and strides describe a tensor on this device completely."""
     return (
         type(tensor) in _TENSORS and tensor.device == device and tensor.layout is torch.strided and not tensor.is_neg()
     )
 
 
 def is_plain_gradient(grad: Tensor) -> bool:
-    """Whether a gradient that autograd passes is memory that a pointer can say everything about."""
+    """Whether a pointer and strides describe a gradient from autograd completely."""
     return (
         is_plain_eager() and type(grad) is Tensor and grad.layout is torch.strided and not is_legacy_batchedtensor(grad)
     )
 
 
 def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_prescaled: int = 0) -> Layout | None:
-    """How a native library would mix these tensors; None: it does not take them.
+    """Layout for a native library; None: the library does not support these tensors.
 
     Args:
         outputs: See :func:`nas.ops.mix`.
         weights: Likewise; None: all are 1.
         dim: Likewise.
-        num_prescaled: How many outputs have no weight; then one weight a candidate is all that is taken.
+        num_prescaled: Number of outputs without a weight; if there are any, `weights` must have one dimension.
     """
     if not is_plain_eager() or not 1 <= len(outputs) <= MAX_K:
         return None
@@ -107,7 +107,7 @@ def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_p
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gap or overlap, in any order."""
+    """Whether the elements fill their memory without gaps or overlaps, in any order."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
@@ -148,7 +148,7 @@ class _Mix(torch.autograd.Function):
             return (None,) * len(needs)
         weights, *outputs = ctx.saved_tensors
         weighted = _without(needs[3:], ctx.prescaled)
-        # with create_graph the gradients must be differentiable themselves: plain operations are
+        # under create_graph the gradients must be differentiable themselves, as plain operations are
         if torch.is_grad_enabled() or not is_plain_gradient(grad):
             weight_grad, *grads = expression_backward(grad, outputs, weights, ctx.layout.dim, weighted)
         else:
@@ -199,7 +199,7 @@ def live(device: torch.device) -> Library | None:
     """The library for a device, found on first use; None: the reference expression is used.
 
     Raises:
-        ValueError: NAS_KERNELS is ``native`` and there is no library that works, or it is no word that is known.
+        ValueError: NAS_KERNELS is ``native`` but no library works, or NAS_KERNELS has an unknown value.
     """
     try:
         return _live[device.type]
@@ -210,7 +210,7 @@ def live(device: torch.device) -> Library | None:
 def _resolve(device: torch.device) -> Library | None:
     mode, kind = native.mode(), device.type
     if kind == "cuda" and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-        return None  # the check below would end the capture: not now
+        return None  # the check below would end the capture
     found: Library | str = f"{native.VARIABLE}=reference" if mode == "reference" else native.find(kind)
     if isinstance(found, Library) and kind == "cuda" and (wrong := self_check(found, device)):
         warnings.warn(f"{found.path}: {wrong}; the reference expression is used", stacklevel=2)
@@ -223,7 +223,7 @@ def _resolve(device: torch.device) -> Library | None:
 
 
 def describe(device: torch.device) -> str:
-    """Which backend is live for a device, and why: for ``nas doctor``."""
+    """The backend in use for a device, and the reason, for ``nas doctor``."""
     try:
         library = live(device)
     except ValueError as error:

@@ -13,16 +13,16 @@ from nas.ops.fused import fused_mix, fused_sum, layout_of
 def mix(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] = (), dim: int = 0) -> Tensor:
     """``sum_k weights[..., k] * outputs[k]``, in this order.
 
-    Native kernels (``kernels/``) compute it in one pass, and all gradients in another, where they can take the tensors: eager mode, one
-    dtype (float32, float64, float16, bfloat16), one device, one dense memory order, at most 64 outputs. Everything else, and everything
-    under ``NAS_KERNELS=reference``, is :func:`mix_reference`. In float32 and float64 both give the same bits on a CPU, but for the
-    gradient of the weights, which is summed in another order; in the 16-bit types the kernels round once instead of after every term.
+    Native kernels (``kernels/``) compute the sum in one pass and all gradients in another. They support eager mode, one dtype (float32,
+    float64, float16, bfloat16), one device, one dense memory order, and at most 64 outputs. All other cases, and all cases under
+    ``NAS_KERNELS=reference``, use :func:`mix_reference`. In float32 and float64 both give the same bits on a CPU, except for the gradient
+    of the weights, which is summed in another order. In the 16-bit types the kernels round once instead of after every term.
 
     Args:
         outputs: K tensors of one shape.
-        weights: One weight a candidate, or one a candidate and sample (or whatever `dim` counts).
-        prescaled: Which outputs have no weight among these, but count as they are.
-        dim: The dimension of the outputs that the first of two dimensions of the weights belongs to.
+        weights: One weight for each candidate, or for each candidate and sample (or index of dimension `dim`).
+        prescaled: Positions of outputs that are added without a weight.
+        dim: The dimension of the outputs that corresponds to the first of two dimensions of the weights.
 
     Shape:
         - outputs: K times (*), or (B, *) when the weights are per sample
@@ -30,7 +30,7 @@ def mix(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] 
         - result: like one output
 
     Raises:
-        ValueError: A number of weights that does not fit, or NAS_KERNELS asks for what is not there.
+        ValueError: The number of weights does not fit, or NAS_KERNELS names a missing backend.
     """
     if not torch.compiler.is_compiling():
         layout = layout_of(outputs, weights, dim, len(prescaled))
@@ -40,7 +40,7 @@ def mix(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] 
 
 
 def mix_reference(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] = (), dim: int = 0) -> Tensor:
-    """:func:`mix` as an expression of plain torch operations, which works everywhere."""
+    """:func:`mix` in plain torch operations; it works everywhere."""
     total: Tensor | None = None
     if len(outputs) - len(prescaled) != weights.shape[-1]:
         raise ValueError(f"{weights.shape[-1]} weights for {len(outputs) - len(prescaled)} outputs")
@@ -53,12 +53,12 @@ def mix_reference(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequ
 
 
 def sum_outputs(outputs: Sequence[Tensor]) -> Tensor:
-    """``sum_k outputs[k]``, natively where :func:`mix` would be.
+    """``sum_k outputs[k]``, by native kernels under the conditions of :func:`mix`.
 
     Args:
         outputs: K tensors of one shape.
     """
-    # the sum of two is one operation anyway
+    # the sum of two outputs is one operation in any case
     if len(outputs) > 2 and not torch.compiler.is_compiling():
         layout = layout_of(outputs, None, 0)
         if layout is not None:
@@ -72,8 +72,8 @@ def sum_outputs(outputs: Sequence[Tensor]) -> Tensor:
 def weighted(output: Tensor, weight: Tensor) -> Tensor:
     """One term of :func:`mix`: `output` scaled by a 0-d or (B,) `weight`.
 
-    The kernels of the CPU sum every gradient as :func:`mix` of all outputs does, to the last bit, so that recomputing candidates one by
-    one changes none.
+    The kernels of the CPU give every gradient the same bits as :func:`mix` of all outputs, so that recomputing candidates one by one
+    changes no gradient.
     """
     return mix([output], weight[..., None])
 

@@ -48,13 +48,8 @@ class Library:
 
     Attributes:
         path: The file.
-        build: Compiler and options, in the library's own words.
-        workspace: ``nas_mix_workspace``.
-        forward: ``nas_mix_forward``.
-        backward: ``nas_mix_backward``.
-        taps_workspace: ``nas_taps_workspace``.
-        taps_forward: ``nas_taps_forward``.
-        taps_backward: ``nas_taps_backward``.
+        build: Compiler and options, as the library reports them.
+        workspace: ``nas_mix_workspace``; the other functions likewise.
     """
 
     path: Path
@@ -68,10 +63,10 @@ class Library:
 
 
 def mode() -> str:
-    """What the environment variable NAS_KERNELS asks for: ``auto`` (default), ``native`` or ``reference``.
+    """The value of the environment variable NAS_KERNELS: ``auto`` (default), ``native`` or ``reference``.
 
     Raises:
-        ValueError: Any other word.
+        ValueError: It has another value.
     """
     word = os.environ.get(VARIABLE, "").strip().lower() or "auto"
     if word not in MODES:
@@ -104,10 +99,7 @@ def load(path: Path) -> Library:
 
 
 def find(device_type: str) -> Library | str:
-    """The library for a type of device, or why there is none.
-
-    A library that is there and cannot be used is also warned of.
-    """
+    """The library for a type of device, or the reason why there is none. A library that exists but does not load is also a warning."""
     if device_type not in ("cpu", "cuda"):
         return f"there is none for {device_type}"
     paths = [FOLDER / f"_kernels_{device_type}{suffix}" for suffix in EXTENSION_SUFFIXES]

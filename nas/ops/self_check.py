@@ -1,6 +1,8 @@
-"""A check that a native library gives right answers where it is used."""
+"""A check that a native library computes correct results on the device where it is used."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from nas.ops.native import DTYPES, Library
 
 
 def self_check(library: Library, device: torch.device) -> str:
-    """Compares a library, forward and backward, with float64 expressions on small tensors; says what differs, or nothing."""
+    """Compares a library, forward and backward, with float64 expressions on small tensors; returns the first difference, or nothing."""
     return _check_mix(library, device) or _check_taps(library, device)
 
 
@@ -23,18 +25,14 @@ def _check_mix(library: Library, device: torch.device) -> str:
             weights = torch.rand(shape, generator=generator).to(device, kind)
             groups = len(weights) if len(shape) == 2 else 1
             layout = Layout(library, code, grad.numel(), groups, grad.numel() // groups, 0, None)
-            got = [
-                forward(outputs, weights, layout),
-                *backward(grad, outputs, weights, layout, [True] * 5),
-            ]
+            got = forward(outputs, weights, layout), *backward(grad, outputs, weights, layout, [True] * 5)
             x, dy, w = torch.stack(outputs, -1).double(), grad.double()[..., None], weights.double().view(groups, 1, 5)
             expected = [(x * w).sum(-1), (dy * x).sum(1 if groups > 1 else (0, 1)), *(dy * w).unbind(-1)]
             names = ("the result", "the gradient of the weights", *["the gradient of an output"] * 5)
-            for name, value, true in zip(names, got, expected, strict=True):
-                # sums of 2068 products in the accumulation type, or one rounding to the dtype
-                room = torch.finfo(kind).eps * 1e3 if name.endswith("weights") else torch.finfo(dtype).eps * 16
-                if value is None or not torch.allclose(value.double(), true, rtol=room, atol=room):
-                    return f"{name} is wrong for {dtype} and weights {tuple(shape)}"
+            # sums of 2068 products in the accumulation type, or one rounding to the dtype
+            rooms = torch.finfo(kind).eps * 1e3, torch.finfo(dtype).eps * 16
+            if wrong := _first_difference(names, got, expected, *rooms):
+                return f"{wrong} is wrong for {dtype} and weights {tuple(shape)}"
     return ""
 
 
@@ -42,23 +40,30 @@ def _check_taps(library: Library, device: torch.device) -> str:
     generator = torch.Generator().manual_seed(0)
     near = [(i, j) for i in (-1, 0, 1) for j in (-2, 0, 3)]
     for dtype, (code, kind) in DTYPES.items():
-        # whole vectors and not, one tile and many, taps that a tile in shared memory can hold and others
-        for height, width, offsets in (
-            (9, 64, near),
-            (1, 2051, [(0, -5), (0, 0), (0, 16)]),
-            (90, 61, [*near, (-80, 60)]),
-        ):
+        # whole vectors and not, one tile and many, taps that fit into a tile in shared memory and taps that do not
+        sizes = (9, 64, near), (1, 2051, [(0, -5), (0, 0), (0, 16)]), (90, 61, [*near, (-80, 60)])
+        for height, width, offsets in sizes:
             x, grad = torch.randn(2, 2, 3, height, width, generator=generator).to(device, dtype)
             weights = torch.rand(3, len(offsets), generator=generator).to(device, kind)
             taps = tap_calls.Taps(library, code, tuple(x.shape), tap_calls.packed(tuple(offsets)))
             got = tap_calls.forward(x, weights, taps), *tap_calls.backward(grad, x, weights, taps)
             expected = _true_taps(x.double(), grad.double(), weights.double(), offsets)
             names = ("the result", "the gradient of the input", "the gradient of the weights")
-            for name, value, true in zip(names, got, expected, strict=True):
-                # sums of up to 10980 products in the accumulation type, or one rounding to the dtype
-                room = torch.finfo(kind).eps * 3e3 if name.endswith("weights") else torch.finfo(dtype).eps * 64
-                if value is None or not torch.allclose(value.double(), true, rtol=room, atol=room):
-                    return f"{name} of taps is wrong for {dtype} and images of {height} x {width}"
+            # sums of up to 10980 products in the accumulation type, or one rounding to the dtype
+            rooms = torch.finfo(kind).eps * 3e3, torch.finfo(dtype).eps * 64
+            if wrong := _first_difference(names, got, expected, *rooms):
+                return f"{wrong} of taps is wrong for {dtype} and images of {height} x {width}"
+    return ""
+
+
+def _first_difference(
+    names: Sequence[str], got: Sequence[Tensor | None], expected: Sequence[Tensor], of_weights: float, of_others: float
+) -> str:
+    """The name of the first tensor that differs by more than the tolerance for gradients of weights, or for others; or nothing."""
+    for name, value, true in zip(names, got, expected, strict=True):
+        room = of_weights if name.endswith("weights") else of_others
+        if value is None or not torch.allclose(value.double(), true, rtol=room, atol=room):
+            return name
     return ""
 
 

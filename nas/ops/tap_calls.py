@@ -1,4 +1,4 @@
-"""Calls of the native functions for depthwise convolution with few taps: what their C interface needs of tensors."""
+"""Calls of the native functions for depthwise convolution with few taps: from tensors to the arguments of their C interface."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas.ops.calls import call
+from nas.ops.calls import address, call
 from nas.ops.native import DTYPES, Library
 
 _FAR = 2**63 - 1  # beyond any image
 
 
 class Taps(NamedTuple):
-    """What a call of the library needs to know besides tensors; see ``kernels/taps.h``."""
+    """Arguments of a call besides its tensors; see ``kernels/taps.h``."""
 
     library: Library
     code: int
@@ -25,7 +25,7 @@ class Taps(NamedTuple):
 
     @property
     def sizes(self) -> tuple[Any, ...]:
-        """What every function of the library takes first."""
+        """The first arguments of every function for taps."""
         return self.code, *self.shape, len(self.offsets) // 2, self.offsets
 
 
@@ -42,16 +42,8 @@ def forward(x: Tensor, weights: Tensor, taps: Taps) -> Tensor:
     kernel_weights = _kernel_weights(weights, x.dtype)
     num_threads = torch.get_num_threads()
     workspace = _workspace(taps, x, False, num_threads)
-    call(
-        taps.library.taps_forward,
-        x,
-        *taps.sizes,
-        x.data_ptr(),
-        kernel_weights.data_ptr(),
-        result.data_ptr(),
-        None if workspace is None else workspace.data_ptr(),
-        num_threads=num_threads,
-    )
+    pointers = map(address, (x, kernel_weights, result, workspace))
+    call(taps.library.taps_forward, x, *taps.sizes, *pointers, num_threads=num_threads)
     return result
 
 
@@ -76,8 +68,7 @@ def backward(grad: Tensor, x: Tensor | None, weights: Tensor | None, taps: Taps)
         weight_grad = torch.empty(size, dtype=DTYPES[grad.dtype][1], device=grad.device)
     num_threads = torch.get_num_threads()
     workspace = _workspace(taps, grad, x is not None, num_threads)
-    tensors = (x, kernel_weights, grad, x_grad, weight_grad, workspace)
-    pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    pointers = map(address, (x, kernel_weights, grad, x_grad, weight_grad, workspace))
     call(taps.library.taps_backward, grad, *taps.sizes, *pointers, num_threads=num_threads)
     return x_grad, weight_grad
 
@@ -87,6 +78,6 @@ def _kernel_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _workspace(taps: Taps, tensor: Tensor, wants_dw: bool, num_threads: int) -> Tensor | None:
-    """Memory for as many threads as the call is made with: another thread may change torch's number at any time."""
+    """Memory for the number of threads of the call, since another thread may change torch's number at any time."""
     num_bytes = taps.library.taps_workspace(*taps.sizes, wants_dw, num_threads)
     return torch.empty(num_bytes, dtype=torch.uint8, device=tensor.device) if num_bytes else None

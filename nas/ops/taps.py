@@ -1,4 +1,4 @@
-"""Depthwise convolution with few taps: what several dilated depthwise convolutions of one input are together."""
+"""Depthwise convolution with few taps: the sum of several dilated depthwise convolutions of one input."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ Offsets = tuple[tuple[int, ...], ...]
 def tap_conv(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
     """``y[b, c, p] = sum_t weights[c, t] * x[b, c, p + offsets[t]]``, for positions p of one or two dimensions.
 
-    What lies outside of `x` counts as 0, the stride is 1, and the result has the shape of `x`. A depthwise convolution of kernel size 3
-    and dilation d is the taps -d, 0 and d; a weighted sum of several is one call with all their taps, whose weights are products. Only
-    `x` and `weights` are kept for the backward pass.
+    Positions outside of `x` count as 0, the stride is 1, and the result has the shape of `x`. A depthwise convolution of kernel size 3
+    and dilation d has the taps -d, 0 and d. A weighted sum of several convolutions is one call with all their taps, whose weights are
+    products. Only `x` and `weights` are kept for the backward pass.
 
-    Native kernels (``kernels/``) compute it in one pass over memory, and both gradients in another, where they can: eager mode without
-    autocast, float32, float64, float16 or bfloat16, at most 128 taps. Inputs that are not contiguous are copied; the result is contiguous.
-    Everything else, and everything under ``NAS_KERNELS=reference``, is :func:`tap_conv_reference`. The gradient of the weights has the
-    same bits for any number of threads.
+    Native kernels (``kernels/``) compute the result in one pass over memory and both gradients in another. They support eager mode without
+    autocast, float32, float64, float16 and bfloat16, and at most 128 taps. Inputs that are not contiguous are copied; the result is
+    contiguous. All other cases, and all cases under ``NAS_KERNELS=reference``, use :func:`tap_conv_reference`. The gradient of the weights
+    has the same bits for any number of threads.
 
     Args:
         x: The input.
-        weights: One weight a channel and tap. The kernels take those of 16-bit inputs in float32, without rounding them.
-        offsets: Of each tap, as many integers as there are dimensions, of any sign and size; equal offsets add up.
+        weights: One weight for each channel and tap. For 16-bit inputs the kernels use weights in float32, without rounding them.
+        offsets: For each tap, one integer for each dimension, of any sign and size; taps with equal offsets add up.
 
     Shape:
-        - x: (B, C, L) or (B, C, H, W); or without B, which is left to the expression
+        - x: (B, C, L) or (B, C, H, W); or without B, for which the reference is used
         - weights: (C, T)
         - result: like x
 
     Raises:
-        ValueError: No offsets, offsets that do not fit the dimensions of `x`, weights that fit neither; or NAS_KERNELS asks for what is
-            not there.
+        ValueError: Offsets are missing, offsets, weights and `x` do not fit each other, or NAS_KERNELS names a missing backend.
     """
     _check(x, weights, offsets)
     if not torch.compiler.is_compiling():
@@ -55,9 +54,9 @@ def tap_conv(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
 
 
 def tap_conv_reference(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
-    """:func:`tap_conv` as one dense convolution with a kernel that is mostly zeros, which works everywhere.
+    """:func:`tap_conv` as one dense convolution whose kernel is mostly zeros; it works everywhere.
 
-    Its cost grows with the distance of the outermost taps: one convolution with a kernel of 11 x 11 for five dilated ones of 3 x 3, but of
+    Its cost grows with the distance of the outermost taps: the kernel has 11 x 11 elements for five dilated convolutions of 3 x 3, and
     thousands of elements for dilations in the thousands.
     """
     _check(x, weights, offsets)
@@ -67,7 +66,9 @@ def tap_conv_reference(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
 def _check(x: Tensor, weights: Tensor, offsets: Offsets) -> None:
     num = len(offsets[0]) if offsets else 0
     if num not in (1, 2) or any(len(offset) != num for offset in offsets):
-        raise ValueError(f"offsets must be tuples of one or two integers, all alike and at least one, got {offsets}")
+        raise ValueError(
+            f"offsets must be tuples of one or two integers, at least one and all of one length, got {offsets}"
+        )
     if x.dim() not in (num + 1, num + 2):
         raise ValueError(f"offsets of {num} integers do not fit an input of shape {tuple(x.shape)}")
     channels = x.shape[-num - 1]
@@ -85,14 +86,14 @@ def _expression(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
     inside = [t for t, offset in enumerate(offsets) if all(abs(o) < n for o, n in zip(offset, sizes, strict=True))]
     reach = [max([abs(offsets[t][d]) for t in inside], default=0) for d in range(len(sizes))]
     shape = [2 * r + 1 for r in reach]
-    cells: dict[int, Tensor] = {}  # of the dense kernel, those that are not zero
+    cells: dict[int, Tensor] = {}  # nonzero elements of the dense kernel
     for t in inside:
         cell = 0
         for offset, r, length in zip(offsets[t], reach, shape, strict=True):
             cell = cell * length + offset + r
         cells[cell] = cells[cell] + columns[t] if cell in cells else columns[t]
     if not cells:
-        cells[0] = columns[0] * 0  # no tap meets the image, but every weight has a gradient
+        cells[0] = columns[0] * 0  # no tap reaches the image, but every weight has a gradient
     pieces, end = [], 0
     num_cells = shape[0] * shape[-1] if len(shape) == 2 else shape[0]
     for cell in sorted(cells):
@@ -105,7 +106,7 @@ def _expression(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
 
 
 def runs_natively(device: torch.device, num_taps: int) -> bool:
-    """Whether a native kernel takes so many taps here and now; otherwise the cost is that of a dense kernel around all of them."""
+    """Whether a native kernel supports this number of taps at present; otherwise the cost is that of a dense kernel around all taps."""
     # torch.is_autocast_enabled raises for devices that have no library
     return (
         num_taps <= MAX_TAPS
@@ -116,7 +117,7 @@ def runs_natively(device: torch.device, num_taps: int) -> bool:
 
 
 def _taps_of(x: Tensor, weights: Tensor, offsets: Offsets) -> Taps | None:
-    """How a native library would compute it; None: it does not take these tensors."""
+    """Arguments for a native library; None: the library does not support these tensors."""
     device = x.device
     if x.dtype not in DTYPES or x.dim() != len(offsets[0]) + 2 or not runs_natively(device, len(offsets)):
         return None
@@ -152,7 +153,7 @@ class _TapConv(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         x, weights = ctx.saved_tensors
-        # with create_graph the gradients must be differentiable themselves: plain operations are
+        # under create_graph the gradients must be differentiable themselves, as plain operations are
         if torch.is_grad_enabled() or not is_plain_gradient(grad):
             x_grad, weight_grad = expression_backward(grad, x, weights, ctx.offsets)
         else:
@@ -179,7 +180,7 @@ def expression_backward(
 
 
 def _part(image: Tensor, offset: Sequence[int]) -> Tensor:
-    """Where a tap reads from; with the offset turned, where it adds to."""
+    """The part of an image that a tap reads; with the offset negated, the part that it adds to."""
     for dim, o in enumerate(offset, 2):
         size = image.shape[dim]
         image = image.narrow(dim, min(size, max(0, o)), max(0, size - abs(o)))
