@@ -1,4 +1,4 @@
-"""How the gradient of the arch parameters is taken."""
+"""Methods that train weight parameters and arch parameters together."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ Level = Literal["weight", "arch"]
 
 
 class Step(Protocol):
-    """What one step of a search offers to a bilevel method; :class:`nas.SearchModule` implements it."""
+    """The interface of one search step for bilevel methods; :class:`nas.SearchModule` implements it."""
 
     @property
     def arch_moves(self) -> bool:
-        """Whether the arch parameters are trained in this step: past the warm-up, and there are any."""
+        """Whether the arch parameters are trained in this step: there are any, and the warm-up is over."""
 
     @property
     def present_weight_optimizer(self) -> Optimizer:
         """The optimizer of the weights, in its present state."""
 
     def named_weights(self) -> dict[str, nn.Parameter]:
-        """The weights that are trained, by the names that :meth:`virtual_loss` takes."""
+        """The trained weights, by the names that :meth:`virtual_loss` expects."""
 
     def arch_parameters(self) -> Sequence[nn.Parameter]:
-        """Alpha, and whatever is trained with it."""
+        """Alpha, and all other parameters of the arch optimizer."""
 
     def batch(self, level: Level) -> tuple[Any, Any]:
-        """This step's (inputs, target) of one data half, for a loss of one's own."""
+        """This step's (inputs, target) of one data half, for a loss that the method computes itself."""
 
     def draw(self, level: Level, part: int = 0) -> OpWeights:
         """The op weights of this step for one data half: the same at every call of a step."""
@@ -43,41 +43,41 @@ class Step(Protocol):
 
         Args:
             batch: The data half.
-            op_weights: Those to evaluate it at, for example other draws of a score-function estimator; None: those drawn for that half.
+            op_weights: Op weights for the loss, for example further draws of a score-function estimator; None: the draw for that half.
         """
 
     def losses(self, batch: Level) -> Iterator[Tensor]:
-        """The same loss in parts that add up to it; each is to be descended before the next is asked for."""
+        """The same loss in parts whose sum it is; each part must be descended before the next is requested."""
 
     def virtual_loss(self, batch: Level, weights: Mapping[str, Tensor]) -> Tensor:
-        """The same loss at other weights; what it does to buffers (batch-norm statistics) is thrown away."""
+        """The same loss at other weights; its changes to buffers (batch-norm statistics) are discarded."""
 
     def arch_penalty(self) -> Tensor:
-        """The regularisers' terms of the loss that the arch parameters descend."""
+        """The terms of the regularizers in the loss of the arch parameters."""
 
     def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum; others' gradients are not computed."""
+        """One optimizer step of each named parameter set along the gradient of `loss` (or a sum); other gradients are not computed."""
 
 
 class Bilevel(ABC):
     """Takes one step of the weight parameters, and one of the arch parameters where they move.
 
-    A method of one's own computes a scalar and hands it to ``step.descend``: of ``step.loss``, at the op weights that were drawn or at
-    others, or of a loss of its own on ``step.batch``. :func:`nas.testing.check_bilevel` tells whether it keeps the rules.
+    A custom method computes a scalar and passes it to ``step.descend``. The scalar comes from ``step.loss``, at the drawn or at other op
+    weights, or from a loss of the method's own on ``step.batch``. :func:`nas.testing.check_bilevel` checks a custom method.
     """
 
     recomputes = True
-    """Whether it works where candidates are recomputed in the backward pass."""
+    """Whether the method works where candidates are recomputed in the backward pass."""
 
     accumulates = False
-    """Whether it takes losses in parts, so that the memory of one part is enough."""
+    """Whether the method uses losses in parts, so that the memory of one part is enough."""
 
     @abstractmethod
     def step(self, step: Step) -> None:
         """Takes the step."""
 
     def check(self, weight_optimizer: Optimizer) -> None:  # noqa: B027  (most methods work with every optimizer)
-        """Raises ValueError for an optimizer that the method cannot work with; called before a search."""
+        """Raises ValueError for an optimizer that the method does not support; called before a search."""
 
 
 class FirstOrder(Bilevel):
@@ -90,12 +90,12 @@ class FirstOrder(Bilevel):
 
     def step(self, step: Step) -> None:
         if step.arch_moves:
-            step.descend(_penalised(step.losses("arch"), step.arch_penalty()), "arch")
+            step.descend(_penalized(step.losses("arch"), step.arch_penalty()), "arch")
         step.descend(step.losses("weight"), "weight")
 
 
 class Joint(Bilevel):
-    """Weights and alpha descend the same loss, that of the weight half; the arch half only judges the result.
+    """Weights and alpha descend the same loss, that of the weight half; the arch half only evaluates the result.
 
     Source: Xie et al. 2019, "SNAS: Stochastic Neural Architecture Search".
     """
@@ -104,7 +104,7 @@ class Joint(Bilevel):
 
     def step(self, step: Step) -> None:
         if step.arch_moves:
-            step.descend(_penalised(step.losses("weight"), step.arch_penalty()), "weight", "arch")
+            step.descend(_penalized(step.losses("weight"), step.arch_penalty()), "weight", "arch")
         else:
             step.descend(step.losses("weight"), "weight")
 
@@ -112,20 +112,20 @@ class Joint(Bilevel):
 class Unrolled(Bilevel):
     """Alpha descends the arch loss *after* a virtual step of the weights, which depends on alpha: second order.
 
-    With w' = w - lr * (SGD's direction, momentum and weight decay included), the gradient of L_arch(w'(alpha), alpha) is taken, either
-    exactly, through the gradient's own graph, or with the second derivative as a central finite difference. The virtual weights, and
-    what the virtual passes do to batch-norm buffers, are thrown away.
+    With w' = w - lr * (SGD's direction, momentum and weight decay included), the gradient of L_arch(w'(alpha), alpha) is computed either
+    exactly, through the graph of the inner gradient, or with a central finite difference for the second derivative. The virtual weights
+    and the changes of batch-norm buffers in virtual passes are discarded.
 
     Args:
-        exact: Differentiate through the virtual step; otherwise the finite difference of DARTS, which needs less memory.
+        exact: Differentiate through the virtual step; otherwise use the finite difference of DARTS, which needs less memory.
         radius: Norm of the finite difference's step in weight space, above 0.
 
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", equations 6 to 8.
 
-    Deviation: DARTS leaves Nesterov's momentum out; here the virtual step is the optimizer's own. Gradient clipping is not part of it.
+    Deviation: DARTS omits Nesterov's momentum; here the virtual step is the optimizer's own, without gradient clipping.
     """
 
-    recomputes = False  # the recomputation would see the real weights, not the virtual ones
+    recomputes = False  # the recomputation would use the real weights, not the virtual ones
 
     def __init__(self, exact: bool = True, radius: float = 0.01) -> None:
         if not radius > 0:
@@ -161,7 +161,7 @@ class Unrolled(Bilevel):
             virtual = virtual_weights(optimizer, weights, grads)
         loss = step.virtual_loss("arch", {name: w.requires_grad_() for name, w in virtual.items()})
         inner = _gradients(loss, virtual, retain_graph=True)
-        # d(update)/d(gradient) is a number for each weight: lr, times 1 + momentum under Nesterov
+        # d(update)/d(gradient) is one number for each weight: lr, times 1 + momentum with Nesterov
         rates = [g["lr"] * (1 + g["momentum"] * g["nesterov"]) for g in _groups(optimizer, weights)]
         direction = [rate * v for rate, v in zip(rates, inner, strict=True)]
         norm = torch.stack([d.norm() for d in direction]).norm().clamp_min(1e-12)
@@ -179,7 +179,7 @@ class Unrolled(Bilevel):
         return loss
 
 
-def _penalised(losses: Iterable[Tensor], penalty: Tensor) -> Iterator[Tensor]:
+def _penalized(losses: Iterable[Tensor], penalty: Tensor) -> Iterator[Tensor]:
     """The parts of a loss, with a penalty added to the first."""
     for i, loss in enumerate(losses):
         yield loss if i else loss + penalty
@@ -191,9 +191,9 @@ def virtual_weights(
     """The weights after a step of SGD, differentiable in the gradients; momentum buffers are read, not changed.
 
     Args:
-        optimizer: SGD that trains the weights, in its present state.
+        optimizer: The SGD optimizer of the weights, in its present state.
         weights: name -> weight.
-        grads: A gradient for each.
+        grads: A gradient for each weight.
     """
     virtual = {}
     for (name, weight), group, grad in zip(weights.items(), _groups(optimizer, weights), grads, strict=True):

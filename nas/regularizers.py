@@ -1,14 +1,15 @@
-"""Terms and disturbances that act on the arch parameters while searching; any number of them are combined."""
+"""Terms of the arch loss and perturbations of the op weights during a search; any number of them can be combined."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nas.bilevel import Level
 from nas.io.rng import uniform_like
 from nas.relaxations import Softmax
 from nas.relaxations.base import masked_logits
@@ -16,13 +17,13 @@ from nas.supernet.gate import KEEP, LABELS
 
 
 class ArchState(NamedTuple):
-    """What a regulariser sees.
+    """The state that regularizers depend on.
 
     Attributes:
         choices: choice name -> labels.
         alpha: (E, K) logits.
         mask: (E, K) bool, False in padded columns.
-        probabilities: (E, K), the relaxation's, differentiable in alpha.
+        probabilities: (E, K) probabilities of the relaxation, differentiable in alpha.
         tau: 0-d, the present temperature.
         progress: Completed share of the search, in [0, 1].
     """
@@ -36,7 +37,7 @@ class ArchState(NamedTuple):
 
 
 class Regularizer:
-    """A term of the loss that the arch parameters descend, a disturbance of the op weights, or both."""
+    """A term of the loss of the arch parameters, a perturbation of the op weights, or both."""
 
     needs_all_candidates = False
 
@@ -44,15 +45,13 @@ class Regularizer:
         """The 0-d term, weight included; None: no term."""
         return None
 
-    def perturb(
-        self, weights: Tensor, state: ArchState, level: Literal["weight", "arch"], generator: torch.Generator
-    ) -> Tensor:
-        """The op weights that one forward uses; unchanged unless overridden.
+    def perturb(self, weights: Tensor, state: ArchState, level: Level, generator: torch.Generator) -> Tensor:
+        """The op weights of one forward pass; unchanged unless overridden.
 
         Args:
-            weights: As drawn.
+            weights: The drawn op weights.
             state: The present state.
-            level: Which parameter set descends the loss of this forward.
+            level: The parameter set that descends the loss of this pass.
             generator: Source of the noise, keyed to (seed, batch, level).
 
         Shape:
@@ -62,19 +61,22 @@ class Regularizer:
 
 
 class Ramp:
-    """A number that moves in a straight line over the search."""
+    """A number that changes linearly over the search.
+
+    Args:
+        start: Its value at the start.
+        end: Its value at the end; None: `start`.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+    """
 
     def __init__(self, start: float, end: float | None = None) -> None:
-        """From `start` to `end`; without an end it stays.
-
-        Raises:
-            ValueError: NaN or infinity.
-        """
-        for value in (start, end):
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"a regulariser's numbers must be finite, got {value}")
         self.start = start
         self.end = start if end is None else end
+        for value in (self.start, self.end):
+            if not math.isfinite(value):
+                raise ValueError(f"a regularizer's numbers must be finite, got {value}")
 
     def __call__(self, progress: float) -> float:
         """The value at a share of the search."""
@@ -86,8 +88,8 @@ class Entropy(Regularizer):
 
     Args:
         weight: Factor of the mean entropy; either sign.
-        end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
-        at_tau: Entropy of ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau feels it.
+        end_weight: Factor at the end of the search, reached linearly; null: `weight`.
+        at_tau: Entropy of ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau gets a gradient.
     """
 
     def __init__(self, weight: float, end_weight: float | None = None, at_tau: bool = False) -> None:
@@ -102,11 +104,11 @@ class Entropy(Regularizer):
 
 
 class Sparsity(Regularizer):
-    """``weight`` times the mean probability of keeping, over all gates (``nas.gate``): each is as dear as the others.
+    """``weight`` times the mean probability of keeping, over all gates (``nas.gate``), which all count equally.
 
     Args:
         weight: Factor of the mean probability.
-        end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+        end_weight: Factor at the end of the search, reached linearly; null: `weight`.
 
     Source: Louizos et al. 2018, "Learning Sparse Neural Networks through L0 Regularization", equation 2, with binary Concrete gates.
     """
@@ -122,13 +124,13 @@ class Sparsity(Regularizer):
 
 
 class AlphaDecay(Regularizer):
-    """``weight / 2`` times the sum of squares of alpha: pulls every choice towards equal probabilities.
+    """``weight / 2`` times the sum of squares of alpha: pulls every choice toward equal probabilities.
 
-    Unlike the optimizer's weight decay it is a term of the loss, so it is the same under Adam as under SGD, and can be scheduled.
+    It is a term of the loss. Unlike the optimizer's weight decay it is therefore the same under Adam and SGD, and can be scheduled.
 
     Args:
         weight: Factor, at least 0.
-        end_weight: Factor at the end of the search, reached in a straight line; null: as at first.
+        end_weight: Factor at the end of the search, reached linearly; null: `weight`.
     """
 
     def __init__(self, weight: float, end_weight: float | None = None) -> None:
@@ -139,11 +141,11 @@ class AlphaDecay(Regularizer):
 
 
 class BetaDecay(Regularizer):
-    """``weight`` times the mean of ``logsumexp(alpha)`` over choices: keeps large logits, and so their variance, small.
+    """``weight`` times the mean of ``logsumexp(alpha)`` over choices: limits large logits, and so their variance.
 
     Args:
         weight: Factor at the start of the search.
-        end_weight: Factor at its end, reached in a straight line; null: as at first.
+        end_weight: Factor at the end, reached linearly; null: `weight`.
 
     Source: Ye et al. 2022, "beta-DARTS: Beta-Decay Regularization for Differentiable Architecture Search".
     """
@@ -156,11 +158,11 @@ class BetaDecay(Regularizer):
 
 
 class Perturbation(Regularizer):
-    """Uniform noise on the op weights while the network's weights are trained, so that alpha is found in a flat region.
+    """Uniform noise on the op weights while the network's weights are trained, so that alpha moves to a flat region of the loss.
 
     Args:
         epsilon: Half width of the noise at the start of the search, at least 0.
-        end_epsilon: Half width at its end, reached in a straight line; null: as at first.
+        end_epsilon: Half width at the end, reached linearly; null: `epsilon`.
 
     Source: Chen and Hsieh 2020, "Stabilizing Differentiable Architecture Search via Perturbation-based Regularization" (SDARTS-RS).
     """
@@ -173,9 +175,7 @@ class Perturbation(Regularizer):
                 raise ValueError(f"Perturbation: epsilon must be at least 0, got {value}")
         self.epsilon = Ramp(epsilon, end_epsilon)
 
-    def perturb(
-        self, weights: Tensor, state: ArchState, level: Literal["weight", "arch"], generator: torch.Generator
-    ) -> Tensor:
+    def perturb(self, weights: Tensor, state: ArchState, level: Level, generator: torch.Generator) -> Tensor:
         if level == "arch":
             return weights
         noise = self.epsilon(state.progress) * (2 * uniform_like(weights, generator) - 1)
@@ -185,19 +185,19 @@ class Perturbation(Regularizer):
 
 
 class SkipDropout(Regularizer):
-    """Drops skip connections at random: their op weight becomes 0, or is scaled up so that its mean stays.
+    """Drops skip connections at random: their op weight becomes 0, or is scaled up so that its mean does not change.
 
-    Without it skips win early, because they train nothing.
+    Without this dropout, skip connections win early because they need no training.
 
     Args:
         labels: Labels of the candidates that are skip connections.
         rate: Probability of dropping at the start of the search, in [0, 1).
-        end_rate: Probability at its end, reached in a straight line; null: as at first.
+        end_rate: Probability at the end, reached linearly; null: `rate`.
 
     Source: Chen et al. 2019, "Progressive Differentiable Architecture Search" (P-DARTS), section 3.3.
 
-    Deviation: P-DARTS drops elements of a skip's output; here the whole output is dropped, for the batch or, with noise per sample, the
-    sample.
+    Deviation: P-DARTS drops elements of a skip connection's output; here the whole output is dropped, for the batch or, with noise per
+    sample, for the sample.
     """
 
     needs_all_candidates = True
@@ -213,9 +213,7 @@ class SkipDropout(Regularizer):
         self.labels = tuple(labels)
         self.rate = Ramp(rate, end_rate)
 
-    def perturb(
-        self, weights: Tensor, state: ArchState, level: Literal["weight", "arch"], generator: torch.Generator
-    ) -> Tensor:
+    def perturb(self, weights: Tensor, state: ArchState, level: Level, generator: torch.Generator) -> Tensor:
         rate = self.rate(state.progress)
         rows = [
             [k < len(labels) and labels[k] in self.labels for k in range(weights.shape[-1])]
@@ -227,12 +225,12 @@ class SkipDropout(Regularizer):
 
 
 def _like_weights(rows: Tensor, weights: Tensor) -> Tensor:
-    """(E, K) rows in a shape that broadcasts against op weights (E, K) or (E, B, K)."""
+    """(E, K) rows, reshaped to broadcast against op weights (E, K) or (E, B, K)."""
     return rows if weights.dim() == 2 else rows[:, None]
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy along the last axis in nats; zeros contribute nothing, to value and gradient.
+    """Entropy along the last axis in nats; zeros contribute nothing to value and gradient.
 
     Shape:
         - probabilities: (..., K)

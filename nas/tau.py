@@ -22,9 +22,9 @@ def _share(progress: float) -> float:
 
 
 class TauSchedule(nn.Module, ABC):
-    """What sets tau. A module, so that a learned tau has parameters and a stateful schedule has buffers.
+    """A schedule of tau. It is a module, so that a learned tau has parameters and a stateful schedule has buffers.
 
-    Parameters join the arch optimizer; buffers are part of every checkpoint.
+    The arch optimizer trains the parameters; every checkpoint has the buffers.
     """
 
     @abstractmethod
@@ -39,14 +39,11 @@ class TauSchedule(nn.Module, ABC):
         """
 
     def observe(self, mean_entropy: float, progress: float) -> None:
-        """Called once an epoch with the mean entropy of the choices, in nats; the same values on every rank.
-
-        Does nothing unless overridden.
-        """
+        """Called once an epoch with the mean entropy of the choices in nats, equal on every rank; does nothing unless overridden."""
 
 
 class Constant(TauSchedule):
-    """The same tau throughout.
+    """The same tau during the whole search.
 
     Args:
         value: Tau, above 0.
@@ -62,13 +59,14 @@ class Constant(TauSchedule):
 
 
 class _Annealed(TauSchedule):
-    def __init__(self, start: float = 5.0, end: float = 0.2) -> None:
-        """Sets the schedule.
+    """From `start` to `end`.
 
-        Args:
-            start: Tau at the beginning, above 0.
-            end: Tau at the end, above 0.
-        """
+    Args:
+        start: Tau at the beginning, above 0.
+        end: Tau at the end, above 0.
+    """
+
+    def __init__(self, start: float = 5.0, end: float = 0.2) -> None:
         super().__init__()
         self.start = _positive("start", start)
         self.end = _positive("end", end)
@@ -107,12 +105,12 @@ class Cosine(_Annealed):
 class LearnedTau(TauSchedule):
     """A positive parameter, trained with the arch parameters.
 
-    Tau falls or rises as the loss asks. Add ``nas.regularizers.Entropy`` with a negative weight and ``at_tau: true``: its gradient
-    pushes tau up and so keeps exploration alive.
+    Tau follows the gradient of the loss. Add ``nas.regularizers.Entropy`` with a negative weight and ``at_tau: true``: its gradient
+    raises tau and so maintains exploration.
 
     Args:
-        start: Tau at first, above `floor`.
-        floor: Tau never falls to this, above 0.
+        start: Tau at the beginning, above `floor`.
+        floor: Lower limit of tau, above 0; tau stays above it.
 
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax", section 2.2 (tau as a learned parameter).
     """
@@ -130,17 +128,17 @@ class LearnedTau(TauSchedule):
 
 
 class Reheating(TauSchedule):
-    """Another schedule, raised for a while when the choices collapse early.
+    """Another schedule, raised temporarily when the choices collapse early.
 
-    When the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`;
-    the factor falls back to 1 exponentially over the share `duration`, after which tau is the schedule's again. Then it may happen anew.
+    When the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`.
+    The factor decays to 1 exponentially over the share `duration` of the search. A further re-heating may then follow.
 
     Args:
-        schedule: What sets tau otherwise.
-        min_entropy: Mean entropy below which choices count as collapsed, nats, above 0.
-        factor: What tau is multiplied by at first, above 1.
+        schedule: The schedule of tau outside of re-heatings.
+        min_entropy: Mean entropy in nats below which choices count as collapsed, above 0.
+        factor: Factor of tau at the beginning of a re-heating, above 1.
         duration: Share of the search that a re-heating lasts, in (0, 1].
-        until: Share of the search after which a low entropy is what is wanted, in [0, 1].
+        until: Share of the search after which a low entropy is intended, in [0, 1].
     """
 
     def __init__(
@@ -161,10 +159,8 @@ class Reheating(TauSchedule):
         self.factor = factor
         self.duration = duration
         self.until = _share(until)
-        self.start: Tensor
-        self.register_buffer(
-            "start", torch.tensor(-torch.inf, dtype=torch.float64)
-        )  # progress at which the last one began
+        self.start: Tensor  # progress at the beginning of the last re-heating
+        self.register_buffer("start", torch.tensor(-torch.inf, dtype=torch.float64))
 
     def forward(self, progress: float) -> Tensor:
         left = (1 - (progress - self.start) / self.duration).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What a data module must say, and how its training set is split and loaded."""
+"""The base class of data modules: how a training set is split and loaded."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from nas.data.loader import EpochBatches, Loading, ResumableLoader, num_samples, sequential_loader
+from nas.data.loader import EpochBatches, Loading, ResumableLoader, Share, num_samples, sequential_loader
 from nas.io.rng import keyed_generator
 
 NOT_CALLED = (
     *("train_dataloader", "val_dataloader", "predict_dataloader", "teardown", "state_dict", "load_state_dict"),
     *("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"),
 )
-"""Methods of Lightning's data modules that a search has no use for; one that is overridden would be ignored."""
+"""Methods of Lightning's data modules that a search never calls, so that an override would be ignored."""
 
 
 class SearchDataModule(pl.LightningDataModule, ABC):
     """Train and test sets of (input, target) samples.
 
-    A search never touches the test set: it splits the *training* set into a weight half, on which the network's weights are trained, and
-    an arch half, on which alpha is trained and the derived network is judged. The split is drawn from `split_seed` alone, so runs of
-    different seeds see the same halves.
+    A search never uses the test set: it splits the *training* set into a weight half, on which the network's weights are trained, and
+    an arch half, on which alpha is trained and the derived network is evaluated. The split depends on `split_seed` alone, so runs of
+    different seeds have the same halves.
 
     Attributes:
-        collate_fn: Makes a batch of samples, for example of sequences of several lengths; None: torch's own.
-        preprocessing: What was done to raw inputs, in words, for those who use an exported network; empty where nobody said so.
+        collate_fn: Makes a batch from samples, for example from sequences of different lengths; None: torch's default.
+        preprocessing: Preprocessing of raw inputs, in words, for users of an exported network; empty where it is unknown.
     """
 
     preprocessing: str = ""
@@ -49,9 +49,9 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         """Sets the loading.
 
         Args:
-            batch_size: Samples a batch (and process).
+            batch_size: Samples in each batch of each process.
             arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
-            num_workers: Loader processes; 0 loads in the main one.
+            num_workers: Loader processes; 0: the main process loads.
             pin_memory: Page-locked batches, for faster copies to a GPU.
             split_seed: Seed of the split into halves.
             prefetch_factor: Batches that each loader process keeps ready.
@@ -60,16 +60,12 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         for name in NOT_CALLED:
             if getattr(type(self), name) is not getattr(pl.LightningDataModule, name):
                 raise ValueError(
-                    f"{type(self).__name__}: {name} is never called here; see nas.data.SearchDataModule for what is"
+                    f"{type(self).__name__}: {name} is never called here; nas.data.SearchDataModule has the methods of a search"
                 )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_least(1, batch_size=batch_size, prefetch_factor=prefetch_factor)
+        check_least(0, num_workers=num_workers)
         if not 0.0 < arch_fraction < 1.0:
             raise ValueError(f"arch_fraction must lie between 0 and 1, got {arch_fraction}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-        if prefetch_factor < 1:
-            raise ValueError(f"prefetch_factor must be at least 1, got {prefetch_factor}")
         self._is_set_up = False
         self.batch_size = batch_size
         self.arch_fraction = arch_fraction
@@ -77,40 +73,38 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         self.loading = Loading(num_workers, pin_memory, prefetch_factor)
 
     def prepare_data(self) -> None:
-        """Fetches what is missing, where that was asked for; called once before a training, never by what only reads a run."""
+        """Downloads missing data where a download was requested; called once before a training, never by commands that only read a run."""
 
     @abstractmethod
     def train_set(self, augment: bool) -> Dataset:
         """The training set, map-style.
 
         Args:
-            augment: Whether random augmentation is wanted; ignore it where there is none.
+            augment: Whether to apply random augmentation, if the data have any.
         """
 
     @abstractmethod
     def test_set(self) -> Dataset:
         """The test set, map-style."""
 
-    @cached_property
-    def _augmented(self) -> Dataset:
-        self._set_up_once()
-        return self.train_set(True)
-
-    @cached_property
-    def _plain(self) -> Dataset:
-        self._set_up_once()
-        return self.train_set(False)
-
-    @cached_property
-    def _test(self) -> Dataset:
-        self._set_up_once()
-        return self.test_set()
-
-    def _set_up_once(self) -> None:
-        """Lightning's ``setup``, before any set is asked for."""
+    def _set_up(self) -> SearchDataModule:
+        """This module after one call of Lightning's ``setup``."""
         if not self._is_set_up:
             self._is_set_up = True
             self.setup("fit")
+        return self
+
+    @cached_property
+    def _augmented(self) -> Dataset:
+        return self._set_up().train_set(True)
+
+    @cached_property
+    def _plain(self) -> Dataset:
+        return self._set_up().train_set(False)
+
+    @cached_property
+    def _test(self) -> Dataset:
+        return self._set_up().test_set()
 
     @cached_property
     def _halves(self) -> tuple[list[int], list[int]]:
@@ -128,23 +122,14 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         weight, arch = self._halves
         for name, half in (("weight", weight), ("arch", arch)):
             self._check_size(len(half), f"the {name} half of the training set", world_size)
-        num_batches = max(len(weight), len(arch)) // (self.batch_size * world_size)
-        streams: list[tuple[Dataset, EpochBatches]] = [
-            (
-                Subset(self._augmented, half),
-                EpochBatches(
-                    len(half),
-                    self.batch_size,
-                    seed=seed,
-                    purpose=name,
-                    num_batches=num_batches,
-                    rank=rank,
-                    world_size=world_size,
-                ),
-            )
-            for name, half in (("weight", weight), ("arch", arch))
-        ]
-        return self._resumable(streams)
+        share = Share(self.batch_size, rank, world_size)
+        num_batches = max(len(weight), len(arch)) // share.num_samples
+        return ResumableLoader(
+            [
+                self._stream(Subset(self._augmented, half), EpochBatches(len(half), share, seed, name, num_batches))
+                for name, half in (("weight", weight), ("arch", arch))
+            ]
+        )
 
     def retrain_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         """Batches of the whole training set, augmented.
@@ -154,18 +139,18 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         """
         size = num_samples(self._augmented)
         self._check_size(size, "the training set", world_size)
-        batches = EpochBatches(size, self.batch_size, seed=seed, purpose="retrain", rank=rank, world_size=world_size)
-        return self._resumable([(self._augmented, batches)])
+        batches = EpochBatches(size, Share(self.batch_size, rank, world_size), seed, "retrain")
+        return ResumableLoader([self._stream(self._augmented, batches)])
 
     def fold_loaders(self, seed: int, fold: int, num_folds: int) -> tuple[ResumableLoader, DataLoader]:
         """Batches of the training set without one of its folds, augmented; and that fold in order, not augmented.
 
-        Which samples are in which fold is drawn from `split_seed`.
+        The folds depend on `split_seed` alone.
 
         Args:
             seed: Seed of the order of batches.
-            fold: Which one is left out, from 0.
-            num_folds: How many there are, at least 2.
+            fold: Index of the fold that is left out.
+            num_folds: Number of folds, at least 2.
 
         Raises:
             ValueError: The training set has fewer samples than folds, or than one batch needs.
@@ -177,10 +162,10 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         left_out = sorted(order[fold::num_folds])
         rest = sorted(set(order) - set(left_out))
         self._check_size(len(rest), f"the training set without one of {num_folds} parts", 1)
-        batches = EpochBatches(len(rest), self.batch_size, seed=seed, purpose="retrain")
-        return self._resumable([(Subset(self._augmented, rest), batches)]), self._sequential(
-            Subset(self._plain, left_out)
+        stream = self._stream(
+            Subset(self._augmented, rest), EpochBatches(len(rest), Share(self.batch_size), seed, "retrain")
         )
+        return ResumableLoader([stream]), self._sequential(Subset(self._plain, left_out))
 
     def weight_loader(self) -> DataLoader:
         """The weight half in order, not augmented."""
@@ -200,10 +185,8 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         """One collated training batch of two samples, for shapes and counts."""
         self._check_size(num_samples(self._plain), "the training set", 1)
         first = Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)])
-        batch = next(iter(sequential_loader(first, 2, self._collated()._replace(num_workers=0, pin_memory=False))))
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(f"{type(self).__name__}: a training sample must be (input, target)")
-        return batch
+        loading = self._collated()._replace(num_workers=0, pin_memory=False)
+        return self._checked(next(iter(sequential_loader(first, 2, loading))))
 
     def train_targets(self) -> Tensor | None:
         """All training targets where the set holds them as one array (TensorDataset, torchvision); otherwise None."""
@@ -216,18 +199,30 @@ class SearchDataModule(pl.LightningDataModule, ABC):
     def _sequential(self, dataset: Dataset) -> DataLoader:
         return sequential_loader(dataset, self.batch_size, self._collated())
 
-    def _resumable(self, streams: list[tuple[Dataset, EpochBatches]]) -> ResumableLoader:
-        return ResumableLoader([(batches, batches.loader(dataset, self._collated())) for dataset, batches in streams])
+    def _stream(self, dataset: Dataset, batches: EpochBatches) -> tuple[EpochBatches, DataLoader]:
+        return batches, batches.loader(dataset, self._collated())
+
+    def _checked(self, batch: Any) -> Any:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(f"{type(self).__name__}: a training sample must be (input, target)")
+        return batch
 
     def _collated(self) -> Loading:
         return self.loading if self.collate_fn is None else self.loading._replace(collate=self.collate_fn)
 
-    def _check_size(self, size: int, what: str, world_size: int) -> None:
+    def _check_size(self, size: int, name: str, world_size: int) -> None:
         needed = self.batch_size * world_size
         if size == 0:
-            raise ValueError(f"{type(self).__name__}: {what} is empty")
+            raise ValueError(f"{type(self).__name__}: {name} is empty")
         if size < needed:
-            raise ValueError(f"{type(self).__name__}: {what} has {size} samples, fewer than one batch of {needed}")
+            raise ValueError(f"{type(self).__name__}: {name} has {size} samples, fewer than one batch of {needed}")
+
+
+def check_least(least: int, **numbers: int) -> None:
+    """Raises ValueError for a number that is below `least`."""
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
 
 
 def _targets(dataset: Dataset) -> Tensor | None:

@@ -18,14 +18,14 @@ NUM_FEATURES = 30
 
 
 class BreastCancer(SearchDataModule):
-    """569 tumours, 30 measurements each, 400 for training and 169 for test; samples (30 + decoys,) float32, targets 0 malignant, 1 benign.
+    """569 tumors, 30 measurements each, 400 for training and 169 for test; samples (30 + decoys,) float32, targets 0 malignant, 1 benign.
 
-    Each measurement is standardised by its mean and standard deviation over the training set. Decoys are measurements in another order of
-    tumours: they look like measurements and say nothing.
+    Each measurement is standardized by its mean and standard deviation over the training set. Decoys are measurements in another order of
+    tumors: they have the distribution of measurements and no information on the target.
 
     Args:
         num_decoys: Decoys behind the measurements; the i-th is measurement i modulo 30.
-        num_train: How many of the 400 tumours are used for training.
+        num_train: Number of the 400 tumors that are used for training.
         **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
     Raises:
@@ -53,12 +53,12 @@ class BreastCancer(SearchDataModule):
         return self._set(slice(NUM_TRAIN, None))
 
     def _set(self, part: slice) -> Dataset:
-        values, labels = _tumours(self.num_decoys, self.num_train)
+        values, labels = _tumors(self.num_decoys, self.num_train)
         return TensorDataset(values[part], labels[part])
 
 
 @cache
-def _tumours(num_decoys: int, num_train: int) -> tuple[Tensor, Tensor]:
+def _tumors(num_decoys: int, num_train: int) -> tuple[Tensor, Tensor]:
     """All samples in a fixed random order."""
     values, labels = load_breast_cancer(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))

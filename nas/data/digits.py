@@ -39,9 +39,9 @@ class Digits(SearchDataModule):
 
 
 class SequentialDigits(Digits):
-    """The same images read row by row, or column by column, as sequences of 64 steps; samples (1, 64).
+    """The same images, read row by row or column by column as sequences of 64 steps; samples (1, 64).
 
-    One row is 8 pixels, so a dilation of 8 sees a column: the best dilations are known in advance.
+    One row is 8 pixels, so a dilation of 8 reads a column: the best dilations are known in advance.
 
     Args:
         order: Whether images are read row by row or column by column.
@@ -64,10 +64,10 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 class DigitPairs(Digits):
-    """Strips of 8x24 pixels with one digit or two; a class for every pixel: 0 ground, 1 of a digit alone, 2 of a digit that has company.
+    """Strips of 8x24 pixels with one digit or two; a class for every pixel: 0 background, 1 a single digit, 2 one of two digits.
 
-    Which one it is can be told only by looking along the strip: the digits' left edges are 8 to 16 pixels apart. Samples (1, 8, 24)
-    float32, targets (8, 24) int64; 1,200 for training and 597 for test, each made of images of its own set.
+    The class of a digit depends on the whole strip: the digits' left edges are 8 to 16 pixels apart. Samples (1, 8, 24) float32, targets
+    (8, 24) int64; 1,200 for training and 597 for test, each made of images of its own set.
     """
 
     preprocessing = "8x8 digits in strips of 8x24 pixels, of 0 to 16, divided by 16"

@@ -1,4 +1,4 @@
-"""Loaders whose order is a pure function of (seed, epoch), and that can go on in the middle of an epoch."""
+"""Loaders whose order is a pure function of (seed, epoch), and that can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Position = tuple[int, int]  # (epoch, index within the dataset)
 
 
 class KeyedDataset(Dataset):
-    """Draws each sample's augmentation from (seed, epoch, index), whichever worker loads it and whatever was loaded before."""
+    """Draws each sample's augmentation from (seed, epoch, index), whichever worker loads it and in whichever order."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
@@ -37,7 +37,7 @@ class KeyedDataset(Dataset):
             return self.dataset[index]
 
     def __getitems__(self, positions: list[Position]) -> Any:
-        """The samples at several positions; rows of tensors at once, as a batch."""
+        """The samples at several positions; rows of tensors are read together, as a batch."""
         if self.draws:
             return [self[position] for position in positions]
         dataset: Any = self.dataset
@@ -49,7 +49,7 @@ class KeyedDataset(Dataset):
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Global generators of torch, Python and numpy start from a seed while the block runs, and go on afterwards as if nothing was drawn."""
+    """Seeds the global generators of torch, Python and numpy for a block, and restores their states afterwards."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
@@ -63,38 +63,38 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 class Rows(list):
-    """A batch that is collated already."""
+    """A batch that needs no collation."""
 
 
 def collate(samples: Any, make: Callable[[list[Any]], Any] = default_collate) -> Any:
-    """Samples to a batch, by `make` where they are not one already."""
+    """Makes a batch from samples, by `make` unless they are a batch already."""
     return list(samples) if isinstance(samples, Rows) else make(samples)
 
 
 def outlive_signals(worker: int) -> None:
-    """Has a loader process wait for its parent, which finishes the batch and saves: signals go to the whole process group."""
+    """Lets a loader process wait for its parent, which finishes the batch and saves: signals reach the whole process group."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(GRACE_SECONDS))  # which then ends it
+        signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(GRACE_SECONDS))  # the alarm ends the process
 
 
 def _is_plain(dataset: Dataset) -> bool:
-    """Whether samples are rows of tensors, which draw nothing: seeding for each takes longer than reading it (24 us on a 2-core CPU)."""
+    """Whether samples are rows of tensors, which draw nothing: seeding takes longer than reading a sample (24 us on a 2-core CPU)."""
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return type(dataset) is TensorDataset
 
 
 class Loading(NamedTuple):
-    """How data is loaded; it does not change what is loaded.
+    """How data is loaded, without influence on the batches.
 
     Attributes:
-        num_workers: Loader processes; 0 loads in the main one.
+        num_workers: Loader processes; 0: the main process loads.
         pin_memory: Page-locked batches.
         prefetch_factor: Batches that each process keeps ready.
-        collate: Makes a batch of samples.
+        collate: Makes a batch from samples.
     """
 
     num_workers: int
@@ -103,56 +103,66 @@ class Loading(NamedTuple):
     collate: Callable[[list[Any]], Any] = default_collate
 
     def loader(self, dataset: Dataset, **arguments: Any) -> DataLoader:
-        """A DataLoader."""
+        """A DataLoader with these settings."""
         return DataLoader(
             dataset,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            generator=torch.Generator(),  # otherwise each epoch draws from the global one
+            generator=torch.Generator(),  # otherwise each epoch would draw from the global generator
             **arguments,
         )
 
 
+class Share(NamedTuple):
+    """The samples that a process reads of every batch.
+
+    Attributes:
+        batch_size: Samples in each batch of each process.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in a batch of all processes together."""
+        return self.batch_size * self.world_size
+
+    def of(self, samples: list[Any]) -> list[Any]:
+        """The samples of this process among those of all processes."""
+        return samples[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+
+
 class Batches(Protocol):
-    """The order of a stream's batches; each epoch is loaded from batch `first` of `epoch` on."""
+    """The order of a stream's batches. Loading starts at batch `first` of epoch `epoch`."""
 
     epoch: int
     first: int
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches of an epoch."""
 
 
 class EpochBatches:
-    """Yields the batches of positions of one epoch from a given batch on; this rank's share of each.
+    """Yields this process's share of the batches of positions of one epoch, from a given batch on.
 
     The permutation is drawn from (seed, purpose, epoch). An incomplete last batch is dropped.
 
     Args:
         size: Number of samples.
-        batch_size: Samples a batch and rank.
+        share: The samples of this process in each batch.
         seed: The run's seed.
         purpose: Name of the stream, for example ``"weight"``.
-        num_batches: Batches an epoch; default as many as fit. More than fit: further permutations follow on.
-        rank: This process.
-        world_size: Number of processes.
+        num_batches: Batches of an epoch; None: as many as one permutation fills. Where there are more, further permutations follow.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        *,
-        seed: int,
-        purpose: str,
-        num_batches: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.size, self.batch_size, self.seed, self.purpose = size, batch_size, seed, purpose
-        self.rank, self.world_size = rank, world_size
-        self.num_batches = size // (batch_size * world_size) if num_batches is None else num_batches
+    def __init__(self, size: int, share: Share, seed: int, purpose: str, num_batches: int | None = None) -> None:
+        self.size, self.share, self.seed, self.purpose = size, share, seed, purpose
+        self.num_batches = size // share.num_samples if num_batches is None else num_batches
         self.epoch = 0
         self.first = 0
 
@@ -170,8 +180,7 @@ class EpochBatches:
         )
 
     def __iter__(self) -> Iterator[list[Position]]:
-        epoch = self.epoch
-        stride = self.batch_size * self.world_size
+        epoch, stride = self.epoch, self.share.num_samples
         order: list[int] = []
         rounds = 0
         for batch in range(self.num_batches):
@@ -181,21 +190,20 @@ class EpochBatches:
                 rounds += 1
             taken, order = order[:stride], order[stride:]
             if batch >= self.first:
-                mine = taken[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-                yield [(epoch, index) for index in mine]
+                yield [(epoch, index) for index in self.share.of(taken)]
 
 
 class ResumableLoader:
-    """One or several datasets in step: each item is a batch, or a tuple of one batch a dataset.
+    """One or several datasets in parallel: each item is a batch, or a tuple of one batch from each dataset.
 
-    Iterating starts the next epoch, except right after ``load_state_dict``, which goes on where the state was taken.
+    Iterating starts the next epoch. The first iteration after ``load_state_dict`` continues from that state instead.
     """
 
     def __init__(self, streams: Sequence[tuple[Batches, DataLoader]]) -> None:
         self.batches = [batches for batches, _ in streams]
         assert len({len(batches) for batches in self.batches}) == 1, "streams differ in length"
         self.loaders = [loader for _, loader in streams]
-        self.num_done = 0  # batches handed out so far, over all epochs
+        self.num_done = 0  # batches so far, over all epochs
         self._mid_epoch = False
 
     def __len__(self) -> int:
@@ -214,31 +222,31 @@ class ResumableLoader:
             yield items if len(items) > 1 else items[0]
 
     def close(self) -> None:
-        """Ends the loader processes. Otherwise they would live as long as an error's traceback holds their iterators."""
+        """Ends the loader processes. Otherwise they would live as long as the traceback of an error refers to their iterators."""
         for loader in self.loaders:
             iterator, loader._iterator = loader._iterator, None
             if iterator is not None and hasattr(iterator, "_shutdown_workers"):
                 iterator._shutdown_workers()
 
     def state_dict(self) -> dict[str, int]:
-        """The position: batches handed out so far."""
+        """The position: the number of batches so far."""
         return {"num_done": self.num_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from `state` at the next iteration."""
+        """Continues from `state` at the next iteration."""
         self.num_done = state["num_done"]
         self._mid_epoch = True
 
 
 def sequential_loader(dataset: Dataset, batch_size: int, loading: Loading) -> DataLoader:
-    """Every sample once, in order, the last batch as long as it is; a sample that draws draws the same each time."""
+    """Every sample once, in order; the last batch may be shorter. Random augmentation is the same each time."""
     return loading.loader(
         dataset if _is_plain(dataset) else Repeatable(dataset), batch_size=batch_size, collate_fn=loading.collate
     )
 
 
 class Repeatable(Dataset):
-    """Draws what a sample draws from its index alone."""
+    """Draws each sample's augmentation from its index alone."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

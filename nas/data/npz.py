@@ -1,4 +1,4 @@
-"""A user's own arrays."""
+"""Arrays from a user's file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     try:
         file = np.load(path, allow_pickle=False)
-    except ValueError:  # of another kind
+    except ValueError:  # a file of another kind
         file = None
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(f"{path}: not an .npz file")
@@ -85,7 +85,7 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses what is no .npz file, or would fill the memory from a small one."""
+    """Refuses files of another kind, and small files that would fill the memory."""
     size = check_size(path, MAX_TENSOR_BYTES)
     with open(path, "rb") as raw:
         if not zipfile.is_zipfile(raw):

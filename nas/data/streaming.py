@@ -1,4 +1,4 @@
-"""Data that comes as a stream: shards, a database, a generator. Nobody knows how many samples there are."""
+"""Data from streams of unknown length: shards, a database, a generator."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from nas.data.base import SearchDataModule
-from nas.data.loader import Loading, ResumableLoader, drawing_from, outlive_signals
+from nas.data.base import SearchDataModule, check_least
+from nas.data.loader import Loading, ResumableLoader, Share, drawing_from, outlive_signals
 from nas.io.rng import derive_seed, keyed_generator
 
 Half = Literal["weight", "arch"]
 
 
 class StreamingDataModule(SearchDataModule):
-    """Training samples of unknown number, one after the other; an epoch is so many batches.
+    """Training samples of unknown number in sequence; an epoch has a fixed number of batches.
 
-    The halves are streams of their own, made of different shards for example. Samples are shuffled through a buffer. Every process and
-    loader worker iterates over the whole stream and keeps the batches that are its own; so that it need not decode the others, a sample may
-    be a function without arguments that returns it. Going on in the middle of an epoch iterates up to there again.
+    Each half is a stream, for example of different shards. Samples are shuffled through a buffer. Every process and loader worker
+    iterates over the whole stream and keeps its own batches. A sample may be a function without arguments that returns the sample, so that
+    other processes need not decode it. Resuming in the middle of an epoch iterates over the earlier samples again.
 
     Args:
-        num_batches: Batches of an epoch, and at most so many of each half judge the derived network.
-        batch_size: Samples a batch (and process).
-        shuffle_size: Samples in the buffer from which the next one is drawn; 1: the stream's own order.
-        num_workers: Loader processes; 0 loads in the main one.
+        num_batches: Batches of an epoch. The derived network is evaluated on at most this number of batches of each half.
+        batch_size: Samples in each batch of each process.
+        shuffle_size: Samples in the buffer from which the next sample is drawn; 1: the stream's order.
+        num_workers: Loader processes; 0: the main process loads.
         pin_memory: Page-locked batches, for faster copies to a GPU.
         prefetch_factor: Batches that each loader process keeps ready.
     """
@@ -43,23 +43,20 @@ class StreamingDataModule(SearchDataModule):
         prefetch_factor: int = 2,
     ) -> None:
         super().__init__(batch_size, num_workers=num_workers, pin_memory=pin_memory, prefetch_factor=prefetch_factor)
-        if num_batches < 1:
-            raise ValueError(f"num_batches must be at least 1, got {num_batches}")
-        if shuffle_size < 1:
-            raise ValueError(f"shuffle_size must be at least 1, got {shuffle_size}")
+        check_least(1, num_batches=num_batches, shuffle_size=shuffle_size)
         self.num_batches = num_batches
         self.shuffle_size = shuffle_size
 
     @abstractmethod
     def stream(self, half: Half, augment: bool) -> Iterable[Any]:
-        """The (input, target) samples of one half of the training set, from the first on, at every iteration.
+        """The (input, target) samples of one half of the training set; every iteration starts at the first sample.
 
-        Random augmentation draws from torch's or Python's generators. Where it has a method ``set_epoch``, that hears the epoch before, and
-        the order may depend on it.
+        Random augmentation draws from torch's or Python's generators. If the stream has a method ``set_epoch``, it is called with the epoch
+        before each iteration, and the order may depend on the epoch.
 
         Args:
-            half: Which one; they share no sample.
-            augment: Whether random augmentation is wanted.
+            half: The half; the two halves share no sample.
+            augment: Whether to apply random augmentation.
         """
 
     def train_set(self, augment: bool) -> Dataset:
@@ -69,13 +66,13 @@ class StreamingDataModule(SearchDataModule):
     def search_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         """Pairs of batches (weight half, arch half)."""
         halves: tuple[Half, Half] = ("weight", "arch")
-        streams = [self._batches(self.stream(half, True), seed, half, rank, world_size) for half in halves]
-        return ResumableLoader([(batches, batches.loader(self.loading)) for batches in streams])
+        share = Share(self.batch_size, rank, world_size)
+        return ResumableLoader([self._batches(self.stream(half, True), share, seed, half) for half in halves])
 
     def retrain_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
         """Batches of both halves, augmented."""
-        batches = self._batches(self.train_set(True), seed, "retrain", rank, world_size)
-        return ResumableLoader([(batches, batches.loader(self.loading))])
+        share = Share(self.batch_size, rank, world_size)
+        return ResumableLoader([self._batches(self.train_set(True), share, seed, "retrain")])
 
     def fold_loaders(self, seed: int, fold: int, num_folds: int) -> tuple[ResumableLoader, DataLoader]:
         """Refused: a stream cannot be cut into folds.
@@ -98,15 +95,11 @@ class StreamingDataModule(SearchDataModule):
         samples = [_decoded(sample) for sample in islice(self.stream("weight", False), 2)]
         if not samples:
             raise ValueError(f"{type(self).__name__}: the weight half's stream is empty")
-        batch = default_collate(samples)
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(f"{type(self).__name__}: a training sample must be (input, target)")
-        return batch
+        return self._checked(default_collate(samples))
 
-    def _batches(self, stream: Any, seed: int, purpose: str, rank: int, world_size: int) -> StreamBatches:
-        return StreamBatches(
-            stream, self.num_batches, self.batch_size, self.shuffle_size, seed, purpose, rank, world_size
-        )
+    def _batches(self, stream: Any, share: Share, seed: int, purpose: str) -> tuple[StreamBatches, DataLoader]:
+        batches = StreamBatches(stream, share, seed, purpose, self.num_batches, self.shuffle_size)
+        return batches, batches.loader(self.loading)
 
     def _first(self, half: Half) -> DataLoader:
         first = _First(self.stream(half, False), self.num_batches * self.batch_size)
@@ -114,22 +107,13 @@ class StreamingDataModule(SearchDataModule):
 
 
 class StreamBatches(IterableDataset):
-    """Batches of a stream that is repeated as often as an epoch needs; its order is a pure function of (seed, epoch)."""
+    """Batches of a stream that is repeated as often as an epoch needs; their order is a pure function of (seed, epoch)."""
 
     def __init__(
-        self,
-        stream: Iterable[Any],
-        num_batches: int,
-        batch_size: int,
-        shuffle_size: int,
-        seed: int,
-        purpose: str,
-        rank: int,
-        world_size: int,
+        self, stream: Iterable[Any], share: Share, seed: int, purpose: str, num_batches: int, shuffle_size: int
     ) -> None:
-        self.stream, self.num_batches, self.batch_size = stream, num_batches, batch_size
-        self.shuffle_size, self.seed, self.purpose = shuffle_size, seed, purpose
-        self.rank, self.world_size = rank, world_size
+        self.stream, self.share, self.seed, self.purpose = stream, share, seed, purpose
+        self.num_batches, self.shuffle_size = num_batches, shuffle_size
         self.epoch = 0
         self.first = 0
 
@@ -137,7 +121,7 @@ class StreamBatches(IterableDataset):
         return self.num_batches
 
     def loader(self, loading: Loading) -> DataLoader:
-        """Loads itself; its workers begin anew each epoch, since they hold a copy."""
+        """A loader of these batches; its workers restart each epoch, since each has a copy of the stream."""
         return loading.loader(self, batch_size=None, worker_init_fn=outlive_signals)
 
     def __iter__(self) -> Iterator[Any]:
@@ -145,10 +129,9 @@ class StreamBatches(IterableDataset):
         num_workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         samples = self._shuffled()
         for batch in range(self.num_batches):
-            taken = list(islice(samples, self.batch_size * self.world_size))
+            taken = list(islice(samples, self.share.num_samples))
             if batch >= self.first and (batch - self.first) % num_workers == number:
-                mine = taken[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-                yield default_collate([self._decoded(position, sample) for position, sample in mine])
+                yield default_collate([self._decoded(position, sample) for position, sample in self.share.of(taken)])
 
     def _decoded(self, position: int, sample: Any) -> Any:
         with drawing_from(derive_seed(self.seed, f"decode/{self.purpose}", self.epoch, position)):
@@ -182,7 +165,7 @@ class StreamBatches(IterableDataset):
 
 
 class _Turns(IterableDataset):
-    """One sample of each stream in turn; a stream that is over is left out."""
+    """One sample of each stream in turn, until all streams have ended."""
 
     def __init__(self, streams: Sequence[Iterable[Any]]) -> None:
         self.streams = streams
@@ -212,7 +195,7 @@ class _First(IterableDataset):
 
 
 def set_epoch(stream: Any, epoch: int) -> None:
-    """Tells a stream the epoch, where it wants to know."""
+    """Calls ``set_epoch`` of a stream that has it."""
     if hasattr(stream, "set_epoch"):
         stream.set_epoch(epoch)
 

@@ -1,4 +1,4 @@
-"""torchvision's data sets by name."""
+"""Data sets of torchvision by name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Transforms = list[Callable[[Any], Any]]
 
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats of images that are decoded; others of Pillow's start a program (EPS)."""
+"""Image formats that are decoded; another format of Pillow starts a program (EPS)."""
 
 
 def load_image(path: str) -> Image.Image:
     """An image file as RGB, whatever its name.
 
     Raises:
-        ValueError: It is in none of `FORMATS`, or not a regular file.
+        ValueError: The file has none of `FORMATS`, or is not a regular file.
     """
     try:
         size_of(Path(path))
@@ -41,18 +41,18 @@ class Vision(SearchDataModule):
     """MNIST, FashionMNIST, CIFAR10, CIFAR100, or ImageFolder with ``train`` and ``test`` folders under `root`.
 
     Images become float32 tensors (C, H, W) in [0, 1], then go through the transforms. Transforms must draw from torch's or Python's
-    random state, as those of torchvision do: each sample's draw is then keyed by (seed, epoch, index).
+    random state, as torchvision's transforms do: the draws of each sample are then keyed by (seed, epoch, index).
 
     Args:
         name: The data set.
-        root: Folder that holds it, or will after the download.
-        download: Fetch it where it is missing when something is trained; not for ImageFolder.
+        root: Folder of the data set, also for a download.
+        download: Whether a training downloads the data set if it is missing; not for ImageFolder.
         train_transforms: torchvision.transforms.v2 augmentations, for training only.
-        transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalise).
+        transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalize).
         **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
     Raises:
-        ValueError: A download is asked of ImageFolder.
+        ValueError: `download` is true for ImageFolder.
     """
 
     def __init__(

@@ -168,7 +168,7 @@ def test_virtual_passes_leave_no_trace_in_weights_and_batch_norm(tmp_path, exact
     assert int(unrolled.supernet.network[1].num_batches_tracked) == 2
 
 
-def test_regularisers_join_the_second_order_gradient(tmp_path):
+def test_regularizers_join_the_second_order_gradient(tmp_path):
     plain, with_entropy = (
         search(Unrolled(), tmp_path / str(i), batches=data(1), regularizers=r)
         for i, r in enumerate(([], [Entropy(2.0)]))
