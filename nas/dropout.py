@@ -1,4 +1,4 @@
-"""Dropout whose rate is learned, one for each layer."""
+"""Dropout with a learned rate for each layer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nas.supernet.sampling import sample
 class ConcreteDropout(nn.Module):
     """A layer that drops elements of its input at a rate that is trained with the weights.
 
-    Inside a supernet that draws by :class:`nas.relaxations.BinaryConcrete`; in eval mode nothing is dropped. :func:`fixed` makes an
-    ordinary dropout of it. Without :func:`dropout_penalty` in the loss the rate has no reason to stay above 0.
+    It works inside a supernet that draws by :class:`nas.relaxations.BinaryConcrete`; in eval mode it drops nothing. :func:`fixed` replaces
+    it by an ordinary dropout. Without :func:`dropout_penalty` in the loss, training drives the rate to 0.
 
     Args:
-        layer: What reads the input; with a ``weight`` whose second dimension is the input's size.
-        rate: The rate at first, in (0, 1).
+        layer: The layer that reads the input; its ``weight`` has the input's size as second dimension.
+        rate: The initial rate, in (0, 1).
 
     Raises:
         ValueError: The rate is out of range, or the layer has no such weight.
@@ -48,7 +48,7 @@ class ConcreteDropout(nn.Module):
         """Drops and calls the layer.
 
         Shape:
-            - x: whatever the layer takes
+            - x: any input of the layer
         """
         if self.training:
             logits = torch.stack([self.log_odds, torch.zeros_like(self.log_odds)]).expand(*x.shape, 2)  # drop, keep
@@ -57,17 +57,17 @@ class ConcreteDropout(nn.Module):
 
 
 RELAXATION = BinaryConcrete()
-"""What supernets with :class:`ConcreteDropout` draw by."""
+"""The relaxation of supernets with :class:`ConcreteDropout`."""
 
 
 def dropout_penalty(network: nn.Module, num_samples: int, length: float = 1e-2, strength: float = 1.0) -> Tensor:
-    """The term of the loss that keeps rates up and weights small: a divergence from the prior, for a loss that is the mean over samples.
+    """The term of the loss that favors high rates and small weights: a divergence from the prior, for a loss that is a mean over samples.
 
     Args:
-        network: Holds layers of :class:`ConcreteDropout`.
+        network: A network with layers of :class:`ConcreteDropout`.
         num_samples: Size of the training set.
-        length: Length scale of the prior on weights: the larger, the smaller they are.
-        strength: Factor of the whole; below 1 the data count for more than their number, and rates are lower.
+        length: Length scale of the prior on weights: a larger scale makes weights smaller.
+        strength: Factor of the term; below 1 the data have more influence, and rates are lower.
 
     Returns:
         A 0-d tensor.
@@ -90,7 +90,7 @@ def rates(network: nn.Module) -> list[float]:
 
 
 def fixed(network: nn.Module) -> nn.Module:
-    """A copy of a network with ordinary dropouts at the learned rates; nothing of this framework is left of them."""
+    """A copy of a network with ordinary dropouts at the learned rates, independent of this framework."""
     network = copied(network)
 
     def replaced(module: nn.Module) -> nn.Module:
@@ -105,12 +105,12 @@ def fixed(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def monte_carlo(network: nn.Module, inputs: Tensor, num_draws: int = 50) -> Tensor:
-    """Mean class probabilities over draws of a network's dropouts, all else in eval mode; the network's mode is restored.
+    """Mean class probabilities over draws of a network's dropouts, other modules in eval mode; the network's mode is restored.
 
     Args:
         network: A plain network with ``nn.Dropout``, whose output is logits.
         inputs: A batch.
-        num_draws: How many.
+        num_draws: Number of draws.
 
     Shape:
         - result: (B, num_classes)

@@ -12,11 +12,11 @@ LRSchedule = Literal["constant", "cosine", "one_cycle"]
 
 
 def rate_share(name: LRSchedule, progress: float) -> float:
-    """The share of the highest learning rate at a share of the steps: what :func:`make_lr_scheduler` does, as a function.
+    """The learning rate of :func:`make_lr_scheduler` at a share of the steps, as a share of the highest rate.
 
     Args:
-        name: As there.
-        progress: In [0, 1].
+        name: The schedule.
+        progress: The share of the steps, in [0, 1].
     """
     if name == "constant":
         return 1.0
@@ -37,8 +37,8 @@ def make_lr_scheduler(name: LRSchedule, optimizer: Optimizer, num_steps: int) ->
     Args:
         name: ``constant``; ``cosine`` (to 0 along half a cosine); ``one_cycle`` (warm-up to the optimizer's learning rate, then down to
             nearly 0; Smith and Topin 2019, "Super-Convergence").
-        optimizer: Its learning rates are the highest of the schedule.
-        num_steps: Steps in all.
+        optimizer: The optimizer; its learning rates are the highest rates of the schedule.
+        num_steps: Total number of steps.
     """
     if name == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
@@ -46,7 +46,5 @@ def make_lr_scheduler(name: LRSchedule, optimizer: Optimizer, num_steps: int) ->
         return CosineAnnealingLR(optimizer, T_max=num_steps)
     if name == "one_cycle":
         rates = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(
-            optimizer, rates, total_steps=num_steps, cycle_momentum=False
-        )  # momentum is the optimizer's own
+        return OneCycleLR(optimizer, rates, total_steps=num_steps, cycle_momentum=False)
     raise ValueError(f"unknown learning-rate schedule {name!r}; expected constant, cosine or one_cycle")

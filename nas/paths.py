@@ -1,4 +1,4 @@
-"""Which path trains the supernet's weights in each step while alpha rests."""
+"""Paths that train the supernet's weights while alpha is frozen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.io.rng import derive_seed
 
 
 class Paths(ABC):
-    """One candidate of every choice for each step; a pure function of the seed and the path's number."""
+    """A choice of one path for each step, as a pure function of the seed and the path's number."""
 
     @abstractmethod
     def candidates(self, sizes: Sequence[int], index: int, seed: int) -> list[int]:
@@ -18,11 +18,11 @@ class Paths(ABC):
 
         Args:
             sizes: Number of candidates of each choice.
-            index: How many paths came before.
+            index: Number of earlier paths.
             seed: The run's seed.
 
         Returns:
-            A candidate of each choice, from 0.
+            The index of one candidate of each choice.
         """
 
 
@@ -38,12 +38,12 @@ class Uniform(Paths):
 
 
 class Fair(Paths):
-    """Of every K paths, each of a choice's K candidates is in exactly one: all are trained equally often.
+    """Of every K paths, each of a choice's K candidates is in exactly one, so that all are trained equally often.
 
     Source: Chu et al. 2021, "FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural Architecture Search", strict fairness.
 
-    Deviation: FairNAS takes one optimizer step for K paths of the same batch. Here how many paths share a step is ``num_paths`` of the
-    search module, each with its own part of the batch.
+    Deviation: FairNAS takes one optimizer step for K paths of the same batch. Here ``num_paths`` of the search module sets the number of
+    paths in one step, and each path has its own part of the batch.
     """
 
     def candidates(self, sizes: Sequence[int], index: int, seed: int) -> list[int]:

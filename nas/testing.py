@@ -1,6 +1,6 @@
-"""Checks for parts of your own: each raises AssertionError naming the rule that is broken.
+"""Checks for custom parts, to be called from tests: each raises AssertionError with the rule that is broken.
 
-Call them from your tests: ``nas.testing.check_relaxation(MyRelaxation())``.
+Example: ``nas.testing.check_relaxation(MyRelaxation())``.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def _require(condition: bool, rule: str) -> None:
 
 
 def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_architectures: int = 10) -> None:
-    """Checks that a space's networks agree however they are built.
+    """Checks that a space's networks agree, whether they are derived or built fresh.
 
-    For random architectures: the derived network and the one built fresh under ``nas.architecture`` have the same state-dict keys and
-    shapes; neither holds a choice; the derived network computes what the supernet computes with one-hot op weights; the tables of
-    parameters and MACs say what is counted on it. Of a space that does not inherit weights, only networks built fresh are looked at.
+    For random architectures: the derived network and the network built fresh under ``nas.architecture`` have the same state-dict keys and
+    shapes; neither has a choice; the derived network and the supernet with one-hot op weights have equal outputs; the cost tables have the
+    parameters and MACs of the derived network. In a space that does not inherit weights, only networks built fresh are checked.
 
     Args:
         space: The space.
         inputs: Arguments of its network, at least two samples.
-        num_architectures: How many architectures to try.
+        num_architectures: Number of random architectures.
     """
     network = space.network("search")
     _require(isinstance(network, nn.Module), "network() must return an nn.Module")
@@ -60,8 +60,7 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
     larger = space.network("retrain")
     _require(isinstance(larger, nn.Module), 'network("retrain") must return an nn.Module')
     _require(
-        Supernet(larger).choices == supernet.choices,
-        'network("retrain") must have the choices of network("search")',
+        Supernet(larger).choices == supernet.choices, 'network("retrain") must have the choices of network("search")'
     )
     uniform = {name: {label: 1 / len(labels) for label in labels} for name, labels in supernet.choices.items()}
     try:
@@ -71,14 +70,13 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
         raise AssertionError(f"discretize() must return a genotype of the space: {error}") from error
     for seed in range(num_architectures):
         choices = random_choices(network, seed)
-        with architecture(choices):
-            fresh = space.network("search")
-        with architecture(choices):
-            retrained = space.network("retrain")
-        for net in (fresh, retrained):
-            _require(not Supernet(net).choices, f"a choice is left in the network of {choices}")
+        built = {}
+        for stage in ("search", "retrain"):
+            with architecture(choices):
+                built[stage] = space.network(stage)
+            _require(not Supernet(built[stage]).choices, f"a choice is left in the network of {choices}")
         if space.inherits_weights:
-            _check_derived(supernet, choices, fresh, inputs)
+            _check_derived(supernet, choices, built["search"], inputs)
     for stage in ("search", "retrain") if space.inherits_weights else ("retrain",):
         _check_costs(space, stage, [tensor[:1] for tensor in inputs], num_architectures)
 
@@ -90,14 +88,14 @@ def _check_derived(supernet: Supernet, choices: dict[str, Any], fresh: nn.Module
         shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}"
     )
     trained = [[name for name, p in net.named_parameters() if p.requires_grad] for net in (derived, fresh)]
-    _require(trained[0] == trained[1], f"derived and freshly built network differ in what is trained: {choices}")
+    _require(trained[0] == trained[1], f"derived and freshly built network differ in trained parameters: {choices}")
     _require(not Supernet(derived).choices, f"a choice is left in the network of {choices}")
     with torch.no_grad():
         folded, mixed = (_mixed(supernet, choices, inputs, fold) for fold in (True, False))
         plain = derived(*inputs)
     cut = any(place.cuts for place in places_of(supernet.network))
     _require(_equal(mixed, plain, cut), f"the derived network computes something else than the supernet: {choices}")
-    # convolutions that run as one are rounded otherwise than each by itself
+    # merged convolutions round differently
     _require(_equal(folded, plain, True), f"with op weights folded, the supernet computes something else: {choices}")
 
 
@@ -126,17 +124,17 @@ def _check_costs(space: SearchSpace, stage: str, inputs: Sequence[Tensor], num_a
 
 def _equal(a: Any, b: Any, cut: bool) -> bool:
     if isinstance(a, Tensor):
-        # where channels are cut, sums over fewer elements are rounded otherwise than sums with zeros among them
+        # where channels are cut, sums over fewer elements round differently from sums that include zeros
         return torch.allclose(a, b, rtol=1e-4, atol=1e-5) if cut else torch.equal(a, b)
     return len(a) == len(b) and all(_equal(x, y, cut) for x, y in zip(a, b, strict=True))
 
 
 def check_relaxation(relaxation: Relaxation, *, tau: float = 1.0) -> None:
-    """Checks that op weights lie on the simplex, honour masks and generators, and that alpha gets a finite gradient.
+    """Checks that op weights lie on the simplex and respect masks and generators, and that alpha gets a finite gradient.
 
     Args:
         relaxation: The relaxation.
-        tau: A temperature it takes.
+        tau: A valid temperature.
     """
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mask = torch.ones(4, 5, dtype=torch.bool)
@@ -167,7 +165,7 @@ def check_relaxation(relaxation: Relaxation, *, tau: float = 1.0) -> None:
 
 @torch.no_grad()
 def check_tau_schedule(schedule: TauSchedule) -> None:
-    """Checks that tau is a positive 0-d tensor throughout, a function of progress and state alone, with its state in state_dict."""
+    """Checks that tau is always a positive 0-d tensor, depends on progress and state only, and that state_dict has the state."""
     for i in range(11):
         tau = schedule(i / 10)
         _require(isinstance(tau, Tensor) and tau.dim() == 0, "tau must be a 0-d tensor")
@@ -192,10 +190,8 @@ def check_data(data: SearchDataModule) -> None:
     resumed.load_state_dict({"num_done": middle})
     rest = list(resumed)
     _require(len(rest) == len(whole) - middle, "a resumed epoch must yield the remaining batches")
-    _require(
-        _same(whole[middle:], rest),
-        "a resumed epoch must yield the same batches; draw augmentation from torch's generators",
-    )
+    same = _same(whole[middle:], rest)
+    _require(same, "a resumed epoch must yield the same batches; draw augmentation from torch's generators")
 
 
 def _check_halves(data: SearchDataModule) -> None:
@@ -239,7 +235,7 @@ def check_bilevel(bilevel: Bilevel, *, relaxation: Relaxation | None = None) -> 
 
     Args:
         bilevel: The method.
-        relaxation: What draws op weights; default soft Gumbel-Softmax.
+        relaxation: The relaxation of the search; None: soft Gumbel-Softmax.
     """
 
     def searched(warmup_epochs: int) -> dict[str, Tensor]:
@@ -272,11 +268,10 @@ def check_bilevel(bilevel: Bilevel, *, relaxation: Relaxation | None = None) -> 
         _require(all(bool(torch.isfinite(value).all()) for value in after.values()), "weights and alpha must be finite")
         return {name: value - before[name] for name, value in after.items() if value.is_floating_point()}
 
-    moved, again, resting = searched(0), searched(0), searched(2)
-    _require(
-        all(torch.equal(moved[name], again[name]) for name in moved), "a repetition with equal seeds must be equal"
-    )
+    moved, again, frozen = searched(0), searched(0), searched(2)
+    equal = all(torch.equal(moved[name], again[name]) for name in moved)
+    _require(equal, "a repetition with equal seeds must be equal")
     weights = [value for name, value in moved.items() if name != "alpha"]
     _require(any(bool(value.abs().sum() > 0) for value in weights), "the weights must move")
     _require(bool(moved["alpha"].abs().sum() > 0), "alpha must move after the warm-up")
-    _require(bool((resting["alpha"] == 0).all()), "alpha must rest in the warm-up: look at step.arch_moves")
+    _require(bool((frozen["alpha"] == 0).all()), "alpha must not move in the warm-up: see step.arch_moves")

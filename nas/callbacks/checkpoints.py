@@ -1,4 +1,4 @@
-"""When checkpoints are written."""
+"""Times at which checkpoints are written."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nas.io.distributed import any_process
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``last.ckpt`` before the first batch, after epochs and within long ones; ``save`` writes one at any batch.
+    """Writes ``last.ckpt`` before the first batch, after epochs and within long epochs; ``save`` writes it after any batch.
 
     Args:
         folder: The folder.
-        seconds: At the end of an epoch one is written if so much time has passed since the last; the last epoch's always is.
-        minutes: Within an epoch one is written if so many minutes have passed since the last; None: never.
+        seconds: Smallest time between checkpoints at ends of epochs; the last epoch always has a checkpoint.
+        minutes: Time after which a checkpoint is written within an epoch; None: never.
     """
 
     def __init__(self, folder: Path, seconds: float = 0.0, minutes: float | None = None) -> None:
@@ -32,7 +32,7 @@ class Checkpoints(Checkpoint):
         """Writes ``last.ckpt`` now.
 
         Raises:
-            FloatingPointError: A weight is not finite; the checkpoint before is kept.
+            FloatingPointError: A weight is not finite; the earlier checkpoint is kept.
         """
         cast(Any, trainer.lightning_module).check_weights()
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -43,9 +43,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.minutes is None or is_last_batch(trainer):
-            return
-        if self._is_due(trainer, 60 * self.minutes):
+        if self.minutes is not None and not is_last_batch(trainer) and self._is_due(trainer, 60 * self.minutes):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -54,10 +52,10 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def _is_due(self, trainer: pl.Trainer, seconds: float) -> bool:
-        """Whether so much time has passed; of several processes, for one of them."""
+        """Whether this time has passed since the last checkpoint, in at least one process."""
         return any_process(time.monotonic() - self._written >= seconds, trainer.strategy.root_device)
 
 
 def is_last_batch(trainer: pl.Trainer) -> bool:
-    """Whether the epoch ends with this batch, so that what is due comes after it."""
+    """Whether the epoch ends with this batch."""
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch

@@ -1,4 +1,4 @@
-"""TensorBoard pages of a search: scalars beyond the metrics, pictures, and a layout that opens as a tidy page."""
+"""TensorBoard pages of a search: scalars beyond the metrics, pictures, and the layout of the scalars."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Gap = Callable[[SearchModule, Genotype], Mapping[str, float]]
 
 
 class Dashboard(Callback):
-    """Writes pictures of a search at even distances, and once the layout of the custom scalars.
+    """Writes pictures of a search at equal intervals, and once the layout of the custom scalars.
 
-    Everything is dated by the batch counter, and read from the module and metrics.csv, so a resumed search writes what an undisturbed
-    one does.
+    The step of every entry is the batch counter, and all values come from the module and metrics.csv. A resumed search therefore writes
+    the same entries as a search that was not stopped.
 
     Args:
-        metrics_csv: The metrics' file, for the history of the probabilities.
-        num_images: Moments at which pictures are drawn, the last at the end; 0: none.
-        gap: Measures how the network of the present genotype differs from the supernet: tag -> value, at the same moments; None: it
-            is not measured.
+        metrics_csv: The file of the metrics, for the history of the probabilities.
+        num_images: Number of moments with pictures, the last at the end; 0: none.
+        gap: Measures the difference between the network of the present genotype and the supernet, as tag -> value, at the same moments;
+            None: it is not measured.
     """
 
     def __init__(self, metrics_csv: Path, *, num_images: int = 20, gap: Gap | None = None) -> None:
@@ -59,14 +59,14 @@ class Dashboard(Callback):
         num_epochs = int(trainer.max_epochs or 1)
         if not self._is_due(trainer.current_epoch, num_epochs) or not pl_module.supernet.choices:
             return
-        if pl_module.warmup_epochs >= num_epochs:  # alpha never moves, so there is nothing to see
+        if pl_module.warmup_epochs >= num_epochs:  # alpha never moves
             return
         step = pl_module.num_batches_done
         try:
             genotype = discretized(pl_module.supernet, pl_module.relaxation, pl_module.space)
             figures = dict(self._figures(pl_module, genotype))
             scalars = {**_costs(pl_module, genotype), **({} if self.gap is None else self.gap(pl_module, genotype))}
-        except Exception as error:  # a search of hours is worth more than its pictures
+        except Exception as error:  # failing pictures must not end a long search
             warnings.warn(f"batch {step}: no pictures: {describe(error)}", stacklevel=2)
             return
         for writer in writers(trainer):
@@ -77,7 +77,7 @@ class Dashboard(Callback):
         write_scalars(trainer, scalars, step)
 
     def _is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Whether pictures are drawn after this epoch: `num_images` of all epochs, the last among them."""
+        """Whether pictures are drawn after this epoch: after `num_images` of all epochs, including the last."""
         return (epoch + 1) * self.num_images // num_epochs > epoch * self.num_images // num_epochs
 
     def _figures(self, module: SearchModule, genotype: Genotype) -> Iterator[tuple[str, Figure]]:
@@ -88,7 +88,7 @@ class Dashboard(Callback):
 
 
 def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:
-    """What the derived network costs by the table, beside each limit."""
+    """The cost of the derived network by each table, and the limit."""
     result = {}
     for regularizer in module.regularizers:
         if isinstance(regularizer, CostPenalty):

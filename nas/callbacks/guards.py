@@ -1,4 +1,4 @@
-"""Guards against searches that collapse: they watch, log, warn, and stop a search that has decided."""
+"""Guards against collapse: they log, warn, evaluate architectures, and stop a search that has decided."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from nas.training.arch_statistics import entropy_share
 from nas.training.search_module import SearchModule
 
 Judge = Callable[[SearchModule, Mapping[str, Any]], float]
-"""How good an architecture is on the arch half; higher is better."""
+"""The score of an architecture on the arch half; higher is better."""
 
 NUM_JUDGED = 20
-"""Moments of a search at which an architecture that has become the most probable one may be judged."""
+"""Largest number of moments of a search at which the most probable architecture is scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class GuardOptions:
     """Guards against collapse.
 
     Attributes:
-        max_skip_share: Largest share of skip connections in a derived architecture, of the choices that could be one, where there are at
-            least four; what is above is replaced, which every output then says. 1: no limit.
-        stable_epochs: Stop when the most probable architecture has been the same for so many epochs, and the entropy below
+        max_skip_share: Largest share of skip connections in a derived architecture, among the choices with such a candidate, where there
+            are at least four of these choices. Excess skip connections are replaced, and every output reports it. 1: no limit.
+        stable_epochs: Stop when the most probable architecture has not changed for this number of epochs and the entropy is at most
             `settled_entropy`; 0: never.
         settled_entropy: Mean entropy of a search that has decided, as a share of its maximum.
         early_entropy: Warn when the mean entropy falls below this share of its maximum in the first third of the epochs in which alpha
@@ -59,17 +59,17 @@ class GuardOptions:
 
 
 class Guards(Callback):
-    """Watches alpha at the end of every epoch in which it moves. What it has seen is checkpointed, so that a resumed search stops alike.
+    """Watches alpha at the end of every epoch in which alpha moves. Checkpoints have the state, so that a resumed search stops equally.
 
     Args:
         options: The limits.
-        judge: Scores architectures; None: none are.
+        judge: Scores architectures; None: no architecture is scored.
 
     Attributes:
-        seen: Architectures that were the most probable one, with the batch and their score then.
-        stable: Epochs in which the most probable architecture has been the same.
-        collapsed_at: Batch at which the entropy had fallen too early; None: it has not.
-        stopped_at: Batch at which the search was stopped as decided; None: it was not.
+        seen: Architectures that were the most probable one at some time, with the batch and the score.
+        stable: Number of epochs since the most probable architecture changed.
+        collapsed_at: Batch of the warning about an early fall of the entropy; None: there was no warning.
+        stopped_at: Batch at which the search was stopped because it had decided; None: it was not stopped.
     """
 
     def __init__(self, options: GuardOptions, judge: Judge | None = None) -> None:
@@ -121,7 +121,7 @@ class Guards(Callback):
         self.collapsed_at = module.num_batches_done
         warnings.warn(
             f"the entropy of alpha has fallen to {left:.1%} of its maximum within the first third of the search: the choices were made "
-            "before the weights were trained; a lower arch learning rate, a longer warm-up or a higher tau helps",
+            "before the weights were trained; use a lower arch learning rate, a longer warm-up or a higher tau",
             stacklevel=2,
         )
 
@@ -137,7 +137,7 @@ class Guards(Callback):
         self._judged_at = trainer.current_epoch
         try:
             score = self.judge(module, choices)
-        except Exception as error:  # a search of hours is worth more than its guard
+        except Exception as error:  # a failing guard must not end a long search
             warnings.warn(f"the present architecture cannot be judged: {describe(error)}", stacklevel=2)
             self.judge = None
             return

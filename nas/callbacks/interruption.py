@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1: finish the batch, save, stop."""
+"""SIGTERM, SIGINT and SIGUSR1: the batch is finished, a checkpoint is saved, and the run stops."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Interrupted(Exception):
 
 
 class Interruption(Checkpoint):
-    """Handlers only set a flag; the batch in hand is finished, a checkpoint written, and :class:`Interrupted` raised.
+    """Signal handlers only set a flag; at the end of the batch a checkpoint is written and :class:`Interrupted` is raised.
 
-    A ``Checkpoint`` callback, so that at an epoch's end it runs after metrics were written; put it behind :class:`Checkpoints`.
+    It is a ``Checkpoint`` callback, so that it runs after metrics are written at an epoch's end. It must follow :class:`Checkpoints`.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -48,7 +48,7 @@ class Interruption(Checkpoint):
         self._stop(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        """Where a signal has come to one process, all of them save and stop."""
+        """Saves and stops in all processes if one has received a signal."""
         if any_process(self.received is not None, trainer.strategy.root_device):
             self.checkpoints.save(trainer)
             raise Interrupted(self.received or signal.SIGTERM)

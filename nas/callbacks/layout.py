@@ -1,4 +1,4 @@
-"""How TensorBoard's custom scalars are laid out."""
+"""The layout of TensorBoard's custom scalars."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MAX_SERIES = 8
-"""Lines of a chart that colours still tell apart."""
+"""Largest number of lines in a chart with distinguishable colors."""
 
 Layout = dict[str, dict[str, list[Any]]]
 
 
 def custom_scalars(tags: Iterable[str]) -> Layout:
-    """Pages Search, Choices, Cost, Training and System, a chart for each group of tags that belong together.
+    """Pages Search, Choices, Cost, Training and System, with a chart for each group of related tags.
 
     Args:
-        tags: Those that the search writes every epoch.
+        tags: The tags that the search writes every epoch.
     """
-    tags = list(tags)
     pages: dict[str, dict[str, list[str]]] = {"Search": {}, "Choices": {}, "Cost": {}, "Training": {}, "System": {}}
     for tag in tags:
         page, chart = _place(tag)
@@ -49,7 +48,7 @@ def _place(tag: str) -> tuple[str, str]:
 
 
 def _charts(charts: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-    """Charts of at most `MAX_SERIES` lines; the plugin takes tags for regular expressions."""
+    """Charts of at most `MAX_SERIES` lines; the plugin interprets tags as regular expressions."""
     result: dict[str, list[Any]] = {}
     for name, tags in charts.items():
         parts = [tags[i : i + MAX_SERIES] for i in range(0, len(tags), MAX_SERIES)]

@@ -13,7 +13,7 @@ from nas.io.csv_file import CsvFile
 
 
 class MetricsWriter(Callback):
-    """Writes ``module.scalars()`` once an epoch, dated by the batch counter."""
+    """Writes ``module.scalars()`` once an epoch; the step is the batch counter."""
 
     def __init__(self, path: Path) -> None:
         self.file = CsvFile(path)

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where there is one, plain lines otherwise."""
+"""Progress of a training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Progress(Callback):
     """Shows the epoch's losses, metrics, tau and entropy on standard error.
 
     Args:
-        title: What is running, for example ``search``.
-        console: Where to write; default standard error.
+        title: The name of the stage, for example ``search``.
+        console: The output; None: standard error.
     """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
@@ -38,8 +38,8 @@ class Progress(Callback):
             console=self.console,
         )
         self._bar.start()
-        total = pl_module.num_batches_total
-        self._task = self._bar.add_task(self.title, total=total, completed=pl_module.num_batches_done, scalars="")
+        done, total = pl_module.num_batches_done, pl_module.num_batches_total
+        self._task = self._bar.add_task(self.title, total=total, completed=done, scalars="")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         if self._bar is not None:
@@ -61,11 +61,11 @@ class Progress(Callback):
 
 
 def describe(scalars: dict[str, float | None], *, brief: bool = False) -> str:
-    """The few scalars worth a line.
+    """The main scalars in one line.
 
     Args:
         scalars: tag -> value.
-        brief: Only those that fit beside a bar on 80 columns: no losses, and of each metric the last level's.
+        brief: Only scalars that fit beside a bar on 80 columns: no losses, and each metric of its last level only.
     """
     hidden = ("choice/", "entropy/", "kind/", "lr/", "search/alpha", "search/argmax")
     shown: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Progress of what follows a training: architectures that are scored one after the other."""
+"""Progress of the scoring of architectures after a training."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS = 10.0
-"""Between lines where there is no terminal."""
+"""Time between lines where there is no terminal."""
 
 
 class ScoringProgress:
-    """Shows on standard error how many architectures are scored, and the time left; call it as a strategy tells."""
+    """Shows the number of scored architectures and the remaining time on standard error; called by a derive strategy.
+
+    Args:
+        title: The name of the stage, for example ``derive``.
+        console: The output; None: standard error.
+    """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
-        """Shows nothing yet.
-
-        Args:
-            title: What is done, for example ``derive``.
-            console: Where to write; default standard error.
-        """
         self.title = title
         self.console = console or Console(stderr=True)
         self._since = self._last = time.monotonic()
         self._bar: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Hears that so many architectures of so many are scored."""
+        """Shows that `done` of `total` architectures are scored."""
         now = time.monotonic()
         if self.console.is_terminal:
             if self._bar is None:
@@ -43,7 +42,7 @@ class ScoringProgress:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

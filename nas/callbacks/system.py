@@ -16,7 +16,7 @@ from nas.io.csv_file import CsvFile
 
 
 class SystemWriter(Callback):
-    """One row an epoch: seconds since this process began training, batches a second, peak memory (GB) of the GPU or the process."""
+    """One row for each epoch: seconds of training, batches per second, peak memory (GB) of the GPU or the process."""
 
     def __init__(self, path: Path) -> None:
         self.file = CsvFile(path)
@@ -26,7 +26,7 @@ class SystemWriter(Callback):
         self._epoch_first = 0
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds spent so far, so that a resumed run reports its whole time."""
+        """The seconds so far, so that a resumed run reports its total time."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
@@ -43,11 +43,8 @@ class SystemWriter(Callback):
         self.seconds = now - self._start
         rate = (pl_module.num_batches_done - self._epoch_first) / max(now - self._epoch_start, 1e-9)
         if trainer.is_global_zero:
-            row = {
-                "seconds": self.seconds,
-                "batches_per_second": rate,
-                "peak_memory_gb": peak_memory_gb(pl_module.device),
-            }
+            memory = peak_memory_gb(pl_module.device)
+            row = {"seconds": self.seconds, "batches_per_second": rate, "peak_memory_gb": memory}
             self.file.append(pl_module.num_batches_done, row)
             scalars = {f"system/{name}": value for name, value in row.items()}
             write_scalars(trainer, scalars, pl_module.num_batches_done)
@@ -59,7 +56,7 @@ class SystemWriter(Callback):
 
 
 def peak_memory_gb(device: torch.device) -> float | None:
-    """Highest memory so far in 1e9 bytes: allocated on a GPU, resident of this process otherwise; None where it is not known."""
+    """Peak memory in 1e9 bytes: allocated on a GPU, otherwise resident memory of this process; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     try:

@@ -1,4 +1,4 @@
-"""Where TensorBoard events go."""
+"""TensorBoard writers of a trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 
 def writers(trainer: pl.Trainer) -> Iterator[Any]:
-    """The TensorBoard writers of a trainer, on the rank that writes."""
+    """The TensorBoard writers of a trainer; none on ranks other than 0."""
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -18,7 +18,7 @@ def writers(trainer: pl.Trainer) -> Iterator[Any]:
 
 
 def write_scalars(trainer: pl.Trainer, row: Mapping[str, float | None], step: int) -> None:
-    """Writes tag -> value, None left out, and flushes."""
+    """Writes tag -> value except values of None, and flushes."""
     for writer in writers(trainer):
         for tag, value in row.items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""Tasks: what is minimised and measured."""
+"""Tasks: losses and metrics."""
 
 from nas.tasks.base import Task
 from nas.tasks.classification import Classification

@@ -1,4 +1,4 @@
-"""What a task must say."""
+"""The base class of tasks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torchmetrics import Metric
 
 
 class Task(nn.Module, ABC):
-    """What is minimised and measured. A module: parameters of its own are trained with the network's weights.
+    """The loss and the metrics of a training. A task is a module: its parameters are trained with the network's weights.
 
-    A batch is ``(inputs, target)``; where `inputs` is a tuple or list, the network is called with several arguments.
+    A batch is ``(inputs, target)``; where `inputs` is a tuple or list, its elements are the arguments of the network.
     """
 
     @abstractmethod
@@ -21,25 +21,24 @@ class Task(nn.Module, ABC):
         """The 0-d loss of one batch.
 
         Args:
-            output: What the network returned.
+            output: The network's output.
             target: The batch's target.
         """
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
-        """Fresh metrics by name, each updated with (output, target); the first one is the headline."""
+        """New metrics by name, each updated with (output, target); the first is the headline metric."""
 
     def prediction(self, output: Any) -> Any:
-        """The part of a network's output that metrics see; by default all of it."""
+        """The part of a network's output for metrics; by default all of it."""
         return output
 
     def constant(self) -> Metric | None:
-        """A fresh metric of what the best constant output scores by the headline metric; None where nobody knows.
+        """A new metric: the best score of a constant output by the headline metric; None where it is unknown.
 
-        Updated like the others, with (output, target), of which it sees the target alone. A network that does no better has learned
-        nothing.
+        It is updated with (output, target) and depends on the target alone. A network that does no better has learned nothing.
         """
         return None
 
     def check_target(self, target: Tensor) -> None:
-        """Raises ValueError for targets that the task cannot have; sees every batch while it is on the CPU."""
+        """Raises ValueError for targets that do not fit the task; called with every batch while it is on the CPU."""

@@ -1,4 +1,4 @@
-"""One class a sample."""
+"""One class for each sample."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nas.tasks.constants import MajorityShare
 
 
 class Classification(Task):
-    """Cross-entropy; accuracy (the share of right samples).
+    """Cross-entropy; accuracy (the share of correct samples).
 
-    Where a network returns a tuple, its first element is the prediction and the others are auxiliary ones, of auxiliary heads.
+    Where a network returns a tuple, its first element is the prediction, and the others are predictions of auxiliary heads.
 
     Args:
         num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1.
@@ -38,7 +38,7 @@ class Classification(Task):
         self.auxiliary_weight = auxiliary_weight
 
     def loss(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, auxiliary predictions' added with their weight.
+        """Mean cross-entropy in nats, plus the weighted losses of auxiliary predictions.
 
         Shape:
             - output: (B, num_classes, *), or a tuple of such
@@ -60,7 +60,7 @@ class Classification(Task):
         return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
 
     def metrics(self) -> Mapping[str, Metric]:
-        # `validate_args` would synchronise with the device at every update; check_target has looked already
+        # `validate_args` would synchronize with the device at every update; check_target checks earlier
         return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)}
 
     def constant(self) -> Metric:

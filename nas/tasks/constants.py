@@ -1,4 +1,4 @@
-"""What outputs score that do not depend on the input."""
+"""Scores of outputs that do not depend on the input."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torchmetrics import Metric
 
 
 class MajorityShare(Metric):
-    """The share of the most frequent class: the accuracy of always naming it.
+    """The share of the most frequent class: the accuracy of always predicting it.
 
     Args:
         num_classes: Number of classes.
-        divisor: What the share is divided by: the number of classes where others' scores of 0 are averaged in.
+        divisor: Divisor of the share: the number of classes for a mean over classes, where the other classes score 0.
     """
 
     full_state_update = False
@@ -39,7 +39,7 @@ class MajorityShare(Metric):
 
 
 class VarianceOfTargets(Metric):
-    """The variance of targets, each element by itself, averaged: the mean squared error of always giving their mean."""
+    """The mean over elements of the variance of targets: the mean squared error of always predicting their mean."""
 
     full_state_update = False
     number: Tensor

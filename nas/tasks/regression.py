@@ -1,4 +1,4 @@
-"""Numbers as targets."""
+"""Real numbers as targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Regression(Task):
     """Mean squared, absolute or Huber error; mean squared and absolute error as metrics.
 
     Args:
-        criterion: What is minimised.
+        criterion: The loss.
     """
 
     def __init__(self, criterion: Literal["mse", "l1", "huber"] = "mse") -> None:

@@ -1,4 +1,4 @@
-"""One class a pixel."""
+"""One class for each pixel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.tasks.constants import MajorityShare
 
 
 class Segmentation(Task):
-    """Cross-entropy over pixels; intersection over union (mean of the classes) and accuracy (the share of right pixels).
+    """Cross-entropy over pixels; intersection over union (mean over classes) and accuracy (the share of correct pixels).
 
     Args:
         num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1 for every pixel.
@@ -32,7 +32,7 @@ class Segmentation(Task):
             - target: (B, *) int64
 
         Raises:
-            ValueError: Output and target have other pixels.
+            ValueError: Output and target have different pixels.
         """
         if output.shape[:1] + output.shape[2:] != target.shape:
             raise ValueError(

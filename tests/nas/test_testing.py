@@ -131,7 +131,7 @@ class BadDiscretize(Space):
     [
         (ChoiceLeft, "choice is left"),
         (OtherChoicesWhenRetrained, "must have the choices"),
-        (Frozen, "differ in what is trained"),
+        (Frozen, "differ in trained parameters"),
         (WorkOutsideCandidates, "table of macs"),
         (Mixing, "computes something else"),
         (BadDiscretize, "discretize"),
@@ -230,7 +230,8 @@ def test_bilevel_methods_that_keep_the_rules(bilevel):
 
 
 @pytest.mark.parametrize(
-    ("bilevel", "rule"), [(Restless(), "alpha must rest in the warm-up"), (Idle(), "alpha must move after the warm-up")]
+    ("bilevel", "rule"),
+    [(Restless(), "alpha must not move in the warm-up"), (Idle(), "alpha must move after the warm-up")],
 )
 def test_bilevel_methods_that_break_them(bilevel, rule):
     with pytest.raises(AssertionError, match=rule):
