@@ -26,7 +26,7 @@ ROUNDING = 1e-3
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-    """Copies a file or folder into an empty working directory; checkpoints name the versions of today, so that runs resume."""
+    """Copies a file or folder into an empty working directory; checkpoints name today's versions and no machine, so that runs resume."""
     monkeypatch.chdir(tmp_path)
 
     def copy(name):
@@ -36,10 +36,8 @@ def old(tmp_path, monkeypatch):
         shutil.copytree(DATA / name, target)
         for path in target.rglob("last.ckpt"):
             state = checkpoint_io.load(path)
-            begun = state["callbacks"]["Record"]
-            if begun["versions"] != versions():
-                begun["versions"] = versions()
-                checkpoint_io.save(state, path)
+            state["callbacks"]["Record"] |= {"versions": versions(), "machine": None}
+            checkpoint_io.save(state, path)
         return target
 
     return copy
