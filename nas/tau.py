@@ -59,14 +59,13 @@ class Constant(TauSchedule):
 
 
 class _Annealed(TauSchedule):
-    """From `start` to `end`.
-
-    Args:
-        start: Tau at the beginning, above 0.
-        end: Tau at the end, above 0.
-    """
-
     def __init__(self, start: float = 5.0, end: float = 0.2) -> None:
+        """Sets the schedule.
+
+        Args:
+            start: Tau at the beginning, above 0.
+            end: Tau at the end, above 0.
+        """
         super().__init__()
         self.start = _positive("start", start)
         self.end = _positive("end", end)
