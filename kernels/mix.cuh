@@ -10,7 +10,7 @@
 //     backward_columns  runs are short: a thread owns columns of the matrix (n / period, period), a block sums its warps in shared memory
 //     reduce            second stage of dw, in a fixed order (reduce.cuh)
 //
-// Needs no header but these, and compiles under nvcc, and under g++ with emulation/simt.h.
+// Needs no header but these, and compiles under nvcc, and under g++ with tests/kernels/emulation/simt.h.
 #pragma once
 
 #include "mix.h"

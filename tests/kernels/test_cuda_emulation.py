@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 KERNELS = Path(__file__).parents[2] / "kernels"
+EMULATION = Path(__file__).parent / "emulation"
 OPTIONS = ("-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing", "-pthread")
 # small, so that small tensors have several tiles, chunks, blocks and rounds of each loop
 SMALL = (
@@ -53,9 +54,8 @@ class Job:
             text = (sources / name).read_text()
             assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
             (sources / name).write_text(text.replace(old, new))
-        emulation = KERNELS / "emulation"
-        command = ["g++", *OPTIONS, *self.options, *self.constants, f"-I{sources}", f"-I{emulation}"]
-        built = run([*command, emulation / self.driver, "-o", folder / "driver"])
+        command = ["g++", *OPTIONS, *self.options, *self.constants, f"-I{sources}", f"-I{EMULATION}"]
+        built = run([*command, EMULATION / self.driver, "-o", folder / "driver"])
         assert built.returncode == 0, built.stderr
         ran = run([folder / "driver", *self.words])
         if "unexpected memory mapping" in ran.stderr:  # an older sanitizer on a kernel that randomises more bits

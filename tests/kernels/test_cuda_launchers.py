@@ -11,6 +11,7 @@ import torch
 from nas.ops import fused, mix, mix_reference, native, sum_outputs, tap_conv, tap_conv_reference
 
 KERNELS = Path(__file__).parents[2] / "kernels"
+EMULATION = Path(__file__).parent / "emulation"
 SMALL = [
     *(f"-DNAS_MIX_{name}" for name in ("THREADS=32", "REDUCE_THREADS=32", "TILES=4", "UNROLLED_K=0")),
     *("-DNAS_TAPS_WINDOW_BYTES=4096", "-DNAS_TAPS_BLOCKS=4"),
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("library") / "kernels.so"
     options = ["-std=c++20", "-O1", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-pthread", "-shared", "-fPIC"]
-    sources = [f"-I{KERNELS / 'emulation'}", "-x", "c++", KERNELS / "mix.cu", KERNELS / "taps.cu"]
+    sources = [f"-I{EMULATION}", "-x", "c++", KERNELS / "mix.cu", KERNELS / "taps.cu"]
     subprocess.run(["g++", *options, *SMALL, *sources, "-o", path], check=True)
     return native.load(path)
 

@@ -1,6 +1,6 @@
 // Runs the launchers and kernels of mix.cu in emulation over shapes, K, types, groupings and alignments, against float64.
 //
-//     g++ -std=c++20 -fno-strict-aliasing -pthread -Ikernels -Ikernels/emulation kernels/emulation/driver.cpp -o driver
+//     g++ -std=c++20 -fno-strict-aliasing -pthread -Ikernels -Itests/kernels/emulation tests/kernels/emulation/driver.cpp -o driver
 //     ./driver [STEP [FIRST]]    every STEP-th case, by default each; with FIRST, from that on, and nothing but cases
 //
 // Most cases hold small integers, whose sums and products are exact: there every bit counts, and one element left out, counted twice or

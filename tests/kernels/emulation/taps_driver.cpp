@@ -1,6 +1,6 @@
 // Runs the launchers and kernels of taps.cu in emulation over shapes, offsets, types and alignments, against float64.
 //
-//     g++ -std=c++20 -fno-strict-aliasing -pthread -Ikernels -Ikernels/emulation kernels/emulation/taps_driver.cpp -o driver
+//     g++ -std=c++20 -fno-strict-aliasing -pthread -Ikernels -Itests/kernels/emulation tests/kernels/emulation/taps_driver.cpp -o driver
 //     ./driver [STEP [FIRST]]    every STEP-th case, by default each; with FIRST, from that on, and nothing but cases
 //
 // Most cases hold small integers, whose sums and products are exact, as in driver.cpp. Prints the first mismatch and exits with 1.

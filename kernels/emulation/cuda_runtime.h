@@ -1,3 +1,0 @@
-// Stands in for the toolkit's header of this name where kernels/emulation is on the include path.
-#pragma once
-#include "simt.h"
