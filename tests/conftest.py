@@ -17,6 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas.cli import main
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fault-share", type=float, default=0.01, help="share of the full counts in tests/faults")
+    parser.addoption("--fault-seed", type=int, default=0, help="seed of the random faults in tests/faults")
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

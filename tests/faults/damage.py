@@ -1,4 +1,4 @@
-"""Checkpoints, exports and genotypes with flipped bits, or cut off."""
+"""Checkpoints, exports and genotypes with flipped bits or missing ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from faults.child import Child, command
-from faults.killing import Reference, reference_of
+from child import Child, command
+from killing import Reference, reference_of
 
 import nas
 from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS
@@ -21,11 +21,11 @@ from nas.io import checkpoint_io
 from nas.io.files import sha256
 
 Check = Callable[[Path], str | None]
-"""Reads a damaged file as users do; returns what was wrong with that: None where it was refused, or recovered from the one before."""
+"""Reads a damaged file as users do; returns a complaint, or None where the file was refused or its predecessor was used."""
 
 
 def damages(folder: Path, num_flips: int, num_cuts: int, draw: random.Random) -> list[str]:
-    """Damages files at random places; returns what was taken silently."""
+    """Damages files at random places; returns the damages that no reader noticed."""
     files = _files(reference_of(folder, 0, 0))
     wrong = []
     for trial in range(num_flips + num_cuts):
@@ -75,13 +75,13 @@ def _recovered(run: Path) -> Check:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             state = checkpoint_io.load(path)
-        return None if said and state["num_batches_done"] == known["num_batches_done"] else "taken silently"
+        return None if said and state["num_batches_done"] == known["num_batches_done"] else "read silently"
 
     return check
 
 
 def _as_listed(path: Path) -> str | None:
-    """A genotype may be edited by hand; the run's manifest says what was written."""
+    """A genotype may be edited by hand; the run's manifest has the checksum of the original."""
     listed = json.loads((path.parent / "manifest.json").read_text())["sha256"]
     return "listed as whole" if listed[path.name] == sha256(path) else None
 

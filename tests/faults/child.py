@@ -1,8 +1,9 @@
-"""Searches in processes forked from this one, which has imported everything, so that each starts at once."""
+"""Searches in forked processes: they start at once, because their parent has imported everything."""
 
 from __future__ import annotations
 
 import mmap
+import multiprocessing
 import os
 import resource
 import signal
@@ -21,10 +22,10 @@ class Ended(NamedTuple):
     """How a process ended.
 
     Attributes:
-        code: Exit code; of one that was killed the negative signal.
+        code: Exit code; the negative signal of a process that was killed.
         seconds: From fork to end.
         peak_mb: Highest resident memory, 1e6 bytes.
-        said: What it wrote to standard error.
+        said: Its standard error.
     """
 
     code: int
@@ -34,15 +35,15 @@ class Ended(NamedTuple):
 
 
 class Child:
-    """A forked process that runs a function; it counts finished batches where its parent can see them."""
+    """A forked process that runs a function, and reports a number to its parent."""
 
     def __init__(self, function: Callable[[Child], int], folder: Path, limit_bytes: int | None = None) -> None:
         """Starts it.
 
         Args:
-            function: What it does; returns the exit code.
+            function: Its work; returns the exit code.
             folder: Its working directory.
-            limit_bytes: Largest file that it may write; None: any.
+            limit_bytes: Size of the largest file that it may write; None: no limit.
         """
         self._shared = mmap.mmap(-1, 8)
         self._errors = folder / "stderr.txt"
@@ -57,11 +58,11 @@ class Child:
 
     @property
     def count(self) -> int:
-        """What :meth:`tell` was told last."""
+        """The last number that the process reported."""
         return int(struct.unpack("q", self._shared[:8])[0])
 
-    def tell(self, count: int) -> None:
-        """Tells the parent a number; call it in the process itself."""
+    def report(self, count: int) -> None:
+        """Reports a number to the parent; to be called in the process itself."""
         self._shared[:8] = struct.pack("q", count)
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
@@ -77,7 +78,7 @@ class Child:
         os.kill(self.pid, signum)
 
     def end(self, patience: float = 120.0) -> Ended:
-        """Waits for it; kills it where that takes longer than `patience` seconds."""
+        """Waits for its end; kills it after `patience` seconds."""
         end = time.monotonic() + patience
         if self.wait_for(lambda: time.monotonic() > end):
             self.kill()
@@ -97,16 +98,21 @@ class Child:
 
 
 def command(words: Sequence[str | Path]) -> Callable[[Child], int]:
-    """The function that runs ``nas WORDS``, and tells the number of batches done."""
+    """The function that runs ``nas WORDS`` and reports the number of batches done."""
 
     def run(child: Child) -> int:
         finish = TrainModule.finish_batch
 
         def counting(self: TrainModule, **watched: object) -> None:
             finish(self, **watched)  # type: ignore[arg-type]
-            child.tell(self.num_batches_done)
+            child.report(self.num_batches_done)
 
         TrainModule.finish_batch = counting  # type: ignore[method-assign]
         return main([str(word) for word in words])
 
     return run
+
+
+def reset_start_method() -> None:
+    """Lets commands start processes by the default method; processes of a spawned process are spawned otherwise."""
+    multiprocessing.set_start_method(None, force=True)

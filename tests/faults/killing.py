@@ -1,4 +1,4 @@
-"""Searches that are killed, terminated, or run out of disk, and go on."""
+"""Searches that are killed, terminated or out of disk space, and are resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from faults.child import Child, command
+from child import Child, command
 
 from nas.io import checkpoint_io
 
@@ -36,8 +36,8 @@ class Reference:
     """The undisturbed run of a seed.
 
     Attributes:
-        folder: Where it is.
-        first_checkpoint, total: Seconds until the first checkpoint is there, and until the end.
+        folder: Its folder.
+        first_checkpoint, total: Seconds to the first checkpoint, and to the end.
     """
 
     def __init__(self, folder: Path, seed: int, num_workers: int) -> None:
@@ -61,7 +61,7 @@ class Reference:
         self.total = ended.seconds
 
     def differences(self, run: Path) -> list[str]:
-        """What another run of the seed has otherwise."""
+        """Names of files and checkpoint entries in which another run of the seed differs."""
         found = [
             name
             for name in ("metrics.csv", "genotype.json", "config.yaml")
@@ -87,7 +87,7 @@ def _differences(a: Any, b: Any, place: str) -> Iterator[str]:
 
 
 def go_on(reference: Reference, run: Path) -> list[str]:
-    """Resumes what is left of a run, or begins it anew where nothing is; returns what is wrong with the result."""
+    """Resumes a run, or starts it again where it has no folder; returns what is wrong with the result."""
     words: list[str | Path] = ["search", "--resume", run]
     if not run.exists():
         words = ["search", "--config", reference.config, "--out", run]
@@ -104,7 +104,7 @@ def reference_of(folder: Path, seed: int, num_workers: int) -> Reference:
 
 
 def references(folder: Path, num_workers: int, num: int) -> list[Reference]:
-    """The undisturbed runs of all seeds, as far as so many trials need them."""
+    """The undisturbed runs for a number of trials, at most one a seed."""
     return [reference_of(folder, seed, num_workers) for seed in range(min(NUM_SEEDS, num))]
 
 
@@ -129,7 +129,7 @@ def kills(folder: Path, num_workers: int, num: int, num_before: int, draw: rando
 
 
 def kills_of_commands(folder: Path, num: int, draw: random.Random) -> list[str]:
-    """The same through the real command line."""
+    """Kills processes of the real command line."""
     reference = reference_of(folder, 0, 0)
     wrong = []
     for trial in range(num):
@@ -152,7 +152,7 @@ def kills_of_commands(folder: Path, num: int, draw: random.Random) -> list[str]:
 
 
 def terminations(folder: Path, num: int, draw: random.Random) -> list[str]:
-    """SIGTERM at random moments: exit code 143, every finished batch kept, and the run goes on equal."""
+    """SIGTERM at random moments: exit code 143, every finished batch is saved, and the resumed run is equal."""
     known = references(folder, 0, num)
     wrong = []
     for trial in range(num):
@@ -175,7 +175,7 @@ def terminations(folder: Path, num: int, draw: random.Random) -> list[str]:
 
 
 def full_disks(folder: Path, num: int) -> list[str]:
-    """A largest file size, as a full disk makes it: the run fails with a message, and goes on equal when there is room again."""
+    """A limit of file sizes stands for a full disk: the run fails with a message; resumed without the limit, it is equal."""
     reference = reference_of(folder, 0, 0)
     largest = max(path.stat().st_size for path in reference.run.rglob("*") if path.is_file())
     wrong = []
@@ -195,7 +195,7 @@ def full_disks(folder: Path, num: int) -> list[str]:
 
 
 def kills_while_writing(folder: Path, num: int, elsewhere: bool, draw: random.Random) -> list[str]:
-    """Kills while a checkpoint is being written, TMPDIR being on the same file system or on another."""
+    """Kills while a checkpoint is written; TMPDIR is on the same file system or on another."""
     tensor = torch.zeros(200_000)
     wrong = []
     for trial in range(num):
@@ -209,7 +209,7 @@ def kills_while_writing(folder: Path, num: int, elsewhere: bool, draw: random.Ra
         child.end()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the one before is taken
+                warnings.simplefilter("ignore")  # a warning that the previous checkpoint is used
                 step = checkpoint_io.load(path)["step"]
         except ValueError as error:
             wrong.append(f"trial {trial}: unreadable: {error}")
@@ -227,6 +227,6 @@ def _writer(path: Path, tensor: torch.Tensor, temporary: str) -> Callable[[Child
         while True:
             step += 1
             checkpoint_io.save({"step": step, "tensor": tensor}, path)
-            child.tell(step)
+            child.report(step)
 
     return write
