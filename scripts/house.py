@@ -222,7 +222,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the ten lines that are drawn")
     options = parser.parse_args(words)
-    files = sources("nas", "search_spaces", "scripts")
+    files = sources("nas", "search_spaces", "examples", "scripts")
     modules = {module_of(path) for path in sources("nas", "search_spaces")}
     graph = {module_of(path): set(imported(path, modules)) for path in sources("nas", "search_spaces")}
     top = [shown(path) for path in sorted((ROOT / "nas").glob("*.py"))]

@@ -29,8 +29,8 @@ from typing import Any
 
 import matplotlib
 from scipy.stats import kendalltau
-from studies import seeds_of
 
+from nas.cli.launch_command import parse_seeds
 from nas.derive import Ranked
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     lines: list[Row] = []
     for name in names:
-        for seed in seeds_of(options.seeds):
+        for seed in parse_seeds(options.seeds):
             start = time.perf_counter()
             folder = searched(source, seed, METHODS[name], options.out / f"{name}_{seed}")
             summary = folder.read_summary()

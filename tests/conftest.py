@@ -1,5 +1,6 @@
 """A small configuration, the command line called in process, and what is skipped without a GPU."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -39,6 +40,22 @@ def forget_own_modules(tmp_path_factory):
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def load_file():
+    """Loads a Python file by its path in the project; the file may import others in its folder."""
+
+    def load(name):
+        path = Path(__file__).parents[1] / name
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [str(path.parent), *sys.path])
+            spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 class Operations(TorchDispatchMode):

@@ -5,9 +5,9 @@ import pytest
 from nas.callbacks import Dashboard
 
 
-def test_parts_are_less_than_the_whole(script, config, capsys):
+def test_parts_are_less_than_the_whole(load_file, config, capsys):
     before = Dashboard.on_train_epoch_end
-    module = script("bench_logging")
+    module = load_file("scripts/bench_logging.py")
     assert module.main(["--config", str(config()), "--trainer.num_images", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert 0 < result["scalars_seconds"] < result["search_seconds"]

@@ -5,8 +5,8 @@ import torch
 
 
 @pytest.fixture
-def bench_mix(script, monkeypatch):
-    module = script("bench_mix")
+def bench_mix(load_file, monkeypatch):
+    module = load_file("scripts/bench_mix.py")
     monkeypatch.setattr(module, "pin", lambda threads: None)
     return module
 

@@ -7,8 +7,8 @@ from nas.relaxations import GumbelSoftmax
 
 
 @pytest.fixture
-def bench_step(script):
-    return script("bench_step")
+def bench_step(load_file):
+    return load_file("scripts/bench_step.py")
 
 
 def test_a_soft_step_does_and_keeps_little_of_what_a_plain_one_does(bench_step):

@@ -4,8 +4,8 @@ import pytest
 
 
 @pytest.fixture
-def bench_taps(script, monkeypatch):
-    module = script("bench_taps")
+def bench_taps(load_file, monkeypatch):
+    module = load_file("scripts/bench_taps.py")
     monkeypatch.setattr(module, "pin", lambda threads: None)
     return module
 

@@ -4,8 +4,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def study(script):
-    return script("estimator_study")
+def study(load_file):
+    return load_file("scripts/estimator_study.py")
 
 
 def test_it_writes_what_it_says(study, tmp_path, capsys):

@@ -8,11 +8,11 @@ import pytest
 
 
 @pytest.fixture
-def house(script, tmp_path, monkeypatch):
+def house(load_file, tmp_path, monkeypatch):
     """The script, on a tree of its own; it needs the standard library alone."""
-    module = script("house")
+    module = load_file("scripts/house.py")
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    for folder in ("nas", "search_spaces", "scripts", "tests"):
+    for folder in ("nas", "search_spaces", "examples", "scripts", "tests"):
         (tmp_path / folder).mkdir()
     return module
 

@@ -5,8 +5,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def pareto(script):
-    return script("pareto")
+def pareto(load_file):
+    return load_file("scripts/pareto.py")
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def scaling(script):
-    return script("scaling")
+def scaling(load_file):
+    return load_file("scripts/scaling.py")
 
 
 def test_averaging_takes_what_its_formula_says(scaling):

@@ -17,13 +17,13 @@ LABELS = ("dilation_1", "dilation_8")
 
 
 @pytest.fixture(scope="module")
-def enumerate_space(script):
-    return script("enumerate_space")
+def enumerate_space(load_file):
+    return load_file("scripts/enumerate_space.py")
 
 
 @pytest.fixture(scope="module")
-def quality(script):
-    return script("search_quality")
+def quality(load_file):
+    return load_file("scripts/search_quality.py")
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_between_whole_numbers_random_search_is_worth_its_share(quality):
 
 
 def test_seeds(quality):
-    assert quality.seeds_of("100-103") == [100, 101, 102, 103] and quality.seeds_of("3,5") == [3, 5]
+    assert quality.parse_seeds("100-103") == [100, 101, 102, 103] and quality.parse_seeds("3,5") == [3, 5]
 
 
 def test_every_method_is_a_configuration(quality):

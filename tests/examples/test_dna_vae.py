@@ -10,8 +10,8 @@ from nas.tau import Exponential
 
 
 @pytest.fixture(scope="module")
-def dna(script):
-    return script("dna_vae")
+def dna(load_file):
+    return load_file("examples/dna_vae/dna_vae.py")
 
 
 def one_hot(dna, text):

@@ -1,15 +1,12 @@
-"""Which of 30 measurements of a tumour matter, hidden among 100 decoys: gates beside a filter and L1 logistic regression.
+"""Feature selection by gates, compared with a filter and L1 logistic regression.
 
-Command: python scripts/feature_selection.py --config configs/select_features.yaml --seeds 0-2
-
-`nas search` chooses the features; as many are chosen by mutual information with the target, and by logistic regression with an L1 penalty
-as strong as leaves so many (ties broken by the size of coefficients). All choices are then trained alike, by the configuration's retrain
-section, and tested once. The choosers see the training set alone. Words that are not this script's go to the configuration.
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
-from studies import seeds_of, spread
 from torch.utils.data import TensorDataset
 
+from nas.cli.launch_command import parse_seeds
 from nas.data.breast_cancer import NUM_FEATURES
 from nas.genotype import Genotype
 from nas.io.markdown import markdown_table
@@ -30,6 +27,9 @@ from nas.runs.stages.retrain import retrain_genotype
 from nas.runs.stages.search import search
 from nas.supernet.gate import DROP, KEEP
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from studies import spread
+
 PREFIX = "features."
 
 
@@ -37,9 +37,9 @@ class Row(NamedTuple):
     """One choice of features.
 
     Attributes:
-        method: Who chose.
-        num_features: How many.
-        num_decoys: Of them decoys.
+        method: Name of the method.
+        num_features: Number of chosen features.
+        num_decoys: Number of decoys among them.
         test: Accuracy on the test set.
     """
 
@@ -50,15 +50,15 @@ class Row(NamedTuple):
 
 
 def by_mutual_information(x: np.ndarray, y: np.ndarray, num: int, seed: int) -> list[int]:
-    """The features that alone say most about the target.
+    """The features with the most mutual information with the target, one at a time.
 
-    Source: Kraskov et al. 2004, "Estimating mutual information", as scikit-learn has it.
+    Source: Kraskov et al. 2004, "Estimating mutual information", by scikit-learn.
     """
     return sorted(np.argsort(-mutual_info_classif(x, y, random_state=seed))[:num].tolist())
 
 
 def by_l1(x: np.ndarray, y: np.ndarray, num: int) -> list[int]:
-    """The features that an L1 penalty leaves: the strongest penalty that leaves so many.
+    """The features with the largest coefficients under the strongest L1 penalty that leaves enough of them.
 
     Source: Tibshirani 1996, "Regression Shrinkage and Selection via the Lasso", for logistic regression.
     """
@@ -71,7 +71,7 @@ def by_l1(x: np.ndarray, y: np.ndarray, num: int) -> list[int]:
 
 
 def chosen(genotype: Genotype) -> list[int]:
-    """The features that an architecture reads."""
+    """Numbers of the features that an architecture reads."""
     return sorted(
         int(name.removeprefix(PREFIX))
         for name, label in genotype.choices.items()
@@ -80,7 +80,7 @@ def chosen(genotype: Genotype) -> list[int]:
 
 
 def reading(genotype: Genotype, features: Sequence[int]) -> Genotype:
-    """The same architecture, but reading these features."""
+    """The same architecture, reading these features."""
     others = {name: label for name, label in genotype.choices.items() if not name.startswith(PREFIX)}
     names = [name for name in genotype.choices if name.startswith(PREFIX)]
     wanted = {f"{PREFIX}{i}" for i in features}
@@ -88,7 +88,7 @@ def reading(genotype: Genotype, features: Sequence[int]) -> Genotype:
 
 
 def compare(source: ConfigSource, seed: int, folder: Path) -> list[Row]:
-    """One search and its rivals, each trained and tested."""
+    """One search and the other methods, each trained and tested."""
     source = source.overridden("seed_everything", seed)
     genotype = search(source, folder / "search").read_genotype()
     features = chosen(genotype)
@@ -118,21 +118,18 @@ def table(rows: Sequence[Row]) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == method]
         decoys = sum(row.num_decoys for row in mine) / sum(row.num_features for row in mine)
-        numbers = [f"{spread([getattr(row, name) for row in mine], form)}" for name, form in FORMS.items()]
-        cells.append((method, numbers[0], f"{decoys:.0%}", numbers[1]))
+        num_features = spread([row.num_features for row in mine], ".1f")
+        cells.append((method, num_features, f"{decoys:.0%}", spread([row.test for row in mine])))
     return markdown_table(("chosen by", "features", "decoys among them", "test accuracy"), cells)
-
-
-FORMS = {"num_features": ".1f", "test": ".3f"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--seeds", default="0-2")
+    parser.add_argument("--seeds", type=parse_seeds, default="0-2")
     options, others = parser.parse_known_args()
     rows: list[Any] = []
-    for seed in seeds_of(options.seeds):
+    for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             rows += compare(ConfigSource((options.config,), tuple(others)), seed, Path(folder))
     print(table(rows))

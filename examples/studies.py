@@ -1,4 +1,4 @@
-"""What the small studies share: seeds from the command line, mean ± standard deviation, one way to train."""
+"""Shared parts of the examples: command-line options, digits, a training loop, and tables of mean ± standard deviation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from nas.data import Digits
 from nas.io.markdown import markdown_table
 from nas.io.rng import derive_seed
 from nas.launch.options import parse_seeds as seeds_of
@@ -20,16 +22,29 @@ def spread(values: Sequence[float], form: str = ".3f") -> str:
     return f"{statistics.fmean(values):{form}} ± {std:{form}}"
 
 
+def digits(train: bool) -> tuple[Tensor, Tensor]:
+    """scikit-learn's 8x8 digits of the training or the test set.
+
+    Shape:
+        - images: (N, 1, 8, 8)
+        - labels: (N,)
+    """
+    dataset = Digits().train_set(False) if train else Digits().test_set()
+    assert isinstance(dataset, TensorDataset)
+    images, labels = dataset.tensors
+    return images, labels
+
+
 def options_of(doc: str | None, seeds: str = "0-2", num_steps: int | None = None) -> argparse.Namespace:
-    """Words of the command line: ``--seeds`` and, where there is a default, ``--num-steps``. Sets one thread.
+    """Reads ``--seeds`` and ``--num-steps`` from the command line, and limits torch to one thread.
 
     Args:
-        doc: The script's docstring.
-        seeds: Default.
-        num_steps: Default; None: there is no such word.
+        doc: The example's docstring.
+        seeds: Default of ``--seeds``.
+        num_steps: Default of ``--num-steps``; None: the example has no such option.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=seeds_of, default=seeds)
+    parser.add_argument("--seeds", type=parse_seeds, default=seeds)
     if num_steps is not None:
         parser.add_argument("--num-steps", type=int, default=num_steps)
     options = parser.parse_args()
@@ -38,13 +53,13 @@ def options_of(doc: str | None, seeds: str = "0-2", num_steps: int | None = None
 
 
 def train(module: nn.Module, loss: Callable[[int], Tensor], num_steps: int, seed: int) -> None:
-    """AdamW with one cycle of its learning rate up to 0.003; dropout is keyed by the step.
+    """Trains by AdamW, with one cycle of the learning rate up to 0.003; dropout is keyed by the step.
 
     Args:
-        module: What is trained; in eval mode afterwards.
-        loss: Takes the step's number.
-        num_steps: How many.
-        seed: Of dropout.
+        module: Module to train; in eval mode afterwards.
+        loss: Function of the step's number.
+        num_steps: Number of steps.
+        seed: Seed of dropout.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps)
@@ -61,12 +76,12 @@ def train(module: nn.Module, loss: Callable[[int], Tensor], num_steps: int, seed
 def compared(
     methods: Mapping[str, Callable[[int, int], float]], head: tuple[str, str], options: argparse.Namespace
 ) -> str:
-    """A table: of each method the mean ± standard deviation over seeds.
+    """A table of the methods' mean ± standard deviation over seeds.
 
     Args:
         methods: Name -> function of the number of steps and the seed.
         head: Names of the columns.
-        options: As :func:`options_of` reads them.
+        options: Result of :func:`options_of`.
     """
     rows = [
         (name, spread([method(options.num_steps, seed) for seed in options.seeds])) for name, method in methods.items()

@@ -1,4 +1,4 @@
-"""A recurrent network that writes letters and reads what it has written."""
+"""A recurrent network that writes letters and reads its own letters."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from nas.relaxations import gumbel_max
 from nas.relaxations.base import one_hot
 
 Draw = Callable[[Tensor], Tensor]
-"""Takes logits (B, K) to a letter, relaxed or not."""
+"""Takes logits (B, K) to letters (B, K), relaxed or one-hot."""
 
 
 class Writer(nn.Module):
-    """Writes from codes, one letter after the other."""
+    """Writes texts from codes, one letter after the other.
+
+    Args:
+        num_letters: Size of the alphabet, K.
+        length: Letters of a text.
+        code: Size of a code.
+        hidden: Size of the hidden state.
+        reads_code: Whether each step reads the code; otherwise only the first hidden state depends on it.
+    """
 
     def __init__(self, num_letters: int, length: int, code: int, hidden: int, *, reads_code: bool) -> None:
-        """Builds the network.
-
-        Args:
-            num_letters: K.
-            length: Letters of a text.
-            code: Size of the code.
-            hidden: Size of the state.
-            reads_code: Whether it reads the code beside every letter, and not at the beginning alone.
-        """
         super().__init__()
         self.num_letters, self.length, self.reads_code = num_letters, length, reads_code
         self.begin = nn.Linear(code, hidden)

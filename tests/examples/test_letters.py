@@ -3,8 +3,8 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def letters(script):
-    return script("letters")
+def letters(load_file):
+    return load_file("examples/letters.py")
 
 
 def most_likely(logits):

@@ -1,49 +1,31 @@
-"""Sorting lists of images by the numbers they show, learned from sorted lists alone: permutations relaxed by Gumbel-Sinkhorn.
+"""Sorting images by the digits that they show: permutations relaxed by Gumbel-Sinkhorn.
 
-Command: python scripts/sort_digits.py --seeds 0-2
-
-Five of scikit-learn's 8x8 digits make a list: training images in training (1,200), test images at the end (2,000 lists of 597 images, drawn
-once a seed). A convolutional network scores each image for each place. In training the scores become a relaxed permutation matrix, tau
-annealed from 2 to 0.2, and the loss is the negative logarithm of the mass that each place gets from images that may stand there: which
-ones may is all that is told of a list, not its digits. At the end the best permutation is taken; a list counts as sorted when all five
-places are right, equal digits in any order.
-
-Beside it the same network trained the same way with each row relaxed for itself (GumbelSoftmax), which does not know that a place is taken
-once, its best permutation taken in the same way; and one score for each image, trained on pairs of neighbours (RankNet) and sorted by.
-
-Dropout (a half) was chosen on held-out training images, seeds 20-22.
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
-from studies import compared, options_of, train
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
 import nas
-from nas.data import Digits
 from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import GumbelSinkhorn, GumbelSoftmax, Relaxation, hard_permutation
 from nas.tau import Exponential
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from studies import compared, digits, options_of, train
+
 LENGTH = 5
-NUM_IMAGES, NUM_LISTS = 96, 256
-"""Of a training step."""
+NUM_IMAGES, NUM_LISTS = 96, 256  # of a training step
 NUM_TEST_IMAGES, NUM_TEST_LISTS = 597, 2000
 NUM_STEPS = 1200
-
-
-def images_and_labels(train: bool) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 8, 8) and digits (N,)."""
-    dataset = Digits().train_set(False) if train else Digits().test_set()
-    assert isinstance(dataset, TensorDataset)
-    images, labels = dataset.tensors
-    return images, labels
 
 
 def lists(train: bool, num_images: int, num_lists: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +36,7 @@ def lists(train: bool, num_images: int, num_lists: int, seed: int, step: int) ->
         - members: (B, n), the images of each list
         - labels: (B, n), their digits
     """
-    images, labels = images_and_labels(train)
+    images, labels = digits(train)
     generator = keyed_generator(seed, f"lists/{train}", step)
     pool = torch.randperm(len(labels), generator=generator)[:num_images]
     members = torch.rand(num_lists, len(pool), generator=generator).topk(LENGTH).indices
@@ -62,7 +44,7 @@ def lists(train: bool, num_images: int, num_lists: int, seed: int, step: int) ->
 
 
 def fits(labels: Tensor) -> Tensor:
-    """Whether image i may stand at place j of the sorted list.
+    """Whether image i fits place j of the sorted list.
 
     Shape:
         - labels: (B, n)
@@ -72,7 +54,7 @@ def fits(labels: Tensor) -> Tensor:
 
 
 def is_sorted(labels: Tensor, permutation: Tensor) -> Tensor:
-    """Whether a permutation sorts each list: no place before a smaller one.
+    """Whether a permutation sorts each list.
 
     Shape:
         - labels: (B, n)
@@ -102,10 +84,9 @@ def backbone(num_outputs: int) -> nn.Module:
 
 
 class Sorter(nn.Module):
-    """Places for the images of each list: relaxed while training, scores otherwise."""
+    """Places the images of each list: a relaxed permutation in training, scores in eval mode."""
 
     def __init__(self) -> None:
-        """Builds the network."""
         super().__init__()
         self.scores = backbone(LENGTH)
 
@@ -116,7 +97,7 @@ class Sorter(nn.Module):
 
 
 def by_permutation(relaxation: Relaxation, num_steps: int, seed: int) -> float:
-    """Share of the test lists that are sorted, with permutations relaxed in training."""
+    """Share of test lists that are sorted by a network trained with relaxed permutations."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet = nas.Supernet(Sorter())
     tau = Exponential(start=2.0, end=0.2)
@@ -135,7 +116,7 @@ def by_permutation(relaxation: Relaxation, num_steps: int, seed: int) -> float:
 
 
 def by_score(num_steps: int, seed: int) -> float:
-    """Share of the test lists that one score for each image sorts, trained on pairs of a list.
+    """Share of test lists that are sorted by one score for each image, trained on pairs (RankNet).
 
     Source: Burges et al. 2005, "Learning to Rank using Gradient Descent".
     """

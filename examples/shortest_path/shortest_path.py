@@ -1,39 +1,31 @@
-"""Shortest paths over terrain that nobody priced: costs learned from optimal paths through a relaxed shortest-path algorithm.
+"""Terrain costs learned from cheapest paths, through a relaxed shortest-path algorithm.
 
-Command: python scripts/shortest_path.py --seeds 0-2
-
-A 6x6 grid; each cell shows an 8x8 image of a 0, 2, 4 or 6 (scikit-learn's digits), which is its terrain, and entering it costs 1, 2, 4 or
-7. The way goes from one corner to the opposite one by steps to the four neighbours. Training sees 4,000 grids of training images and one
-cheapest path of each, never a cost; the test is 500 grids of test images. A perceptron prices each image. From its prices Bellman and
-Ford's recursion gives the cost to go, each cell's step being a relaxed choice (nas.sample, GumbelSoftmax) among its neighbours, tau
-annealed from 2 to 0.2; the loss is the negative logarithm of the weights of the steps that the shown paths take. At the end Dijkstra's
-algorithm runs on the learned prices; a grid is solved when its path costs, at the true costs, what the cheapest one costs.
-
-Beside it: the same with Softmax, without noise; cloning, a network that sees all 36 images and says the step of a cell without a
-recursion; and equal prices.
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
-from studies import compared, options_of, train
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
 import nas
-from nas.data import Digits
 from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import GumbelSoftmax, Relaxation, Softmax
 from nas.tau import Exponential
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from studies import compared, digits, options_of, train
 
 SIDE = 6
 CELLS = SIDE * SIDE
@@ -46,7 +38,7 @@ FAR = 1e4
 
 
 def neighbours(side: int) -> tuple[Tensor, Tensor]:
-    """The cell that each step leads to, and whether there is one.
+    """The cell after each step, and whether that cell is inside the grid.
 
     Shape:
         - both results: (side * side, 4)
@@ -62,9 +54,9 @@ class Grids(NamedTuple):
 
     Attributes:
         images: (N, cells, 64).
-        costs: (N, cells), the true ones.
-        steps: (N, cells), number of the path's step from a cell; -1 where it does not pass.
-        best: (N,), what the path costs.
+        costs: (N, cells), true costs.
+        steps: (N, cells), number of the path's step from a cell; -1 for cells off the path.
+        best: (N,), cost of the path.
     """
 
     images: Tensor
@@ -74,9 +66,9 @@ class Grids(NamedTuple):
 
 
 def cheapest_path(costs: np.ndarray, side: int) -> list[int]:
-    """Dijkstra's path from the first cell to the last, both included; entering a cell costs.
+    """Dijkstra's path from the first cell to the last, both included; a cost is paid on entering a cell.
 
-    Source: Dijkstra 1959, as scipy has it.
+    Source: Dijkstra 1959, by scipy.
     """
     cells, inside = (tensor.numpy() for tensor in neighbours(side))
     starts = np.repeat(np.arange(side * side), 4)[inside.ravel()]
@@ -91,9 +83,7 @@ def cheapest_path(costs: np.ndarray, side: int) -> list[int]:
 
 def grids(train: bool, number: int, seed: int) -> Grids:
     """Random grids of training or test images."""
-    dataset = Digits().train_set(False) if train else Digits().test_set()
-    assert isinstance(dataset, TensorDataset)
-    images, labels = dataset.tensors
+    images, labels = digits(train)
     shown = labels[:, None] == torch.tensor(DIGITS)
     images, terrain = images[shown.any(1)].flatten(1), shown.int().argmax(1)[shown.any(1)]
     index = torch.randint(len(terrain), (number, CELLS), generator=keyed_generator(seed, f"grids/{train}"))
@@ -112,12 +102,12 @@ def step_weights(prices: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Bellman and Ford's recursion with relaxed choices of the step; to be called inside a supernet.
 
     Args:
-        prices: Of entering a cell, above 0.
-        side: Of the grid.
+        prices: Prices of entering the cells, above 0.
+        side: Side of the grid.
 
     Shape:
         - prices: (B, cells)
-        - first result: (B, cells), cost to go to the last cell
+        - first result: (B, cells), cost from each cell to the last cell
         - second result: (B, cells, 4), weights of the steps
     """
     cells, inside = neighbours(side)
@@ -133,25 +123,23 @@ def step_weights(prices: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 class Pricer(nn.Module):
-    """Prices images, and finds relaxed steps through them while training."""
+    """Prices images; in training, finds relaxed steps over these prices."""
 
     def __init__(self) -> None:
-        """Builds the perceptron."""
         super().__init__()
         hidden = (nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.5))
         self.price = nn.Sequential(*hidden, nn.Linear(256, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, cells, 64) to steps' weights (B, cells, 4); in eval mode to prices (B, cells)."""
+        """Images (B, cells, 64) to weights of steps (B, cells, 4); in eval mode to prices (B, cells)."""
         prices: Tensor = self.price(images).squeeze(-1).exp()
         return step_weights(prices, SIDE)[1] if self.training else prices
 
 
 class Cloner(nn.Module):
-    """Says the step of each cell from all images at once."""
+    """Predicts the step of each cell from all images at once."""
 
     def __init__(self) -> None:
-        """Builds the perceptron."""
         super().__init__()
         self.cell = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
         self.grid = nn.Sequential(nn.Linear(CELLS * 8, 512), nn.ReLU(), nn.Linear(512, CELLS * 4))
@@ -169,7 +157,7 @@ def batch_of(data: Grids, seed: int, step: int) -> Grids:
 
 
 def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
-    """Share of the test grids solved with learned prices."""
+    """Share of test grids solved with learned prices."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet = nas.Supernet(Pricer())
     tau, shown = Exponential(start=2.0, end=0.2), grids(True, NUM_TRAIN, seed)
@@ -191,7 +179,7 @@ def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
 
 
 def by_cloning(num_steps: int, seed: int) -> float:
-    """Share of the test grids solved by following the steps that a network says."""
+    """Share of test grids solved by following the steps that a network predicts."""
     torch.manual_seed(derive_seed(seed, "weights"))
     network, shown = Cloner(), grids(True, NUM_TRAIN, seed)
 
@@ -204,12 +192,12 @@ def by_cloning(num_steps: int, seed: int) -> float:
     data = grids(False, NUM_TEST, seed)
     cells, inside = neighbours(SIDE)
     with torch.no_grad():
-        said = network(data.images).masked_fill(~inside, -torch.inf).argmax(-1)
-    return solved(data, [followed(steps, cells) for steps in said])
+        predicted = network(data.images).masked_fill(~inside, -torch.inf).argmax(-1)
+    return solved(data, [followed(steps, cells) for steps in predicted])
 
 
 def followed(steps: Tensor, cells: Tensor) -> list[int]:
-    """The cells that one comes through, at most as many as there are."""
+    """The path along these steps, cut off after as many steps as there are cells."""
     path = [0]
     while path[-1] != CELLS - 1 and len(path) <= CELLS:
         path.append(int(cells[path[-1], steps[path[-1]]]))
@@ -217,13 +205,13 @@ def followed(steps: Tensor, cells: Tensor) -> list[int]:
 
 
 def equal_prices(num_steps: int, seed: int) -> float:
-    """Share of the test grids that a path of fewest steps solves."""
+    """Share of test grids solved by a path with the fewest steps."""
     data = grids(False, NUM_TEST, seed)
     return solved(data, [cheapest_path(np.ones(CELLS), SIDE)] * NUM_TEST)
 
 
 def solved(data: Grids, paths: Sequence[Sequence[int]]) -> float:
-    """Share of paths that arrive and cost no more than the cheapest."""
+    """Share of paths that reach the last cell at the lowest cost."""
     good = [
         path[-1] == CELLS - 1 and float(costs[list(path[1:])].sum()) <= float(best) + 1e-4
         for costs, best, path in zip(data.costs, data.best, paths, strict=True)

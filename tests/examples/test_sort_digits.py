@@ -7,8 +7,8 @@ from nas.relaxations import GumbelSinkhorn
 
 
 @pytest.fixture(scope="module")
-def sorting(script):
-    return script("sort_digits")
+def sorting(load_file):
+    return load_file("examples/sort_digits/sort_digits.py")
 
 
 def test_what_fits_where_by_enumeration(sorting):
@@ -25,7 +25,7 @@ def test_what_fits_where_by_enumeration(sorting):
 
 def test_lists_hold_images_of_their_own_half_and_are_drawn_again(sorting):
     images, members, labels = sorting.lists(False, 20, 30, 1, 4)
-    every, digits = sorting.images_and_labels(False)
+    every, digits = sorting.digits(False)
     assert images.shape == (20, 1, 8, 8) and members.shape == (30, 5) and members.max() < 20
     assert all(len(set(row.tolist())) == 5 for row in members)
     for image, digit in zip(images[members[0]], labels[0], strict=True):

@@ -10,8 +10,8 @@ CONFIG = Path(__file__).parents[2] / "configs/select_features.yaml"
 
 
 @pytest.fixture(scope="module")
-def selection(script):
-    return script("feature_selection")
+def selection(load_file):
+    return load_file("examples/feature_selection/feature_selection.py")
 
 
 def test_the_rivals_find_what_matters(selection):

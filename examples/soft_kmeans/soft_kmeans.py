@@ -1,31 +1,20 @@
-"""Clustering by gradient: k-means with relaxed assignments, alone on pixels and together with an encoder.
+"""K-means by gradient: relaxed assignments of points to centers, on pixels and together with an encoder.
 
-Command: python scripts/soft_kmeans.py --seeds 5-9
-
-A point's assignment is a relaxed sample (`nas.sample`, GumbelSoftmax) of logits that are its negative squared distances to the centres,
-scaled by the total variance; centres descend the expected squared distance while tau falls from 100 to 1, where the samples are as good as
-hard. On the 1,797 digits of scikit-learn, beside its KMeans (the best of ten starts), by inertia (the sum of squared distances to the
-nearest centre) and adjusted Rand index (agreement with the digits, 1 at best, 0 by chance).
-
-The encoder learns that two warped copies of an image are the same and those of others are not (SimCLR: Chen et al. 2020, "A Simple
-Framework for Contrastive Learning of Visual Representations"); after half of the steps the clustering of its code joins in, and both go
-on together.
-
-Labels are used for the adjusted Rand index alone. What the encoder learns by, and the weight of the clustering (0.5), were chosen by that
-index on seeds 0-4, so its figure is of other seeds.
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
-from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,38 +24,40 @@ from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import GumbelSoftmax
 from nas.tau import Exponential, TauSchedule
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from studies import options_of, spread
+
 NUM_CLUSTERS = 10
 SCALE = 100.0
-"""Of a squared distance as large as the total variance, in logits: twice as far is never drawn."""
+"""Logits of a squared distance as large as the total variance; points twice as far are never drawn."""
 SIDE, CODE, WEIGHT, CONTRAST = 8, 20, 0.5, 0.5
 
 
 class SoftKMeans(nn.Module):
-    """Centres; the expected squared distance of relaxed assignments, divided by the total variance."""
+    """Cluster centers; the loss is the expected squared distance of relaxed assignments, divided by the total variance.
+
+    Args:
+        points: (N, D); the centers start near their mean.
+        generator: Source of the random start.
+        num_clusters: Number of centers.
+    """
 
     def __init__(self, points: Tensor, generator: torch.Generator, num_clusters: int = NUM_CLUSTERS) -> None:
-        """Puts the centres near the points' mean.
-
-        Args:
-            points: (N, D), for mean and variance.
-            generator: Source of where exactly.
-            num_clusters: How many centres.
-        """
         super().__init__()
         noise = torch.randn(num_clusters, points.shape[1], generator=generator)
-        self.centres = nn.Parameter(points.mean(0) + 0.1 * points.std(0).mean() * noise)
+        self.centers = nn.Parameter(points.mean(0) + 0.1 * points.std(0).mean() * noise)
         self.variance: Tensor
         self.register_buffer("variance", points.var(0).sum())
 
     def forward(self, points: Tensor) -> Tensor:
         """(B, D) to a 0-d loss."""
-        distances = torch.cdist(points, self.centres).square() / self.variance
+        distances = torch.cdist(points, self.centers).square() / self.variance
         return (nas.sample(-SCALE * distances) * distances).sum(-1).mean()
 
     @torch.no_grad()
     def assigned(self, points: Tensor) -> tuple[Tensor, float]:
-        """What a hard assignment comes to: the cluster of each point, and the inertia."""
-        nearest = torch.cdist(points, self.centres).square().min(1)
+        """The nearest center of each point, and the inertia."""
+        nearest = torch.cdist(points, self.centers).square().min(1)
         return nearest.indices, float(nearest.values.sum())
 
 
@@ -75,8 +66,8 @@ def tau_schedule() -> TauSchedule:
 
 
 def clustered(points: Tensor, seed: int, num_steps: int) -> tuple[Tensor, float]:
-    """Centres alone, every step on all points; returns clusters and inertia."""
-    supernet = nas.Supernet(SoftKMeans(points, keyed_generator(seed, "centres")))
+    """Trains centers alone, on all points at every step; returns clusters and inertia."""
+    supernet = nas.Supernet(SoftKMeans(points, keyed_generator(seed, "centers")))
     relaxation, tau = GumbelSoftmax(), tau_schedule()
     optimizer = torch.optim.Adam(supernet.weight_parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
@@ -97,7 +88,7 @@ def perceptron(*sizes: int) -> nn.Module:
 
 
 def warped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image turned (up to 0.3), sheared (0.3), stretched (by a fifth) and moved (a pixel).
+    """Rotates (up to 0.3), shears (0.3), stretches (by a fifth) and shifts (by a pixel) each image.
 
     Shape:
         - images, result: (B, 64)
@@ -116,7 +107,7 @@ def warped(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def contrast(codes: Tensor, others: Tensor) -> Tensor:
-    """How badly each code is told from the copies of all other images.
+    """Cross-entropy of recognizing each image's copy among the copies of all images.
 
     Shape:
         - codes, others: (B, D), of length 1; row i of both is of image i
@@ -127,7 +118,7 @@ def contrast(codes: Tensor, others: Tensor) -> Tensor:
 
 
 def encoded(points: Tensor, seed: int, num_steps: int) -> Tensor:
-    """Centres and an encoder learned together; returns clusters."""
+    """Trains centers and an encoder together; returns clusters."""
     torch.manual_seed(derive_seed(seed, "weights"))
     network = perceptron(SIDE**2, 256, 256, CODE)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -140,12 +131,12 @@ def encoded(points: Tensor, seed: int, num_steps: int) -> Tensor:
         if step == first:
             with torch.no_grad():
                 codes = F.normalize(network(points), dim=1)
-            kmeans = SoftKMeans(codes, keyed_generator(seed, "centres"))
+            kmeans = SoftKMeans(codes, keyed_generator(seed, "centers"))
             supernet = nas.Supernet(kmeans)
             optimizer.add_param_group({"params": supernet.weight_parameters(), "lr": 0.02})
         if step >= first:
             progress = (step - first) / (num_steps - first)
-            kmeans.variance.lerp_(code.detach().var(0).sum(), 0.01)  # no code is better for being dense
+            kmeans.variance.lerp_(code.detach().var(0).sum(), 0.01)  # a dense code gets no lower loss
             sample = supernet.sample(relaxation, tau(progress), generator=keyed_generator(seed, "noise", step))
             loss = loss + WEIGHT * supernet(code, op_weights=sample)
         optimizer.zero_grad()
@@ -159,8 +150,8 @@ class Row(NamedTuple):
     """One clustering.
 
     Attributes:
-        method: What made it.
-        inertia: Divided by that of scikit-learn's best; None in another space.
+        method: Name of the method.
+        inertia: Inertia divided by that of scikit-learn's best; None in another space.
         agreement: Adjusted Rand index.
     """
 

@@ -1,19 +1,6 @@
-"""Words from a generator that a discriminator teaches, what happens when it collapses, and re-heating.
+"""Words from a generator and a discriminator: an induced collapse, with and without re-heating of tau.
 
-Command: python scripts/text_gan.py --seeds 0-2
-
-The words are those of the names of Unicode's characters that Python ships (unicodedata): all of 4 to 7 letters; a tenth is held out. A
-recurrent generator writes 8 characters, of 26 letters and an end, each a relaxed sample (nas.sample, straight-through GumbelSoftmax) of
-its logits and its next input; a recurrent discriminator tells them from words, and the gradient goes back through the characters. The
-monitor is the mean entropy of the characters' probabilities.
-
-A collapse is induced: for a fifth of the training the generator is paid for one word, "LETTER", alone, until it writes little else. Then
-training goes on, tau annealed from 1 to 0.1 in all: once as it is, and once in `nas.tau.Reheating`, which sees the entropy every 10 steps
-and multiplies tau by 5, falling back over a fifth of the training, when the entropy is below 0.3 nats.
-
-Measured on 1,000 words before the collapse, right after it, a twentieth of the training later, and at the end: the share of different
-words and of different 3-grams, and the negative logarithm of their likelihood a character under a 3-gram model of the training words
-(held-out words beside it).
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
@@ -23,11 +10,10 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from letters import Writer, drawn
-from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +23,10 @@ from nas.io.rng import derive_seed, keyed_generator
 from nas.regularizers import entropy
 from nas.relaxations import GumbelSoftmax
 from nas.tau import Exponential, Reheating, TauSchedule
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from letters import Writer, drawn
+from studies import options_of, spread
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 END = len(LETTERS)
@@ -62,32 +52,31 @@ def words() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def encoded(texts: Sequence[str]) -> Tensor:
-    """Numbers of the letters, ends behind: (N, length)."""
+    """Numbers of the letters, padded with ends: (N, length)."""
     return torch.tensor([[LETTERS.index(c) for c in text] + [END] * (LENGTH - len(text)) for text in texts])
 
 
 def decoded(letters: Tensor) -> list[str]:
-    """Words of numbers (N, length): what comes before the first end."""
+    """The words before the first end: numbers (N, length) to texts."""
     return ["".join(LETTERS[i] for i in row[: row.index(END) if END in row else LENGTH]) for row in letters.tolist()]
 
 
 class TrigramModel:
-    """Probabilities of a character after two others, with a share of the lower orders (Jelinek and Mercer 1980)."""
+    """Probabilities of a character after two others, interpolated with lower orders (Jelinek and Mercer 1980).
+
+    Args:
+        texts: Training words.
+        shares: Weights of 3-grams, 2-grams and 1-grams; each 1-gram is counted once more than it occurs.
+    """
 
     def __init__(self, texts: Sequence[str], shares: tuple[float, float, float] = (0.7, 0.2, 0.1)) -> None:
-        """Counts.
-
-        Args:
-            texts: The words.
-            shares: Of 3-grams, 2-grams and 1-grams; the last smoothed by one more of each character.
-        """
-        size = NUM_LETTERS + 1  # one more for what is before a word
+        size = NUM_LETTERS + 1  # one more for the place before a word
         counts = torch.zeros(size, size, NUM_LETTERS)
         for context, following in self._grams(texts):
             counts[context[0], context[1], following] += 1
         orders = [counts, counts.sum(0, keepdim=True), counts.sum((0, 1), keepdim=True) + 1]
         seen = [order / order.sum(-1, keepdim=True).clamp_min(1) for order in orders]
-        # what was never seen leaves its share to the 1-grams
+        # contexts that never occurred leave their weight to the 1-grams
         left = 1 - sum(
             share * (part.sum(-1, keepdim=True) > 0) for share, part in zip(shares[:2], seen[:2], strict=True)
         )
@@ -113,10 +102,9 @@ def different(texts: Sequence[str], num: int | None = None) -> float:
 
 
 class Discriminator(nn.Module):
-    """Above 0 where letters (B, length, characters) look like a word."""
+    """A network whose output is above 0 where letters (B, length, characters) look like a word."""
 
     def __init__(self) -> None:
-        """Builds the network."""
         super().__init__()
         self.read = nn.GRU(NUM_LETTERS, HIDDEN, batch_first=True, bidirectional=True)
         self.judge = nn.Sequential(nn.Linear(2 * HIDDEN, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
@@ -128,7 +116,7 @@ class Discriminator(nn.Module):
 
 
 class Quality(NamedTuple):
-    """Of words that were written.
+    """The quality of written words.
 
     Attributes:
         words: Share of different words.
@@ -176,7 +164,7 @@ def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
 
 @torch.no_grad()
 def judged(network: nn.Module, model: TrigramModel, seed: int) -> Quality:
-    """Judges what a generator writes."""
+    """Judges words that a generator writes."""
     generator = keyed_generator(seed, "judged")
     code = torch.randn(NUM_JUDGED, CODE, generator=generator)
     letters, _ = network(code, partial(drawn, generator=generator))

@@ -1,34 +1,18 @@
-"""DNA with a motif, written by a variational autoencoder that reads its own relaxed nucleotides: beside REINFORCE, and with a learned tau.
+"""A variational autoencoder of DNA that reads its own relaxed nucleotides, compared with REINFORCE.
 
-Command: python scripts/dna_vae.py --seeds 0-2
-
-A sequence has 16 nucleotides, drawn evenly, and at a random place one of six that follow TGACTC, each with probability 0.9 (else one of
-the other three). 2,000 train. The decoder is a recurrent network that writes one nucleotide after the other; each is a relaxed sample of
-its own logits (nas.sample, straight-through GumbelSoftmax) and its next input, in training as well as afterwards. Its loss: the
-cross-entropy of the encoded sequence while it reads its own writing, the divergence of the code from the prior, and a critic's judgement
-of sequences written from the prior; the critic learns to tell them from training sequences. The gradient of the first and the last goes
-back through all samples.
-
-REINFORCE is the same model, loss and number of steps, but nucleotides are drawn, and their gradient is the score function's with the mean
-of the other sequences of the batch as baseline.
-
-A held-out scorer, which no training sees, judges 1,000 sequences written from the prior: the best log-odds of the true motif over all
-places, with the threshold that 5 % of sequences without a motif reach: one letter may differ. Beside it the share of different sequences.
-
-The temperature: annealed from 2 to 0.5; or learned with the weights (LearnedTau from 1), with an entropy bonus (0.05 times the mean
-entropy of the tempered probabilities) and without.
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from letters import Draw, Writer, drawn
-from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,6 +22,10 @@ from nas.io.rng import derive_seed, keyed_generator
 from nas.regularizers import entropy
 from nas.relaxations import GumbelSoftmax, Softmax
 from nas.tau import Exponential, LearnedTau, TauSchedule
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from letters import Draw, Writer, drawn
+from studies import options_of, spread
 
 LETTERS, MOTIF = "ACGT", "TGACTC"
 LENGTH, NUM_TRAIN, NUM_JUDGED = 16, 2000, 1000
@@ -72,9 +60,9 @@ def best_odds(written: Tensor) -> Tensor:
 
 
 def recovery(written: Tensor) -> float:
-    """Share of sequences whose odds are at least what 5 % of sequences without a motif reach."""
+    """Share of sequences whose odds reach the threshold that 5 % of sequences without a motif reach."""
     background = best_odds(sequences(20_000, keyed_generator(0, "background"), motif=False))
-    threshold = background.quantile(0.95) - 1e-4  # odds are sums of few numbers: against rounding
+    threshold = background.quantile(0.95) - 1e-4  # tolerance for rounding: many sequences have equal odds
     return float((best_odds(written) >= threshold).float().mean())
 
 
@@ -82,7 +70,6 @@ class Autoencoder(nn.Module):
     """Encodes sequences, and writes them letter by letter, reading its own letters."""
 
     def __init__(self) -> None:
-        """Builds encoder and decoder."""
         super().__init__()
         self.encoder = nn.GRU(4, HIDDEN, batch_first=True, bidirectional=True)
         self.code = nn.Linear(2 * HIDDEN, 2 * CODE)
@@ -95,7 +82,7 @@ class Autoencoder(nn.Module):
         return mean, log_variance.clamp(-8, 8)
 
     def forward(self, x: Tensor, noise: Tensor, prior: Tensor, draw: Draw) -> tuple[Tensor, ...]:
-        """Sequences, and noise for their codes and for codes of the prior.
+        """Writes sequences from codes of the inputs, and from codes of the prior.
 
         Returns:
             Letters and logits of both halves, (2 B, length, 4) each, and the codes' divergence from the prior (B,).
@@ -107,7 +94,7 @@ class Autoencoder(nn.Module):
 
 
 def critic() -> nn.Module:
-    """Judges sequences: above 0 where they look like training sequences."""
+    """A network whose output is above 0 for sequences that look like training sequences."""
     return nn.Sequential(
         nn.Conv1d(4, 32, len(MOTIF)),
         nn.LeakyReLU(0.2),
@@ -120,11 +107,11 @@ def critic() -> nn.Module:
 
 
 class Result(NamedTuple):
-    """What one training came to.
+    """The result of one training.
 
     Attributes:
         recovery: Share of written sequences with the motif.
-        different: Share of different ones.
+        different: Share of different sequences.
         tau: The last temperature.
         entropy: Mean entropy of the written letters' probabilities, nats.
     """
@@ -138,8 +125,10 @@ class Result(NamedTuple):
 def losses(judge: nn.Module, x: Tensor, letters: Tensor, logits: Tensor, divergence: Tensor, weight: float) -> Tensor:
     """Each sequence's loss: (B,)."""
     (own, written) = logits[: len(x)], letters[len(x) :]
-    told = F.cross_entropy(own.flatten(0, 1), x.argmax(-1).flatten(), reduction="none").view(len(x), -1).sum(1)
-    return told + weight * divergence + 2.0 * F.softplus(-judge(written.mT).squeeze(1))
+    reconstruction = (
+        F.cross_entropy(own.flatten(0, 1), x.argmax(-1).flatten(), reduction="none").view(len(x), -1).sum(1)
+    )
+    return reconstruction + weight * divergence + 2.0 * F.softplus(-judge(written.mT).squeeze(1))
 
 
 def train(tau: TauSchedule, seed: int, *, reinforce: bool = False, bonus: float = 0.0) -> Result:
@@ -156,7 +145,9 @@ def train(tau: TauSchedule, seed: int, *, reinforce: bool = False, bonus: float 
         x = data[torch.randint(NUM_TRAIN, (BATCH,), generator=generator)]
         noise, prior = torch.randn(2, BATCH, CODE, generator=generator)
         letter_noise = keyed_generator(seed, "noise", step)
-        weight = min(1.0, 2 * step / NUM_STEPS)  # of the divergence: slowly, or codes say nothing
+        weight = min(
+            1.0, 2 * step / NUM_STEPS
+        )  # of the divergence; with full weight at once, codes carry no information
         if reinforce:
             letters, logits, divergence = model(x, noise, prior, partial(drawn, generator=letter_noise))
             each = losses(judge, x, letters, logits, divergence, weight)
@@ -179,7 +170,7 @@ def train(tau: TauSchedule, seed: int, *, reinforce: bool = False, bonus: float 
 
 
 def advantage(loss: Tensor) -> Tensor:
-    """Each loss minus the mean of the others'.
+    """Each loss minus the mean of the other losses.
 
     Source: Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
     """
@@ -188,7 +179,7 @@ def advantage(loss: Tensor) -> Tensor:
 
 @torch.no_grad()
 def judged(model: Any, tau: float, seed: int) -> Result:
-    """Judges what a model writes from the prior."""
+    """Judges sequences that a model writes from the prior."""
     generator = keyed_generator(seed, "judged")
     code = torch.randn(NUM_JUDGED, CODE, generator=generator)
     letters, logits = model.write(code, partial(drawn, generator=generator))

@@ -1,38 +1,30 @@
-"""Dropout rates that are learned, beside a grid of fixed ones: calibration, and doubt about digits never seen.
+"""Learned dropout rates, compared with a grid of fixed rates.
 
-Command: python scripts/concrete_dropout.py --seeds 0-2
-
-Digits 0 to 7 of scikit-learn's 8x8 digits are classified by a perceptron of three layers, trained on 150 of its training images; each
-layer's rate is learned (`nas.dropout`, drawn by nas.sample, tau 0.1), and then fixed. All predict by the mean of 50 draws.
-Measured on the test set: accuracy, negative logarithm of the likelihood, expected calibration error (15 bins), and how well the
-predictive entropy tells digits 8 and 9, which no training has seen, from the others (area under the ROC curve, 0.5 by chance). "Best
-fixed" is the rate of the grid whose likelihood is best on the unused training images, so learning has one training where the grid has
-six. The number of training images and the strength of the penalty (0.3) were chosen by that likelihood on seeds 3 and 4.
-
-First, a regression whose noise is known: y = sum of w x m / (1 - p), m dropping each x at rate p (0.1, 0.3 and 0.5), and Gaussian noise
-of 0.3. The rate that makes the data most likely (the mean of the likelihood over 256 relaxed draws, tau 0.02) is learned with w.
+README.md beside this file describes the problem, the command and the figures.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from sklearn.metrics import roc_auc_score
-from studies import options_of, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 import nas
-from nas.data import Digits
 from nas.dropout import RELAXATION, ConcreteDropout, dropout_penalty, fixed, monte_carlo, rates
 from nas.io.markdown import markdown_table
 from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import binary_concrete
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from studies import digits, options_of, spread
 
 NUM_CLASSES, NUM_TRAIN, WIDTH, NUM_STEPS = 8, 150, 256, 1500
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)
@@ -45,9 +37,8 @@ Split = tuple[Tensor, Tensor]
 def split(seed: int) -> dict[str, Split]:
     """Training, held-out training and test images of digits 0 to 7, and test images of the others; flat."""
     found: dict[str, Split] = {}
-    for name, dataset in (("train", Digits().train_set(False)), ("test", Digits().test_set())):
-        assert isinstance(dataset, TensorDataset)
-        images, labels = dataset.tensors
+    for name in ("train", "test"):
+        images, labels = digits(name == "train")
         known = labels < NUM_CLASSES
         found[name] = images[known].flatten(1), labels[known]
         found[f"{name}, unknown"] = images[~known].flatten(1), labels[~known]
@@ -62,7 +53,7 @@ def split(seed: int) -> dict[str, Split]:
 
 
 def perceptron(drop: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Three linear layers, each behind a dropout that `drop` puts before it."""
+    """Three linear layers; `drop` puts a dropout before each."""
     layers = [nn.Linear(64, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, NUM_CLASSES)]
     first, second, third = (drop(layer) for layer in layers)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
@@ -82,7 +73,7 @@ def trained(network: nn.Module, loss: Callable[[int, Tensor, Tensor], Tensor], d
 
 
 def learned(data: Split, seed: int) -> tuple[nn.Module, list[float]]:
-    """A network with ordinary dropouts at learned rates, and the rates."""
+    """A network with plain dropouts at learned rates, and the rates."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet = nas.Supernet(perceptron(ConcreteDropout))
 
@@ -97,7 +88,7 @@ def learned(data: Split, seed: int) -> tuple[nn.Module, list[float]]:
 
 
 def at_rate(rate: float, data: Split, seed: int) -> nn.Module:
-    """A network trained with one fixed rate, and the penalty of the weights."""
+    """A network trained at one fixed rate, with the same penalty of the weights."""
     torch.manual_seed(derive_seed(seed, "weights"))
     network = perceptron(lambda layer: nn.Sequential(nn.Dropout(rate), layer))
 
@@ -110,7 +101,7 @@ def at_rate(rate: float, data: Split, seed: int) -> nn.Module:
 
 
 def measured(network: nn.Module, data: dict[str, Split], seed: int) -> dict[str, float]:
-    """Accuracy, likelihood and calibration on the test set, and how well unknown digits are doubted."""
+    """Accuracy, likelihood and calibration on the test set, and the area under the ROC curve for unknown digits."""
     torch.manual_seed(derive_seed(seed, "draws"))
     x, y = data["test"]
     known, unknown = monte_carlo(network, x), monte_carlo(network, data["test, unknown"][0])
@@ -124,7 +115,7 @@ def measured(network: nn.Module, data: dict[str, Split], seed: int) -> dict[str,
 
 
 def likelihood(probabilities: Tensor, y: Tensor) -> float:
-    """The mean negative logarithm of what the targets were given."""
+    """The mean negative logarithm of the targets' probabilities."""
     return float(-probabilities.gather(1, y[:, None]).clamp_min(1e-12).log().mean())
 
 
@@ -142,7 +133,7 @@ def recovered_rate(rate: float, seed: int, num_steps: int = 600, num_draws: int 
         batch = torch.randint(len(x), (100,), generator=noise)
         drop = binary_concrete(log_odds.expand(num_draws, 100, 6), REGRESSION_TAU, generator=noise)
         means = (x[batch] * (1 - drop) / (1 - torch.sigmoid(log_odds))) @ weights
-        width = NOISE + 0.5 * (1 - step / num_steps)  # wide at first: few draws are near
+        width = NOISE + 0.5 * (1 - step / num_steps)  # wide at first, because few draws are near
         terms = -((y[batch] - means) / width).square() / 2
         optimizer.zero_grad()
         (-terms.logsumexp(0).mean()).backward()
@@ -178,8 +169,8 @@ def main() -> None:
     columns = {"accuracy": "accuracy", "nll": "negative log-likelihood", "ece": "calibration error", "auroc": "doubt"}
     cells = [(name, *(spread([row[key] for row in rows]) for key in columns)) for name, rows in found.items()]
     print(f"{markdown_table(('rates', *columns.values()), cells)}\n")
-    learnt = [spread([row[f"rate {i}"] for row in found["learned"]]) for i in range(3)]
-    print(f"learned rates, first layer to last: {', '.join(learnt)}")
+    layers = [spread([row[f"rate {i}"] for row in found["learned"]]) for i in range(3)]
+    print(f"learned rates, first layer to last: {', '.join(layers)}")
 
 
 if __name__ == "__main__":

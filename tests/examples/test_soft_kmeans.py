@@ -9,8 +9,8 @@ from nas.relaxations import GumbelSoftmax
 
 
 @pytest.fixture(scope="module")
-def clustering(script):
-    return script("soft_kmeans")
+def clustering(load_file):
+    return load_file("examples/soft_kmeans/soft_kmeans.py")
 
 
 def test_few_steps_come_near_to_kmeans(clustering):
@@ -24,18 +24,18 @@ def test_few_steps_come_near_to_kmeans(clustering):
 
 
 def test_at_the_end_of_annealing_the_loss_is_the_inertia(clustering):
-    """Samples are hard: the loss is the mean squared distance to the nearest centre."""
+    """Samples are hard: the loss is the mean squared distance to the nearest center."""
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     supernet = nas.Supernet(clustering.SoftKMeans(points, torch.Generator().manual_seed(1), num_clusters=4))
     kmeans = supernet.network
     with torch.no_grad():
-        kmeans.centres.copy_(points[:4])
+        kmeans.centers.copy_(points[:4])
     sample = supernet.sample(GumbelSoftmax(), 1e-3, generator=torch.Generator().manual_seed(2))
     clusters, inertia = kmeans.assigned(points)
     loss = supernet(points, op_weights=sample)
-    # a point between two centres may be drawn to the second nearest
+    # a point between two centers may be drawn to the second nearest
     torch.testing.assert_close(loss, inertia / len(points) / kmeans.variance, rtol=0.02, atol=0)
-    assert inertia == pytest.approx(float((points - kmeans.centres.detach()[clusters]).square().sum()), rel=1e-5)
+    assert inertia == pytest.approx(float((points - kmeans.centers.detach()[clusters]).square().sum()), rel=1e-5)
 
 
 def test_warping_keeps_images_apart_and_draws_again(clustering):

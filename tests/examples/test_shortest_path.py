@@ -9,8 +9,8 @@ from nas.relaxations import GumbelSoftmax, Softmax
 
 
 @pytest.fixture(scope="module")
-def paths(script):
-    return script("shortest_path")
+def paths(load_file):
+    return load_file("examples/shortest_path/shortest_path.py")
 
 
 def simple_paths(cells, inside, at, seen):

@@ -6,8 +6,8 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def text(script):
-    return script("text_gan")
+def text(load_file):
+    return load_file("examples/text_gan/text_gan.py")
 
 
 def test_words_are_kept_apart_and_spelt_back(text):

@@ -3,8 +3,8 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def dropout(script):
-    return script("concrete_dropout")
+def dropout(load_file):
+    return load_file("examples/concrete_dropout/concrete_dropout.py")
 
 
 def test_known_and_unknown_digits_are_kept_apart(dropout):
