@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from nas.data import Digits
 from nas.io.markdown import markdown_table
 from nas.io.rng import derive_seed
-from nas.launch.options import parse_seeds as seeds_of
+from nas.launch.options import parse_seeds
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:

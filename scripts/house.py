@@ -26,7 +26,6 @@ LAYERS = (
         "nas.bilevel",
         "nas.regularizers",
         "nas.evaluation",
-        "nas.lr_schedules",
         "nas.derive",
         "nas.drawing",
     ),
@@ -58,7 +57,7 @@ TESTED_BY = {
     "nas/export/*": "nas/export/test_write.py",
     "nas/io/*": "nas/io/test_files.py",
     "nas/launch/*": "nas/launch/test_launch.py",
-    "nas/lr_schedules.py": "nas/training/test_train_module.py",
+    "nas/training/lr_schedules.py": "nas/training/test_train_module.py",
     "nas/ops/*": "nas/ops/test_mix.py",
     "nas/profile/*": "nas/profile/test_report.py",
     "nas/relaxations/*": "nas/relaxations/test_gradients.py",  # all relaxations by the same rules

@@ -15,7 +15,7 @@ _DOORS = {
     "supernet": "building candidates choices input_choice mixed_op search_space structure",
     "supernet.fused": "folding merging mixture",
     "costs": "latency limits module_key",
-    "training": "arch_statistics cost_penalty retrain_module search_module train_module",
+    "training": "arch_statistics cost_penalty lr_schedules retrain_module search_module train_module",
     "relaxations": "estimators",
 }
 MOVED: Mapping[str, str] = {

@@ -15,7 +15,7 @@ from nas.costs.functions import COSTS, CostFunction
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
 from nas.io.errors import UsageError
-from nas.lr_schedules import LRSchedule
+from nas.training.lr_schedules import LRSchedule
 from nas.runs.class_paths import import_function
 from nas.runs.trainer import TrainerOptions
 from nas.tasks import Task

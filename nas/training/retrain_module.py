@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from nas.evaluation import call_network
-from nas.lr_schedules import LRSchedule
 from nas.tasks import Task
+from nas.training.lr_schedules import LRSchedule
 from nas.training.schedules import OptimizerFactory, check_optimizer
 from nas.training.train_module import TrainModule
 

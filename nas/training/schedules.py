@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from nas.lr_schedules import LRSchedule, make_lr_scheduler, rate_share
+from nas.training.lr_schedules import LRSchedule, make_lr_scheduler, rate_share
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 

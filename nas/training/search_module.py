@@ -11,7 +11,7 @@ from torch.optim import Adam, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.bilevel import Bilevel, FirstOrder, Level
-from nas.lr_schedules import LRSchedule
+from nas.training.lr_schedules import LRSchedule
 from nas.paths import Paths
 from nas.regularizers import Regularizer, entropy
 from nas.relaxations import OpWeights, Relaxation

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.lr_schedules import make_lr_scheduler, rate_share
+from nas.training.lr_schedules import make_lr_scheduler, rate_share
 from nas.training.schedules import Plan
 
 

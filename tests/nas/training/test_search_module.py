@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import nas
 from nas.bilevel import FirstOrder, Joint, Unrolled
-from nas.lr_schedules import make_lr_scheduler
 from nas.paths import Fair
 from nas.regularizers import Entropy, entropy
 from nas.relaxations import GumbelSoftmax, Relaxation, SampledPath, TwoPath
