@@ -1,4 +1,4 @@
-"""What the supernet misses most."""
+"""The candidate ops without which the supernet is worst: see examples/perturbation."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from nas.supernet.supernet import Supernet
 
 
 class Perturbation(DeriveStrategy):
-    """Decides one choice after the other: of each it keeps the candidate without which the supernet's loss on the arch half is largest.
+    """Decides one choice after the other: keeps the candidate op whose removal gives the largest loss of the supernet on the arch split.
 
-    The supernet runs all candidates, weighted by their probabilities; so it suits searches that mix candidates, less those that train
-    single paths. Limits are kept by the most probable architecture where the loss without a candidate stands for its logit.
+    Worse than random search of equal cost where it was measured. The supernet runs all candidates, weighted by their probabilities; this
+    suits searches that mix candidates more than searches that train single paths. With limits, the most probable architecture within them
+    is taken, the loss without a candidate being its logit.
 
     Args:
         num_steps: Batches on which the supernet is trained after each decision.
-        lr: Highest learning rate meanwhile.
-        num_batches: Batches of the arch half to judge by; null: all.
+        lr: Highest learning rate of this training.
+        num_batches: Batches of the arch split to evaluate; null: all.
 
     Raises:
         ValueError: A number out of range.
 
     Source: Wang et al. 2021, "Rethinking Architecture Selection in Differentiable NAS" (DARTS-PT).
 
-    Deviation: judged by loss instead of accuracy, which says more on few samples.
+    Deviation: loss instead of accuracy, because it is more informative on few samples.
     """
 
     needs_alpha = False
@@ -71,23 +72,23 @@ class Perturbation(DeriveStrategy):
         return Genotype(most_probable(supernet.network, worth, searched.limits, space.check_genotype))
 
     def _order(self, searched: Searched) -> list[str]:
-        """The choices that are drawn, in random order."""
+        """The choices to decide, in random order."""
         places = find_rows(searched.supernet.network)
         names = [name for name, place in places.items() if place.num_chosen == 1 and place.learned]
         random.Random(derive_seed(searched.seed, "derive")).shuffle(names)
         return names
 
     def _labels(self, supernet: Supernet, name: str) -> list[tuple[int, str]]:
-        """Candidates that a genotype may have, with their columns."""
+        """Columns and labels of the candidates that a genotype may have."""
         place = find_rows(supernet.network)[name]
         return [(k, label) for k, label in enumerate(place.rows()[name]) if label not in place.search_only]
 
 
 class Mixed(BoundSupernet):
-    """A supernet of which one choice after the other is decided."""
+    """A supernet whose choices are decided one after the other."""
 
     def without(self, row: int, column: int) -> Mixed:
-        """The same without one candidate, the weights of its siblings scaled up to sum to 1; it shares the supernet."""
+        """The same supernet without one candidate; the weights of the other candidates are scaled to sum to 1."""
         weights = self.weights.clone()
         weights[row, column] = 0.0
         rest = self.supernet.mask[row].to(weights.dtype)
@@ -96,6 +97,6 @@ class Mixed(BoundSupernet):
         return Mixed(self.supernet, OpWeights(weights))
 
     def decide(self, row: int, column: int) -> None:
-        """Gives all the weight of a choice to one candidate."""
+        """Gives the whole weight of a choice to one candidate."""
         self.weights[row] = 0.0
         self.weights[row, column] = 1.0
