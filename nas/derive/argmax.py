@@ -8,10 +8,10 @@ from nas.genotype import Genotype
 
 
 class Argmax(DeriveStrategy):
-    """The most probable candidate of every choice, or what the space's own ``discretize`` says.
+    """The most probable candidate op of every choice, or the result of the space's own ``discretize``.
 
-    Where there are limits, or that architecture makes no sense (a dead cell), it is the most probable one among those that keep the limits
-    and make sense: the one whose active choices' probabilities have the largest product.
+    With limits, or where this architecture fails the space's check (a dead cell), it is the most probable architecture within the limits
+    that passes the check: its active choices' probabilities have the largest product.
     """
 
     def genotype(self, searched: Searched) -> Genotype:

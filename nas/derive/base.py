@@ -1,4 +1,4 @@
-"""What a derive strategy is given, and what it must say."""
+"""The interface of derive strategies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.tasks import Task
 _CPU = torch.device("cpu")
 
 Batches = Callable[[], Iterable[Any]]
-"""Makes a pass over (inputs, target) batches."""
+"""Starts a pass over (inputs, target) batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class Searched:
     """The end of a search, as a derive strategy sees it. The test set is not in it.
 
     Attributes:
-        supernet: After the search; a strategy leaves it as it is.
-        relaxation: The one it was searched with; says what the probabilities are.
-        space: Says how probabilities are discretised, and which architectures make no sense.
-        limits: Costs, and the most that they may be.
-        task: What is minimised and measured; None where a strategy may not look at data, as before a search.
-        weight_batches: The weight half.
-        arch_batches: The arch half.
-        device: Where to compute.
+        supernet: The searched supernet; strategies do not change it.
+        relaxation: The relaxation of the search; it defines the probabilities.
+        space: Discretizes probabilities, and checks genotypes.
+        limits: Costs with their maximum.
+        task: Loss and metrics; None before a search, when there are no data.
+        weight_batches: Batches of the train split.
+        arch_batches: Batches of the arch split.
+        device: Device of the computation.
         seed: The run's seed.
-        seen: Architectures that were the most probable one at an earlier moment.
-        on_progress: Hears of a strategy that takes long: how many architectures of how many are scored.
+        seen: Architectures that were the most probable one earlier in the search.
+        on_progress: Receives the numbers of scored architectures and of all architectures to score.
     """
 
     supernet: Supernet
@@ -53,7 +53,7 @@ class Searched:
     on_progress: Callable[[int, int], None] = lambda done, total: None
 
     def allows(self, choices: Mapping[str, Any]) -> bool:
-        """Whether an architecture keeps every limit and makes sense."""
+        """Whether an architecture is within every limit and passes the space's check."""
         kept = all(limit.table.of(choices) <= limit.max for limit in self.limits)
         return kept and passes(self.space.check_genotype, choices)
 
@@ -63,10 +63,10 @@ class Searched:
 
 
 class DeriveStrategy(ABC):
-    """Picks the architecture at the end of a search.
+    """Chooses the architecture at the end of a search.
 
     Attributes:
-        needs_alpha: Whether it goes by the probabilities alone, so that alpha must have been trained.
+        needs_alpha: Whether the strategy needs a trained alpha, because it uses the probabilities alone.
     """
 
     needs_alpha: bool = True
@@ -76,18 +76,18 @@ class DeriveStrategy(ABC):
         """The chosen architecture, active choices only, within every limit.
 
         Args:
-            searched: What is there to go by.
+            searched: The end of a search.
         """
 
     def check(self, searched: Searched) -> None:  # noqa: B027  (most strategies work with every network)
         """Raises ValueError where the strategy cannot work; called before a search.
 
         Args:
-            searched: The same, before the search.
+            searched: The state before the search.
         """
 
 
 def discretized(supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
-    """What the space makes of the present probabilities: active choices only, but of any cost, and it may make no sense."""
+    """The space's discretization of the probabilities: active choices only; limits and the space's check are not applied."""
     probabilities = supernet.probabilities(relaxation)
     return supernet.prune(space.discretize(probabilities), probabilities)

@@ -1,4 +1,4 @@
-"""Whether a derived network computes what the supernet computes with one-hot op weights."""
+"""Check that a derived network equals the supernet with one-hot op weights."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from nas.supernet.modules import eval_mode
 from nas.supernet.supernet import Supernet
 
 TOLERANCE = 1e-5
-"""Largest difference, as a share of the largest output, in float32: sums run in another order. Half precision: 64 roundings."""
+"""Largest difference in float32, as a share of the largest output: sums run in another order. Half precision: 64 roundings."""
 
 
 @torch.no_grad()
 def check_derived(
     supernet: Supernet, genotype: Genotype | Mapping[str, Any], inputs: Sequence[Any], *, run_all: bool = True
 ) -> None:
-    """Compares both in eval mode; leaves no trace in the supernet or in random state.
+    """Compares both in eval mode; neither the supernet nor the random state changes.
 
     Args:
-        supernet: Whose weights the derived network inherits.
+        supernet: The supernet; the derived network inherits its weights.
         genotype: The architecture.
         inputs: Arguments of the network, on its device.
-        run_all: Run every candidate beside it, with weight 0, so that what changes the others' input is found too.
+        run_all: Run the other candidates too, with weight 0; this finds candidates that change their input in place.
 
     Raises:
-        ValueError: They differ, so something between choices and layers is not derived as it was searched.
+        ValueError: They differ: a dependence between choices and layers is lost in the derived network.
     """
     choices = genotype.choices if isinstance(genotype, Genotype) else genotype
     with untouched_rng(supernet.alpha.device):
@@ -47,7 +47,7 @@ def check_derived(
 
 
 def largest_difference(expected: Any, found: Any) -> str | None:
-    """What differs between two outputs, tensors in tuples, lists and dicts; None where they agree within `TOLERANCE`."""
+    """The difference between two outputs (tensors in tuples, lists and dicts); None where they agree within `TOLERANCE`."""
     pairs = list(zip(tree_leaves(expected), tree_leaves(found), strict=False))
     if len(tree_leaves(expected)) != len(tree_leaves(found)):
         return "outputs have other parts"

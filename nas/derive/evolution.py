@@ -15,21 +15,21 @@ from nas.supernet.base import ChoiceModule
 from nas.supernet.structure import draw_choices, find_rows
 
 NUM_TRIES = 100
-"""Children in a row that are known or not allowed, after which the search has seen what it can reach."""
+"""Consecutive children that are known or not allowed, after which the search ends."""
 
 
 class Evolution(DeriveStrategy):
-    """Breeds architectures that do well on the arch half with inherited weights: half of the children by crossover, half by mutation.
+    """Evolves architectures by their loss on the arch split with inherited weights: half of the children by crossover, half by mutation.
 
-    The first generation is drawn from the learned distribution; parents are the best of all so far.
+    The first generation is drawn from the learned distribution; the parents are the best architectures so far.
 
     Args:
         num: Architectures to score in all.
         population: Size of the first generation.
-        num_parents: How many of the best have children.
+        num_parents: Number of parents.
         mutation: Probability with which each choice of a mutant is drawn anew, in (0, 1].
-        refit_head: Fit the head of each architecture, where the output is that of a linear layer.
-        num_batches: Batches of each half to judge by; null: all.
+        refit_head: Fit the head of each architecture; the output must be that of a linear layer.
+        num_batches: Batches of each split to evaluate; null: all.
 
     Raises:
         ValueError: A number out of range.

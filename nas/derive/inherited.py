@@ -1,4 +1,4 @@
-"""Architectures judged with the weights that the supernet has."""
+"""Architectures evaluated with the weights of the supernet."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from nas.tasks import Task
 NUM_REFIT_STEPS = 15
 MAX_KEPT_BYTES = 64 * 2**20
 DECAY = 1e-3
-"""Weight decay of a refitted head: features of the weight half can be told apart all too well."""
+"""Weight decay of a refitted head, which would overfit the train split otherwise."""
 
 
 def inherited_network(supernet: Supernet, space: SearchSpace, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
-    """A network with the supernet's weights: the derived one, or, where that cannot take them, a supernet that runs one architecture."""
+    """A network with the supernet's weights: the derived one, or a supernet bound to the architecture if weights cannot be inherited."""
     if space.inherits_weights:
         return supernet.derive(genotype)
     return BoundSupernet(copied(supernet), supernet.one_hot(genotype, run_all=False))
 
 
 class InheritedScore:
-    """Minus the loss on the arch half of an architecture with inherited weights: higher is better.
+    """Minus the loss on the arch split of an architecture with inherited weights: higher is better.
 
-    The statistics of its batch norms are recalibrated on the weight half, since those of the supernet mix architectures. Its head, the
-    linear layer that gives the output, may be fitted to its own features: in the supernet it serves all architectures.
+    Batch norm statistics are recalibrated on the train split, because those of the supernet mix architectures. The head (the linear layer
+    whose output is the network's) may be refitted, because in the supernet all architectures share it.
 
     Args:
         searched: The end of a search.
-        refit_head: Whether each architecture's head is fitted, on the weight half.
-        num_batches: Batches of each half to judge by; None: all.
+        refit_head: Whether the head is refitted for each architecture, on the train split.
+        num_batches: Batches of each split to evaluate; None: all.
 
     Raises:
-        ValueError: There is no task to judge by.
+        ValueError: There is no task.
     """
 
     def __init__(self, searched: Searched, *, refit_head: bool = False, num_batches: int | None = None) -> None:
@@ -78,15 +78,15 @@ class InheritedScore:
         return network
 
     def of(self, network: nn.Module) -> float:
-        """The score of a network as it is."""
+        """The score of a network, without recalibration."""
         return -self.metrics(network)["loss"]
 
     def metrics(self, network: nn.Module, others: Mapping[str, Metric] | None = None) -> dict[str, float]:
-        """Loss, the task's metrics and `others` of a network as it is, on the arch half."""
+        """Loss, the task's metrics and `others` of a network as it is, on the arch split."""
         return evaluate(network, self._arch, self.task, self.searched.device, others)
 
     def _refit(self, network: nn.Module) -> None:
-        """Recalibrates, and fits the head, in one pass over the weight half."""
+        """Recalibrates and refits the head in one pass over the train split."""
         seen = Seen(network)
         with seen.watching():
             if not recalibrate_batch_norm(seen, self._weight, self.searched.device):
@@ -99,11 +99,11 @@ class InheritedScore:
 
 
 class Seen(nn.Module):
-    """A network whose head is watched: the linear layer whose output is the network's.
+    """A network that records the inputs of its head, the linear layer whose output is the network's.
 
     Attributes:
-        head: The layer, once the network has run.
-        features: What it was given, a tensor for each call.
+        head: The layer, after the first call.
+        features: Input of the head in each call.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -115,7 +115,7 @@ class Seen(nn.Module):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Notes what linear layers are given."""
+        """Records the inputs and outputs of linear layers."""
         handles = [
             layer.register_forward_hook(lambda layer, args, output: self._calls.append((layer, args[0], output)))
             for layer in self.network.modules()
@@ -131,7 +131,7 @@ class Seen(nn.Module):
         """Runs the network.
 
         Raises:
-            ValueError: Its output is not that of a linear layer.
+            ValueError: The output is not that of a linear layer.
         """
         self._calls.clear()
         output = self.network(*args)
@@ -144,13 +144,13 @@ class Seen(nn.Module):
 
 
 def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: Task) -> None:
-    """Minimises the task's loss of a linear layer on features, from its present weights.
+    """Minimizes the task's loss over a linear layer, starting from its weights.
 
     Args:
-        head: The layer; changed.
+        head: The layer; its weights change.
         features: Batches of its inputs.
         targets: Batches of targets.
-        task: Its loss is minimised.
+        task: Source of the loss.
     """
     x, y = torch.cat(features), joined(targets)
     parameters = [parameter.detach().clone().requires_grad_() for parameter in head.parameters()]
@@ -173,15 +173,14 @@ def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: 
 
 
 class Replayed:
-    """Batches to go through again and again: kept where they are small, read anew each time where they are not."""
+    """Batches for repeated passes: kept in memory up to `MAX_KEPT_BYTES`, otherwise read again in each pass.
+
+    Args:
+        make: Starts a pass.
+        number: Batches of a pass; None: all.
+    """
 
     def __init__(self, make: Batches, number: int | None) -> None:
-        """Reads nothing yet.
-
-        Args:
-            make: Makes a pass.
-            number: Batches of a pass; None: all.
-        """
         self._make = make
         self._number = number
         self._kept: list[Any] | None = None

@@ -1,4 +1,4 @@
-"""Which architectures a strategy looks at."""
+"""The architectures that a strategy scores."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from nas.io.rng import derive_seed
 from nas.supernet.structure import all_choices, draw_choices, find_rows
 
 NUM_TRIES = 50
-"""Draws for each architecture that is wanted: a distribution that has settled gives the same ones again and again."""
+"""Largest number of draws for each wanted architecture: a distribution of low entropy repeats a few architectures."""
 
 
 def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
-    """All architectures of a small space; of a larger one, `num` different ones.
+    """All architectures of a small space; of a larger space, `num` different architectures.
 
-    First the most probable one, then those that were it earlier, then what is drawn from the probabilities.
+    The most probable architecture comes first, then earlier most probable ones, then draws from the probabilities.
 
     Args:
         searched: The end of a search.
-        num: How many at most; where the distribution has settled, fewer.
+        num: Largest number of architectures; a distribution of low entropy gives fewer.
 
     Raises:
-        Infeasible: None keeps the limits and makes sense.
+        Infeasible: No architecture is within the limits and passes the space's check.
     """
     if searched.supernet.num_architectures <= num:
         allowed = [choices for choices in all_choices(searched.supernet.network) if searched.allows(choices)]
         if not allowed:
             raise Infeasible("no architecture keeps every limit")
         return allowed
-    found: dict[str, dict[str, Any]] = {}
-    first = dict(Argmax().genotype(searched).choices)
-    found[key_of(first)] = first
-    found |= {key_of(choices): dict(choices) for choices in searched.seen if searched.allows(choices)}
+    first = Argmax().genotype(searched).choices
+    earlier = filter(searched.allows, searched.seen)
+    found = {key_of(choices): dict(choices) for choices in (first, *earlier)}
     draws = draw(searched, random.Random(derive_seed(searched.seed, "derive")))
     for _ in range(NUM_TRIES * num):
         if len(found) >= num:
@@ -49,12 +48,12 @@ def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
 
 
 def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:
-    """Architectures drawn from the probabilities, also ones that are not allowed, without end."""
+    """An endless stream of architectures drawn from the probabilities, allowed or not."""
     probabilities, places = searched.probabilities(), find_rows(searched.supernet.network)
     while True:
         yield pruned(searched, draw_choices(places, source, probabilities))
 
 
 def pruned(searched: Searched, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `choices` that are active."""
+    """The active ones of `choices`."""
     return dict(searched.supernet.prune(Genotype(choices), searched.probabilities()).choices)

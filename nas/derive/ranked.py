@@ -1,4 +1,4 @@
-"""The architecture that does best with inherited weights."""
+"""The best architecture with inherited weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nas.genotype import Genotype
 
 
 class Ranked(DeriveStrategy):
-    """Ranks architectures by their loss on the arch half with inherited weights, batch norms recalibrated for each.
+    """Ranks architectures by their loss on the arch split with inherited weights, batch norms recalibrated for each.
 
-    All of a small space are ranked; of a larger one, some that are drawn from the learned distribution.
+    All architectures of a small space are ranked; of a larger space, a sample of the learned distribution.
 
     Args:
-        num: Architectures to rank; a space of no more is ranked whole.
-        refit_head: Fit the head of each architecture, where the output is that of a linear layer.
-        smooth: Judge an architecture also by what others with the same pairs of labels score.
-        num_batches: Batches of each half to judge by; null: all.
+        num: Architectures to rank; a space with at most as many is ranked whole.
+        refit_head: Fit the head of each architecture; the output must be that of a linear layer.
+        smooth: Smooth the scores over architectures with the same pairs of labels.
+        num_batches: Batches of each split to evaluate; null: all.
 
     Raises:
         ValueError: A number out of range.
@@ -52,19 +52,11 @@ class Ranked(DeriveStrategy):
         return Genotype(self.ranking(searched)[0][0])
 
     def scorer(self, searched: Searched) -> InheritedScore:
-        """What scores an architecture.
-
-        Args:
-            searched: The end of a search.
-        """
+        """The function that scores an architecture."""
         return InheritedScore(searched, refit_head=self.refit_head, num_batches=self.num_batches)
 
     def ranking(self, searched: Searched) -> list[tuple[dict[str, Any], float]]:
-        """Architectures and their scores, best first.
-
-        Args:
-            searched: The end of a search.
-        """
+        """Architectures and their scores, best first."""
         score = self.scorer(searched)
         pool = candidates(searched, self.num)
         scores = []

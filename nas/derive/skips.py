@@ -1,4 +1,4 @@
-"""How much of an architecture only passes its input on: the way in which differentiable searches collapse."""
+"""The share of skip connections in an architecture: differentiable searches collapse to these."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nas.supernet.places import places_of
 from nas.supernet.structure import find_choices
 
 FEWEST = 4
-"""Choices that could be skip connections, below which their share says nothing of a collapse: one activation may well be the identity."""
+"""Smallest number of choices with a skip connection for which their share indicates a collapse: one activation may be the identity."""
 ROUNDING = 1e-9  # of the sum of shares
 LABELS = frozenset({"skip", "skip_connect", "identity"})
-"""Names that spaces give to skip connections, also where those must change the shape."""
+"""Labels of skip connections in spaces, including skip connections that change the shape."""
 
 
 def skips_of(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Choice name -> labels of candidates that are skip connections, for choices that have any."""
+    """Choice name -> labels of skip connections, for choices that have any."""
     found: dict[str, set[str]] = {}
     for place in places_of(network):
         for condition, op in place.parts() if place.num_chosen == 1 else ():
@@ -32,21 +32,21 @@ def skips_of(network: nn.Module) -> dict[str, frozenset[str]]:
 
 
 def collapsed(skips: Mapping[str, frozenset[str]], choices: Mapping[str, Any], max_share: float) -> bool:
-    """Whether more than the share of an architecture are skip connections, where there are enough choices to say so."""
+    """Whether the share of skip connections exceeds `max_share`; False with fewer than `FEWEST` choices that could be one."""
     able = sum(name in skips for name in choices)
     return able >= FEWEST and skip_share(skips, choices) > max_share + ROUNDING
 
 
 def skip_share(skips: Mapping[str, frozenset[str]], choices: Mapping[str, Any]) -> float:
-    """The share of skip connections among the choices of an architecture that could be one; 0 where none could."""
+    """The share of skip connections among the choices that could be one; 0 where none could."""
     able = [name for name in choices if name in skips]
     return sum(not skips[name].isdisjoint(labels_of(choices[name])) for name in able) / len(able) if able else 0.0
 
 
 def skip_limit(network: nn.Module, max_share: float) -> Limit:
-    """At most so large a share of skip connections, as a limit that strategies keep like one of a cost.
+    """A largest share of skip connections, as a limit that strategies apply like that of a cost.
 
-    Each skip connection adds 1 - `max_share`, every other candidate in its place takes `max_share` away: the sum is at most 0.
+    Each skip connection adds 1 - `max_share`, every other candidate in its place subtracts `max_share`: the sum is at most 0.
     """
     choices, skips = find_choices(network), skips_of(network)
     terms = [

@@ -1,4 +1,4 @@
-"""Scores of architectures, smoothed over what they have in common."""
+"""Scores of architectures, smoothed over shared labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nas.genotype import labels_of
 
 
 def smoothed(architectures: Sequence[Mapping[str, Any]], scores: Sequence[float], penalty: float = 1.0) -> list[float]:
-    """What a sum of one number a label, and one a pair of labels of two choices, makes of the scores: least squares with a ridge.
+    """Ridge regression of the scores on labels and pairs of labels of two choices.
 
-    The best of many noisy scores is too good to be true; what other architectures with the same pairs score says by how much. Solved in its
-    dual form: two architectures that agree in m labels share 1 + m + m (m - 1) / 2 features.
+    The best of many noisy scores is overestimated; scores of other architectures with the same pairs correct it. The dual form is solved:
+    two architectures that agree in m labels share 1 + m + m (m - 1) / 2 features.
 
     Args:
-        architectures: Their choices.
-        scores: One for each.
-        penalty: Weight of the ridge, above 0; large values draw all scores to their mean.
+        architectures: Choices of each architecture.
+        scores: Score of each architecture.
+        penalty: Weight of the ridge, above 0; large values move all scores to their mean.
     """
     if not scores:
         return []
@@ -32,7 +32,7 @@ def smoothed(architectures: Sequence[Mapping[str, Any]], scores: Sequence[float]
 
 
 def features_in_common(architectures: Sequence[Mapping[str, Any]]) -> Tensor:
-    """How many of the constant, the labels, and the pairs of labels any two architectures share.
+    """The number of features (constant, labels, pairs of labels) that any two architectures share.
 
     Shape:
         - result: (N, N) float64

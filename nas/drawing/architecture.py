@@ -1,4 +1,4 @@
-"""Architectures: cells as graphs, everything else as rows of choices; as a figure, and as DOT text."""
+"""Pictures of architectures: cells as graphs, other choices as rows; as a figure and as DOT text."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from nas.supernet.search_space import CellEdge
 Cells = Mapping[str, Sequence[CellEdge]]
 
 COLUMN, RISE, BOX = 1.25, 0.4, 0.62
-"""Inches: between neighbouring nodes, by which an arc rises for each node that it passes, and a node's width."""
+"""Inches: distance of neighboring nodes, rise of an arc for each node that it spans, width of a node."""
 BELOW = 0.16
-"""The same for arcs without an operation, which run below the nodes."""
+"""Inches: depth of an arc without an operation for each node that it spans; such arcs run below the nodes."""
 
 
 def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
-    """An arc diagram for every cell where the space has cells, otherwise the choices in rows.
+    """An arc diagram for every cell of a space of cells, otherwise the choices in rows.
 
-    The nodes of a cell stand in a row, each behind what it reads. An edge is an arc, its operation at the arc's top: of arcs of one
-    length the tops are side by side, of others one above the other, so no two labels meet.
+    The nodes of a cell are in a row, each after its inputs. An edge is an arc with its operation at the top: the tops of arcs of equal
+    length are side by side, those of other arcs one above the other, so labels do not overlap.
 
     Args:
         genotype: The architecture.
-        cells: What :meth:`nas.SearchSpace.cells` says of it.
+        cells: Its cells, from :meth:`nas.SearchSpace.cells`.
     """
     if not cells:
         return draw_choices(genotype)
     ranks = {name: {node: float(i) for i, node in enumerate(_ordered(edges))} for name, edges in cells.items()}
-    width = max(2, *map(len, ranks.values())) * COLUMN  # a cell may have no edge left
+    width = max(2, *map(len, ranks.values())) * COLUMN  # a cell may have no edges
     spans = {name: [_span(edge, ranks[name]) for edge in edges] for name, edges in cells.items()}
     above = {name: max(spans[name], default=0.0) * RISE + 0.55 for name in cells}
     heights = {name: above[name] + 0.35 + len(nodes) * BELOW for name, nodes in ranks.items()}
@@ -54,7 +54,7 @@ def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
 
 
 def _ordered(edges: Sequence[CellEdge]) -> list[str]:
-    """The nodes, each behind those that it reads."""
+    """The nodes in topological order."""
     sorter: TopologicalSorter[str] = TopologicalSorter()
     for node in dict.fromkeys(node for edge in edges for node in edge[:2]):
         sorter.add(node, *[edge.source for edge in edges if edge.target == node])
@@ -91,10 +91,7 @@ def _draw_cell(axes: Axes, edges: Sequence[CellEdge], ranks: Mapping[str, float]
 
 
 def architecture_dot(genotype: Genotype, cells: Cells) -> str:
-    """The same in the DOT language of Graphviz: a cluster for every cell, or a chain of choices.
-
-    Names and labels are quoted, so that no text ends its string.
-    """
+    """The architecture in the DOT language of Graphviz: a cluster for every cell, or a chain of choices."""
     lines = ["digraph architecture {", "  rankdir=LR;", '  node [shape=box, style=rounded, fontname="sans-serif"];']
     if cells:
         for i, (name, edges) in enumerate(cells.items()):

@@ -10,25 +10,20 @@ from matplotlib.patches import FancyBboxPatch
 
 from nas.genotype import Genotype, labels_of
 
-CHOSEN, OTHER, EDGE, INK = (
-    "#0072b2",
-    "#eef1f4",
-    "#7f8a94",
-    "#222222",
-)  # chosen ones are dark: told apart without colour too
+CHOSEN, OTHER, EDGE, INK = "#0072b2", "#eef1f4", "#7f8a94", "#222222"  # chosen labels also differ in brightness
 ROW, COLUMN = 0.34, 1.45
-"""Inches of a row's height and a candidate's width."""
+"""Inches: height of a row and width of a candidate."""
 MAX_ROWS = 120
 
 
 def draw_choices(genotype: Genotype, names: Sequence[str] | None = None) -> Figure:
-    """A row for every choice and a box for every candidate; chosen ones are dark, with their probability.
+    """A row for every choice and a box for every candidate with its probability; chosen candidates are dark.
 
-    Candidates are known where the genotype has probabilities; otherwise only the chosen one is drawn.
+    A genotype without probabilities has boxes for chosen candidates only.
 
     Args:
         genotype: The architecture.
-        names: Its choices to draw; None: all, as far as 120 rows go.
+        names: Choices to draw, at most 120; None: all.
     """
     shown = list(genotype.choices if names is None else names)[:MAX_ROWS]
     rows = {name: _candidates(genotype, name) for name in shown}

@@ -1,4 +1,4 @@
-"""How probabilities moved: choices x candidates over the time of a search."""
+"""Probabilities of candidates over the time of a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 MAX_ROWS = 120
 MAX_COLUMNS = 200
-"""Moments that are drawn, the last among them."""
+"""Largest number of drawn moments; the last moment is one of them."""
 
 History = Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
 """(batches done, choice -> label -> probability) in the order of time."""
@@ -18,7 +18,7 @@ History = Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
 def probability_history(
     rows: Iterable[tuple[int, Mapping[str, float]]], choices: Mapping[str, Iterable[str]]
 ) -> list[tuple[int, dict[str, dict[str, float]]]]:
-    """The history that the rows of a search's metrics hold, in columns ``choice/NAME/LABEL``; rows without them are left out.
+    """The history in the metrics of a search, from the columns ``choice/NAME/LABEL``; rows without these columns are left out.
 
     Args:
         rows: (batches done, column -> value).
@@ -38,10 +38,10 @@ def probability_history(
 
 
 def draw_heat_map(history: History) -> Figure:
-    """A row for every candidate of every choice, a column for every moment: the darker, the more probable.
+    """A row for every candidate of every choice and a column for every moment; probable candidates are dark.
 
     Args:
-        history: At least one moment; later ones have the same choices.
+        history: At least one moment; all moments have the same choices.
     """
     every = -(-len(history) // MAX_COLUMNS)
     history = history[(len(history) - 1) % every :: every]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 def svg_text(figure: Figure) -> str:
-    """A figure as SVG, text kept as text; the same for the same figure."""
+    """A figure as SVG text that keeps its text; equal figures give equal SVG."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "nas", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
