@@ -10,10 +10,16 @@ from child import reset_start_method
 
 @pytest.fixture(scope="session")
 def attempt(tmp_path_factory):
-    """Calls a function with a folder and its arguments, in a new process, which can be forked safely."""
+    """Fails with all lines that a function returns; calls it with a folder in a new process, which can be forked safely."""
     folder = tmp_path_factory.mktemp("faults")
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=reset_start_method) as pool:
-        yield lambda function, *args: pool.submit(function, folder, *args).result()
+
+        def call(function, *args):
+            wrong = pool.submit(function, folder, *args).result()
+            if wrong:
+                pytest.fail("\n".join(wrong), pytrace=False)
+
+        yield call
 
 
 @pytest.fixture(scope="session")
