@@ -188,6 +188,7 @@ def private_words() -> list[str]:
     return [
         f"{shown(path)}:{number} {found[0]}"
         for path in sources("nas", "search_spaces")
+        if path.name != "moved.py"  # where old names stand beside new ones
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if (found := pattern.findall(line))
     ]

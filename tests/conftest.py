@@ -123,7 +123,7 @@ class Answer:
 
 
 @pytest.fixture
-def nas(capfd):
+def run_cli(capfd):
     """Calls the command line with words."""
 
     def call(*words):

@@ -98,7 +98,7 @@ def fake(shape, transform):
 
 
 @pytest.mark.parametrize("path", parameters(VISION + NPZ, FAST))
-def test_large_config_profiles_and_takes_a_step(path, tmp_path, nas):
+def test_large_config_profiles_and_takes_a_step(path, tmp_path, run_cli):
     overrides = random_data(VALUES[path], tmp_path)
     report = profile(ConfigSource((path,), overrides))
     for name, row in report["costs"].items():
@@ -109,23 +109,23 @@ def test_large_config_profiles_and_takes_a_step(path, tmp_path, nas):
     assert set(report["targets"].get("limits", {})) == set(VALUES[path]["model"]["cost"])
     step = {"max_epochs": 1, "limit_train_batches": 1}
     words = [*overrides, *(f"--trainer.{key}={value}" for key, value in step.items()), "--model.warmup_epochs=0"]
-    run(nas, path, tmp_path / "run", *words, f"--retrain.trainer={json.dumps(step)}")
+    run(run_cli, path, tmp_path / "run", *words, f"--retrain.trainer={json.dumps(step)}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", parameters(BUNDLED))
-def test_small_config_runs(path, tmp_path, nas):
+def test_small_config_runs(path, tmp_path, run_cli):
     words = ("--trainer.max_epochs=2", "--model.warmup_epochs=0", '--retrain.trainer={"max_epochs": 1}')
-    run(nas, path, tmp_path / "run", *words)
+    run(run_cli, path, tmp_path / "run", *words)
 
 
-def run(nas, path, folder, *words):
+def run(run_cli, path, folder, *words):
     """Searches and retrains; the limits of the configuration are kept. So short a search may well choose skips, which is warned of."""
-    answer = nas("search", "--config", path, *words, "--model.guards.max_skip_share=1", "--out", folder, "--json")
+    answer = run_cli("search", "--config", path, *words, "--model.guards.max_skip_share=1", "--out", folder, "--json")
     assert answer.code == 0, answer.err
     cost = VALUES[path]["model"]["cost"]
     assert answer.result["target_met"] is (True if cost else None)
-    answer = nas("retrain", "--run", folder, "--json")
+    answer = run_cli("retrain", "--run", folder, "--json")
     assert answer.code == 0, answer.err
     assert answer.result["metric"]["name"] == "accuracy"
     if "macs" in cost:

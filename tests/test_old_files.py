@@ -100,31 +100,33 @@ def test_a_genotype_with_a_checksum_builds_the_network():
     assert_outputs(network.eval())
 
 
-def test_evaluate_measures_what_the_retraining_recorded(nas, old):
-    found, recorded = nas("evaluate", "--run", old("run"), "--json").result, read(DATA / "run/retrain/summary.json")
+def test_evaluate_measures_what_the_retraining_recorded(run_cli, old):
+    found, recorded = run_cli("evaluate", "--run", old("run"), "--json").result, read(DATA / "run/retrain/summary.json")
     assert found["network"] == "retrained"
     assert found["test_accuracy"] == pytest.approx(recorded["test_accuracy"], abs=1.5 * ONE_SAMPLE)
     assert found["test_loss"] == pytest.approx(recorded["test_loss"], rel=1e-4)
     assert (found["params"], found["macs"]) == (recorded["params"], recorded["macs"])
 
 
-def test_derive_finds_the_same_and_scores_it_the_same(nas, old):
+def test_derive_finds_the_same_and_scores_it_the_same(run_cli, old):
     run = old("run")
-    derived = nas("derive", "--run", run, "--strategy", "nas.derive.Argmax", "--out", "derived.json", "--json").result
+    derived = run_cli(
+        "derive", "--run", run, "--strategy", "nas.derive.Argmax", "--out", "derived.json", "--json"
+    ).result
     expected, summary = package.Genotype.load(DATA / "expected" / "derived.json"), read(DATA / "run" / "summary.json")
     assert package.Genotype.load("derived.json").choices == expected.choices
     assert derived["metric"]["value"] == pytest.approx(summary["metric"]["value"], abs=1.5 / 600)
 
 
-def test_an_export_of_the_run_has_the_same_weights(nas, old):
-    assert nas("export", "--run", old("run"), "--formats", "genotype,safetensors", "--out", "exported").code == 0
+def test_an_export_of_the_run_has_the_same_weights(run_cli, old):
+    assert run_cli("export", "--run", old("run"), "--formats", "genotype,safetensors", "--out", "exported").code == 0
     for name in ("model.safetensors", "examples.safetensors"):
         torch.testing.assert_close(load_file(f"exported/{name}"), load_file(DATA / "export" / name))
     assert read(Path("exported/config.json"))["choices"] == read(DATA / "export" / "config.json")["choices"]
 
 
-def test_report_reads_the_run(nas, old):
-    assert nas("report", "--run", old("run"), "--format", "md", "--out", "report.md").code == 0
+def test_report_reads_the_run(run_cli, old):
+    assert run_cli("report", "--run", old("run"), "--format", "md", "--out", "report.md").code == 0
     chosen = read(DATA / "run" / "summary.json")["genotype"]
     assert all(label in Path("report.md").read_text() for label in chosen.values())
 
@@ -134,15 +136,15 @@ def test_network_py_needs_nothing_else():
 
 
 @pytest.mark.slow
-def test_every_format_of_the_export_is_verified(nas, old):
+def test_every_format_of_the_export_is_verified(run_cli, old):
     pytest.importorskip("onnxruntime")
-    answer = nas("export", "--verify", old("export"), "--json")
+    answer = run_cli("export", "--verify", old("export"), "--json")
     assert answer.code == 0, answer.err
     assert list(answer.result["verified"]) == ["files", "genotype", "safetensors", "python", "onnx", "pt2"]
     assert all(row["ok"] for row in answer.result["verified"].values())
 
 
-def test_a_search_goes_on_with_a_module_written_for_old_paths(nas, old):
+def test_a_search_goes_on_with_a_module_written_for_old_paths(run_cli, old):
     old("old_parts.py")
     folder = old("stopped")
     imported = [
@@ -150,37 +152,37 @@ def test_a_search_goes_on_with_a_module_written_for_old_paths(nas, old):
     ]
     assert len([name for name in imported if name in MOVED]) == 3
     before = (folder / "metrics.csv").read_text()
-    answer = nas("search", "--resume", folder, "--trust-module", "old_parts", "--json")
+    answer = run_cli("search", "--resume", folder, "--trust-module", "old_parts", "--json")
     assert answer.code == 0, answer.err
     assert_resumed(folder, "stopped", before)
 
 
-def test_a_retraining_goes_on(nas, old):
+def test_a_retraining_goes_on(run_cli, old):
     folder = old("retrain_stopped")
     before = (folder / "retrain" / "metrics.csv").read_text()
-    assert nas("retrain", "--run", folder, "--out", folder / "retrain", "--json").code == 0
+    assert run_cli("retrain", "--run", folder, "--out", folder / "retrain", "--json").code == 0
     assert (folder / "retrain" / "metrics.csv").read_text().startswith(before)
     assert_metrics(folder / "retrain" / "metrics.csv", DATA / "run" / "retrain" / "metrics.csv")
     found, recorded = (read(root / "retrain" / "summary.json") for root in (folder, DATA / "run"))
     assert found["test_accuracy"] == pytest.approx(recorded["test_accuracy"], abs=2.5 * ONE_SAMPLE)
 
 
-def test_a_trial_of_a_launch_goes_on(nas, old):
+def test_a_trial_of_a_launch_goes_on(run_cli, old):
     folder = old("launch")
     plan, trials, num_baseline = read_launch(folder, ())
     assert [trial.seed for trial in trials] == [0, 1] and num_baseline == 0
     assert plan.unfinished(trials) == trials[1:]
     trial = plan.run(trials[1]).path
     before = (trial / "metrics.csv").read_text()
-    assert nas("search", "--resume", trial, "--json").code == 0
+    assert run_cli("search", "--resume", trial, "--json").code == 0
     assert_resumed(trial, "launch_seed1", before)
 
 
 @pytest.mark.slow
-def test_a_launch_goes_on(nas, old):
+def test_a_launch_goes_on(run_cli, old):
     folder = old("launch")
     finished = {path: path.read_bytes() for path in (folder / "trials" / "seed0").rglob("*") if path.is_file()}
-    answer = nas("launch", "--resume", folder, "--json")
+    answer = run_cli("launch", "--resume", folder, "--json")
     assert answer.code == 0, answer.err
     assert {path: path.read_bytes() for path in finished} == finished
     assert_resumed(folder / "trials" / "seed1", "launch_seed1", "")
@@ -190,12 +192,12 @@ def test_a_launch_goes_on(nas, old):
 
 
 @pytest.mark.slow
-def test_old_configurations_repeat_their_runs(nas, old):
+def test_old_configurations_repeat_their_runs(run_cli, old):
     """A new search and a new retraining of the old configuration end as the old ones did."""
     old("run")
-    assert nas("search", "--config", "run/config.yaml", "--out", "again", "--json").code == 0
+    assert run_cli("search", "--config", "run/config.yaml", "--out", "again", "--json").code == 0
     assert_metrics(Path("again/metrics.csv"), DATA / "run" / "metrics.csv")
     assert read(Path("again/genotype.json"))["choices"] == read(DATA / "run" / "genotype.json")["choices"]
     words = ("--genotype", "run/genotype.json", "--config", "run/config.yaml")
-    assert nas("retrain", *words, "--out", "retrained", "--json").code == 0
+    assert run_cli("retrain", *words, "--out", "retrained", "--json").code == 0
     assert_metrics(Path("retrained/metrics.csv"), DATA / "run" / "retrain" / "metrics.csv")

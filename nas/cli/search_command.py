@@ -36,8 +36,7 @@ common keys of a configuration; --KEY VALUE overrides the files:
                         num_micro_batches: parts that run in turn
   model.cost            limits: {macs: {max: 4.0e7}, latency_ms: {max: 3}}; also
                         params, activations, or dotted path of a function
-  model.derive          nas.derive.Argmax, Ranked, Evolution, FineTuned,
-                        Perturbation
+  model.derive          nas.derive.Argmax, Ranked, Evolution
   model.guards          max_skip_share, stable_epochs, settled_entropy,
                         early_entropy: guards against collapse
   data                  nas.data.SequentialDigits, Digits, DigitPairs,

@@ -15,10 +15,10 @@ from nas.costs.functions import COSTS, CostFunction
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
 from nas.io.errors import UsageError
-from nas.training.lr_schedules import LRSchedule
 from nas.runs.class_paths import import_function
 from nas.runs.trainer import TrainerOptions
 from nas.tasks import Task
+from nas.training.lr_schedules import LRSchedule
 from nas.training.schedules import OptimizerFactory
 from nas.training.search_module import SearchModule
 

@@ -22,7 +22,7 @@ class Width(int):
         name: The choice's name.
         labels: The sizes' texts, as chosen.
         sizes: The sizes here, after multiplications and divisions; rising.
-        origin: Told apart by the call of :func:`nas.width` that made it.
+        origin: The call of :func:`nas.width` that made it.
         shared: Whether other widths may use the same name.
     """
 

@@ -11,7 +11,6 @@ from torch.optim import Adam, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.bilevel import Bilevel, FirstOrder, Level
-from nas.training.lr_schedules import LRSchedule
 from nas.paths import Paths
 from nas.regularizers import Regularizer, entropy
 from nas.relaxations import OpWeights, Relaxation
@@ -21,6 +20,7 @@ from nas.tasks import Task
 from nas.tau import TauSchedule
 from nas.training.arch_statistics import GradientStatistics, gradient_scalars, probability_scalars
 from nas.training.cost_penalty import CostPenalty
+from nas.training.lr_schedules import LRSchedule
 from nas.training.sampling import Moment, Sampling
 from nas.training.schedules import OptimizerFactory, check_optimizer
 from nas.training.search_step import SearchStep

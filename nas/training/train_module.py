@@ -18,9 +18,9 @@ from nas.evaluation import joined, split_batch
 from nas.io.distributed import average, average_gradients, check_equal, gathered
 from nas.io.moved import metrics_of, rename_metrics
 from nas.io.rng import derive_seed, seed_global_generators
-from nas.training.lr_schedules import LRSchedule
 from nas.tasks import Task
 from nas.training.finite import BatchCheck, weights_not_finite
+from nas.training.lr_schedules import LRSchedule
 from nas.training.metrics import SplitMetrics
 from nas.training.schedules import RUN, Plan, Schedules
 

@@ -32,8 +32,8 @@ def charts(folder):
     }
 
 
-def test_what_a_search_shows(nas, config):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
+def test_what_a_search_shows(run_cli, config):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
     found = events("run")
     tags = found.Tags()
     assert set(tags["images"]) == {"search/probabilities", "search/architecture"}
@@ -58,9 +58,9 @@ def test_what_a_search_shows(nas, config):
             assert len(matched) == len(patterns), f"{page}, {title}: {patterns}"
 
 
-def test_costs_are_shown_beside_their_limits(nas, config):
+def test_costs_are_shown_beside_their_limits(run_cli, config):
     path = config({"model.cost": {"params": {"max": 200}}})
-    assert nas("search", "--config", path, "--out", "run").code == 0
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
     found = events("run")
     assert {event.value for event in found.Scalars("cost/params/limit")} == {200.0}
     assert {event.value for event in found.Scalars("cost/params/derived")} == {126.0}  # all architectures cost the same
@@ -74,9 +74,9 @@ def open_text(path):
 
 
 @pytest.mark.parametrize("num_images", [0, 2])
-def test_pictures_are_drawn_at_even_distances(nas, config, num_images):
+def test_pictures_are_drawn_at_even_distances(run_cli, config, num_images):
     path = config({"trainer.num_images": num_images, "trainer.max_epochs": 4})
-    assert nas("search", "--config", path, "--out", "run").code == 0
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
     found = events("run")
     steps = [event.step for event in found.Scalars("search/tau")]
     if num_images == 0:

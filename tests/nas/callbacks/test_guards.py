@@ -32,7 +32,7 @@ class Skips(nas.SearchSpace):
 
 
 @pytest.fixture
-def run(nas, config, monkeypatch):
+def run(run_cli, config, monkeypatch):
     """A search of a space with skips, in which alpha is set after each epoch."""
 
     def search(alphas, out="run", **changes):
@@ -56,7 +56,7 @@ def run(nas, config, monkeypatch):
             original(self, trainer, module)
 
         monkeypatch.setattr(Guards, "on_train_epoch_end", driven)
-        answer = nas("search", "--config", path, "--out", out, "--trust-module", "skips_space", "--json")
+        answer = run_cli("search", "--config", path, "--out", out, "--trust-module", "skips_space", "--json")
         monkeypatch.setattr(Guards, "on_train_epoch_end", original)
         return answer
 
@@ -152,7 +152,7 @@ def test_what_guards_have_seen_survives_a_checkpoint():
     assert trainer.should_stop
 
 
-def test_a_stopped_search_that_was_killed_before_its_end_is_not_trained_further(run, nas, monkeypatch):
+def test_a_stopped_search_that_was_killed_before_its_end_is_not_trained_further(run, run_cli, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -167,7 +167,7 @@ def test_a_stopped_search_that_was_killed_before_its_end_is_not_trained_further(
     before = Path("run/metrics.csv").read_text()
     assert len(before.splitlines()) == 1 + 2
     monkeypatch.setattr(search_run, "derive_and_score", original)
-    answer = nas("search", "--resume", "run", "--trust-module", "skips_space", "--json")
+    answer = run_cli("search", "--resume", "run", "--trust-module", "skips_space", "--json")
     assert answer.code == 0 and answer.result["stopped_at"] == 12
     assert Path("run/metrics.csv").read_text() == before
 
@@ -176,12 +176,12 @@ def test_a_stopped_search_that_was_killed_before_its_end_is_not_trained_further(
     ("options", "message"),
     [({"max_skip_share": 1.5}, "max_skip_share must lie between 0 and 1"), ({"stable_epochs": -1}, "stable_epochs")],
 )
-def test_bad_options(nas, config, options, message):
-    answer = nas("search", "--config", config({"model.guards": options}))
+def test_bad_options(run_cli, config, options, message):
+    answer = run_cli("search", "--config", config({"model.guards": options}))
     assert answer.code == 2 and message in answer.complaint
 
 
-def test_defaults_are_on(nas, config):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
+def test_defaults_are_on(run_cli, config):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
     options = yaml.safe_load(Path("run/config.yaml").read_text())["model"]["guards"]
     assert options == {"max_skip_share": 1.0, "stable_epochs": 20, "settled_entropy": 0.01, "early_entropy": 0.1}

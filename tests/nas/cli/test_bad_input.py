@@ -107,8 +107,8 @@ class Shapes(nas.SearchSpace):
         ),
     ],
 )
-def test_configurations(nas, config, changes, message):
-    answer = nas("search", "--config", config(changes), "--out", "run")
+def test_configurations(run_cli, config, changes, message):
+    answer = run_cli("search", "--config", config(changes), "--out", "run")
     assert answer.code == 2
     assert re.search(message, answer.complaint), answer.complaint
     assert not os.path.exists("run")
@@ -131,11 +131,11 @@ def test_configurations(nas, config, changes, message):
         ("seed_everything: 1", "data"),
     ],
 )
-def test_files(nas, tmp_path, monkeypatch, text, message):
+def test_files(run_cli, tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path("none.yaml").write_text(text)
-    answer = nas("search", "--config", "none.yaml", "--out", "run")
+    answer = run_cli("search", "--config", "none.yaml", "--out", "run")
     assert answer.code == 2 and "none.yaml" in answer.complaint and message in answer.complaint
     assert not os.path.exists("run")
 
@@ -150,7 +150,7 @@ def test_files(nas, tmp_path, monkeypatch, text, message):
         ({"y_train": np.full(40, -1)}, "labels must lie in 0 ... 9"),
     ],
 )
-def test_arrays(nas, config, changes, message):
+def test_arrays(run_cli, config, changes, message):
     arrays = {
         "x_train": np.zeros((40, 1, 64)),
         "y_train": np.arange(40) % 10,
@@ -159,17 +159,17 @@ def test_arrays(nas, config, changes, message):
     }
     np.savez("d.npz", **(arrays | changes))
     path = config({"data": {"class_path": "nas.data.Npz", "init_args": {"path": "d.npz", "batch_size": 10}}})
-    answer = nas("search", "--config", path, "--out", "run")
+    answer = run_cli("search", "--config", path, "--out", "run")
     assert answer.code == 2 and message in answer.complaint
     assert not os.path.exists("run")
 
 
-def test_labels_of_the_test_set_are_looked_at_before_retraining(nas, config):
+def test_labels_of_the_test_set_are_looked_at_before_retraining(run_cli, config):
     arrays = {"x_train": np.random.rand(40, 1, 64), "y_train": np.arange(40) % 10}
     np.savez("d.npz", **arrays, x_test=np.zeros((4, 1, 64)), y_test=np.full(4, 10))
     path = config({"data": {"class_path": "nas.data.Npz", "init_args": {"path": "d.npz", "batch_size": 10}}})
-    assert nas("search", "--config", path, "--out", "run").code == 0  # a search never looks at the test set
-    answer = nas("retrain", "--run", "run")
+    assert run_cli("search", "--config", path, "--out", "run").code == 0  # a search never looks at the test set
+    answer = run_cli("retrain", "--run", "run")
     assert answer.code == 2 and "labels must lie in 0 ... 9" in answer.complaint and not os.path.exists("run/retrain")
 
 
@@ -182,23 +182,23 @@ def test_labels_of_the_test_set_are_looked_at_before_retraining(nas, config):
         ("Shapes", "choice 'width': candidate outputs differ in shape (wide: (2, 10), narrow: (2, 9))"),
     ],
 )
-def test_spaces(nas, config, tmp_path, space, message):
+def test_spaces(run_cli, config, tmp_path, space, message):
     (tmp_path / "broken.py").write_text(BROKEN)
     path = config({"model.space": {"class_path": f"broken.{space}"}})
-    answer = nas("search", "--config", path, "--trust-module", "broken", "--out", "run")
+    answer = run_cli("search", "--config", path, "--trust-module", "broken", "--out", "run")
     assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_where_there_is_none(nas, config):
-    answer = nas("search", "--config", config({"trainer.accelerator": "gpu"}), "--out", "run")
+def test_a_gpu_where_there_is_none(run_cli, config):
+    answer = run_cli("search", "--config", config({"trainer.accelerator": "gpu"}), "--out", "run")
     assert answer.code == 2 and answer.complaint.startswith("nas: trainer: ") and not os.path.exists("run")
 
 
-def test_a_module_that_fails_to_import_is_named(nas, config, tmp_path):
+def test_a_module_that_fails_to_import_is_named(run_cli, config, tmp_path):
     (tmp_path / "failing.py").write_text("import a_module_that_is_not_there\n")
     path = config({"model.space": {"class_path": "failing.Space"}})
-    answer = nas("search", "--config", path, "--trust-module", "failing", "--out", "run")
+    answer = run_cli("search", "--config", path, "--trust-module", "failing", "--out", "run")
     assert answer.code == 2 and "a_module_that_is_not_there" in answer.complaint
 
 
@@ -231,10 +231,10 @@ def test_a_module_that_fails_to_import_is_named(nas, config, tmp_path):
         (("search", "--config", "tiny.yaml", "--out", "run", "--trust-module", "up/x.py"), "not a module's name"),
     ],
 )
-def test_words(nas, config, words, message):
+def test_words(run_cli, config, words, message):
     config()
     Path("empty").mkdir()
-    answer = nas(*words)
+    answer = run_cli(*words)
     assert answer.code == 2 and not os.path.exists("run")
     if message is not None:
         assert message in answer.complaint
@@ -257,49 +257,49 @@ def test_words(nas, config, words, message):
         ),
     ],
 )
-def test_genotypes(nas, config, choices, space, message):
+def test_genotypes(run_cli, config, choices, space, message):
     Genotype(choices, space).save("g.json")
-    answer = nas("retrain", "--genotype", "g.json", "--config", config(), "--out", "run")
+    answer = run_cli("retrain", "--genotype", "g.json", "--config", config(), "--out", "run")
     assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
 
 
-def test_a_genotype_with_unknown_keys_is_named(nas, config):
+def test_a_genotype_with_unknown_keys_is_named(run_cli, config):
     Path("g.json").write_text(json.dumps({"format": "gumbel-nas/genotype", "version": 1, "choices": {}, "weights": 3}))
-    assert "g.json: unknown key 'weights'" in nas("retrain", "--genotype", "g.json", "--config", config()).complaint
+    assert "g.json: unknown key 'weights'" in run_cli("retrain", "--genotype", "g.json", "--config", config()).complaint
 
 
-def test_existing_and_unwritable_folders(nas, config):
+def test_existing_and_unwritable_folders(run_cli, config):
     Path("run").mkdir()
-    answer = nas("search", "--config", config(), "--out", "run")
+    answer = run_cli("search", "--config", config(), "--out", "run")
     assert answer.code == 2 and "run folder run exists already" in answer.complaint and not os.listdir("run")
     Path("file").write_text("")
-    answer = nas("search", "--config", "tiny.yaml", "--out", "file/run")
+    answer = run_cli("search", "--config", "tiny.yaml", "--out", "file/run")
     assert answer.code == 2 and "run folder file/run: cannot be made" in answer.complaint
-    answer = nas("search", "--config", "tiny.yaml", "--out", "/proc/run")
+    answer = run_cli("search", "--config", "tiny.yaml", "--out", "/proc/run")
     assert answer.code == 2 and "/proc/run: cannot be made" in answer.complaint
 
 
-def test_unfinished_runs_have_no_results(nas, config, monkeypatch):
+def test_unfinished_runs_have_no_results(run_cli, config, monkeypatch):
     from nas.training.search_module import SearchModule
 
     def broken(*_):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(SearchModule, "training_step", broken)
-    answer = nas("search", "--config", config(), "--out", "run")
+    answer = run_cli("search", "--config", config(), "--out", "run")
     assert answer.code == 1 and answer.complaint == "nas: out of memory"
     for command in ("retrain", "evaluate"):
-        answer = nas(command, "--run", "run")
+        answer = run_cli(command, "--run", "run")
         assert answer.code == 2 and "no genotype.json yet" in answer.complaint and not os.path.exists("run/retrain")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(nas, config):
-    answer = nas("search", "--config", config({"model.weight_optimizer.init_args.lr": 1e30}), "--out", "run")
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(run_cli, config):
+    answer = run_cli("search", "--config", config({"model.weight_optimizer.init_args.lr": 1e30}), "--out", "run")
     assert answer.code == 1 and "is not finite at batch" in answer.complaint
     assert os.path.exists("run/checkpoints/last.ckpt")
 
 
-def test_errors_of_a_users_module_are_refusals_that_name_their_kind(nas, config, tmp_path):
+def test_errors_of_a_users_module_are_refusals_that_name_their_kind(run_cli, config, tmp_path):
     (tmp_path / "odd.py").write_text(
         "import nas\n"
         "class Raises(nas.SearchSpace):\n"
@@ -316,7 +316,7 @@ def test_errors_of_a_users_module_are_refusals_that_name_their_kind(nas, config,
         ("unparsable.X", "unparsable"),
     ):
         path = config({"model.space": {"class_path": space}})
-        answer = nas("search", "--config", path, "--out", "run", "--trust-module", space.partition(".")[0])
+        answer = run_cli("search", "--config", path, "--out", "run", "--trust-module", space.partition(".")[0])
         assert answer.code == 2 and message in answer.complaint and not os.path.exists("run")
 
 
@@ -326,25 +326,25 @@ def damage(path):
     Path(path).write_bytes(content)
 
 
-def test_damaged_files_of_finished_runs_are_refused_not_replaced_by_older_ones(nas, config):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
-    assert nas("retrain", "--run", "run").code == 0
+def test_damaged_files_of_finished_runs_are_refused_not_replaced_by_older_ones(run_cli, config):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+    assert run_cli("retrain", "--run", "run").code == 0
     damage("run/retrain/checkpoints/last.ckpt")
-    answer = nas("evaluate", "--run", "run")
+    answer = run_cli("evaluate", "--run", "run")
     assert answer.code == 1 and "last.ckpt: damaged checkpoint" in answer.complaint
     damage("run/checkpoints/last.ckpt")
     for words in (("derive", "--run", "run"), ("retrain", "--run", "run", "--inherit", "--out", "other")):
-        answer = nas(*words)
+        answer = run_cli(*words)
         assert answer.code == 1 and "last.ckpt: damaged checkpoint" in answer.complaint
     Path("run/summary.json").write_text('{"stage": "search"}')
-    answer = nas("search", "--resume", "run")
+    answer = run_cli("search", "--resume", "run")
     assert answer.code == 2 and answer.complaint.endswith("run/summary.json: damaged")
     Path("run/summary.json").unlink()
-    answer = nas("search", "--resume", "run")
+    answer = run_cli("search", "--resume", "run")
     assert answer.code == 2 and "summary.json is missing" in answer.complaint
 
 
-def test_a_damaged_metrics_file_is_named(nas, config, monkeypatch):
+def test_a_damaged_metrics_file_is_named(run_cli, config, monkeypatch):
     from nas.training.search_module import SearchModule
 
     step = SearchModule.training_step
@@ -355,12 +355,12 @@ def test_a_damaged_metrics_file_is_named(nas, config, monkeypatch):
         return step(self, *args)
 
     monkeypatch.setattr(SearchModule, "training_step", failing)
-    assert nas("search", "--config", config(), "--out", "run").code == 1
+    assert run_cli("search", "--config", config(), "--out", "run").code == 1
     Path("run/metrics.csv").write_text("step,a\nx,1\n")
-    answer = nas("search", "--resume", "run")
+    answer = run_cli("search", "--resume", "run")
     assert answer.code == 1 and "run/metrics.csv: damaged" in answer.complaint
 
 
-def test_debug_shows_the_traceback(nas):
-    answer = nas("evaluate", "--run", "nowhere", "--debug")
+def test_debug_shows_the_traceback(run_cli):
+    answer = run_cli("evaluate", "--run", "nowhere", "--debug")
     assert answer.code == 2 and "Traceback" in answer.err

@@ -34,13 +34,13 @@ class Mine(nas.SearchSpace):
 
 
 @pytest.fixture
-def run(nas, config):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
+def run(run_cli, config):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
     return "run"
 
 
-def test_search_writes_the_run_folder_and_says_what_it_found(nas, config, tmp_path):
-    answer = nas("search", "--config", config())
+def test_search_writes_the_run_folder_and_says_what_it_found(run_cli, config, tmp_path):
+    answer = run_cli("search", "--config", config())
     assert answer.code == 0
     folder = tmp_path / "runs/tiny/0"
     names = {p.name for p in folder.iterdir()}
@@ -72,89 +72,89 @@ def test_search_writes_the_run_folder_and_says_what_it_found(nas, config, tmp_pa
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [(row["step"], row["epoch"]) for row in rows] == [("6", "0"), ("12", "1"), ("18", "2")]
     assert float(rows[-1]["search/tau"]) == pytest.approx(0.2)
-    assert nas("search", "--config", "tiny.yaml", "--json").result["run"] == "runs/tiny/1"
+    assert run_cli("search", "--config", "tiny.yaml", "--json").result["run"] == "runs/tiny/1"
 
 
-def test_the_resolved_configuration_runs_the_run_again(nas, run, tmp_path):
-    assert nas("search", "--config", f"{run}/config.yaml", "--out", "again").code == 0
+def test_the_resolved_configuration_runs_the_run_again(run_cli, run, tmp_path):
+    assert run_cli("search", "--config", f"{run}/config.yaml", "--out", "again").code == 0
     for name in ("metrics.csv", "config.yaml"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_later_configs_and_words_win(nas, config):
+def test_later_configs_and_words_win(run_cli, config):
     path = config()
     config({"trainer.max_epochs": 9, "model.gradient_clip_norm": 0.5}, name="first.yaml")
     words = ("search", "--config", "first.yaml", "--config", path, "--model.warmup_epochs", "2")
-    answer = nas(*words, "--print_config")
+    answer = run_cli(*words, "--print_config")
     assert answer.code == 0
     printed = yaml.safe_load(answer.out)
     assert printed["model"]["warmup_epochs"] == 2 and printed["trainer"]["max_epochs"] == 3
     assert printed["model"]["gradient_clip_norm"] == 0.5  # of the first file alone
 
 
-def test_derive_reads_only_and_agrees_with_the_search(nas, run, tmp_path):
+def test_derive_reads_only_and_agrees_with_the_search(run_cli, run, tmp_path):
     before = {p: p.read_bytes() for p in (tmp_path / run).rglob("*") if p.is_file()}
-    answer = nas("derive", "--run", run, "--out", "g.json", "--json")
+    answer = run_cli("derive", "--run", run, "--out", "g.json", "--json")
     summary = json.loads((tmp_path / run / "summary.json").read_text())
     assert answer.result["genotype"] == summary["genotype"]
     assert answer.result["metric"]["value"] == pytest.approx(summary["metric"]["value"], abs=1e-6)
     assert Genotype.load("g.json").choices == summary["genotype"]
-    assert nas("derive", "--run", run, "--strategy", "nas.derive.Argmax", "--json").result == answer.result
+    assert run_cli("derive", "--run", run, "--strategy", "nas.derive.Argmax", "--json").result == answer.result
     assert {p: p.read_bytes() for p in (tmp_path / run).rglob("*") if p.is_file()} == before
 
 
-def test_retrain_then_evaluate(nas, run):
-    inherited = nas("evaluate", "--run", run, "--json").result
+def test_retrain_then_evaluate(run_cli, run):
+    inherited = run_cli("evaluate", "--run", run, "--json").result
     assert inherited["network"] == "derived, inherited weights"
-    retrained = nas("retrain", "--run", run, "--json").result
-    evaluated = nas("evaluate", "--run", run, "--json").result
+    retrained = run_cli("retrain", "--run", run, "--json").result
+    evaluated = run_cli("evaluate", "--run", run, "--json").result
     assert evaluated["network"] == "retrained"
     assert evaluated["test_accuracy"] == retrained["test_accuracy"] == retrained["metric"]["value"]
     convs = 4 * 3 + 4 * 4 * 3
     assert evaluated["params"] == convs + 2 * 8 + 40 + 10 and evaluated["macs"] == 64 * convs + 40
     assert evaluated["latency_ms"] > 0
-    assert "exists" not in nas("evaluate", "--run", f"{run}/retrain").err
-    other = nas("retrain", "--run", run, "--seed", 5, "--out", "other", "--json").result
+    assert "exists" not in run_cli("evaluate", "--run", f"{run}/retrain").err
+    other = run_cli("retrain", "--run", run, "--seed", 5, "--out", "other", "--json").result
     assert other["seed"] == 5 and other["test_loss"] != retrained["test_loss"]
 
 
-def test_inherited_weights_are_where_the_retraining_starts(nas, run):
-    answer = nas("retrain", "--run", run, "--inherit", "--json")
+def test_inherited_weights_are_where_the_retraining_starts(run_cli, run):
+    answer = run_cli("retrain", "--run", run, "--inherit", "--json")
     assert answer.result["inherited"] is True
-    fresh = nas("retrain", "--run", run, "--out", "fresh", "--json").result
+    fresh = run_cli("retrain", "--run", run, "--out", "fresh", "--json").result
     assert answer.result["test_loss"] < fresh["test_loss"]  # two epochs from trained weights against two from none
-    assert nas("retrain", "--run", run, "--retrain.scheduler", "cosine").code == 2  # overrides belong to --config
+    assert run_cli("retrain", "--run", run, "--retrain.scheduler", "cosine").code == 2  # overrides belong to --config
 
 
-def test_a_genotype_by_hand_is_trained_with_larger_sizes(nas, config, tmp_path):
+def test_a_genotype_by_hand_is_trained_with_larger_sizes(run_cli, config, tmp_path):
     Genotype({"layer1.conv": "dilation_8", "layer2.conv": "dilation_1"}).save("hand.json")
     path = config({"retrain.space": {"channels": 6}, "retrain.data": {"batch_size": 50}})
-    result = nas("retrain", "--genotype", "hand.json", "--config", path, "--json").result
+    result = run_cli("retrain", "--genotype", "hand.json", "--config", path, "--json").result
     assert result["run"] == "runs/tiny/0" and result["params"] == 6 * 3 + 36 * 3 + 24 + 70
-    again = nas("evaluate", "--run", "runs/tiny/0", "--json").result
+    again = run_cli("evaluate", "--run", "runs/tiny/0", "--json").result
     assert again["test_accuracy"] == result["test_accuracy"]
     assert yaml.safe_load((tmp_path / "runs/tiny/0/config.yaml").read_text())["retrain"]["space"] == {"channels": 6}
 
 
-def test_a_space_of_ones_own_is_searched_when_trusted(nas, config, tmp_path):
+def test_a_space_of_ones_own_is_searched_when_trusted(run_cli, config, tmp_path):
     (tmp_path / "mine.py").write_text(SPACE)
     path = config({"model.space": {"class_path": "mine.Mine", "init_args": {"width": 12}}})
-    refused = nas("search", "--config", path)
+    refused = run_cli("search", "--config", path)
     assert refused.code == 2 and refused.complaint.endswith(
         "\"model.space\": 'mine.Mine' is not of a trusted module; if the module is yours, add --trust-module mine"
     )
     assert not (tmp_path / "runs").exists()
-    answer = nas("search", "--config", path, "--trust-module", "mine", "--out", "own")
+    answer = run_cli("search", "--config", path, "--trust-module", "mine", "--out", "own")
     assert answer.code == 0, answer.err
     assert "nas retrain --run own --trust-module mine" in answer.out
     assert "mine" not in [line.strip() for line in (tmp_path / "own/config.yaml").read_text().splitlines()]
-    assert nas("evaluate", "--run", "own").code == 2  # trust is never stored
-    assert nas("retrain", "--run", "own", "--trust-module", "mine").code == 0
-    helped = nas("help", "mine.Mine", "--trust-module", "mine")
+    assert run_cli("evaluate", "--run", "own").code == 2  # trust is never stored
+    assert run_cli("retrain", "--run", "own", "--trust-module", "mine").code == 0
+    helped = run_cli("help", "mine.Mine", "--trust-module", "mine")
     assert "A space of one's own." in helped.out and "width: int = 8" in helped.out
 
 
-def test_regression_from_a_users_arrays(nas, config, tmp_path):
+def test_regression_from_a_users_arrays(run_cli, config, tmp_path):
     import numpy as np
 
     draw = np.random.default_rng(0)
@@ -169,53 +169,57 @@ def test_regression_from_a_users_arrays(nas, config, tmp_path):
         "model.gradient_clip_norm": 1.0,
         "model.weight_schedule": "cosine",
     }
-    answer = nas("search", "--config", config(changes), "--out", "run", "--json")
+    answer = run_cli("search", "--config", config(changes), "--out", "run", "--json")
     assert answer.code == 0 and answer.result["metric"]["name"] == "mse"
-    assert "test_mae" in nas("retrain", "--run", "run", "--json").result
+    assert "test_mae" in run_cli("retrain", "--run", "run", "--json").result
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-def test_other_precisions_run(nas, config, precision):
-    answer = nas("search", "--config", config({"trainer.precision": precision}), "--out", "run")
-    assert answer.code == 0 and nas("retrain", "--run", "run").code == 0 and nas("evaluate", "--run", "run").code == 0
+def test_other_precisions_run(run_cli, config, precision):
+    answer = run_cli("search", "--config", config({"trainer.precision": precision}), "--out", "run")
+    assert (
+        answer.code == 0
+        and run_cli("retrain", "--run", "run").code == 0
+        and run_cli("evaluate", "--run", "run").code == 0
+    )
 
 
-def test_retraining_with_label_smoothing_and_clipping(nas, config):
+def test_retraining_with_label_smoothing_and_clipping(run_cli, config):
     task = {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10, "label_smoothing": 0.2}}
     path = config({"retrain.task": task, "retrain.gradient_clip_norm": 0.5, "retrain.scheduler": "one_cycle"})
-    assert nas("search", "--config", path, "--out", "run").code == 0
-    smooth = nas("retrain", "--run", "run", "--json").result
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
+    smooth = run_cli("retrain", "--run", "run", "--json").result
     assert smooth["test_loss"] > 0.5  # cross-entropy against targets smoothed by 0.2 cannot be lower
 
 
 @pytest.mark.parametrize("words", [("--help",), ("--version",), *[(name, "--help") for name in COMMANDS]])
-def test_help_fits_one_page(nas, monkeypatch, words):
+def test_help_fits_one_page(run_cli, monkeypatch, words):
     monkeypatch.setenv("COLUMNS", "80")
-    answer = nas(*words)
+    answer = run_cli(*words)
     assert answer.code == 0 and answer.err == "" and 0 < len(answer.out.splitlines()) <= 50
     assert all(len(line) <= 80 for line in answer.out.splitlines())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_a_help_text(nas, monkeypatch, name):
+def test_every_option_has_a_help_text(run_cli, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "1000")
     parser = import_module(f"nas.cli.{name}_command").PARSER
-    page = nas(name, "-h").out
+    page = run_cli(name, "-h").out
     for action in parser._actions:
         assert action.help and all(word in page for word in [action.help, *action.option_strings]), action
 
 
 @pytest.mark.parametrize("name", ["search", "retrain", "baseline", "launch", "profile", "export"])
-def test_help_names_the_keys_of_a_configuration(nas, name):
-    page = nas(name, "--help").out
+def test_help_names_the_keys_of_a_configuration(run_cli, name):
+    page = run_cli(name, "--help").out
     for word in ("--KEY VALUE", "model.space", "model.tau", "trainer.max_epochs", "data", "retrain", "nas help CLASS"):
         assert word in page, word
 
 
-def test_help_without_a_class_lists_the_commands(nas):
-    page = nas("help").out
-    assert page == nas("--help").out and all(f"\n  {name} " in page for name in COMMANDS)
-    assert nas("help", "--json").result == {"commands": page.rstrip()}
+def test_help_without_a_class_lists_the_commands(run_cli):
+    page = run_cli("help").out
+    assert page == run_cli("--help").out and all(f"\n  {name} " in page for name in COMMANDS)
+    assert run_cli("help", "--json").result == {"commands": page.rstrip()}
 
 
 def test_help_does_not_import_torch():
@@ -228,15 +232,15 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_doctor_and_help(nas):
-    facts = nas("doctor", "--json").result
+def test_doctor_and_help(run_cli):
+    facts = run_cli("doctor", "--json").result
     assert (
         facts["mixing backend"].startswith(("native: _kernels_cpu", "reference (torch expressions): "))
         and facts["torch"]
     )
     assert facts["gpus"] != "none" or facts["mixing backend, cuda"] == "none: no device"
-    assert "start: Tau at the beginning" in nas("help", "nas.tau.Exponential").out
-    assert "lr" in nas("help", "torch.optim.AdamW").out
+    assert "start: Tau at the beginning" in run_cli("help", "nas.tau.Exponential").out
+    assert "lr" in run_cli("help", "torch.optim.AdamW").out
 
 
 def test_running_as_a_module():
@@ -244,7 +248,7 @@ def test_running_as_a_module():
     assert done.stdout.startswith("gumbel-nas ")
 
 
-def test_inputs_in_a_dict_go_all_the_way(nas, config, tmp_path):
+def test_inputs_in_a_dict_go_all_the_way(run_cli, config, tmp_path):
     (tmp_path / "dicts.py").write_text(
         "import nas, torch\n"
         "from torch import nn\n"
@@ -278,16 +282,16 @@ def test_inputs_in_a_dict_go_all_the_way(nas, config, tmp_path):
         }
     )
     trust = ("--trust-module", "dicts")
-    assert nas("search", "--config", path, "--out", "my run", *trust).code == 0
-    assert nas("retrain", "--run", "my run", *trust).code == 0
-    result = nas("evaluate", "--run", "my run", "--json", *trust).result
+    assert run_cli("search", "--config", path, "--out", "my run", *trust).code == 0
+    assert run_cli("retrain", "--run", "my run", *trust).code == 0
+    result = run_cli("evaluate", "--run", "my run", "--json", *trust).result
     assert result["macs"] == 300 and result["params"] == 310
-    assert "nas retrain --run 'my run' --trust-module dicts" in nas("search", "--resume", "my run", *trust).out
+    assert "nas retrain --run 'my run' --trust-module dicts" in run_cli("search", "--resume", "my run", *trust).out
 
 
-def test_a_reader_that_has_gone_ends_a_command_as_the_signal_would(monkeypatch, nas):
+def test_a_reader_that_has_gone_ends_a_command_as_the_signal_would(monkeypatch, run_cli):
     def gone(*args):
         raise SystemExit(1)  # as rich does
 
     monkeypatch.setattr("nas.cli.doctor_command.show", gone)
-    assert nas("doctor").code == 141
+    assert run_cli("doctor").code == 141

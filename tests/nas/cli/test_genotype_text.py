@@ -35,10 +35,10 @@ ALIVE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|
     ],
     ids=["nasbench201", "macro", "darts"],
 )
-def test_a_published_text_is_retrained(nas, config, changes, text, name, label):
+def test_a_published_text_is_retrained(run_cli, config, changes, text, name, label):
     path = config(changes)
     Path("found.txt").write_text(text)
-    answer = nas("retrain", "--genotype", "found.txt", "--config", path, "--out", "out", "--json")
+    answer = run_cli("retrain", "--genotype", "found.txt", "--config", path, "--out", "out", "--json")
     assert answer.code == 0, answer.err
     assert answer.result["genotype"][name] == label
     genotype = json.loads(Path("out/genotype.json").read_text())
@@ -61,18 +61,18 @@ def test_a_published_text_is_retrained(nas, config, changes, text, name, label):
         ({}, "conv3x3", "DilationNet1d has no notation of its own; give a genotype.json"),
     ],
 )
-def test_broken_texts_are_one_line(nas, config, changes, text, message):
+def test_broken_texts_are_one_line(run_cli, config, changes, text, message):
     path = config(changes)
     Path("found.txt").write_text(text)
-    answer = nas("retrain", "--genotype", "found.txt", "--config", path, "--out", "out")
+    answer = run_cli("retrain", "--genotype", "found.txt", "--config", path, "--out", "out")
     assert answer.code == 2 and message in answer.complaint
     assert not Path("out").exists() and not Path("pwned").exists()
 
 
-def test_a_dead_cell_in_a_genotype_file_is_refused_too(nas, config):
+def test_a_dead_cell_in_a_genotype_file_is_refused_too(run_cli, config):
     path = config(NB201)
     edges = ("0_1", "0_2", "0_3", "1_2", "1_3", "2_3")
     content = {"format": "gumbel-nas/genotype", "version": 1, "choices": {f"edge_{edge}": "none" for edge in edges}}
     Path("dead.json").write_text(json.dumps(content))
-    answer = nas("retrain", "--genotype", "dead.json", "--config", path, "--out", "out")
+    answer = run_cli("retrain", "--genotype", "dead.json", "--config", path, "--out", "out")
     assert answer.code == 2 and "a dead cell" in answer.complaint

@@ -73,7 +73,7 @@ def attending(tmp_path, interpreter, monkeypatch):
     return make
 
 
-def test_pt2_may_differ_by_a_millionth_of_the_largest_output(attending, tmp_path, nas):
+def test_pt2_may_differ_by_a_millionth_of_the_largest_output(attending, tmp_path, run_cli):
     report = attending(7e-7)
     assert report["pt2"]["ok"] and report["pt2"]["max_abs_diff"] > 0
     assert "at most 1e-06 of the largest output allowed, for fused attention in encode, " in report["pt2"]["detail"]
@@ -81,9 +81,9 @@ def test_pt2_may_differ_by_a_millionth_of_the_largest_output(attending, tmp_path
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["pt2_tolerance"] == {"relative_to_largest_output": 1e-6, "layers": LAYERS}
     assert "for fused attention in 3 layers that manifest.json names" in (folder / "README.md").read_text()
-    assert nas("export", "--verify", folder).code == 0
+    assert run_cli("export", "--verify", folder).code == 0
     changed(folder, lambda content: content.pop("pt2_tolerance"))
-    answer = nas("export", "--verify", folder)
+    answer = run_cli("export", "--verify", folder)
     assert answer.code == 1 and "bitwise equal expected" in answer.complaint
 
 
@@ -110,9 +110,9 @@ def test_but_by_no_more(attending, tmp_path):
         {"relative_to_largest_output": 1e-6, "layers": "encode"},
     ],
 )
-def test_a_manifest_cannot_allow_more(nas, exported, stated):
+def test_a_manifest_cannot_allow_more(run_cli, exported, stated):
     changed(Path(exported), lambda content: content.update(pt2_tolerance=stated))
-    answer = nas("export", "--verify", exported)
+    answer = run_cli("export", "--verify", exported)
     assert answer.code == 2 and re.search("pt2_tolerance|NaN is not a JSON number", answer.complaint)
 
 
@@ -139,7 +139,7 @@ class Computed(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [Net, Computed])
-def test_every_format_holds_a_transformer(make, nas, tmp_path):
+def test_every_format_holds_a_transformer(make, run_cli, tmp_path):
     torch.manual_seed(0)
     network, x = make().eval(), tokens()
     formats = ("python", "safetensors", "pt2", "onnx")
@@ -150,4 +150,4 @@ def test_every_format_holds_a_transformer(make, nas, tmp_path):
     with torch.no_grad():
         expected = network(x)
         assert (program(x) - expected).abs().max() <= 2e-6 * expected.abs().max()  # of pt2, and of plain weights
-    assert nas("export", "--verify", tmp_path / "out").code == 0
+    assert run_cli("export", "--verify", tmp_path / "out").code == 0

@@ -174,14 +174,14 @@ class Mine(nas.SearchSpace):
 """
 
 
-def test_plain_weights_are_loaded_into_their_space(nas, config):
+def test_plain_weights_are_loaded_into_their_space(run_cli, config):
     Path("computed.py").write_text(SPACE)
     path = config({"model.space": {"class_path": "computed.Mine"}})
     Genotype({"act": "relu"}).save("genotype.json")
     trust = ("--trust-module", "computed")
     words = ("export", "--genotype", "genotype.json", "--config", path, *trust, "--formats", "safetensors", "--out")
-    assert nas(*words, "plain").code == 0
-    assert nas(*words, "folded", "--fold-bn").code == 0
+    assert run_cli(*words, "plain").code == 0
+    assert run_cli(*words, "folded", "--fold-bn").code == 0
     weights = load_file("plain/model.safetensors")
     assert {key for key in weights if "weight" in key} == {
         f"{i}.weight" for i in ("1", "3.0", "3.1", "4.0", "4.1", "5")

@@ -45,14 +45,14 @@ def test_a_network_that_source_cannot_hold_is_written_in_the_other_formats(tmp_p
     assert "network.py" not in (tmp_path / "out/README.md").read_text().partition("## Checking")[0]
 
 
-def test_the_command_says_what_refused(nas, finished, fails):
+def test_the_command_says_what_refused(run_cli, finished, fails):
     fails(
         "pt2",
         "model.pt2",
         RuntimeError(f"no graph of\n{os.getcwd()}/secret/net.py, see https://pytorch.org/docs/x " + "y" * 500),
     )
     words = ("export", "--run", finished, "--formats", "genotype,safetensors,pt2", "--out")
-    answer = nas(*words, "first", "--json")
+    answer = run_cli(*words, "first", "--json")
     assert answer.code == 0
     assert answer.result["formats"] == ["genotype", "safetensors"]
     assert set(answer.result["verified"]) == {"files", "genotype", "safetensors"}
@@ -60,34 +60,34 @@ def test_the_command_says_what_refused(nas, finished, fails):
     assert why.startswith("no graph of net.py, see https://pytorch.org/docs/x yyy") and len(why) == 300
     assert json.loads(Path("first/manifest.json").read_text())["refused"] == {"pt2": why}
     assert not Path("first/model.pt2").exists()
-    assert nas("export", "--verify", "first").code == 0
-    lines = nas(*words, "second").out.splitlines()
+    assert run_cli("export", "--verify", "first").code == 0
+    lines = run_cli(*words, "second").out.splitlines()
     assert f"pt2: refused: {why}" in lines and lines[-1] == "export folder: second"
 
 
-def test_nothing_is_left_where_every_format_refuses(nas, finished, fails, monkeypatch):
+def test_nothing_is_left_where_every_format_refuses(run_cli, finished, fails, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: True)
     fails("onnx", "model.onnx", TypeError("no such operation"))
     fails("pt2", "model.pt2", RuntimeError("no graph"))
-    answer = nas("export", "--run", finished, "--formats", "onnx", "--out", "deep/out")
+    answer = run_cli("export", "--run", finished, "--formats", "onnx", "--out", "deep/out")
     assert answer.code == 1 and "onnx: TypeError: no such operation" in answer.complaint
-    answer = nas("export", "--run", finished, "--formats", "onnx,pt2", "--out", "deep/out", "--json")
+    answer = run_cli("export", "--run", finished, "--formats", "onnx,pt2", "--out", "deep/out", "--json")
     assert answer.code == 1 and "onnx: TypeError: no such operation; pt2: no graph" in answer.complaint
     assert os.listdir("deep") == []
 
 
-def test_the_reason_is_what_onnx_failed_of(nas, finished, fails, monkeypatch):
+def test_the_reason_is_what_onnx_failed_of(run_cli, finished, fails, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: True)
     error = torch.onnx.OnnxExporterError("\x1b[96mThis is step 3/3\x1b[0m of many")
     error.__cause__ = NotImplementedError("only \x1b[96m4D\x1b[0m queries")
     fails("onnx", "model.onnx", error)
-    answer = nas("export", "--run", finished, "--formats", "onnx,genotype", "--out", "out", "--json")
+    answer = run_cli("export", "--run", finished, "--formats", "onnx,genotype", "--out", "out", "--json")
     assert answer.code == 0 and answer.result["refused"] == {"onnx": "only 4D queries"}
 
 
-def test_a_full_disk_is_no_refusal(nas, finished, fails):
+def test_a_full_disk_is_no_refusal(run_cli, finished, fails):
     fails("pt2", "model.pt2", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    answer = nas("export", "--run", finished, "--formats", "genotype,pt2", "--out", "deep/out")
+    answer = run_cli("export", "--run", finished, "--formats", "genotype,pt2", "--out", "deep/out")
     assert answer.code == 1 and "No space left" in answer.complaint
     assert os.listdir("deep") == []
 
@@ -99,43 +99,43 @@ def test_a_full_disk_is_no_refusal(nas, finished, fails):
         (None, "Segmentation fault"),
     ],
 )
-def test_a_format_that_does_not_hold_is_dropped(nas, finished, interpreter, monkeypatch, pt2, why):
+def test_a_format_that_does_not_hold_is_dropped(run_cli, finished, interpreter, monkeypatch, pt2, why):
     monkeypatch.setitem(WRITERS, "pt2", lambda subject, folder: (folder / "model.pt2").write_text("a graph"))
     interpreter({"python": same, "pt2": pt2})
-    answer = nas("export", "--run", finished, "--out", "out", "--json")
+    answer = run_cli("export", "--run", finished, "--out", "out", "--json")
     assert answer.code == 0 and answer.result["formats"] == ["genotype", "python", "safetensors"]
     begin, _, end = why.partition(".*")
     assert begin in answer.result["refused"]["pt2"] and end in answer.result["refused"]["pt2"]
     assert answer.result["refused"]["pt2"].startswith("written, but its check failed: ")
     assert all(row["ok"] for row in answer.result["verified"].values())
     assert not Path("out/model.pt2").exists() and "model.pt2" not in Path("out/README.md").read_text()
-    assert nas("export", "--verify", "out").code == 0
+    assert run_cli("export", "--verify", "out").code == 0
 
 
-def test_weights_stay_as_long_as_a_format_needs_them(nas, finished, interpreter):
+def test_weights_stay_as_long_as_a_format_needs_them(run_cli, finished, interpreter):
     interpreter({"python": lambda x: x + 1})
     words = ("export", "--run", finished, "--formats")
-    assert nas(*words, "python,safetensors", "--out", "first").code == 0
+    assert run_cli(*words, "python,safetensors", "--out", "first").code == 0
     assert Path("first/model.safetensors").exists() and not Path("first/network.py").exists()
-    assert nas(*words, "python,genotype", "--out", "second").code == 0
+    assert run_cli(*words, "python,genotype", "--out", "second").code == 0
     assert not Path("second/model.safetensors").exists() and not Path("second/network.py").exists()
 
 
-def test_a_network_that_load_cannot_build_is_no_safetensors_export(nas, finished, interpreter, monkeypatch):
+def test_a_network_that_load_cannot_build_is_no_safetensors_export(run_cli, finished, interpreter, monkeypatch):
     interpreter({"python": same})
 
     def refuse(*_, **__):
         raise RuntimeError("another version of the space")
 
     monkeypatch.setattr("nas.runs.stages.export.load", refuse)
-    answer = nas("export", "--run", finished, "--formats", "python,safetensors", "--out", "out", "--json")
+    answer = run_cli("export", "--run", finished, "--formats", "python,safetensors", "--out", "out", "--json")
     assert answer.code == 0 and answer.result["formats"] == ["python"]
     assert "nas.load cannot build the network: another version" in answer.result["refused"]["safetensors"]
     assert not Path("out/config.json").exists()
 
 
-def test_a_damaged_folder_is_not_kept(nas, finished, monkeypatch):
+def test_a_damaged_folder_is_not_kept(run_cli, finished, monkeypatch):
     monkeypatch.setattr(write, "verify", lambda folder: {"files": {"ok": False, "detail": "network.py: missing"}})
-    answer = nas("export", "--run", finished, "--formats", "genotype", "--out", "deep/out")
+    answer = run_cli("export", "--run", finished, "--formats", "genotype", "--out", "deep/out")
     assert answer.code == 1 and "failed its check" in answer.complaint and "network.py: missing" in answer.complaint
     assert os.listdir("deep") == []

@@ -112,22 +112,22 @@ SEARCHES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
-def test_search_derive_export_verify(nas, config, name):
+def test_search_derive_export_verify(run_cli, config, name):
     """Of every space, both what a search leaves and what a retraining does: in all formats, proven in a fresh interpreter."""
     path = config(
         {**SEARCHES[name], "trainer.max_epochs": 1, "model.warmup_epochs": 0, "retrain.trainer.max_epochs": 1}
     )
-    assert nas("search", "--config", path, "--out", "run").code == 0
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
     if name == "partial channels":
-        assert "cannot take the supernet's weights" in nas("export", "--run", "run").complaint
+        assert "cannot take the supernet's weights" in run_cli("export", "--run", "run").complaint
     else:
-        answer = nas("export", "--run", "run", "--formats", ALL, "--out", "derived", "--json")
+        answer = run_cli("export", "--run", "run", "--formats", ALL, "--out", "derived", "--json")
         assert_proven(answer.result, "derived")
-    assert nas("retrain", "--run", "run").code == 0
-    answer = nas("export", "--run", "run", "--formats", ALL, "--json")
+    assert run_cli("retrain", "--run", "run").code == 0
+    answer = run_cli("export", "--run", "run", "--formats", ALL, "--json")
     assert_proven(answer.result, "run/export")
     assert json.loads(Path("run/export/manifest.json").read_text())["origin"] == "retrained"
-    answer = nas("export", "--verify", "run/export", "--json")
+    answer = run_cli("export", "--verify", "run/export", "--json")
     assert answer.code == 0
     assert_proven(answer.result, "run/export")
     network = framework.load("run/export")
@@ -148,7 +148,7 @@ def assert_proven(result, folder):
     assert report["onnx"]["max_abs_diff"] <= 1e-5
 
 
-def test_the_default_export_of_a_search(nas, exported):
+def test_the_default_export_of_a_search(run_cli, exported):
     assert set(os.listdir(exported)) == FILES - {"model.onnx"}
     manifest = read_manifest(Path(exported))
     assert manifest["input"] == {
@@ -167,41 +167,41 @@ def test_the_default_export_of_a_search(nas, exported):
         torch.testing.assert_close(network(x), examples[f"output.{size}.0"])
         torch.testing.assert_close(run(x), examples[f"output.{size}.0"])
     assert not network.training
-    answer = nas("export", "--run", "run")
+    answer = run_cli("export", "--run", "run")
     assert answer.code == 2 and "exists already" in answer.complaint
 
 
-def test_damage_is_named(nas, exported, tmp_path):
+def test_damage_is_named(run_cli, exported, tmp_path):
     folder = Path(exported)
     for name in sorted(set(os.listdir(folder)) - {"manifest.json"}):
         content = (folder / name).read_bytes()
         middle = len(content) // 2
         (folder / name).write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
-        answer = nas("export", "--verify", exported)
+        answer = run_cli("export", "--verify", exported)
         assert answer.code == 1 and f"{name}: not as it was written" in answer.complaint
         (folder / name).unlink()
-        answer = nas("export", "--verify", exported)
+        answer = run_cli("export", "--verify", exported)
         assert answer.code == 1 and f"{name}: missing" in answer.complaint
         (tmp_path / "elsewhere").write_bytes(content)
         (folder / name).symlink_to(tmp_path / "elsewhere")
-        answer = nas("export", "--verify", exported)
+        answer = run_cli("export", "--verify", exported)
         assert answer.code == 1 and f"{name}: a symbolic link" in answer.complaint
         (folder / name).unlink()
         (folder / name).write_bytes(content)
     for code in (b"{", b"[]", b'{"format": "other"}', b"\xff", b"[" * 100_000):
         (folder / "manifest.json").write_bytes(code)
-        assert nas("export", "--verify", exported).code == 2
+        assert run_cli("export", "--verify", exported).code == 2
     (folder / "manifest.json").unlink()
-    assert "not an export" in nas("export", "--verify", exported).complaint
-    assert "no such folder" in nas("export", "--verify", "nowhere").complaint
+    assert "not an export" in run_cli("export", "--verify", exported).complaint
+    assert "no such folder" in run_cli("export", "--verify", "nowhere").complaint
 
 
-def test_weights_of_another_network_are_noticed_even_with_their_own_sha256(nas, exported):
+def test_weights_of_another_network_are_noticed_even_with_their_own_sha256(run_cli, exported):
     folder = Path(exported)
     weights = {key: tensor + 1 for key, tensor in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors")
     manifest = json.loads((folder / "manifest.json").read_text())
-    answer = nas("export", "--verify", exported)
+    answer = run_cli("export", "--verify", exported)
     assert answer.code == 1 and "model.safetensors: not as it was written" in answer.complaint
     source = (folder / "network.py").read_text()
     old = manifest["sha256"]["model.safetensors"]
@@ -210,48 +210,48 @@ def test_weights_of_another_network_are_noticed_even_with_their_own_sha256(nas, 
         manifest["sha256"][name] = sha256(folder / name)
     del manifest["checksum"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    answer = nas("export", "--verify", exported)
+    answer = run_cli("export", "--verify", exported)
     assert answer.code == 1 and "network.py: outputs differ" in answer.complaint and "pt2" not in answer.complaint
 
 
 @pytest.mark.parametrize(
     "name", ["../outside", "/etc/passwd", "a/b", "x" * 300, "nul\0l", "..", ".hidden", "manifest.json", "", "a\nb"]
 )
-def test_names_stay_in_their_folder(nas, exported, name):
+def test_names_stay_in_their_folder(run_cli, exported, name):
     manifest = json.loads((Path(exported) / "manifest.json").read_text())
     manifest["sha256"][name] = "0" * 64
     del manifest["checksum"]
     (Path(exported) / "manifest.json").write_text(json.dumps(manifest))
-    answer = nas("export", "--verify", exported)
+    answer = run_cli("export", "--verify", exported)
     assert answer.code == 2 and "is not the name of a file in this folder" in answer.complaint
     assert len(answer.complaint) < 400
     with pytest.raises(ValueError, match="is not the name of a file"):
         framework.load(exported)
 
 
-def test_a_genotype_by_hand_and_from_elsewhere(nas, config):
+def test_a_genotype_by_hand_and_from_elsewhere(run_cli, config):
     path = config()
     genotype = {"format": "gumbel-nas/genotype", "version": 1}
     genotype["choices"] = {"layer1.conv": "dilation_1", "layer2.conv": "dilation_8"}
     Path("mine.json").write_text(json.dumps(genotype))
     words = ("--genotype", "mine.json", "--config", path)
-    answer = nas("export", *words, "--formats", "python,genotype", "--out", "out", "--seed_everything", "5")
+    answer = run_cli("export", *words, "--formats", "python,genotype", "--out", "out", "--seed_everything", "5")
     assert answer.code == 0, answer.err
     assert Genotype.load("out/genotype.json").choices == genotype["choices"]
     assert "not trained" in Path("out/README.md").read_text() and "Seed 5" in Path("out/network.py").read_text()
-    profile = nas("profile", *words, "--json")
+    profile = run_cli("profile", *words, "--json")
     assert profile.code == 0, profile.err
     assert profile.result["choices"] == genotype["choices"]
     assert profile.result["costs"]["params"] == 12 + 48 + 16 + 50  # convolutions, norms, head
-    assert nas("retrain", *words, "--out", "trained").code == 0
-    assert nas("export", "--run", "trained", "--formats", "genotype", "--out", "again").code == 0
+    assert run_cli("retrain", *words, "--out", "trained").code == 0
+    assert run_cli("export", "--run", "trained", "--formats", "genotype", "--out", "again").code == 0
 
 
-def test_sizes_of_the_retraining_are_those_of_the_export(nas, config):
+def test_sizes_of_the_retraining_are_those_of_the_export(run_cli, config):
     path = config({"retrain.space": {"channels": 6}, "retrain.data": {"batch_size": 50}})
-    assert nas("search", "--config", path, "--out", "run").code == 0
-    assert nas("retrain", "--run", "run").code == 0
-    answer = nas("export", "--run", "run", "--formats", "safetensors,genotype", "--json")
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
+    assert run_cli("retrain", "--run", "run").code == 0
+    answer = run_cli("export", "--run", "run", "--formats", "safetensors,genotype", "--json")
     assert answer.code == 0 and "outputs bitwise equal" in answer.result["verified"]["safetensors"]["detail"], (
         answer.err
     )
@@ -314,28 +314,28 @@ def test_norms_of_awkward_networks_are_folded():
         (("--verify", "run", "--fold-bn"), "leave out --fold-bn"),
     ],
 )
-def test_wrong_usage(nas, config, words, message):
+def test_wrong_usage(run_cli, config, words, message):
     config()
-    answer = nas("export", *words)
+    answer = run_cli("export", *words)
     assert answer.code == 2 and message in answer.complaint
 
 
-def test_onnx_says_what_is_missing(nas, config, monkeypatch):
+def test_onnx_says_what_is_missing(run_cli, config, monkeypatch):
     monkeypatch.setattr("nas.export.formats.find_spec", lambda name: None)
-    answer = nas("export", "--run", "run", "--formats", "onnx")
+    answer = run_cli("export", "--run", "run", "--formats", "onnx")
     assert answer.code == 2 and "pip install 'gumbel-nas[onnx]'" in answer.complaint
 
 
-def test_nothing_is_left_of_an_export_that_fails(nas, finished, monkeypatch):
+def test_nothing_is_left_of_an_export_that_fails(run_cli, finished, monkeypatch):
     def fail(folder):
         return {name: {"ok": False, "detail": "outputs differ"} for name in read_manifest(folder)["formats"]}
 
     monkeypatch.setattr(write, "verify", fail)
-    answer = nas("export", "--run", finished, "--out", "deep/out")
+    answer = run_cli("export", "--run", finished, "--out", "deep/out")
     assert answer.code == 1 and "python: written, but its check failed: outputs differ" in answer.complaint
     assert os.listdir("deep") == []
     monkeypatch.setattr(write, "verify", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert nas("export", "--run", finished, "--out", "deep/out").code == 130
+    assert run_cli("export", "--run", finished, "--out", "deep/out").code == 130
     assert os.listdir("deep") == []
 
 
@@ -353,10 +353,10 @@ def test_a_killed_export_leaves_nothing_under_its_name(finished):
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_batch_norms_are_folded(nas, finished):
-    answer = nas("export", "--run", finished, "--fold-bn", "--out", "folded", "--json")
+def test_batch_norms_are_folded(run_cli, finished):
+    answer = run_cli("export", "--run", finished, "--fold-bn", "--out", "folded", "--json")
     assert answer.code == 0, answer.err
-    assert nas("export", "--run", finished, "--formats", "genotype", "--out", "plain").code == 0
+    assert run_cli("export", "--run", finished, "--formats", "genotype", "--out", "plain").code == 0
     folded, plain = load_file("folded/examples.safetensors"), load_file("plain/examples.safetensors")
     assert torch.equal(folded["input.0"], plain["input.0"])
     for size in (1, 2, 7):
@@ -367,11 +367,11 @@ def test_batch_norms_are_folded(nas, finished):
     torch.testing.assert_close(network(folded["input.0"]), folded["output.7.0"])
 
 
-def test_folding_is_refused_where_there_is_nothing_to_fold(nas, config):
+def test_folding_is_refused_where_there_is_nothing_to_fold(run_cli, config):
     (Path("mine.py")).write_text(SPACE)
     path = config({"model.space": {"class_path": "mine.Mine"}})
-    assert nas("search", "--config", path, "--trust-module", "mine", "--out", "run").code == 0
-    answer = nas("export", "--run", "run", "--trust-module", "mine", "--fold-bn")
+    assert run_cli("search", "--config", path, "--trust-module", "mine", "--out", "run").code == 0
+    answer = run_cli("export", "--run", "run", "--trust-module", "mine", "--fold-bn")
     assert answer.code == 1 and "leave out --fold-bn" in answer.complaint
 
 
@@ -404,26 +404,26 @@ class Mine(nas.SearchSpace):
 '''
 
 
-def test_modules_of_ones_own(nas, config):
+def test_modules_of_ones_own(run_cli, config):
     Path("mine_exported.py").write_text(SPACE)
     path = config({"model.space": {"class_path": "mine_exported.Mine"}})
     trust = ("--trust-module", "mine_exported")
-    assert nas("search", "--config", path, *trust, "--out", "run").code == 0
-    assert "add --trust-module" in nas("export", "--run", "run").complaint
-    answer = nas("export", "--run", "run", *trust, "--json")
+    assert run_cli("search", "--config", path, *trust, "--out", "run").code == 0
+    assert "add --trust-module" in run_cli("export", "--run", "run").complaint
+    answer = run_cli("export", "--run", "run", *trust, "--json")
     assert answer.code == 0 and answer.result["verified"]["python"]["ok"], answer.err
     source = Path("run/export/network.py").read_text()
     assert "class Scaled(nn.Module):" in source and "def halved(x):" in source and "FACTOR = 0.5" in source
-    assert nas("export", "--verify", "run/export").code == 0  # needs no trust: no module of one's own is imported
+    assert run_cli("export", "--verify", "run/export").code == 0  # needs no trust: no module of one's own is imported
     with pytest.raises(ValueError, match="--trust-module"):
         framework.load("run/export")
     assert framework.load("run/export", trust_modules=["mine_exported"])(torch.rand(2, 1, 64)).shape == (2, 10)
 
 
-def test_a_model_for_other_classes_and_channels(nas, config):
+def test_a_model_for_other_classes_and_channels(run_cli, config):
     path = config({**SEARCHES["macro"], "trainer.max_epochs": 1, "model.warmup_epochs": 0})
-    assert nas("search", "--config", path, "--out", "run").code == 0
-    assert nas("export", "--run", "run", "--formats", "safetensors").code == 0
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
+    assert run_cli("export", "--run", "run", "--formats", "safetensors").code == 0
     old = framework.load("run/export")
     same = framework.create_model("run").eval()
     x = torch.rand(2, 1, 8, 8)

@@ -79,14 +79,16 @@ def test_trials_are_every_combination_with_names_of_their_own():
     )
 
 
-def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(nas, config, tmp_path, capfd):
+def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(run_cli, config, tmp_path, capfd):
     source, engine = ConfigSource((config(),)), InProcess()
     folder, summary = launch(
         source, [3, 4], TAU, engine, tmp_path / "all", retrain=True, num_baseline=2, progress=silent
     )
     assert engine.commands == ["search", "retrain"] * 4
     assert (
-        nas("search", "--config", "tiny.yaml", "--model.tau=nas.tau.Cosine", "--seed_everything=4", "--out", "own").code
+        run_cli(
+            "search", "--config", "tiny.yaml", "--model.tau=nas.tau.Cosine", "--seed_everything=4", "--out", "own"
+        ).code
         == 0
     )
     mine = folder / "trials/001_tau-Cosine_seed4"
@@ -131,7 +133,7 @@ def test_the_live_table_shows_what_is_at_work_first(config, tmp_path):
     assert "1 finished, 28 waiting, 1 at work; 12 s" in lines[-1]
 
 
-def test_what_failed_is_named_and_done_later(nas, config, tmp_path):
+def test_what_failed_is_named_and_done_later(run_cli, config, tmp_path):
     source = ConfigSource((config(),))
     options = {"retrain": False, "num_baseline": 0, "progress": silent}
     folder, summary = launch(source, [3, 4], {}, InProcess(["seed4"]), tmp_path / "all", **options)
@@ -186,9 +188,9 @@ def test_commas_inside_brackets_and_quotes_split_no_value(text, values):
         (("--resume", "nowhere", "--retrain", "--model.noise", "batch"), "leave out --retrain --model.noise batch"),
     ],
 )
-def test_wrong_usage(nas, config, words, message):
+def test_wrong_usage(run_cli, config, words, message):
     config()
-    answer = nas("launch", *words)
+    answer = run_cli("launch", *words)
     assert answer.code == 2 and message in answer.complaint and not Path("runs").exists()
 
 
@@ -212,9 +214,9 @@ def signal_soon(folder, name, signum, is_meant):
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_by_itself_and_is_the_same(nas, config, tmp_path):
+def test_a_killed_search_goes_on_by_itself_and_is_the_same(run_cli, config, tmp_path):
     path = config({"trainer.max_epochs": 12})
-    assert nas("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
+    assert run_cli("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
     folder, states = tmp_path / "all", []
     killer = signal_soon(folder, "seed4", signal.SIGKILL, lambda words: words[-2:-1] == [str(folder / "trials/seed4")])
     _, summary = launch(
@@ -256,9 +258,9 @@ def test_a_stopped_launch_stops_its_searches_and_goes_on(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(nas, config, tmp_path):
+def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(run_cli, config, tmp_path):
     path = config({"trainer.max_epochs": 30})
-    assert nas("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
+    assert run_cli("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
     folder = tmp_path / "all"
     thread = signal_soon(
         folder,

@@ -82,14 +82,14 @@ def searching(folder, name):
 
 
 @pytest.fixture
-def launched(config, nas, tmp_path):
+def launched(config, run_cli, tmp_path):
     """Makes a configuration and runs searches by hand; compares a launch with them."""
     path = config({"trainer.max_epochs": 30})
 
     def compare(seeds, changes=()):
         for seed in seeds:
             words = ("--config", path, f"--seed_everything={seed}", *changes, "--out", f"own{seed}")
-            assert nas("search", *words).code == 0
+            assert run_cli("search", *words).code == 0
             for name in ("metrics.csv", "genotype.json"):
                 mine, own = tmp_path / f"all/trials/seed{seed}" / name, tmp_path / f"own{seed}" / name
                 assert mine.read_bytes() == own.read_bytes(), (seed, name)
@@ -115,9 +115,9 @@ def test_a_scheduler_hears_of_whole_epochs(tmp_path):
         (("--engine", "slurm", "--num-parallel", "2"), "SLURM decides"),
     ],
 )
-def test_wrong_usage(nas, config, words, message):
+def test_wrong_usage(run_cli, config, words, message):
     config()
-    answer = nas("launch", "--config", "tiny.yaml", "--seeds", "0", *words)
+    answer = run_cli("launch", "--config", "tiny.yaml", "--seeds", "0", *words)
     assert answer.code == 2 and message in answer.complaint and not Path("runs").exists()
 
 

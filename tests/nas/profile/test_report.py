@@ -22,8 +22,8 @@ def built(choices):
         return DilationNet1d(**ARGUMENTS).network()
 
 
-def test_profile(nas, config):
-    answer = nas("profile", "--config", config(CHANGES), "--json")
+def test_profile(run_cli, config):
+    answer = run_cli("profile", "--config", config(CHANGES), "--json")
     assert answer.code == 0, answer.err
     result = answer.result
     assert result["num_architectures"] == 16
@@ -46,9 +46,9 @@ def test_profile(nas, config):
     assert result["targets"] == {}
 
 
-def test_profile_for_people(nas, config):
+def test_profile_for_people(run_cli, config):
     targets = {"macs": {"max": 1e9}, "params": {"max": 10}}
-    answer = nas("profile", "--config", config({**CHANGES, "model.cost": targets}))
+    answer = run_cli("profile", "--config", config({**CHANGES, "model.cost": targets}))
     assert answer.code == 0, answer.err
     assert "target macs: at most 1,000,000,000, the smallest is " in answer.out and ", can be met" in answer.out
     smallest = num_params(built({"layer1.conv": "kernel_3_dilation_1", "layer2.conv": "kernel_3_dilation_1"}))
@@ -56,15 +56,15 @@ def test_profile_for_people(nas, config):
     assert "architectures: 16" in answer.out
 
 
-def test_latency_adds_up_roughly(nas, config):
+def test_latency_adds_up_roughly(run_cli, config):
     """The additive model is a model: the mean over architectures lies between the extremes, and the table is positive everywhere."""
-    result = nas("profile", "--config", config(CHANGES), "--json").result
+    result = run_cli("profile", "--config", config(CHANGES), "--json").result
     row = result["costs"]["latency_ms"]
     assert row["smallest"] <= row["mean"] <= row["largest"]
     assert all(candidate["latency_ms"] > 0 for candidate in result["candidates"])
 
 
-def test_bad_input(nas, config):
-    assert "required: --config" in nas("profile").complaint
-    answer = nas("profile", "--config", config({"model.cost": {"nothing": {"max": 1}}}))
+def test_bad_input(run_cli, config):
+    assert "required: --config" in run_cli("profile").complaint
+    answer = run_cli("profile", "--config", config({"model.cost": {"nothing": {"max": 1}}}))
     assert answer.code == 2 and "no cost is called 'nothing'" in answer.complaint

@@ -120,9 +120,9 @@ def test_all_pictures_are_kept(served):
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_report_fits(browser, run, tmp_path, nas, width, scheme):
+def test_a_report_fits(browser, run, tmp_path, run_cli, width, scheme):
     path = tmp_path / "report.html"
-    assert nas("report", "--run", run, "--out", path).code == 0
+    assert run_cli("report", "--run", run, "--out", path).code == 0
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     screen = {"width": width, "height": 1100, "deviceScaleFactor": 1, "mobile": width < 500}

@@ -36,10 +36,10 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_a_search_and_its_retraining(nas, config, tmp_path):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
-    assert nas("retrain", "--run", "run").code == 0
-    assert nas("report", "--run", "run").out == f"{tmp_path}/run/report.html\n"
+def test_a_search_and_its_retraining(run_cli, config, tmp_path):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+    assert run_cli("retrain", "--run", "run").code == 0
+    assert run_cli("report", "--run", "run").out == f"{tmp_path}/run/report.html\n"
     page = Page((tmp_path / "run/report.html").read_text())
     assert not page.open and page.tags.count("svg") == 6  # architecture, heat map, loss, accuracy, tau, entropy
     assert "script" not in page.tags and all(
@@ -54,27 +54,27 @@ def test_a_search_and_its_retraining(nas, config, tmp_path):
         "torch",
     ):
         assert said in page.text, said
-    assert nas("report", "--run", "run", "--format", "md", "--out", "mine.md").code == 0
+    assert run_cli("report", "--run", "run", "--format", "md", "--out", "mine.md").code == 0
     markdown = (tmp_path / "mine.md").read_text()
     widths = [line.count("|") for line in markdown.splitlines() if line.startswith("|")]
     assert set(widths) == {3, 4} and "| layer1.conv |" in markdown
-    again = nas("report", "--run", "run/retrain", "--json")
+    again = run_cli("report", "--run", "run/retrain", "--json")
     assert again.code == 0 and "run/retrain/report.html" in again.result["report"]
 
 
-def test_commands_of_a_report_repeat_the_run(nas, config, tmp_path):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
-    assert nas("report", "--run", "run", "--format", "md").code == 0
+def test_commands_of_a_report_repeat_the_run(run_cli, config, tmp_path):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+    assert run_cli("report", "--run", "run", "--format", "md").code == 0
     command = re.search(r"^nas (search .*)$", (tmp_path / "run/report.md").read_text(), re.MULTILINE)[1]
-    assert nas(*command.split(), "--out", "again").code == 0
+    assert run_cli(*command.split(), "--out", "again").code == 0
     assert (tmp_path / "again/metrics.csv").read_bytes() == (tmp_path / "run/metrics.csv").read_bytes()
 
 
-def test_text_is_escaped(nas, config, tmp_path):
+def test_text_is_escaped(run_cli, config, tmp_path):
     name = "<script>alert(1)</script>&"
     path = config(name="tiny.yaml")
-    assert nas("search", "--config", path, "--out", name.replace("/", "_")).code == 0
-    assert nas("report", "--run", name.replace("/", "_"), "--out", "r.html").code == 0
+    assert run_cli("search", "--config", path, "--out", name.replace("/", "_")).code == 0
+    assert run_cli("report", "--run", name.replace("/", "_"), "--out", "r.html").code == 0
     text = (tmp_path / "r.html").read_text()
     assert "<script" not in text and "&lt;script&gt;" in text and not Page(text).open
 
@@ -90,12 +90,12 @@ def test_text_is_escaped(nas, config, tmp_path):
         (("dashboard", ".", "--port", "99999"), "--port must lie in"),
     ],
 )
-def test_wrong_usage_is_one_line(nas, config, words, message):
-    answer = nas(*words)
+def test_wrong_usage_is_one_line(run_cli, config, words, message):
+    answer = run_cli(*words)
     assert answer.code == 2 and message in answer.complaint
 
 
-def test_an_unfinished_run_is_refused(nas, config, tmp_path):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
+def test_an_unfinished_run_is_refused(run_cli, config, tmp_path):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
     (tmp_path / "run/manifest.json").unlink()
-    assert "not finished" in nas("report", "--run", "run").complaint
+    assert "not finished" in run_cli("report", "--run", "run").complaint

@@ -119,8 +119,8 @@ EVIL = "from pathlib import Path\nPath('touched').touch()\n\ndef cost(network, i
 class Folder:
     """A working directory with a run and a launch, a module that leaves a mark when it is imported, and files of somebody else's."""
 
-    def __init__(self, path, finished, nas):
-        self.path, self.nas = path, nas
+    def __init__(self, path, finished, run_cli):
+        self.path, self.nas = path, run_cli
         shutil.copytree(finished, path / "run")
         (path / "evil_mod.py").write_text(EVIL)
         (path / "precious.txt").write_text("step\nprecious\n")
@@ -183,8 +183,8 @@ class Folder:
 
 
 @pytest.fixture
-def folder(finished, nas, tmp_path, monkeypatch):
+def folder(finished, run_cli, tmp_path, monkeypatch):
     """Files that somebody else made, in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "evil_mod", raising=False)
-    return Folder(tmp_path, finished, nas)
+    return Folder(tmp_path, finished, run_cli)

@@ -91,16 +91,18 @@ def cost(network, inputs):
 """
 
 
-def test_a_module_of_ones_own_gives_classes_builders_and_costs(nas, config, tmp_path):
+def test_a_module_of_ones_own_gives_classes_builders_and_costs(run_cli, config, tmp_path):
     (tmp_path / "own_parts.py").write_text(OWN)
     changes = {
         "model.space": "own_parts.Space",
         "model.weight_optimizer": "own_parts.optimizer",
         "model.cost": {"own_parts.cost": {"max": 2}},
     }
-    assert "--trust-module own_parts" in nas("profile", "--config", config(changes)).complaint
+    assert "--trust-module own_parts" in run_cli("profile", "--config", config(changes)).complaint
     assert (
-        nas("profile", "--config", config(changes), "--trust-module", "own_parts", "--json").result["num_architectures"]
+        run_cli("profile", "--config", config(changes), "--trust-module", "own_parts", "--json").result[
+            "num_architectures"
+        ]
         == 4
     )
 

@@ -10,7 +10,7 @@ CLASSES = ["Softmax", "GumbelSoftmax", "SampledPath", "ReinMax", "GumbelRao", "D
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
-def test_estimator_searches_the_digits(nas, tmp_path, name):
+def test_estimator_searches_the_digits(run_cli, tmp_path, name):
     words = (
         "search",
         "--config",
@@ -21,7 +21,7 @@ def test_estimator_searches_the_digits(nas, tmp_path, name):
         f"nas.relaxations.{name}",
         "--json",
     )
-    answer = nas(*words)
+    answer = run_cli(*words)
     assert answer.code == 0, answer.err
     assert answer.result["num_architectures"] == 125 and len(answer.result["genotype"]) == 3
     print(f"\n{name}: search {answer.result['search_seconds']:.1f} s, {answer.result['metric']['value']:.3f}")

@@ -113,7 +113,7 @@ class PerClass(Task):
 
 
 @pytest.fixture
-def run(nas, config, tmp_path):
+def run(run_cli, config, tmp_path):
     """Searches a space of the module above with changes to the configuration."""
     (tmp_path / "own_before.py").write_text(OWN)
     changes = {
@@ -123,7 +123,7 @@ def run(nas, config, tmp_path):
 
     def search(space="Plain", *words, **more):
         path = config({**changes, "model.space": f"own_before.{space}", **more})
-        return nas("search", "--config", path, "--trust-module", "own_before", "--out", "run", "--json", *words)
+        return run_cli("search", "--config", path, "--trust-module", "own_before", "--out", "run", "--json", *words)
 
     return search
 
@@ -184,7 +184,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("stage", FAILING)
-def test_whatever_fails_after_training_is_made_up_for(run, nas, stage, monkeypatch):
+def test_whatever_fails_after_training_is_made_up_for(run, run_cli, stage, monkeypatch):
     owner, name = FAILING[stage]
     with monkeypatch.context() as patch:
         right = getattr(owner, name)
@@ -197,20 +197,20 @@ def test_whatever_fails_after_training_is_made_up_for(run, nas, stage, monkeypat
         patch.setattr(owner, name, failing)
         assert run().code == 1 and calls
         patch.setattr(owner, name, right)
-    derived = nas("derive", "--run", "run", "--trust-module", "own_before", "--json")
+    derived = run_cli("derive", "--run", "run", "--trust-module", "own_before", "--json")
     assert derived.code == 0 and derived.result["genotype"]
-    resumed = nas("search", "--resume", "run", "--trust-module", "own_before", "--json")
+    resumed = run_cli("search", "--resume", "run", "--trust-module", "own_before", "--json")
     assert resumed.code == 0 and resumed.result["genotype"] == derived.result["genotype"]
 
 
-def test_a_search_that_learned_nothing_says_so(run, nas):
+def test_a_search_that_learned_nothing_says_so(run, run_cli):
     answer = run(**{"model.weight_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}})
     metric = answer.result["metric"]
     assert answer.result["beats_constant"] is (metric["value"] > metric["constant"]) and metric["constant"] >= 0.25
     summary = json.loads(Path("run/summary.json").read_text())
     del summary["checksum"]  # as of a file written by hand
     Path("run/summary.json").write_text(json.dumps({**summary, "beats_constant": False}))
-    shown = nas("search", "--resume", "run", "--trust-module", "own_before")
+    shown = run_cli("search", "--resume", "run", "--trust-module", "own_before")
     assert "learned nothing: the best constant output has 0." in shown.out
 
 
@@ -220,13 +220,13 @@ def test_pages_and_left_overs_do_not_end_a_search(run, monkeypatch):
         assert run().code == 0
 
 
-def test_a_left_over_temporary_folder_is_removed(original, tmp_path, nas):
+def test_a_left_over_temporary_folder_is_removed(original, tmp_path, run_cli):
     shutil.copytree(original, tmp_path / "run")
     for name in ("summary.json", "genotype.json", "manifest.json"):
         (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / ".export.abc.tmp").mkdir()
     (tmp_path / "run" / ".export.abc.tmp" / "half").write_text("")
-    assert nas("search", "--resume", tmp_path / "run").code == 0
+    assert run_cli("search", "--resume", tmp_path / "run").code == 0
     assert not (tmp_path / "run" / ".export.abc.tmp").exists()
 
 

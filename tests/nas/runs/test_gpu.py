@@ -15,7 +15,7 @@ CLASSES = ["Softmax", "GumbelSoftmax", "SampledPath", "ReinMax", "GumbelRao", "D
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("bilevel", ["FirstOrder", "Unrolled", "Joint"])
-def test_search_retrain_evaluate(nas, config, name, bilevel):
+def test_search_retrain_evaluate(run_cli, config, name, bilevel):
     changes = {
         "trainer.accelerator": "gpu",
         "model.relaxation": {"class_path": f"nas.relaxations.{name}"},
@@ -29,11 +29,11 @@ def test_search_retrain_evaluate(nas, config, name, bilevel):
             "init_args": {"schedule": {"class_path": "nas.tau.LearnedTau"}},
         },
     }
-    answer = nas("search", "--config", config(changes), "--out", "run", "--json")
+    answer = run_cli("search", "--config", config(changes), "--out", "run", "--json")
     assert answer.code == 0, answer.err
     assert answer.result["device"].startswith("cuda")
-    assert nas("retrain", "--run", "run").code == 0
-    assert nas("evaluate", "--run", "run", "--json").result["device"].startswith("cuda")
+    assert run_cli("retrain", "--run", "run").code == 0
+    assert run_cli("evaluate", "--run", "run", "--json").result["device"].startswith("cuda")
 
 
 @pytest.mark.gpu

@@ -88,17 +88,17 @@ def assert_same_run(a, b):
 # batches 6 an epoch (two halves of 600, batches of 100): first, inside, last of an epoch, first of the next, last of all
 @pytest.mark.parametrize("batch", [0, 3, 5, 6, 17])
 @pytest.mark.parametrize(("how", "code"), [(crash, 1), (terminate, 143)])
-def test_search_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch, how, code):
+def test_search_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, batch, how, code):
     path = config()
-    assert nas("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, batch, how)
-    stopped = nas("search", "--config", path, "--out", "cut")
+    stopped = run_cli("search", "--config", path, "--out", "cut")
     assert stopped.code == code
     if how is terminate:
         assert stopped.complaint.endswith(
             "stopped by SIGTERM after saving a checkpoint; resume with: nas search --resume cut"
         )
-    resumed = nas("search", "--resume", "cut", "--json")
+    resumed = run_cli("search", "--resume", "cut", "--json")
     assert resumed.code == 0 and resumed.result["stage"] == "search"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -112,16 +112,16 @@ def test_search_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch, how, 
         ((signal.SIGINT, signal.SIGTERM), 130),
     ],
 )
-def test_every_signal_saves_and_a_second_one_changes_nothing(nas, config, tmp_path, monkeypatch, signums, code):
+def test_every_signal_saves_and_a_second_one_changes_nothing(run_cli, config, tmp_path, monkeypatch, signums, code):
     stop_at(monkeypatch, SearchModule, 8, send(*signums))
-    answer = nas("search", "--config", config(), "--out", "cut")
+    answer = run_cli("search", "--config", config(), "--out", "cut")
     assert answer.code == code and f"stopped by {signums[0].name} after saving a checkpoint" in answer.complaint
     assert state(tmp_path / "cut")["num_batches_done"] == 9
 
 
-def test_signals_outside_training_end_with_their_code(nas, config, monkeypatch):
+def test_signals_outside_training_end_with_their_code(run_cli, config, monkeypatch):
     monkeypatch.setattr("nas.runs.stages.search.check_choices", lambda *_: send(signal.SIGUSR1)())
-    answer = nas("search", "--config", config(), "--out", "cut")
+    answer = run_cli("search", "--config", config(), "--out", "cut")
     assert answer.code == 130 and answer.complaint == "nas: stopped by SIGUSR1" and not os.path.exists("cut")
 
 
@@ -148,13 +148,13 @@ def test_a_signal_to_the_whole_process_group_spares_the_loaders_until_the_batch_
     assert state(tmp_path / "cut")["num_batches_done"] == 9
 
 
-def test_long_epochs_are_saved_in_their_middle_and_go_on_exactly(nas, config, tmp_path, monkeypatch):
+def test_long_epochs_are_saved_in_their_middle_and_go_on_exactly(run_cli, config, tmp_path, monkeypatch):
     path = config({"trainer.checkpoint_minutes": 1e-9, "trainer.checkpoint_seconds": 1000})
-    assert nas("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, 10, crash)
-    assert nas("search", "--config", path, "--out", "cut").code == 1
+    assert run_cli("search", "--config", path, "--out", "cut").code == 1
     assert state(tmp_path / "cut")["num_batches_done"] == 10
-    assert nas("search", "--resume", "cut").code == 0
+    assert run_cli("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -169,19 +169,19 @@ class Space(nas.SearchSpace):
 
 
 def test_what_was_begun_otherwise_is_refused_with_the_difference_and_forced_where_wanted(
-    nas, config, tmp_path, monkeypatch
+    run_cli, config, tmp_path, monkeypatch
 ):
     (tmp_path / "own_space.py").write_text(OWN_SPACE)
     path = config({"model.space": {"class_path": "own_space.Space"}})
     trust = ("--trust-module", "own_space")
     stop_at(monkeypatch, SearchModule, 8, crash)
-    assert nas("search", "--config", path, "--out", "run", *trust).code == 1
+    assert run_cli("search", "--config", path, "--out", "run", *trust).code == 1
     (tmp_path / "own_space.py").write_text(f"{OWN_SPACE}\n# edited")
     resolved = tmp_path / "run/config.yaml"
     resolved.write_text(resolved.read_text().replace("lr: 0.03", "lr: 0.04").replace("max_epochs: 3", "max_epochs: 4"))
     versions = record.versions
     monkeypatch.setattr(record, "versions", lambda: {**versions(), "torch": "99.0"})
-    answer = nas("search", "--resume", "run", *trust)
+    answer = run_cli("search", "--resume", "run", *trust)
     assert answer.code == 2 and answer.complaint.endswith("; --force resumes anyway")
     for part in (
         "run/checkpoints/last.ckpt: the run began with other settings: trainer.max_epochs was 3, is 4; ",
@@ -192,22 +192,22 @@ def test_what_was_begun_otherwise_is_refused_with_the_difference_and_forced_wher
         assert part in answer.complaint
     assert not (tmp_path / "run/.lock").exists()
     with pytest.warns(UserWarning, match="the run began with other settings: trainer.max_epochs was 3, is 4"):
-        assert nas("search", "--resume", "run", "--force", *trust).code == 0
+        assert run_cli("search", "--resume", "run", "--force", *trust).code == 0
     assert state(tmp_path / "run")["num_batches_done"] == 24
-    assert nas("search", "--config", path, "--force").code == 2
+    assert run_cli("search", "--config", path, "--force").code == 2
 
 
-def test_another_machine_is_told_but_not_refused(nas, config, monkeypatch):
+def test_another_machine_is_told_but_not_refused(run_cli, config, monkeypatch):
     stop_at(monkeypatch, SearchModule, 8, crash)
-    assert nas("search", "--config", config(), "--out", "run").code == 1
+    assert run_cli("search", "--config", config(), "--out", "run").code == 1
     monkeypatch.setattr(record, "device_name", lambda device: "abacus")
     with pytest.warns(UserWarning, match=r"resumed on abacus; sums may round differently"):
-        assert nas("search", "--resume", "run").code == 0
+        assert run_cli("search", "--resume", "run").code == 0
 
 
-def test_two_processes_do_not_write_into_one_run(nas, config, tmp_path, monkeypatch):
+def test_two_processes_do_not_write_into_one_run(run_cli, config, tmp_path, monkeypatch):
     stop_at(monkeypatch, SearchModule, 8, crash)
-    assert nas("search", "--config", config(), "--out", "run").code == 1
+    assert run_cli("search", "--config", config(), "--out", "run").code == 1
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     code = (
         "import sys\n"
@@ -219,15 +219,15 @@ def test_two_processes_do_not_write_into_one_run(nas, config, tmp_path, monkeypa
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
-        answer = nas("search", "--resume", "run")
+        answer = run_cli("search", "--resume", "run")
         assert answer.code == 2 and f"run: in use by process {holder.pid} on " in answer.complaint
         after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
         assert before == {path: content for path, content in after.items() if path.name != ".lock"}
         holder.stdin.close()
-    assert nas("search", "--resume", "run").code == 0
+    assert run_cli("search", "--resume", "run").code == 0
 
 
-def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(nas, config, tmp_path, monkeypatch):
+def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(run_cli, config, tmp_path, monkeypatch):
     (tmp_path / "dropping.py").write_text(
         "import nas\n"
         "from torch import nn\n"
@@ -244,10 +244,10 @@ def test_search_with_workers_dropout_and_sampled_paths_goes_on_exactly(nas, conf
         }
     )
     trust = ("--trust-module", "dropping")
-    assert nas("search", "--config", path, "--out", "whole", *trust).code == 0
+    assert run_cli("search", "--config", path, "--out", "whole", *trust).code == 0
     stop_at(monkeypatch, SearchModule, 8, crash)
-    assert nas("search", "--config", path, "--out", "cut", *trust).code == 1
-    assert nas("search", "--resume", "cut", *trust).code == 0
+    assert run_cli("search", "--config", path, "--out", "cut", *trust).code == 1
+    assert run_cli("search", "--resume", "cut", *trust).code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -273,13 +273,13 @@ def places():
 
 
 @pytest.mark.parametrize(("batch", "seconds"), list(places()))
-def test_fair_paths_averaged_weights_and_guards_go_on_exactly(nas, config, tmp_path, monkeypatch, batch, seconds):
+def test_fair_paths_averaged_weights_and_guards_go_on_exactly(run_cli, config, tmp_path, monkeypatch, batch, seconds):
     path = config({**FAIR, "trainer.checkpoint_seconds": seconds})
-    assert nas("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, batch, crash)
-    assert nas("search", "--config", path, "--out", "cut").code == 1
+    assert run_cli("search", "--config", path, "--out", "cut").code == 1
     assert state(tmp_path / "cut")["num_batches_done"] == (batch // 6 * 6 if seconds == 0 else 0)
-    assert nas("search", "--resume", "cut").code == 0
+    assert run_cli("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -304,12 +304,12 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("batch", [8, 14])
-def test_a_search_with_every_stateful_part_goes_on_exactly(nas, config, tmp_path, monkeypatch, batch):
+def test_a_search_with_every_stateful_part_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, batch):
     path = config(EVERYTHING)
-    assert nas("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, batch, terminate)
-    assert nas("search", "--config", path, "--out", "cut").code == 143
-    assert nas("search", "--resume", "cut").code == 0
+    assert run_cli("search", "--config", path, "--out", "cut").code == 143
+    assert run_cli("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     state_dict = state(tmp_path / "cut")["state_dict"]
     assert state_dict["tau.start"] >= 0 and state_dict["tau.schedule.log_excess"] != 0
@@ -360,19 +360,19 @@ class Data(SearchDataModule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
-def test_every_part_goes_on_exactly(nas, config, tmp_path, monkeypatch, name):
+def test_every_part_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, name):
     (tmp_path / "lines.py").write_text(LINES)
     path, trust = config(PARTS[name]), ("--trust-module", "lines")
-    assert nas("search", "--config", path, "--out", "whole", *trust).code == 0
+    assert run_cli("search", "--config", path, "--out", "whole", *trust).code == 0
     stop_at(monkeypatch, SearchModule, 9, crash)
-    assert nas("search", "--config", path, "--out", "cut", *trust).code == 1
-    assert nas("search", "--resume", "cut", *trust).code == 0
+    assert run_cli("search", "--config", path, "--out", "cut", *trust).code == 1
+    assert run_cli("search", "--resume", "cut", *trust).code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
+def test_a_killed_process_goes_on_exactly(run_cli, config, tmp_path):
     path = config()
-    assert nas("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     code = (
         "import os, signal\n"
         "from nas.cli import main\n"
@@ -386,7 +386,7 @@ def test_a_killed_process_goes_on_exactly(nas, config, tmp_path):
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert nas("search", "--resume", "cut").code == 0
+    assert run_cli("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     whole, cut = steps_of_events(tmp_path / "whole"), steps_of_events(tmp_path / "cut")
     assert whole == cut and {"search/architecture", "search/tau", "alpha", "custom_scalars__config__"} <= set(cut)
@@ -414,55 +414,57 @@ def steps_of_events(folder):
     return {tag: [event.step for event in read[kind](tag)] for kind in read for tag in tags[kind]}
 
 
-def test_equal_seeds_give_equal_runs_and_others_do_not(nas, config, tmp_path):
+def test_equal_seeds_give_equal_runs_and_others_do_not(run_cli, config, tmp_path):
     path = config()
     for out, words in (("a", ()), ("b", ()), ("c", ("--seed_everything", 4))):
-        assert nas("search", "--config", path, "--out", out, *words).code == 0
+        assert run_cli("search", "--config", path, "--out", out, *words).code == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a/metrics.csv").read_bytes() != (tmp_path / "c/metrics.csv").read_bytes()
 
 
 @pytest.mark.parametrize("how", [crash, terminate])
-def test_retraining_goes_on_exactly_when_called_again(nas, config, tmp_path, monkeypatch, how):
-    assert nas("search", "--config", config(), "--out", "run").code == 0
-    assert nas("retrain", "--run", "run", "--out", "whole").code == 0
+def test_retraining_goes_on_exactly_when_called_again(run_cli, config, tmp_path, monkeypatch, how):
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+    assert run_cli("retrain", "--run", "run", "--out", "whole").code == 0
     stop_at(monkeypatch, RetrainModule, 14, how)
-    assert nas("retrain", "--run", "run", "--out", "cut").code != 0
+    assert run_cli("retrain", "--run", "run", "--out", "cut").code != 0
     assert (
         "unfinished retraining of other settings"
-        in nas("retrain", "--run", "run", "--out", "cut", "--seed", 9).complaint
+        in run_cli("retrain", "--run", "run", "--out", "cut", "--seed", 9).complaint
     )
-    assert nas("retrain", "--run", "run", "--out", "cut").code == 0
+    assert run_cli("retrain", "--run", "run", "--out", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert "finished retraining" in nas("retrain", "--run", "run", "--out", "cut").complaint
+    assert "finished retraining" in run_cli("retrain", "--run", "run", "--out", "cut").complaint
 
 
-def test_resuming_a_finished_search_prints_its_summary_and_changes_nothing(nas, config, tmp_path):
-    first = nas("search", "--config", config(), "--out", "run", "--json").result
+def test_resuming_a_finished_search_prints_its_summary_and_changes_nothing(run_cli, config, tmp_path):
+    first = run_cli("search", "--config", config(), "--out", "run", "--json").result
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert nas("search", "--resume", "run", "--json").result == first
+    assert run_cli("search", "--resume", "run", "--json").result == first
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_the_run_is_the_same(nas, config, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_the_run_is_the_same(
+    run_cli, config, tmp_path, monkeypatch
+):
     path = config()
-    assert nas("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, 15, crash)
-    assert nas("search", "--config", path, "--out", "cut").code == 1
+    assert run_cli("search", "--config", path, "--out", "cut").code == 1
     checkpoint = tmp_path / "cut/checkpoints/last.ckpt"
     damaged = bytearray(checkpoint.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     checkpoint.write_bytes(damaged)
     with pytest.warns(UserWarning, match="checksum does not match"):
-        assert nas("search", "--resume", "cut").code == 0
+        assert run_cli("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_tensorboard_holds_each_point_once_after_a_resume(nas, config, tmp_path, monkeypatch):
+def test_tensorboard_holds_each_point_once_after_a_resume(run_cli, config, tmp_path, monkeypatch):
     stop_at(monkeypatch, SearchModule, 8, crash)
     path = config()
-    assert nas("search", "--config", path, "--out", "run").code == 1
-    assert nas("search", "--resume", "run").code == 0
+    assert run_cli("search", "--config", path, "--out", "run").code == 1
+    assert run_cli("search", "--resume", "run").code == 0
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     tags = events.Tags()["scalars"]

@@ -37,10 +37,10 @@ def filled(values, training=None):
 VALUES = [(0.5, 0.9), (0.8, 0.6), (0.8, 0.7), (0.6, 0.8)]
 
 
-def test_a_tested_architecture_has_the_score_of_retraining(nas, experiment):
+def test_a_tested_architecture_has_the_score_of_retraining(run_cli, experiment):
     choices = EVERYTHING[1]
     Genotype(choices).save("genotype.json")
-    answer = nas(
+    answer = run_cli(
         "retrain", "--genotype", "genotype.json", "--config", "tiny.yaml", "--seed", "5", "--out", "r", "--json"
     )
     assert standalone_score(experiment, Genotype(choices), "test", 5).value == answer.result["test_accuracy"]
@@ -53,15 +53,15 @@ def test_validation_never_reads_the_test_set_nor_the_fold_it_judges_by(experimen
     assert standalone_score(experiment, Genotype(EVERYTHING[0]), "validation", 0).value == first[0]
 
 
-def test_search_and_derive_never_read_the_test_set(nas, config, monkeypatch):
+def test_search_and_derive_never_read_the_test_set(run_cli, config, monkeypatch):
     monkeypatch.setattr(SequentialDigits, "test_set", lambda self: pytest.fail("the test set was read"))
     ranked = {"class_path": "nas.derive.Ranked", "init_args": {"refit_head": True}}
     path = config({"model.derive": ranked})
-    assert nas("search", "--config", path, "--out", "run").code == 0
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
     for name in ("Argmax", "Ranked"):
-        assert nas("derive", "--run", "run", "--strategy", f"nas.derive.{name}").code == 0
+        assert run_cli("derive", "--run", "run", "--strategy", f"nas.derive.{name}").code == 0
     with pytest.raises(pytest.fail.Exception):  # what does read it is noticed
-        nas("retrain", "--run", "run")
+        run_cli("retrain", "--run", "run")
 
 
 def test_architectures_are_different_and_the_first_ones_do_not_depend_on_the_number(experiment):
@@ -122,30 +122,33 @@ class Mine(DilationNet1d):
 """
 
 
-def test_a_search_says_where_its_find_stands_in_the_table_beside_the_space(nas, config, monkeypatch):
+def test_a_search_says_where_its_find_stands_in_the_table_beside_the_space(run_cli, config, monkeypatch):
     Path("my_tabled_space.py").write_text(SPACE)
     arguments = {"num_layers": 2, "channels": 4, "dilations": [1, 8]}
     path = config({"model.space": {"class_path": "my_tabled_space.Mine", "init_args": arguments}})
     words = ("--config", path, "--trust-module", "my_tabled_space")
-    assert nas("search", *words, "--out", "without", "--json").result["standing"] is None
+    assert run_cli("search", *words, "--out", "without", "--json").result["standing"] is None
     experiment = load_retraining(ConfigSource((path,), (), ("my_tabled_space",)))
     assert find_table(experiment) is None
     Path("tables").mkdir()
     filled(VALUES, {"space": "another"}).save(Path("tables/a.json"))
     filled(VALUES, training_of(experiment)).save(Path("tables/b.json"))
-    answer = nas("search", *words, "--out", "with")
+    answer = run_cli("search", *words, "--out", "with")
     standing = json.loads(Path("with/summary.json").read_text())["standing"]
     found = json.loads(Path("with/genotype.json").read_text())["choices"]
     assert standing["value"] == pytest.approx(VALUES[EVERYTHING.index(found)][0]) and standing["num"] == 4
     assert f"rank in the table of this space: {standing['rank']} of 4" in answer.out
-    assert standing == nas("derive", "--run", "with", "--trust-module", "my_tabled_space", "--json").result["standing"]
     assert (
-        nas("search", *words, "--retrain.trainer.max_epochs", 3, "--out", "longer", "--json").result["standing"] is None
+        standing == run_cli("derive", "--run", "with", "--trust-module", "my_tabled_space", "--json").result["standing"]
+    )
+    assert (
+        run_cli("search", *words, "--retrain.trainer.max_epochs", 3, "--out", "longer", "--json").result["standing"]
+        is None
     )
 
 
-def test_baseline(nas, config, experiment):
-    answer = nas("baseline", "--config", "tiny.yaml", "--num", 3, "--out", "b", "--json")
+def test_baseline(run_cli, config, experiment):
+    answer = run_cli("baseline", "--config", "tiny.yaml", "--num", 3, "--out", "b", "--json")
     result = answer.result
     table = Table.load(Path("b/table.json"))
     drawn = architectures(experiment, 3)
@@ -163,23 +166,23 @@ def test_baseline(nas, config, experiment):
             "std": pytest.approx(statistics.stdev(scores)),
         }
     assert result["search_seconds"] == pytest.approx(3 * result["seconds_per_training"])
-    shown = nas("baseline", "--config", "tiny.yaml", "--num", 3, "--out", "b").out
+    shown = run_cli("baseline", "--config", "tiny.yaml", "--num", 3, "--out", "b").out
     assert f"test accuracy of the one best in validation: {values['test'][best]:.4f}" in shown
 
 
-def test_a_baseline_goes_on_where_it_stopped(nas, config, monkeypatch):
+def test_a_baseline_goes_on_where_it_stopped(run_cli, config, monkeypatch):
     path = config()
-    assert nas("baseline", "--config", path, "--num", 1, "--out", "b").code == 0
+    assert run_cli("baseline", "--config", path, "--num", 1, "--out", "b").code == 0
     before = Table.load(Path("b/table.json")).rows
     calls = []
     monkeypatch.setattr("nas.runs.stages.baseline.standalone_score", lambda *a: calls.append(a) or standalone_score(*a))
-    assert nas("baseline", "--config", path, "--num", 2, "--out", "b").code == 0
+    assert run_cli("baseline", "--config", path, "--num", 2, "--out", "b").code == 0
     after = Table.load(Path("b/table.json")).rows
     assert [call[2] for call in calls] == ["validation", "test"] and len(after) == 2 and before.items() <= after.items()
 
 
-def test_a_single_architecture_has_no_spread(nas, config):
-    result = nas("baseline", "--config", config(), "--num", 1, "--out", "b", "--json").result
+def test_a_single_architecture_has_no_spread(run_cli, config):
+    result = run_cli("baseline", "--config", config(), "--num", 1, "--out", "b", "--json").result
     assert result["test"]["std"] is None or math.isnan(result["test"]["std"])
 
 
@@ -193,9 +196,9 @@ def test_a_single_architecture_has_no_spread(nas, config):
         (("--config", "tiny.yaml", "--num", 2, "--out", "tiny.yaml"), "tiny.yaml"),
     ],
 )
-def test_bad_baselines(nas, config, words, message):
+def test_bad_baselines(run_cli, config, words, message):
     config()
     Path("b").mkdir()
     Table({"something": "else"}, "accuracy").save(Path("b/table.json"))
-    answer = nas("baseline", *words)
+    answer = run_cli("baseline", *words)
     assert answer.code == 2 and message in answer.complaint

@@ -45,18 +45,18 @@ QUICK = {"model.space": SPACE, "trainer.max_epochs": 2, "trainer.limit_train_bat
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_targets_are_kept(nas, config, seed):
+def test_random_targets_are_kept(run_cli, config, seed):
     """4 targets a seed here, 20 in the slow test: each derived architecture, built and counted, keeps its limit."""
-    _check_targets(nas, config, seed, 4)
+    _check_targets(run_cli, config, seed, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_twenty_random_targets_are_kept(nas, config, seed):
-    _check_targets(nas, config, seed, 20)
+def test_twenty_random_targets_are_kept(run_cli, config, seed):
+    _check_targets(run_cli, config, seed, 20)
 
 
-def _check_targets(nas, config, seed, number):
+def _check_targets(run_cli, config, seed, number):
     draw = random.Random(seed)
     ranges = {"macs": cost_range(count_macs), "params": cost_range(num_params)}
     for i in range(number):
@@ -64,7 +64,7 @@ def _check_targets(nas, config, seed, number):
         share = draw.random()
         targets = {name: {"max": ranges[name][0] + share * (ranges[name][1] - ranges[name][0])} for name in names}
         path = config({**QUICK, "seed_everything": seed, "model.cost": targets})
-        answer = nas("search", "--config", path, "--out", f"run{i}", "--json")
+        answer = run_cli("search", "--config", path, "--out", f"run{i}", "--json")
         assert answer.code == 0, answer.err
         result = answer.result
         for name, cost in (("macs", count_macs), ("params", num_params)):
@@ -80,10 +80,10 @@ def _check_targets(nas, config, seed, number):
         assert result["target_met"] is True
 
 
-def test_a_binding_target_changes_the_choice_and_the_expected_cost_is_logged(nas, config):
+def test_a_binding_target_changes_the_choice_and_the_expected_cost_is_logged(run_cli, config):
     least, most = cost_range(count_macs)
     limit = least + 0.1 * (most - least)
-    answer = nas(
+    answer = run_cli(
         "search", "--config", config({**QUICK, "model.cost": {"macs": {"max": limit, "weight": 5.0}}}), "--out", "run"
     )
     assert answer.code == 0, answer.err
@@ -93,83 +93,85 @@ def test_a_binding_target_changes_the_choice_and_the_expected_cost_is_logged(nas
     assert least < logged < most
 
 
-def test_an_impossible_limit_is_refused_before_training_naming_the_smallest(nas, config):
+def test_an_impossible_limit_is_refused_before_training_naming_the_smallest(run_cli, config):
     least, _ = cost_range(count_macs)
-    answer = nas("search", "--config", config({**QUICK, "model.cost": {"macs": {"max": least - 1}}}), "--out", "run")
+    answer = run_cli(
+        "search", "--config", config({**QUICK, "model.cost": {"macs": {"max": least - 1}}}), "--out", "run"
+    )
     assert answer.code == 2
     assert f"no architecture has macs of at most {least - 1:,}; the smallest is {least:,}" in answer.complaint
     assert not Path("run").exists()
 
 
-def test_the_limit_is_about_the_network_that_is_retrained(nas, config):
+def test_the_limit_is_about_the_network_that_is_retrained(run_cli, config):
     """Retrained with twice the channels: the same limit, other tables."""
     most = 700
     changes = {**QUICK, "model.cost": {"params": {"max": most}}, "retrain.space": {"channels": 8}}
-    answer = nas("search", "--config", config(changes), "--out", "run", "--json")
+    answer = run_cli("search", "--config", config(changes), "--out", "run", "--json")
     assert answer.code == 0, answer.err
     real = counted(answer.result["genotype"], num_params, {**SPACE["init_args"], "channels": 8})
     assert answer.result["target"]["params"]["network"] == real <= most
     assert answer.result["cost"]["params"] < real
-    answer = nas("retrain", "--run", "run", "--json")
+    answer = run_cli("retrain", "--run", "run", "--json")
     assert answer.result["params"] == real
 
 
-def test_a_resumed_search_goes_by_the_same_tables(nas, config):
+def test_a_resumed_search_goes_by_the_same_tables(run_cli, config):
     least, most = cost_range(count_macs)
     changes = {**QUICK, "model.cost": {"macs": {"max": (least + most) / 2}}}
     path = config(changes)
-    assert nas("search", "--config", path, "--out", "whole").code == 0
-    assert nas("search", "--config", path, "--out", "cut").code == 0
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
+    assert run_cli("search", "--config", path, "--out", "cut").code == 0
     cut = Path("cut")
     for name in ("manifest.json", "summary.json", "genotype.json"):
         (cut / name).unlink()
     (cut / "checkpoints/previous.ckpt").replace(cut / "checkpoints/last.ckpt")
-    answer = nas("search", "--resume", "cut", "--json")
+    answer = run_cli("search", "--resume", "cut", "--json")
     assert answer.code == 0, answer.err
     assert (cut / "metrics.csv").read_bytes() == Path("whole/metrics.csv").read_bytes()
     assert answer.result["target_met"] is True
     (cut / "manifest.json").unlink()
     (cut / "cost_tables.json").write_text('{"macs": 3}')
-    answer = nas("search", "--resume", "cut")
+    answer = run_cli("search", "--resume", "cut")
     assert answer.code == 2 and answer.complaint.endswith("cost_tables.json: damaged")
     (cut / "cost_tables.json").unlink()
-    answer = nas("search", "--resume", "cut")
+    answer = run_cli("search", "--resume", "cut")
     assert answer.code == 2 and "cost_tables.json: missing" in answer.complaint
 
 
-def test_a_latency_target_needs_a_profile_and_is_then_kept(nas, config):
+def test_a_latency_target_needs_a_profile_and_is_then_kept(run_cli, config):
     path = config({**QUICK, "model.cost": {"latency_ms": {"max": 1000.0}}})
-    answer = nas("search", "--config", path, "--out", "run")
+    answer = run_cli("search", "--config", path, "--out", "run")
     assert answer.code == 2
     assert "latency_ms: not measured on this device" in answer.complaint and "run nas profile" in answer.complaint
     assert not Path("run").exists()
-    profiled = nas("profile", "--config", path, "--json")
+    profiled = run_cli("profile", "--config", path, "--json")
     assert profiled.code == 0, profiled.err
     assert profiled.result["costs"]["latency_ms"]["smallest"] > 0
-    answer = nas("search", "--config", path, "--out", "run", "--json")
+    answer = run_cli("search", "--config", path, "--out", "run", "--json")
     assert answer.code == 0, answer.err
     row = answer.result["target"]["latency_ms"]
     assert 0 < row["table"] <= 1000.0 and row["network"] > 0
-    again = nas("profile", "--config", path, "--json")
+    again = run_cli("profile", "--config", path, "--json")
     assert again.result["costs"]["latency_ms"] == profiled.result["costs"]["latency_ms"], "measured once, kept"
 
 
-def test_a_cost_of_the_users_own(nas, config):
+def test_a_cost_of_the_users_own(run_cli, config):
     Path("my_costs.py").write_text(
         "def num_weights(module, inputs):\n    return sum(p.numel() for n, p in module.named_parameters() if 'weight' in n)\n"
         "\n\nNOT_A_FUNCTION = 3\n"
     )
     changes = {**QUICK, "model.cost": {"my_costs.num_weights": {"max": 150}}}
-    answer = nas("search", "--config", config(changes), "--out", "run")
+    answer = run_cli("search", "--config", config(changes), "--out", "run")
     assert answer.code == 2 and "--trust-module my_costs" in answer.complaint
-    answer = nas("search", "--config", config(changes), "--out", "run", "--trust-module", "my_costs", "--json")
+    answer = run_cli("search", "--config", config(changes), "--out", "run", "--trust-module", "my_costs", "--json")
     assert answer.code == 2 and "the smallest is" in answer.complaint
     changes["model.cost"] = {"my_costs.num_weights": {"max": 200}}
-    answer = nas("search", "--config", config(changes), "--out", "run", "--trust-module", "my_costs", "--json")
+    answer = run_cli("search", "--config", config(changes), "--out", "run", "--trust-module", "my_costs", "--json")
     assert answer.code == 0, answer.err
     assert answer.result["target"]["my_costs.num_weights"]["network"] <= 200
     changes["model.cost"] = {"my_costs.NOT_A_FUNCTION": {"max": 200}}
-    answer = nas("search", "--config", config(changes), "--out", "other", "--trust-module", "my_costs")
+    answer = run_cli("search", "--config", config(changes), "--out", "other", "--trust-module", "my_costs")
     assert answer.code == 2 and "my_costs.NOT_A_FUNCTION: not a function" in answer.complaint
 
 
@@ -190,13 +192,13 @@ def test_a_cost_of_the_users_own(nas, config):
         ({"os.system": {"max": 1}}, "--trust-module os"),
     ],
 )
-def test_bad_targets(nas, config, cost, message):
-    answer = nas("search", "--config", config({**QUICK, "model.cost": cost}), "--out", "run")
+def test_bad_targets(run_cli, config, cost, message):
+    answer = run_cli("search", "--config", config({**QUICK, "model.cost": cost}), "--out", "run")
     assert answer.code == 2 and "model.cost" in answer.complaint and message in answer.complaint
     assert not Path("run").exists()
 
 
-def test_a_strategy_that_breaks_a_limit_is_stopped(nas, config):
+def test_a_strategy_that_breaks_a_limit_is_stopped(run_cli, config):
     Path("my_strategy.py").write_text(
         "import nas\nfrom nas.derive import DeriveStrategy\n\n\nclass Dearest(DeriveStrategy):\n"
         "    def genotype(self, searched):\n"
@@ -204,15 +206,15 @@ def test_a_strategy_that_breaks_a_limit_is_stopped(nas, config):
     )
     least, most = cost_range(count_macs)
     path = config({**QUICK, "model.cost": {"macs": {"max": (least + most) / 2}}})
-    assert nas("search", "--config", path, "--out", "run").code == 0
-    answer = nas("derive", "--run", "run", "--strategy", "my_strategy.Dearest", "--trust-module", "my_strategy")
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
+    answer = run_cli("derive", "--run", "run", "--strategy", "my_strategy.Dearest", "--trust-module", "my_strategy")
     assert answer.code == 1 and "Dearest chose an architecture that breaks the limit of macs" in answer.complaint
 
 
-def test_derive_reports_targets(nas, config):
+def test_derive_reports_targets(run_cli, config):
     path = config({**QUICK, "model.cost": {"macs": {"max": 1e9}}})
-    assert nas("search", "--config", path, "--out", "run").code == 0
-    answer = nas("derive", "--run", "run", "--json")
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
+    answer = run_cli("derive", "--run", "run", "--json")
     assert answer.result == {
         key: json.loads(Path("run/summary.json").read_text())[key]
         for key in (

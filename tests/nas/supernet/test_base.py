@@ -100,15 +100,15 @@ def test_limits_hold_for_a_sixth_kind(tmp_path, monkeypatch):
         assert found == best, limit
 
 
-def test_a_sixth_kind_is_profiled_searched_and_exported(nas, config, tmp_path):
+def test_a_sixth_kind_is_profiled_searched_and_exported(run_cli, config, tmp_path):
     Path("sixth.py").write_text(KIND)
     path = config({"model.space": {"class_path": "sixth.Space"}, "model.cost": {"macs": {"max": 20_000}}})
     trust = ("--trust-module", "sixth")
-    profiled = nas("profile", "--config", path, "--json", *trust).result
+    profiled = run_cli("profile", "--config", path, "--json", *trust).result
     assert profiled["num_architectures"] == 18
-    answer = nas("search", "--config", path, "--out", "run", "--json", *trust)
+    answer = run_cli("search", "--config", path, "--out", "run", "--json", *trust)
     assert answer.code == 0, answer.err
     macs = answer.result["target"]["macs"]
     assert macs["table"] == macs["network"] <= 20_000
-    exported = nas("export", "--run", "run", "--json", *trust)
+    exported = run_cli("export", "--run", "run", "--json", *trust)
     assert exported.code == 0 and "python" in exported.result["formats"], exported.err

@@ -40,19 +40,19 @@ def test_shares_are_those_of_torchs_schedulers(name):
 
 
 @pytest.fixture
-def rates(nas, config):
+def rates(run_cli, config):
     """Learning rates and tau of each epoch of a search whose number of epochs is changed after it was stopped."""
 
     def search(schedule, first, stop_after, then):
         path = config({"trainer.max_epochs": first, "model.weight_schedule": schedule, "model.warmup_epochs": 0})
-        assert nas("search", "--config", path, "--out", "run").code == 0
+        assert run_cli("search", "--config", path, "--out", "run").code == 0
         for name in ("manifest.json", "summary.json", "genotype.json"):
             Path("run", name).unlink()
         values = yaml.safe_load(Path("run/config.yaml").read_text())
         values["trainer"]["max_epochs"] = then
         Path("run/config.yaml").write_text(yaml.safe_dump(values))
         with pytest.warns(UserWarning, match=r"began with other settings|at their end"):
-            assert nas("search", "--resume", "run", "--force").code == 0
+            assert run_cli("search", "--resume", "run", "--force").code == 0
         rows = list(csv.DictReader(Path("run/metrics.csv").read_text().splitlines()))
         return [float(row["lr/weight"]) for row in rows], [float(row["search/tau"]) for row in rows]
 
@@ -66,14 +66,14 @@ def test_a_search_goes_on_for_more_epochs(rates, schedule):
     assert tau[-1] == pytest.approx(0.2) and tau == sorted(tau, reverse=True)
 
 
-def test_a_finished_run_with_another_configuration_says_so(nas, original, tmp_path):
+def test_a_finished_run_with_another_configuration_says_so(run_cli, original, tmp_path):
     import shutil
 
     shutil.copytree(original, tmp_path / "run")
-    assert nas("search", "--resume", tmp_path / "run").code == 0
+    assert run_cli("search", "--resume", tmp_path / "run").code == 0
     path = tmp_path / "run" / "config.yaml"
     path.write_text(path.read_text().replace("max_epochs: 3", "max_epochs: 5"))
     assert (
         "the run is finished, and its config.yaml was changed since"
-        in nas("search", "--resume", tmp_path / "run").complaint
+        in run_cli("search", "--resume", tmp_path / "run").complaint
     )

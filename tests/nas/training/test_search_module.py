@@ -18,6 +18,7 @@ from nas.runs import trainer
 from nas.runs.folder import RunFolder
 from nas.tasks import Classification, Regression
 from nas.tau import Constant, TauSchedule
+from nas.training.lr_schedules import make_lr_scheduler
 from nas.training.search_step import SearchStep
 
 

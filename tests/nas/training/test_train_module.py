@@ -73,8 +73,8 @@ def weights(folder):
     return checkpoint_io.load(folder / "checkpoints" / "last.ckpt")["state_dict"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_search_at_its_batch(nas, path, tmp_path):
-    answer = nas("search", "--config", path(norm=False), "--out", "run", *TRUST)
+def test_a_loss_that_is_not_finite_stops_the_search_at_its_batch(run_cli, path, tmp_path):
+    answer = run_cli("search", "--config", path(norm=False), "--out", "run", *TRUST)
     assert answer.code == 1 and "weight loss is not finite at batch " in answer.complaint
     batch = int(answer.complaint.partition("at batch ")[2].partition(";")[0])
     kept = checkpoint_io.load(tmp_path / "run/checkpoints/last.ckpt")
@@ -82,8 +82,8 @@ def test_a_loss_that_is_not_finite_stops_the_search_at_its_batch(nas, path, tmp_
     assert all(bool(torch.isfinite(value).all()) for value in kept["state_dict"].values())
 
 
-def test_a_gradient_that_is_not_finite_names_its_parameter(nas, path, tmp_path):
-    answer = nas("search", "--config", path(root=True), "--data.init_args.broken", "0", "--out", "run", *TRUST)
+def test_a_gradient_that_is_not_finite_names_its_parameter(run_cli, path, tmp_path):
+    answer = run_cli("search", "--config", path(root=True), "--data.init_args.broken", "0", "--out", "run", *TRUST)
     assert answer.code == 1
     assert answer.complaint.endswith(
         "gradient of supernet.network.4.scale is not finite at batch 0; the last checkpoint is kept"
@@ -92,8 +92,8 @@ def test_a_gradient_that_is_not_finite_names_its_parameter(nas, path, tmp_path):
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_skipped_batches_leave_no_trace_and_are_counted(nas, path, tmp_path, norm):
-    answer = nas("search", "--config", path(max_skipped=9, norm=norm), "--out", "run", "--json", *TRUST)
+def test_skipped_batches_leave_no_trace_and_are_counted(run_cli, path, tmp_path, norm):
+    answer = run_cli("search", "--config", path(max_skipped=9, norm=norm), "--out", "run", "--json", *TRUST)
     assert answer.code == 0 and answer.result["skipped_batches"] == 3  # one broken sample in each of three epochs
     assert all(bool(torch.isfinite(value).all()) for value in weights(tmp_path / "run").values())
     header, *lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
@@ -103,15 +103,15 @@ def test_skipped_batches_leave_no_trace_and_are_counted(nas, path, tmp_path, nor
     assert len(losses) == 5 and all(map(math.isfinite, losses))  # alpha rests in the first epoch
 
 
-def test_skipping_goes_on_exactly_and_ends_at_its_limit(nas, path, tmp_path):
+def test_skipping_goes_on_exactly_and_ends_at_its_limit(run_cli, path, tmp_path):
     file = path(max_skipped=2)
-    answer = nas("search", "--config", file, "--out", "run", *TRUST)
+    answer = run_cli("search", "--config", file, "--out", "run", *TRUST)
     assert answer.code == 1 and "after 2 skipped ones; the last checkpoint is kept" in answer.complaint
-    again = nas("search", "--resume", "run", *TRUST)  # the count is kept, so it ends at the same batch
+    again = run_cli("search", "--resume", "run", *TRUST)  # the count is kept, so it ends at the same batch
     assert again.code == 1 and again.complaint == answer.complaint
 
 
-def test_a_weight_that_is_not_finite_is_not_saved(nas, path, tmp_path, monkeypatch):
+def test_a_weight_that_is_not_finite_is_not_saved(run_cli, path, tmp_path, monkeypatch):
     from nas.training.search_module import SearchModule
 
     finish = SearchModule.finish_batch
@@ -122,17 +122,17 @@ def test_a_weight_that_is_not_finite_is_not_saved(nas, path, tmp_path, monkeypat
             next(self.supernet.network.parameters()).data.fill_(math.inf)
 
     monkeypatch.setattr(SearchModule, "finish_batch", overflowing)
-    answer = nas("search", "--config", path(), "--data.init_args.broken", "0", "--out", "run", *TRUST)
+    answer = run_cli("search", "--config", path(), "--data.init_args.broken", "0", "--out", "run", *TRUST)
     assert answer.code == 1 and "supernet.network.0.weight is not finite at batch 5" in answer.complaint
     assert checkpoint_io.load(tmp_path / "run/checkpoints/last.ckpt")["num_batches_done"] == 0
 
 
-def test_retraining_skips_too(nas, path, tmp_path):
+def test_retraining_skips_too(run_cli, path, tmp_path):
     file = path(max_skipped=9)
-    assert nas("search", "--config", file, "--out", "run", *TRUST).code == 0
-    answer = nas("retrain", "--run", "run", *TRUST)
+    assert run_cli("search", "--config", file, "--out", "run", *TRUST).code == 0
+    answer = run_cli("retrain", "--run", "run", *TRUST)
     assert answer.code == 1 and "train loss is not finite" in answer.complaint
     words = ("--genotype", "run/genotype.json", "--config", file, "--retrain.max_skipped_batches", "5")
-    answer = nas("retrain", *words, "--out", "skipping", "--json", *TRUST)
+    answer = run_cli("retrain", *words, "--out", "skipping", "--json", *TRUST)
     assert answer.code == 0 and answer.result["skipped_batches"] == 2
     assert json.loads((tmp_path / "skipping/summary.json").read_text())["skipped_batches"] == 2
