@@ -31,7 +31,7 @@ DARTS_V2 = (
 
 
 class Darts(CellSpace):
-    """Two kinds of cells, normal ones and ones that halve the image, stacked; in each, edges and their operations are chosen.
+    """Normal cells, and reduction cells that halve the image, in sequence; each cell chooses its edges and their operations.
 
     A cell reads the outputs of the two cells before it, states 0 and 1. Each of its nodes sums two of the states before it, each through an
     operation, and is a further state; the nodes' outputs, joined, are the cell's. Cells at a third and at two thirds of the depth are
