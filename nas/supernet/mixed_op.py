@@ -83,21 +83,22 @@ class MixedOp(CandidateChoice):
         """
         context = context_of(self.name)
         row = context.rows[self.name]
-        active = context.active[row] if context.active else list(range(len(self.labels)))
+        active = context.active[row] if context.active else None
         if context.fused is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             total = self.run(args[0]).total()
             return total if total is not None else self._zeros(args[0], context)
         # a compiled graph has all candidates in it, and would be compiled again after a change of the mark
         before = None if torch.compiler.is_compiling() or self._is_checked else versions_of((args, kwargs))
-        weights = context.op_weights[row][..., active]
+        indices = list(range(len(self.labels))) if active is None else active
+        weights = _columns(context.op_weights[row], len(self.labels), active)
         if context.checkpoint_candidates:
-            result = self._checkpointed(active, weights, args, kwargs)
+            result = self._checkpointed(indices, weights, args, kwargs)
         else:
-            outputs = [self.candidates[k](*args, **kwargs) for k in active]
-            self._check_outputs(active, outputs)
+            outputs = [self.candidates[k](*args, **kwargs) for k in indices]
+            self._check_outputs(indices, outputs)
             result = outputs[0] if context.unit_weights else mix(outputs, weights)
         if before is not None:
-            self._check_first(active, result, args, kwargs, before)
+            self._check_first(indices, result, args, kwargs, before)
         return result
 
     def run(self, x: Tensor) -> Outputs:
@@ -195,6 +196,15 @@ class MixedOp(CandidateChoice):
                 shapes[self.labels[k]] = tuple(output.shape)
         if len(set(shapes.values())) > 1:
             raise _shape_error(self.name, shapes)
+
+
+def _columns(weights: Tensor, size: int, active: list[int] | None) -> Tensor:
+    """The op weights (..., n) of the candidates that run; a view where that is possible."""
+    if active is None:
+        return weights[..., :size]
+    if len(active) == 1:
+        return weights[..., active[0] : active[0] + 1]
+    return weights[..., active]
 
 
 def versions_of(item: Any) -> list[int]:

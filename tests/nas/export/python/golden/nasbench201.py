@@ -25,7 +25,7 @@ def edge_name(source: int, node: int) -> str:
 
 
 def sum_outputs(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
-    """The sum of what each module makes of its input."""
+    """The sum of the outputs of modules, each with its own input."""
     outputs = [module(x) for module, x in zip(modules, inputs, strict=True)]
     total: Tensor = outputs[0]
     for output in outputs[1:]:
