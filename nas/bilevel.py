@@ -20,11 +20,11 @@ class Step(Protocol):
 
     @property
     def arch_moves(self) -> bool:
-        """Whether the arch parameters are trained in this step: there are any, and the warm-up is over."""
+        """Whether this step trains arch parameters: the search has some, and the warm-up is over."""
 
     @property
     def present_weight_optimizer(self) -> Optimizer:
-        """The optimizer of the weights, in its present state."""
+        """The optimizer of the weights, with its current state."""
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """The trained weights, by the names that :meth:`virtual_loss` expects."""
@@ -33,44 +33,44 @@ class Step(Protocol):
         """Alpha, and all other parameters of the arch optimizer."""
 
     def batch(self, level: Level) -> tuple[Any, Any]:
-        """This step's (inputs, target) of one data half, for a loss that the method computes itself."""
+        """This step's (inputs, target) of one data split, for a loss that the method computes itself."""
 
     def draw(self, level: Level, part: int = 0) -> OpWeights:
-        """The op weights of this step for one data half: the same at every call of a step."""
+        """The op weights of this step for one data split; every call within a step returns the same values."""
 
     def loss(self, batch: Level, op_weights: OpWeights | None = None) -> Tensor:
-        """The supernet's loss on this step's batch of one data half.
+        """The supernet's loss on this step's batch of one data split.
 
         Args:
-            batch: The data half.
-            op_weights: Op weights for the loss, for example further draws of a score-function estimator; None: the draw for that half.
+            batch: The data split.
+            op_weights: Op weights for the loss, for example further draws of a score-function estimator; None: the draw for that split.
         """
 
     def losses(self, batch: Level) -> Iterator[Tensor]:
-        """The same loss in parts whose sum it is; each part must be descended before the next is requested."""
+        """The same loss as terms of a sum. Pass the iterator to :meth:`descend`, which runs backward on each term before the next."""
 
     def virtual_loss(self, batch: Level, weights: Mapping[str, Tensor]) -> Tensor:
-        """The same loss at other weights; its changes to buffers (batch-norm statistics) are discarded."""
+        """The same loss at other weights. Changes to buffers (batch-norm statistics) are discarded."""
 
     def arch_penalty(self) -> Tensor:
-        """The terms of the regularizers in the loss of the arch parameters."""
+        """The sum of the regularizers' penalties, for the loss of the arch parameters."""
 
     def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss` (or a sum); other gradients are not computed."""
+        """Takes one optimizer step of each named parameter set on `loss`, or on a sum of losses. Computes no other gradients."""
 
 
 class Bilevel(ABC):
-    """Takes one step of the weight parameters, and one of the arch parameters where they move.
+    """Base class of bilevel methods. Each step trains the weight parameters and, after the warm-up, the arch parameters.
 
-    A custom method computes a scalar and passes it to ``step.descend``. The scalar comes from ``step.loss``, at the drawn or at other op
-    weights, or from a loss of the method's own on ``step.batch``. :func:`nas.testing.check_bilevel` checks a custom method.
+    A custom method computes a scalar loss and passes it to ``step.descend``. The loss comes from ``step.loss``, at the drawn op weights or
+    at others, or the method computes it from ``step.batch``. :func:`nas.testing.check_bilevel` checks a custom method.
     """
 
     recomputes = True
-    """Whether the method works where candidates are recomputed in the backward pass."""
+    """Whether the method supports candidates that are recomputed in the backward pass (activation checkpointing)."""
 
     accumulates = False
-    """Whether the method uses losses in parts, so that the memory of one part is enough."""
+    """Whether the method uses ``step.losses``, so that only one part of a batch needs memory at a time (gradient accumulation)."""
 
     @abstractmethod
     def step(self, step: Step) -> None:
@@ -81,7 +81,7 @@ class Bilevel(ABC):
 
 
 class FirstOrder(Bilevel):
-    """Alpha descends the loss of the arch half at the present weights, then the weights descend the loss of the weight half.
+    """Trains alpha on the arch split at the current weights, then trains the weights on the train split.
 
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", first-order approximation (xi = 0).
     """
@@ -95,7 +95,7 @@ class FirstOrder(Bilevel):
 
 
 class Joint(Bilevel):
-    """Weights and alpha descend the same loss, that of the weight half; the arch half only evaluates the result.
+    """Trains weights and alpha on the same loss, the loss of the train split. The arch split only evaluates the result.
 
     Source: Xie et al. 2019, "SNAS: Stochastic Neural Architecture Search".
     """
@@ -110,19 +110,19 @@ class Joint(Bilevel):
 
 
 class Unrolled(Bilevel):
-    """Alpha descends the arch loss *after* a virtual step of the weights, which depends on alpha: second order.
+    """Trains alpha on the arch loss *after* a virtual step of the weights. The step depends on alpha (second order).
 
-    With w' = w - lr * (SGD's direction, momentum and weight decay included), the gradient of L_arch(w'(alpha), alpha) is computed either
-    exactly, through the graph of the inner gradient, or with a central finite difference for the second derivative. The virtual weights
-    and the changes of batch-norm buffers in virtual passes are discarded.
+    The virtual weights are w' = w - lr * direction, where SGD's direction includes momentum and weight decay. The gradient of
+    L_arch(w'(alpha), alpha) is either exact, through the graph of the inner gradient, or uses a central finite difference for the second
+    derivative. Virtual passes change neither weights nor batch-norm buffers.
 
     Args:
         exact: Differentiate through the virtual step; otherwise use the finite difference of DARTS, which needs less memory.
-        radius: Norm of the finite difference's step in weight space, above 0.
+        radius: Norm of the finite-difference step in weight space, above 0.
 
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", equations 6 to 8.
 
-    Deviation: DARTS omits Nesterov's momentum; here the virtual step is the optimizer's own, without gradient clipping.
+    Deviation: DARTS omits Nesterov momentum. Here the virtual step equals the optimizer's own step without gradient clipping.
     """
 
     recomputes = False  # the recomputation would use the real weights, not the virtual ones
@@ -137,7 +137,7 @@ class Unrolled(Bilevel):
         groups = weight_optimizer.param_groups
         if type(weight_optimizer) is not SGD or any(g["dampening"] != 0 or g["maximize"] for g in groups):
             raise ValueError(
-                f"Unrolled needs weight_optimizer torch.optim.SGD without dampening and maximize: its virtual step is SGD's; "
+                f"Unrolled needs weight_optimizer torch.optim.SGD without dampening and maximize: its virtual step is a step of SGD; "
                 f"got {type(weight_optimizer).__name__}"
             )
 
@@ -153,7 +153,7 @@ class Unrolled(Bilevel):
         return step.virtual_loss("arch", virtual_weights(step.present_weight_optimizer, weights, grads))
 
     def _finite_difference_loss(self, step: Step) -> Tensor:
-        """A function of alpha whose gradient is the second-order one; its value differs from the arch loss."""
+        """A scalar whose gradient in alpha is the second-order gradient; its value differs from the arch loss."""
         weights, alpha = step.named_weights(), list(step.arch_parameters())
         optimizer = step.present_weight_optimizer
         grads = _gradients(step.virtual_loss("weight", weights), weights)
@@ -188,13 +188,7 @@ def _penalized(losses: Iterable[Tensor], penalty: Tensor) -> Iterator[Tensor]:
 def virtual_weights(
     optimizer: Optimizer, weights: Mapping[str, nn.Parameter], grads: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """The weights after a step of SGD, differentiable in the gradients; momentum buffers are read, not changed.
-
-    Args:
-        optimizer: The SGD optimizer of the weights, in its present state.
-        weights: name -> weight.
-        grads: A gradient for each weight.
-    """
+    """The weights after a step of SGD, differentiable in the gradients. Momentum buffers do not change."""
     virtual = {}
     for (name, weight), group, grad in zip(weights.items(), _groups(optimizer, weights), grads, strict=True):
         direction = grad + group["weight_decay"] * weight.detach()
@@ -215,7 +209,7 @@ def _groups(optimizer: Optimizer, weights: Mapping[str, nn.Parameter]) -> list[d
 def _gradients(
     loss: Tensor, inputs: Mapping[Any, Tensor], *, create_graph: bool = False, retain_graph: bool = False
 ) -> list[Tensor]:
-    """The gradient by each input; zeros where the loss does not depend on it."""
+    """The gradient with respect to each input; zeros for inputs that the loss does not depend on."""
     if not loss.requires_grad:
         return [torch.zeros_like(x) for x in inputs.values()]
     grads = torch.autograd.grad(

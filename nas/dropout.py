@@ -14,13 +14,13 @@ from nas.supernet.sampling import sample
 
 
 class ConcreteDropout(nn.Module):
-    """A layer that drops elements of its input at a rate that is trained with the weights.
+    """Dropout before a layer, at a rate that is trained with the weights.
 
-    It works inside a supernet that draws by :class:`nas.relaxations.BinaryConcrete`; in eval mode it drops nothing. :func:`fixed` replaces
-    it by an ordinary dropout. Without :func:`dropout_penalty` in the loss, training drives the rate to 0.
+    It needs an enclosing supernet that draws with :class:`nas.relaxations.BinaryConcrete`. In eval mode it drops nothing. :func:`fixed`
+    replaces it by an ordinary dropout. Without :func:`dropout_penalty` in the loss, training drives the rate to 0.
 
     Args:
-        layer: The layer that reads the input; its ``weight`` has the input's size as second dimension.
+        layer: The layer that reads the input. Dimension 1 of its ``weight`` is the input size.
         rate: The initial rate, in (0, 1).
 
     Raises:
@@ -41,11 +41,11 @@ class ConcreteDropout(nn.Module):
 
     @property
     def rate(self) -> Tensor:
-        """The present rate, 0-d."""
+        """The current rate, 0-d."""
         return torch.sigmoid(self.log_odds)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drops and calls the layer.
+        """Applies dropout, then the layer.
 
         Shape:
             - x: any input of the layer
@@ -57,17 +57,17 @@ class ConcreteDropout(nn.Module):
 
 
 RELAXATION = BinaryConcrete()
-"""The relaxation of supernets with :class:`ConcreteDropout`."""
+"""The relaxation for supernets with :class:`ConcreteDropout`."""
 
 
 def dropout_penalty(network: nn.Module, num_samples: int, length: float = 1e-2, strength: float = 1.0) -> Tensor:
-    """The term of the loss that favors high rates and small weights: a divergence from the prior, for a loss that is a mean over samples.
+    """The loss term that favors high rates and small weights: a divergence from the prior, for a loss that is a mean over samples.
 
     Args:
         network: A network with layers of :class:`ConcreteDropout`.
         num_samples: Size of the training set.
         length: Length scale of the prior on weights: a larger scale makes weights smaller.
-        strength: Factor of the term; below 1 the data have more influence, and rates are lower.
+        strength: Factor of the term. Values below 1 give the data more influence and lower the rates.
 
     Returns:
         A 0-d tensor.
@@ -90,7 +90,7 @@ def rates(network: nn.Module) -> list[float]:
 
 
 def fixed(network: nn.Module) -> nn.Module:
-    """A copy of a network with ordinary dropouts at the learned rates, independent of this framework."""
+    """A copy of a network with ordinary dropouts at the learned rates. The copy does not need this framework."""
     network = copied(network)
 
     def replaced(module: nn.Module) -> nn.Module:
@@ -105,10 +105,10 @@ def fixed(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def monte_carlo(network: nn.Module, inputs: Tensor, num_draws: int = 50) -> Tensor:
-    """Mean class probabilities over draws of a network's dropouts, other modules in eval mode; the network's mode is restored.
+    """Mean class probabilities over several draws of dropout. Other modules run in eval mode; the network's mode is restored.
 
     Args:
-        network: A plain network with ``nn.Dropout``, whose output is logits.
+        network: A plain network with ``nn.Dropout`` that returns logits.
         inputs: A batch.
         num_draws: Number of draws.
 

@@ -27,17 +27,17 @@ def as_args(inputs: Any) -> tuple[Any, ...]:
 
 
 def to_device(item: Any, device: torch.device) -> Any:
-    """Tensors inside tuples, lists and dicts, moved."""
+    """Moves all tensors inside tuples, lists and dicts to `device`."""
     return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), item)
 
 
 def first_samples(item: Any, number: int = 1) -> Any:
-    """Tensors inside tuples, lists and dicts, cut to their first samples."""
+    """Cuts all tensors inside tuples, lists and dicts to their first samples."""
     return tree_map_only(torch.Tensor, lambda tensor: tensor[:number], item)
 
 
 def as_floats_of(network: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
-    """Batches whose inputs have the floating type of a network, as a trainer's precision makes them."""
+    """Casts floating-point inputs of batches to the dtype of a network's parameters, as a trainer's precision does."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
     def cast(tensor: torch.Tensor) -> torch.Tensor:
@@ -48,11 +48,7 @@ def as_floats_of(network: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def split_batch(inputs: Any, target: Any, num_parts: int) -> list[tuple[Any, Any]]:
-    """A batch in parts as equal as can be, along the first dimension of every tensor.
-
-    Raises:
-        ValueError: There are fewer samples than parts.
-    """
+    """Splits a batch into parts of nearly equal size, along the first dimension of every tensor."""
     if num_parts == 1:
         return [(inputs, target)]
     if (size := batch_size(target)) < num_parts:
@@ -82,14 +78,9 @@ def evaluate(
     device: torch.device,
     others: Mapping[str, Metric] | None = None,
 ) -> dict[str, float]:
-    """Loss and the task's metrics over all samples, in eval mode; the network's mode is restored.
+    """The loss and the task's metrics over all samples, in eval mode; the network's mode is restored.
 
-    Args:
-        network: A plain network, moved to `device`.
-        loader: Yields (inputs, target).
-        task: Its loss and metrics are measured.
-        device: Where to run.
-        others: More metrics, with other names than the task's.
+    Names of `others`, further metrics, must differ from the names of the task's metrics.
     """
     training = network.training
     network.to(device).eval()
@@ -109,11 +100,7 @@ def evaluate(
 
 
 def scalars_of(name: str, value: Any) -> dict[str, float]:
-    """The value of a metric, by name: one number, or a vector's elements as ``name/0``, ``name/1``, ...
-
-    Raises:
-        ValueError: The value is neither.
-    """
+    """The value of a metric, by name: one number, or the elements of a vector as ``name/0``, ``name/1``, ..."""
     if isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() != 1:
         return {f"{name}/{i}": float(element) for i, element in enumerate(value)}
     try:
@@ -125,7 +112,7 @@ def scalars_of(name: str, value: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def update_metrics(metrics: Mapping[str, Any], loss: torch.Tensor, output: Any, target: Any) -> None:
-    """Adds one batch: the metric ``loss`` averages the loss over samples, the others see (output, target)."""
+    """Adds one batch. The metric ``loss`` averages the loss over samples; other metrics get (output, target)."""
     for name, metric in metrics.items():
         if name == "loss":
             metric.update(loss.detach(), weight=batch_size(target))
@@ -134,18 +121,16 @@ def update_metrics(metrics: Mapping[str, Any], loss: torch.Tensor, output: Any, 
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    """Detached and contiguous: some metrics take views."""
+    """Detached and contiguous, because some metrics call ``view``."""
     return tensor.detach().contiguous()
 
 
 @torch.no_grad()
 def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: torch.device) -> bool:
-    """Replaces the running statistics of every batch norm by the plain average over `loader`; other layers are in eval mode.
+    """Replaces the running statistics of every batch norm by the mean over `loader`; other layers run in eval mode.
 
-    A derived network inherits statistics of mixed activations, which differ from its own.
-
-    Returns:
-        Whether there are batch norms; without them nothing is run.
+    A derived network inherits statistics of mixed activations, which differ from its own. Returns whether the network has batch norms;
+    without batch norms nothing runs.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:

@@ -28,10 +28,10 @@ class Genotype:
 
     Attributes:
         choices: choice name -> label or sorted list of labels.
-        space: ``{"class_path", "init_args"}`` of its space; None where a file made by hand has none.
+        space: ``{"class_path", "init_args"}`` of its search space; None if a handwritten file has none.
         probabilities: choice name -> label -> probability at the end of the search.
         cost: cost name -> value.
-        provenance: Its origin: seed, sha256 of the configuration, versions.
+        provenance: Origin of the genotype: seed, sha256 of the configuration, versions.
     """
 
     choices: Mapping[str, Label]
@@ -41,7 +41,7 @@ class Genotype:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """A row of text for each choice: its name, the chosen labels, and their probabilities where they are known."""
+        """A row of text for each choice: its name, the chosen labels, and their probabilities if known."""
         result = []
         for name, value in self.choices.items():
             known = self.probabilities.get(name, {})
@@ -59,7 +59,7 @@ class Genotype:
 
         Args:
             text: The JSON.
-            source: The name in error messages, for example the file's.
+            source: Name of the text in error messages, for example the file name.
 
         Raises:
             UsageError: The text is not a well-formed genotype; the message names the key or value.
@@ -89,7 +89,7 @@ class Genotype:
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:
-        """Writes genotype.json, whole or not at all."""
+        """Writes genotype.json atomically."""
         write_atomic(path, self.to_json())
 
     @classmethod
@@ -97,7 +97,7 @@ class Genotype:
         """Reads and validates a genotype.json.
 
         Raises:
-            UsageError: The file cannot be read or is no genotype.
+            UsageError: The file cannot be read or is not a genotype.
         """
         return cls.from_json(read_text(path, MAX_JSON_BYTES), str(path))
 
@@ -113,12 +113,12 @@ def _check_choice(name: str, value: Any, source: str) -> None:
 
 
 def key_of(choices: Mapping[str, Label]) -> str:
-    """A text that is equal for equal architectures, in any order of choices."""
+    """A text that identifies an architecture, for any order of the choices."""
     return json.dumps(dict(choices), sort_keys=True)
 
 
 def labels_of(value: Label) -> list[str]:
-    """The labels of a choice: one, or several where several are chosen."""
+    """The labels of a choice, as a list."""
     return [value] if isinstance(value, str) else list(value)
 
 

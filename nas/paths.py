@@ -10,7 +10,7 @@ from nas.io.rng import derive_seed
 
 
 class Paths(ABC):
-    """A choice of one path for each step, as a pure function of the seed and the path's number."""
+    """Base class of path samplers. A path is a pure function of the seed and the path's number."""
 
     @abstractmethod
     def candidates(self, sizes: Sequence[int], index: int, seed: int) -> list[int]:
@@ -27,7 +27,7 @@ class Paths(ABC):
 
 
 class Uniform(Paths):
-    """Each candidate of each choice with equal probability, all independent.
+    """Selects each candidate of each choice with equal probability, independently.
 
     Source: Guo et al. 2020, "Single Path One-Shot Neural Architecture Search with Uniform Sampling".
     """
@@ -38,7 +38,7 @@ class Uniform(Paths):
 
 
 class Fair(Paths):
-    """Of every K paths, each of a choice's K candidates is in exactly one, so that all are trained equally often.
+    """Selects each of a choice's K candidates exactly once in every K paths, so that all candidates are trained equally often.
 
     Source: Chu et al. 2021, "FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural Architecture Search", strict fairness.
 

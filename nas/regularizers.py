@@ -24,7 +24,7 @@ class ArchState(NamedTuple):
         alpha: (E, K) logits.
         mask: (E, K) bool, False in padded columns.
         probabilities: (E, K) probabilities of the relaxation, differentiable in alpha.
-        tau: 0-d, the present temperature.
+        tau: 0-d, the current temperature.
         progress: Completed share of the search, in [0, 1].
     """
 
@@ -42,16 +42,16 @@ class Regularizer:
     needs_all_candidates = False
 
     def penalty(self, state: ArchState) -> Tensor | None:
-        """The 0-d term, weight included; None: no term."""
+        """The 0-d term, multiplied by its weight; None: no term."""
         return None
 
     def perturb(self, weights: Tensor, state: ArchState, level: Level, generator: torch.Generator) -> Tensor:
-        """The op weights of one forward pass; unchanged unless overridden.
+        """The op weights of one forward pass; by default the drawn op weights.
 
         Args:
             weights: The drawn op weights.
-            state: The present state.
-            level: The parameter set that descends the loss of this pass.
+            state: The current state.
+            level: The parameter set that is trained on the loss of this pass.
             generator: Source of the noise, keyed to (seed, batch, level).
 
         Shape:
@@ -61,15 +61,7 @@ class Regularizer:
 
 
 class Ramp:
-    """A number that changes linearly over the search.
-
-    Args:
-        start: Its value at the start.
-        end: Its value at the end; None: `start`.
-
-    Raises:
-        ValueError: A value is NaN or infinite.
-    """
+    """A number that changes linearly over the search, from `start` to `end` (None: constant)."""
 
     def __init__(self, start: float, end: float | None = None) -> None:
         self.start = start
@@ -79,17 +71,17 @@ class Ramp:
                 raise ValueError(f"a regularizer's numbers must be finite, got {value}")
 
     def __call__(self, progress: float) -> float:
-        """The value at a share of the search."""
+        """The value at the completed share `progress` of the search."""
         return self.start + (self.end - self.start) * progress
 
 
 class Entropy(Regularizer):
-    """``weight`` times the mean entropy of the choices, in nats: above 0 it drives choices to a decision, below 0 to exploration.
+    """``weight`` times the mean entropy of the choices, in nats.
 
     Args:
-        weight: Factor of the mean entropy; either sign.
+        weight: Factor of the mean entropy. A positive weight drives choices to a decision, a negative weight to exploration.
         end_weight: Factor at the end of the search, reached linearly; null: `weight`.
-        at_tau: Entropy of ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau gets a gradient.
+        at_tau: Use ``softmax(alpha / tau)`` instead of the relaxation's probabilities, so that a learned tau gets a gradient.
     """
 
     def __init__(self, weight: float, end_weight: float | None = None, at_tau: bool = False) -> None:
@@ -104,7 +96,7 @@ class Entropy(Regularizer):
 
 
 class Sparsity(Regularizer):
-    """``weight`` times the mean probability of keeping, over all gates (``nas.gate``), which all count equally.
+    """``weight`` times the mean keep probability over all gates (``nas.gate``); all gates count equally.
 
     Args:
         weight: Factor of the mean probability.
@@ -126,7 +118,7 @@ class Sparsity(Regularizer):
 class AlphaDecay(Regularizer):
     """``weight / 2`` times the sum of squares of alpha: pulls every choice toward equal probabilities.
 
-    It is a term of the loss. Unlike the optimizer's weight decay it is therefore the same under Adam and SGD, and can be scheduled.
+    Unlike the optimizer's weight decay, it is a term of the loss. It is therefore equal under Adam and SGD, and can be scheduled.
 
     Args:
         weight: Factor, at least 0.
@@ -141,7 +133,7 @@ class AlphaDecay(Regularizer):
 
 
 class BetaDecay(Regularizer):
-    """``weight`` times the mean of ``logsumexp(alpha)`` over choices: limits large logits, and so their variance.
+    """``weight`` times the mean of ``logsumexp(alpha)`` over choices. It limits large logits and thereby their variance.
 
     Args:
         weight: Factor at the start of the search.
@@ -158,11 +150,11 @@ class BetaDecay(Regularizer):
 
 
 class Perturbation(Regularizer):
-    """Uniform noise on the op weights while the network's weights are trained, so that alpha moves to a flat region of the loss.
+    """Adds uniform noise to the op weights while the network's weights are trained, so that alpha moves to a flat region of the loss.
 
     Args:
-        epsilon: Half width of the noise at the start of the search, at least 0.
-        end_epsilon: Half width at the end, reached linearly; null: `epsilon`.
+        epsilon: Noise amplitude at the start of the search, at least 0; noise lies in [-epsilon, epsilon].
+        end_epsilon: Noise amplitude at the end, reached linearly; null: `epsilon`.
 
     Source: Chen and Hsieh 2020, "Stabilizing Differentiable Architecture Search via Perturbation-based Regularization" (SDARTS-RS).
     """
@@ -185,7 +177,7 @@ class Perturbation(Regularizer):
 
 
 class SkipDropout(Regularizer):
-    """Drops skip connections at random: their op weight becomes 0, or is scaled up so that its mean does not change.
+    """Drops skip connections at random: their op weights become 0. Other op weights of skip connections are scaled up to keep the mean.
 
     Without this dropout, skip connections win early because they need no training.
 

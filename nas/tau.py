@@ -22,9 +22,9 @@ def _share(progress: float) -> float:
 
 
 class TauSchedule(nn.Module, ABC):
-    """A schedule of tau. It is a module, so that a learned tau has parameters and a stateful schedule has buffers.
+    """Base class of tau schedules. A schedule is a module: a learned tau has parameters, and a stateful schedule has buffers.
 
-    The arch optimizer trains the parameters; every checkpoint has the buffers.
+    The arch optimizer trains the parameters. Checkpoints hold the buffers.
     """
 
     @abstractmethod
@@ -39,7 +39,7 @@ class TauSchedule(nn.Module, ABC):
         """
 
     def observe(self, mean_entropy: float, progress: float) -> None:
-        """Called once an epoch with the mean entropy of the choices in nats, equal on every rank; does nothing unless overridden."""
+        """Called once per epoch with the mean entropy of the choices (nats, equal on every rank). Does nothing by default."""
 
 
 class Constant(TauSchedule):
@@ -85,7 +85,7 @@ class Linear(_Annealed):
 
 
 class Exponential(_Annealed):
-    """From `start` to `end` by a constant factor a step: ``start * (end / start) ** progress``.
+    """From `start` to `end` by a constant factor per step: ``start * (end / start) ** progress``.
 
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax", section 3.
     """
@@ -104,8 +104,8 @@ class Cosine(_Annealed):
 class LearnedTau(TauSchedule):
     """A positive parameter, trained with the arch parameters.
 
-    Tau follows the gradient of the loss. Add ``nas.regularizers.Entropy`` with a negative weight and ``at_tau: true``: its gradient
-    raises tau and so maintains exploration.
+    Tau follows the gradient of the loss. To maintain exploration, add ``nas.regularizers.Entropy`` with a negative weight and
+    ``at_tau: true``: its gradient raises tau.
 
     Args:
         start: Tau at the beginning, above `floor`.
@@ -127,17 +127,17 @@ class LearnedTau(TauSchedule):
 
 
 class Reheating(TauSchedule):
-    """Another schedule, raised temporarily when the choices collapse early.
+    """Raises the tau of another schedule temporarily when the choices collapse early.
 
-    When the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`.
-    The factor decays to 1 exponentially over the share `duration` of the search. A further re-heating may then follow.
+    If the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`.
+    The factor decays exponentially to 1 over the share `duration` of the search. Another re-heating may follow.
 
     Args:
         schedule: The schedule of tau outside of re-heatings.
         min_entropy: Mean entropy in nats below which choices count as collapsed, above 0.
         factor: Factor of tau at the beginning of a re-heating, above 1.
-        duration: Share of the search that a re-heating lasts, in (0, 1].
-        until: Share of the search after which a low entropy is intended, in [0, 1].
+        duration: Length of a re-heating as a share of the search, in (0, 1].
+        until: Share of the search after which low entropy is intended, in [0, 1].
     """
 
     def __init__(

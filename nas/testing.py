@@ -1,4 +1,4 @@
-"""Checks for custom parts, to be called from tests: each raises AssertionError with the rule that is broken.
+"""Checks of custom components, for use in tests. A failed check raises AssertionError that names the broken rule.
 
 Example: ``nas.testing.check_relaxation(MyRelaxation())``.
 """
@@ -41,11 +41,11 @@ def _require(condition: bool, rule: str) -> None:
 
 
 def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_architectures: int = 10) -> None:
-    """Checks that a space's networks agree, whether they are derived or built fresh.
+    """Checks that the networks of a space agree: supernet, derived networks, and networks built under ``nas.architecture``.
 
-    For random architectures: the derived network and the network built fresh under ``nas.architecture`` have the same state-dict keys and
-    shapes; neither has a choice; the derived network and the supernet with one-hot op weights have equal outputs; the cost tables have the
-    parameters and MACs of the derived network. In a space that does not inherit weights, only networks built fresh are checked.
+    The check draws random architectures. Derived and built networks must have the same state-dict keys and shapes, and no choices.
+    The derived network and the supernet with one-hot op weights must have equal outputs. The cost tables must give the parameters and
+    MACs of the derived network. If the space does not inherit weights, only built networks are checked.
 
     Args:
         space: The space.
@@ -54,7 +54,7 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
     """
     network = space.network("search")
     _require(isinstance(network, nn.Module), "network() must return an nn.Module")
-    _require(space.network("search") is not network, "network() must return a fresh network at each call")
+    _require(space.network("search") is not network, "network() must return a new network at each call")
     supernet = Supernet(network).eval()
     _require(bool(supernet.choices), "the network has no choices")
     larger = space.network("retrain")
@@ -84,19 +84,20 @@ def check_search_space(space: SearchSpace, inputs: Sequence[Tensor], *, num_arch
 def _check_derived(supernet: Supernet, choices: dict[str, Any], fresh: nn.Module, inputs: Sequence[Tensor]) -> None:
     derived = supernet.derive(choices)
     shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (derived, fresh)]
-    _require(
-        shapes[0] == shapes[1], f"derived and freshly built network differ in state-dict keys or shapes: {choices}"
-    )
+    _require(shapes[0] == shapes[1], f"derived and newly built network differ in state-dict keys or shapes: {choices}")
     trained = [[name for name, p in net.named_parameters() if p.requires_grad] for net in (derived, fresh)]
-    _require(trained[0] == trained[1], f"derived and freshly built network differ in trained parameters: {choices}")
+    _require(trained[0] == trained[1], f"derived and newly built network differ in trained parameters: {choices}")
     _require(not Supernet(derived).choices, f"a choice is left in the network of {choices}")
     with torch.no_grad():
         folded, mixed = (_mixed(supernet, choices, inputs, fold) for fold in (True, False))
         plain = derived(*inputs)
     cut = any(place.cuts for place in places_of(supernet.network))
-    _require(_equal(mixed, plain, cut), f"the derived network computes something else than the supernet: {choices}")
+    _require(_equal(mixed, plain, cut), f"the outputs of derived network and supernet differ: {choices}")
     # merged convolutions round differently
-    _require(_equal(folded, plain, True), f"with op weights folded, the supernet computes something else: {choices}")
+    _require(
+        _equal(folded, plain, True),
+        f"the outputs of derived network and supernet with folded op weights differ: {choices}",
+    )
 
 
 def _mixed(supernet: Supernet, choices: dict[str, Any], inputs: Sequence[Tensor], fold: bool) -> Any:
@@ -119,12 +120,14 @@ def _check_costs(space: SearchSpace, stage: str, inputs: Sequence[Tensor], num_a
         for seed in range(num_architectures):
             choices = random_choices(supernet.network, seed)
             said, counted = table.of(choices), cost(supernet.derive(choices), inputs)
-            _require(said == counted, f"the table of {name} says {said:,.0f}, counted are {counted:,} ({choices})")
+            _require(
+                said == counted, f"the table of {name} gives {said:,.0f}, but the network has {counted:,} ({choices})"
+            )
 
 
 def _equal(a: Any, b: Any, cut: bool) -> bool:
     if isinstance(a, Tensor):
-        # where channels are cut, sums over fewer elements round differently from sums that include zeros
+        # with cut channels, sums over fewer elements round differently from sums that include zeros
         return torch.allclose(a, b, rtol=1e-4, atol=1e-5) if cut else torch.equal(a, b)
     return len(a) == len(b) and all(_equal(x, y, cut) for x, y in zip(a, b, strict=True))
 
@@ -180,7 +183,7 @@ def check_tau_schedule(schedule: TauSchedule) -> None:
 
 
 def check_data(data: SearchDataModule) -> None:
-    """Checks that samples are (input, target) pairs, the halves do not overlap, and loading resumes exactly inside an epoch."""
+    """Checks that samples are (input, target) pairs, the splits add up to the training set, and loading resumes within an epoch."""
     if not isinstance(data, StreamingDataModule):
         _check_halves(data)
     data.example()
@@ -202,7 +205,7 @@ def _check_halves(data: SearchDataModule) -> None:
     size = num_samples(data.train_set(False))
     _require(num_samples(data.train_set(True)) == size, "augmentation must not change the number of samples")
     num_weight, num_arch = (num_samples(loader.dataset) for loader in (data.weight_loader(), data.arch_loader()))
-    _require(num_weight + num_arch == size, "the halves must add up to the training set")
+    _require(num_weight + num_arch == size, "train split and arch split must add up to the training set")
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -214,7 +217,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 class _Points(SearchDataModule):
-    """Points on a line, by their sign."""
+    """Points on a line, classified by their sign."""
 
     def train_set(self, augment: bool) -> TensorDataset:
         x = torch.linspace(-1.0, 1.0, 64)[:, None]
@@ -231,7 +234,7 @@ class _TwoActivations(SearchSpace):
 
 
 def check_bilevel(bilevel: Bilevel, *, relaxation: Relaxation | None = None) -> None:
-    """Checks on a tiny search that weights move, alpha moves after the warm-up alone, both stay finite, and a repetition is equal.
+    """Checks a method on a tiny search: weights move, alpha moves only after the warm-up, values are finite, a repeated search is equal.
 
     Args:
         bilevel: The method.
@@ -263,14 +266,14 @@ def check_bilevel(bilevel: Bilevel, *, relaxation: Relaxation | None = None) -> 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning's hints on devices and workers
                 trainer.fit(module, _Points(batch_size=8).search_loader(0))
-        _require(module.num_batches_done == 8, f"8 batches were given, {module.num_batches_done} were counted")
+        _require(module.num_batches_done == 8, f"the search has 8 batches, but {module.num_batches_done} were counted")
         after = module.supernet.state_dict()
         _require(all(bool(torch.isfinite(value).all()) for value in after.values()), "weights and alpha must be finite")
         return {name: value - before[name] for name, value in after.items() if value.is_floating_point()}
 
     moved, again, frozen = searched(0), searched(0), searched(2)
     equal = all(torch.equal(moved[name], again[name]) for name in moved)
-    _require(equal, "a repetition with equal seeds must be equal")
+    _require(equal, "a repeated search with the same seed must be equal")
     weights = [value for name, value in moved.items() if name != "alpha"]
     _require(any(bool(value.abs().sum() > 0) for value in weights), "the weights must move")
     _require(bool(moved["alpha"].abs().sum() > 0), "alpha must move after the warm-up")

@@ -32,7 +32,9 @@ def test_op_weights_that_fold_wrongly_are_caught(monkeypatch):
     right = mixture.call_scaled
     wrong = {kind: lambda *arguments, call=call: call(*arguments) * 1.01 for kind, call in right.items()}
     monkeypatch.setattr(mixture, "call_scaled", wrong)
-    with pytest.raises(AssertionError, match="with op weights folded, the supernet computes something else"):
+    with pytest.raises(
+        AssertionError, match="the outputs of derived network and supernet with folded op weights differ"
+    ):
         check_search_space(Space(), INPUTS)
 
 
@@ -133,13 +135,13 @@ class BadDiscretize(Space):
         (OtherChoicesWhenRetrained, "must have the choices"),
         (Frozen, "differ in trained parameters"),
         (WorkOutsideCandidates, "table of macs"),
-        (Mixing, "computes something else"),
+        (Mixing, "the outputs of derived network and supernet differ"),
         (BadDiscretize, "discretize"),
         (NoChoices, "no choices"),
-        (SameNetwork, "fresh network"),
+        (SameNetwork, "new network"),
         (NotAModule, "must return an nn.Module"),
         (OtherKeysWhenBuilt, "state-dict keys"),
-        (OtherOutput, "computes something else"),
+        (OtherOutput, "the outputs of derived network and supernet differ"),
         (NoRetrain, "retrain"),
     ],
 )
