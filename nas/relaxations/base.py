@@ -12,7 +12,7 @@ Tau = Tensor | float
 
 
 class Sampler(NamedTuple):
-    """How an enclosing supernet draws, for :func:`nas.sample`: its relaxation, tau and generator."""
+    """The relaxation, tau and generator of the enclosing supernet, for :func:`nas.sample`."""
 
     relaxation: Relaxation
     tau: Tau
@@ -25,7 +25,7 @@ class OpWeights(NamedTuple):
     Attributes:
         weights: (E, K), or (E, B, K) per sample; rows on the simplex, padded columns exactly 0.
         active: (E, n) int64 on the CPU: the candidates to run. None: all of them.
-        sampler: Source of the draws of :func:`nas.sample` inside the forward; None where the network draws nothing itself.
+        sampler: Sampler for :func:`nas.sample` during the forward; None if the network draws no samples itself.
         unit_weights: Whether one candidate of each choice is active with a weight of exactly 1 and no gradient, so that its output is used
             unchanged.
         logits: Alpha at the draw, (E, K), for relaxations that act after an arch step; None for others.
@@ -42,7 +42,7 @@ class Relaxation(nn.Module, ABC):
     """A map (logits, tau, noise) -> op weights; works on logits of any shape (..., K).
 
     Attributes:
-        num_active: How many candidates of a choice run; None means all of them.
+        num_active: Number of candidates of a choice that run; None: all of them.
     """
 
     num_active: int | None = None
@@ -56,8 +56,8 @@ class Relaxation(nn.Module, ABC):
         Args:
             logits: Unnormalized log-probabilities.
             tau: Temperature, above 0.
-            mask: True where a candidate exists; elsewhere the weight is exactly 0.
-            generator: Source of the noise, on the device of `logits`; None means the global one.
+            mask: True for candidates that exist; all other weights are exactly 0.
+            generator: Source of the noise, on the device of `logits`; None: the global generator.
 
         Shape:
             - logits: (..., K)
@@ -66,7 +66,7 @@ class Relaxation(nn.Module, ABC):
         """
 
     def probabilities(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Probabilities for discretization, dashboards, entropy and costs: softmax of the logits unless overridden.
+        """Probabilities for discretization, dashboards, entropy and costs: by default the softmax of the logits.
 
         Shape:
             - logits, result: (..., K)
@@ -83,14 +83,14 @@ class Relaxation(nn.Module, ABC):
 
 
 LOWEST = -1e20
-"""The logit of an impossible candidate: its weight and every gradient through it are exactly 0, where infinity would make NaN."""
+"""The logit of a masked candidate. Its weight and all gradients through it are exactly 0; minus infinity would produce NaN."""
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Logits in at least float32, `LOWEST` where `mask` is False or they are minus infinity.
+    """Logits in at least float32; `LOWEST` replaces masked logits and minus infinity.
 
     Raises:
-        ValueError: NaN, or a row without any candidate (checked on the CPU only: on a GPU the check would cost a synchronization).
+        ValueError: A logit is NaN, or a row has no candidate. On a GPU nothing is checked, to avoid a synchronization.
     """
     logits = at_least_float32(logits).clamp_min(LOWEST)  # keeps NaN
     if mask is not None:
@@ -105,7 +105,7 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor, half precision as float32."""
+    """The tensor; 16-bit types become float32."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
@@ -115,7 +115,7 @@ def tempered_softmax(logits: Tensor, tau: Tau) -> Tensor:
 
 
 def active_candidates(relaxation: Relaxation, weights: Tensor) -> Tensor | None:
-    """The candidates that run, in rising order; None: all of them.
+    """The candidates that run, in ascending order; None: all of them.
 
     Shape:
         - weights: (..., K), as drawn by `relaxation`
@@ -127,11 +127,7 @@ def active_candidates(relaxation: Relaxation, weights: Tensor) -> Tensor | None:
 
 
 def check_per_sample(relaxation: Relaxation) -> None:
-    """Refuses noise per sample where only the sampled candidates run: they would differ within the batch.
-
-    Raises:
-        ValueError: Naming the relaxation.
-    """
+    """Raises ValueError if only sampled candidates run: with noise per sample, these would differ within the batch."""
     if relaxation.num_active is not None:
         raise ValueError(
             f"noise per sample needs every candidate to run; {type(relaxation).__name__} runs {relaxation.num_active} of each choice"
@@ -139,16 +135,13 @@ def check_per_sample(relaxation: Relaxation) -> None:
 
 
 def exponential_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard exponential noise, shape and dtype of `like`, at or above the smallest normal number: its logarithm is finite."""
+    """Standard exponential noise of the shape and dtype of `like`, at least the smallest normal number, so that its logarithm is finite."""
     noise = torch.empty_like(like, requires_grad=False, memory_format=torch.contiguous_format)
     return noise.exponential_(generator=generator).clamp_min_(torch.finfo(noise.dtype).tiny)
 
 
 def gumbel_noise(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise, shape and dtype of `logits`: ``-log(E)`` of a standard exponential E.
-
-    Finite by construction, so never drawn twice: at most 88 in float32.
-    """
+    """Standard Gumbel noise of the shape and dtype of `logits`: ``-log(E)`` of a standard exponential E; at most 88 in float32."""
     return -exponential_noise(logits, generator).log_()
 
 
@@ -175,9 +168,9 @@ def one_hot(index: Tensor, like: Tensor) -> Tensor:
 
 
 def replace_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
-    """`value`, exactly, forward; the gradient of `surrogate` backward.
+    """Exactly `value` in the forward pass, and the gradient of `surrogate` in the backward pass.
 
-    ``surrogate - surrogate.detach()`` is exactly 0, so adding it changes no bit.
+    ``surrogate - surrogate.detach()`` is exactly 0, so the addition changes no bit.
     """
     return value + (surrogate - surrogate.detach())
 
@@ -189,7 +182,7 @@ def gumbel_softmax(logits: Tensor, tau: Tau, mask: Tensor | None, generator: tor
 
 
 def straight_through(soft: Tensor) -> Tensor:
-    """Exactly one-hot forward (argmax of `soft` along the last axis), gradient of `soft` backward.
+    """Exactly one-hot in the forward pass (argmax of `soft` along the last axis), with the gradient of `soft` in the backward pass.
 
     Source: Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons".
     """
@@ -197,7 +190,7 @@ def straight_through(soft: Tensor) -> Tensor:
 
 
 def checked_tau(tau: Tau) -> Tau:
-    """Returns `tau`; refuses values that are not above 0 (tensors on a GPU are not checked: that would cost a synchronization)."""
+    """Returns `tau`; raises ValueError unless it is above 0. Tensors on a GPU are not checked, to avoid a synchronization."""
     value = tau.detach() if isinstance(tau, Tensor) else tau
     on_cpu = not isinstance(value, Tensor) or value.device.type == "cpu"
     if on_cpu and not torch.compiler.is_compiling() and not float(value) > 0:

@@ -1,4 +1,4 @@
-"""The binary Concrete relaxation: the two-way case on one log-odds."""
+"""The binary Concrete relaxation of two candidates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nas.relaxations.base import (
 class BinaryConcrete(Relaxation):
     """For two-way choices and gates only: ``sigmoid((log-odds + logistic noise) / tau)``, from one draw for each choice.
 
-    Distributed as ``GumbelSoftmax`` with two candidates, whose noise difference is logistic.
+    The distribution is that of ``GumbelSoftmax`` with two candidates: the difference of two Gumbel variables is logistic.
 
     Args:
-        hard: One-hot forward, gradient of the soft weights backward (straight-through).
+        hard: One-hot in the forward pass, with the gradient of the soft weights (straight-through).
 
     Source: Maddison et al. 2017, "The Concrete Distribution", appendix B.
     """
@@ -44,12 +44,12 @@ class BinaryConcrete(Relaxation):
 def binary_concrete(
     log_odds: Tensor, tau: Tau, *, hard: bool = False, generator: torch.Generator | None = None
 ) -> Tensor:
-    """A relaxed Bernoulli sample: ``sigmoid((log_odds + logistic noise) / tau)``; above one half with probability sigmoid(log_odds).
+    """A relaxed Bernoulli sample: ``sigmoid((log_odds + logistic noise) / tau)``. It exceeds 0.5 with probability sigmoid(log_odds).
 
     Args:
         log_odds: Log-odds of the value 1.
         tau: Temperature, above 0.
-        hard: 0 or 1 forward, gradient of the soft sample backward.
+        hard: 0 or 1 in the forward pass, with the gradient of the soft sample.
         generator: Source of the noise.
 
     Shape:

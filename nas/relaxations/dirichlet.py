@@ -12,14 +12,14 @@ MIN_CONCENTRATION = 1e-6
 
 
 class Dirichlet(Relaxation):
-    """Op weights drawn from a Dirichlet distribution of concentration ``elu(logits) + 1``; every candidate runs.
+    """Draws op weights from a Dirichlet distribution with concentration ``elu(logits) + 1``; every candidate runs.
 
-    Exploration depends on the concentration alone: tau is not used. Probabilities are the distribution's mean.
+    Exploration depends only on the concentration: tau is not used. Probabilities are the distribution's mean.
 
     Source: Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search".
 
-    Deviation: gamma variables below concentration 1 are drawn in log space as ``Gamma(a + 1) U^(1/a)`` and normalized by a softmax, so
-    that no row underflows to 0 / 0; concentrations are kept at 1e-6 or above.
+    Deviation: Gamma variables with a concentration below 1 are drawn in log space as ``Gamma(a + 1) U^(1/a)`` and normalized by a softmax,
+    so that no row underflows to 0 / 0. Concentrations are at least 1e-6.
     """
 
     def forward(

@@ -1,4 +1,4 @@
-"""Gradients of arch parameters by enumeration, and draws of an estimator's gradient, to measure its bias and variance."""
+"""Exact gradients of arch parameters, and draws of an estimator's gradient, to measure its bias and variance."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def exact_gradient(objective: Objective, logits: Tensor, relaxation: Relaxation 
 
     Args:
         objective: (N, E, K) op weights -> (N,) values.
-        logits: All K^E assignments are evaluated, so few choices of few candidates.
-        relaxation: Whose probabilities the samples have; None: softmax.
+        logits: All K^E assignments are evaluated; keep E and K small.
+        relaxation: Gives the probabilities of the samples; None: softmax.
 
     Shape:
         - logits, result: (E, K)
@@ -48,9 +48,9 @@ def gradient_draws(
     Args:
         relaxation: The estimator.
         objective: (N, E, K) op weights -> (N,) values.
-        logits: Where the gradient is taken.
+        logits: The point at which the gradient is taken.
         tau: Temperature.
-        num_draws: How many.
+        num_draws: Number of draws.
         generator: Source of the noise.
 
     Shape:

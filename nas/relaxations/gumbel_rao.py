@@ -20,10 +20,10 @@ from nas.relaxations.base import (
 class GumbelRao(Relaxation):
     """Straight-through Gumbel-Softmax whose gradient is averaged over the Gumbel noise that leads to the same sample.
 
-    Same expectation as ``GumbelSoftmax(hard=True)``, never more variance; `num_samples` soft samples are drawn, the network runs once.
+    The expectation is that of ``GumbelSoftmax(hard=True)``; the variance is never larger. The network runs once.
 
     Args:
-        num_samples: Conditional draws that are averaged, at least 1; 1 is plain straight-through.
+        num_samples: Number of soft samples in the average, at least 1; 1 is plain straight-through.
 
     Source: Paulus et al. 2021, "Rao-Blackwellizing the Straight-Through Gumbel-Softmax Gradient Estimator".
     """
@@ -47,7 +47,7 @@ class GumbelRao(Relaxation):
 
 
 def conditional_gumbels(logits: Tensor, index: Tensor, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    """Draws of ``logits + Gumbel noise`` given that `index` is the largest.
+    """Draws of ``logits + Gumbel noise`` given that the entry at `index` is the largest.
 
     With standard exponentials E: at the index ``-log(E_i) + log Z``, elsewhere ``-log(E_j exp(-logit_j) + E_i / Z)``.
 

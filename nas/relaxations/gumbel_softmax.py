@@ -12,7 +12,7 @@ class GumbelSoftmax(Relaxation):
     """``softmax((logits + Gumbel noise) / tau)``; every candidate runs.
 
     Args:
-        hard: One-hot forward, gradient of the soft weights backward (straight-through).
+        hard: One-hot in the forward pass, with the gradient of the soft weights (straight-through).
 
     Source: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax"; Maddison et al. 2017, "The Concrete Distribution".
     """

@@ -1,4 +1,4 @@
-"""ReinMax: straight-through of second order."""
+"""ReinMax: a second-order straight-through estimator."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class ReinMax(Relaxation):
 
 
 def _jacobian(p: Tensor, logits: Tensor) -> Tensor:
-    """``(diag(p) - p p^T) logits``: linear in the logits, so that its gradient is that symmetric matrix times the upstream one."""
+    """``(diag(p) - p p^T) logits``: linear in the logits, so that its gradient is the symmetric matrix times the upstream gradient."""
     return p * (logits - (p * logits).sum(-1, keepdim=True))

@@ -12,11 +12,11 @@ from nas.relaxations.base import Relaxation, Tau, checked_tau, gumbel_noise, mas
 class GumbelSinkhorn(Relaxation):
     """A relaxed permutation matrix: ``sinkhorn((logits + Gumbel noise) / tau)``, rows and columns on the simplex.
 
-    For square logits that a network computes itself (``nas.sample``): the score of putting element i at place j.
+    For square logits that a network computes itself (``nas.sample``): the score of element i at position j.
 
     Args:
         num_iterations: Normalizations of columns and rows, at least 1. Sums of rows are 1; sums of columns approach 1 with more iterations.
-        hard: A permutation matrix forward, gradient of the relaxed one backward (straight-through).
+        hard: A permutation matrix in the forward pass, with the gradient of the relaxed matrix (straight-through).
 
     Raises:
         ValueError: num_iterations is below 1.
@@ -51,11 +51,11 @@ class GumbelSinkhorn(Relaxation):
 
 
 def sinkhorn(scores: Tensor, num_iterations: int = 20) -> Tensor:
-    """The doubly stochastic matrix nearest to ``exp(scores)``: columns and rows normalized in turn, in logarithms.
+    """Normalizes columns and rows of ``exp(scores)`` in turn, in log space: approaches a doubly stochastic matrix.
 
     Args:
         scores: Any finite numbers.
-        num_iterations: Number of normalizations.
+        num_iterations: Number of normalizations of columns and rows.
 
     Shape:
         - scores, result: (..., n, n); rows of the result sum to 1
@@ -69,7 +69,7 @@ def sinkhorn(scores: Tensor, num_iterations: int = 20) -> Tensor:
 
 @torch.no_grad()
 def hard_permutation(scores: Tensor) -> Tensor:
-    """The permutation matrix of the largest total score: the limit of :func:`sinkhorn` as tau falls.
+    """The permutation matrix with the largest total score: the limit of :func:`sinkhorn` as tau approaches 0.
 
     Shape:
         - scores, result: (..., n, n)

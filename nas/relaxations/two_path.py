@@ -9,14 +9,14 @@ from nas.relaxations.base import OpWeights, Relaxation, Tau, checked_tau, gumbel
 
 
 class TwoPath(Relaxation):
-    """Two candidates are drawn without replacement and mixed by ``softmax(logits / tau)`` of the pair; the others do not run.
+    """Draws two candidates without replacement and mixes them by ``softmax(logits / tau)`` of the pair. Other candidates do not run.
 
-    After an arch step the unsampled logits get their former values back, and the pair keeps its total probability.
+    After an arch step, unsampled logits return to their previous values, and the pair keeps its total probability.
 
     Source: Cai et al. 2019, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware", section 3.2.1.
 
-    Deviation: ProxylessNAS runs both and passes on the output of one, chosen by a second draw; here the pair is mixed by the probabilities
-    of that draw, which is its expectation.
+    Deviation: ProxylessNAS runs both candidates and selects one output by a second draw. Here the output is the expectation over that
+    draw: both outputs, mixed by its probabilities.
     """
 
     num_active = 2

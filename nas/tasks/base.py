@@ -11,9 +11,10 @@ from torchmetrics import Metric
 
 
 class Task(nn.Module, ABC):
-    """The loss and the metrics of a training. A task is a module: its parameters are trained with the network's weights.
+    """Base class of tasks: the loss and the metrics of a training.
 
-    A batch is ``(inputs, target)``; where `inputs` is a tuple or list, its elements are the arguments of the network.
+    A task is a module; its parameters are trained with the network's weights. A batch is ``(inputs, target)``. If `inputs` is a tuple or
+    list, its elements are the arguments of the network.
     """
 
     @abstractmethod
@@ -30,13 +31,13 @@ class Task(nn.Module, ABC):
         """New metrics by name, each updated with (output, target); the first is the headline metric."""
 
     def prediction(self, output: Any) -> Any:
-        """The part of a network's output for metrics; by default all of it."""
+        """The part of the network's output that metrics use; by default the whole output."""
         return output
 
     def constant(self) -> Metric | None:
-        """A new metric: the best score of a constant output by the headline metric; None where it is unknown.
+        """A new metric that computes the best headline score of a constant output; None if the score is unknown.
 
-        It is updated with (output, target) and depends on the target alone. A network that does no better has learned nothing.
+        The metric is updated with (output, target) but uses only the target. A network with no better score has learned nothing.
         """
         return None
 

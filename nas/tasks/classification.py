@@ -17,7 +17,7 @@ from nas.tasks.constants import MajorityShare
 class Classification(Task):
     """Cross-entropy; accuracy (the share of correct samples).
 
-    Where a network returns a tuple, its first element is the prediction, and the others are predictions of auxiliary heads.
+    If a network returns a tuple, the first element is the prediction, and the others are predictions of auxiliary heads.
 
     Args:
         num_classes: Number of classes, at least 2; targets are 0 ... num_classes - 1.
@@ -41,7 +41,7 @@ class Classification(Task):
         """Mean cross-entropy in nats, plus the weighted losses of auxiliary predictions.
 
         Shape:
-            - output: (B, num_classes, *), or a tuple of such
+            - output: (B, num_classes, *), or a tuple of such tensors
             - target: (B, *) int64
         """
         if isinstance(output, Tensor):

@@ -12,9 +12,7 @@ from torchmetrics import Metric
 class MajorityShare(Metric):
     """The share of the most frequent class: the accuracy of always predicting it.
 
-    Args:
-        num_classes: Number of classes.
-        divisor: Divisor of the share: the number of classes for a mean over classes, where the other classes score 0.
+    A mean over classes needs `divisor`, the number of classes, because other classes score 0.
     """
 
     full_state_update = False
@@ -26,11 +24,7 @@ class MajorityShare(Metric):
         self.add_state("counts", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, output: Any, target: Tensor) -> None:
-        """Counts classes.
-
-        Shape:
-            - target: (*) int64
-        """
+        """Counts the classes of `target`, (*) int64."""
         self.counts += torch.bincount(target.flatten(), minlength=len(self.counts))
 
     def compute(self) -> Tensor:
@@ -52,11 +46,7 @@ class VarianceOfTargets(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, output: Any, target: Tensor) -> None:
-        """Adds targets.
-
-        Shape:
-            - target: (B, *)
-        """
+        """Adds `target`, (B, *)."""
         self.number = self.number + len(target)
         self.total = self.total + target.double().sum(0)
         self.squares = self.squares + target.double().square().sum(0)

@@ -34,7 +34,7 @@ class Regression(Task):
 
         Shape:
             - output: (B, *)
-            - target: the same, exactly; nothing is broadcast
+            - target: (B, *), the shape of `output` exactly; there is no broadcasting
         """
         if output.shape != target.shape:
             raise ValueError(

@@ -32,11 +32,11 @@ class Segmentation(Task):
             - target: (B, *) int64
 
         Raises:
-            ValueError: Output and target have different pixels.
+            ValueError: Output and target differ in batch size or pixels.
         """
         if output.shape[:1] + output.shape[2:] != target.shape:
             raise ValueError(
-                f"Segmentation expects a target for every pixel: {tuple(output.shape)} and {tuple(target.shape)} do not fit"
+                f"Segmentation expects a target for every pixel, got output {tuple(output.shape)} and target {tuple(target.shape)}"
             )
         return self.pixels.loss(output, target)
 
