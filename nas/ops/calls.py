@@ -1,4 +1,4 @@
-"""Calls of the native mixing functions: from tensors to the arguments of their C interface."""
+"""Calls of the native mixing functions: converts tensors to the arguments of the C interface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
 def forward(
     outputs: Sequence[Tensor], weights: Tensor | None, layout: Layout, prescaled: tuple[int, ...] = ()
 ) -> Tensor:
-    """Calls ``nas_mix_forward``; `prescaled` outputs, positions rising, have weight 1."""
+    """Calls ``nas_mix_forward``. Outputs at the ascending positions `prescaled` have weight 1."""
     num = len(outputs)
     result = torch.empty_like(outputs[0])
     # this name keeps the memory of the weights alive during the call
@@ -49,17 +49,9 @@ def forward(
 def backward(
     grad: Tensor, outputs: Sequence[Tensor], weights: Tensor, layout: Layout, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Calls ``nas_mix_backward``.
+    """Calls ``nas_mix_backward``; returns the gradients of the weights and of each output, None for gradients that are not needed.
 
-    Args:
-        grad: Gradient of the result; any layout.
-        outputs: The K outputs where the weights need a gradient, else nothing.
-        weights: The weights.
-        layout: Layout of the outputs.
-        needs: For each output, whether it needs a gradient.
-
-    Returns:
-        The gradients of the weights and of each output; None where it is not needed.
+    `grad` may have any layout. `outputs` is empty if the weights need no gradient.
     """
     library, sizes = layout.library, layout.sizes(len(needs))
     if grad.is_neg():
@@ -85,7 +77,7 @@ def backward(
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's memory begins; None, the null pointer, for no tensor."""
+    """The address of a tensor's memory; None, the null pointer, for no tensor."""
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -98,7 +90,7 @@ def _kernel_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _with_ones(weights: Tensor, positions: tuple[int, ...], num: int) -> Tensor:
-    """(num,) weights, 1 at these positions."""
+    """(num,) weights, with 1 inserted at these positions."""
     ones, order = _ones(positions, num, weights.dtype, weights.device)
     joined = torch.cat((weights, ones))
     return joined if order is None else joined[order]
@@ -108,7 +100,7 @@ def _with_ones(weights: Tensor, positions: tuple[int, ...], num: int) -> Tensor:
 def _ones(
     positions: tuple[int, ...], num: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """The ones, and the position of each output's weight in (weights, ones); None: all are in order."""
+    """The ones, and the position of each output's weight in (weights, ones); None if they are in order."""
     first = num - len(positions)
     rest = iter(range(first))
     order = [first + positions.index(k) if k in positions else next(rest) for k in range(num)]
@@ -123,11 +115,7 @@ def _workspace(library: Library, *sizes: int) -> int:
 
 
 def call(function: Any, tensor: Tensor, *args: Any, num_threads: int | None = None) -> None:
-    """Calls a function of a library on the device of a tensor: on its current stream, or in `num_threads` threads (None: torch's number).
-
-    Raises:
-        RuntimeError: The function returns an error code.
-    """
+    """Calls a library function on the tensor's device: on the current stream, or in `num_threads` CPU threads (None: torch's number)."""
     if tensor.is_cpu:
         error = function(*args, num_threads or torch.get_num_threads(), None)
     else:

@@ -1,4 +1,4 @@
-"""The mixing operation on the native libraries: the conditions for it, and its autograd function."""
+"""The mixing operation on native libraries: its conditions and its autograd functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ try:
     from torch._C import _get_tracing_state, _len_torch_dispatch_stack
     from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 except ImportError:
-    SEES_TRANSFORMS = False  # a later torch, which has other names for these functions
+    SEES_TRANSFORMS = False  # a later torch with other names for these functions
 else:
     SEES_TRANSFORMS = True
 
@@ -34,7 +34,7 @@ def is_plain_eager() -> bool:
 
 
 def is_eager() -> bool:
-    """Whether operations run as they are written, so that a simple ``autograd.Function`` is differentiated."""
+    """Whether operations run without compilation, tracing or function transforms, so that a simple ``autograd.Function`` works."""
     return (
         SEES_TRANSFORMS
         and not torch.compiler.is_compiling()
@@ -59,13 +59,9 @@ def is_plain_gradient(grad: Tensor) -> bool:
 
 
 def layout_of(outputs: Sequence[Tensor], weights: Tensor | None, dim: int, num_prescaled: int = 0) -> Layout | None:
-    """Layout for a native library; None: the library does not support these tensors.
+    """The layout of the arguments of :func:`nas.ops.mix` for a native library; None if the library does not support them.
 
-    Args:
-        outputs: See :func:`nas.ops.mix`.
-        weights: Likewise; None: all are 1.
-        dim: Likewise.
-        num_prescaled: Number of outputs without a weight; if there are any, `weights` must have one dimension.
+    `weights` is None if all weights are 1. With prescaled outputs, `weights` must have one dimension.
     """
     if not is_plain_eager() or not 1 <= len(outputs) <= MAX_K:
         return None
@@ -132,7 +128,7 @@ def fused_sum(outputs: Sequence[Tensor], layout: Layout) -> Tensor:
 
 
 class _Mix(torch.autograd.Function):
-    """y from all outputs in one pass; all gradients in one pass."""
+    """Computes the result in one pass over memory, and all gradients in another."""
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, prescaled: tuple[int, ...], weights: Tensor, *outputs: Tensor) -> Tensor:
@@ -163,7 +159,7 @@ def _without(values: Sequence[Any], positions: tuple[int, ...]) -> Sequence[Any]
 
 
 class _Sum(torch.autograd.Function):
-    """The plain sum; its gradient moves nothing."""
+    """The plain sum; its backward pass copies nothing."""
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, *outputs: Tensor) -> Tensor:
@@ -177,7 +173,7 @@ class _Sum(torch.autograd.Function):
 def expression_backward(
     grad: Tensor, outputs: Sequence[Tensor], weights: Tensor, dim: int, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """The same as :func:`backward` in plain operations, differentiable."""
+    """The same as :func:`backward` in plain, differentiable operations."""
     shape = [1] * grad.dim()
     summed = list(range(grad.dim()))
     if weights.dim() == 2:
@@ -196,7 +192,7 @@ def expression_backward(
 
 
 def live(device: torch.device) -> Library | None:
-    """The library for a device, found on first use; None: the reference expression is used.
+    """The library for a device, loaded on first use; None: the reference expression is used.
 
     Raises:
         ValueError: NAS_KERNELS is ``native`` but no library works, or NAS_KERNELS has an unknown value.
@@ -223,7 +219,7 @@ def _resolve(device: torch.device) -> Library | None:
 
 
 def describe(device: torch.device) -> str:
-    """The backend in use for a device, and the reason, for ``nas doctor``."""
+    """Describes the backend of a device and the reason for it, for ``nas doctor``."""
     try:
         library = live(device)
     except ValueError as error:

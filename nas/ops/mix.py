@@ -20,9 +20,9 @@ def mix(outputs: Sequence[Tensor], weights: Tensor, *, prescaled: Sequence[int] 
 
     Args:
         outputs: K tensors of one shape.
-        weights: One weight for each candidate, or for each candidate and sample (or index of dimension `dim`).
+        weights: One weight for each output, or for each output and sample (or index of dimension `dim`).
         prescaled: Positions of outputs that are added without a weight.
-        dim: The dimension of the outputs that corresponds to the first of two dimensions of the weights.
+        dim: The dimension of the outputs that matches the first dimension of two-dimensional weights.
 
     Shape:
         - outputs: K times (*), or (B, *) when the weights are per sample
@@ -72,8 +72,8 @@ def sum_outputs(outputs: Sequence[Tensor]) -> Tensor:
 def weighted(output: Tensor, weight: Tensor) -> Tensor:
     """One term of :func:`mix`: `output` scaled by a 0-d or (B,) `weight`.
 
-    The kernels of the CPU give every gradient the same bits as :func:`mix` of all outputs, so that recomputing candidates one by one
-    changes no gradient.
+    The CPU kernels give every gradient the same bits as :func:`mix` of all outputs, so that recomputing candidates one by one changes no
+    gradient.
     """
     return mix([output], weight[..., None])
 

@@ -49,7 +49,7 @@ class Library:
     Attributes:
         path: The file.
         build: Compiler and options, as the library reports them.
-        workspace: ``nas_mix_workspace``; the other functions likewise.
+        workspace: ``nas_mix_workspace``; the names of the other functions follow the same pattern.
     """
 
     path: Path
@@ -99,9 +99,9 @@ def load(path: Path) -> Library:
 
 
 def find(device_type: str) -> Library | str:
-    """The library for a type of device, or the reason why there is none. A library that exists but does not load is also a warning."""
+    """The library for a device type, or the reason why none is available. Warns about a library that exists but does not load."""
     if device_type not in ("cpu", "cuda"):
-        return f"there is none for {device_type}"
+        return f"no native library for {device_type}"
     paths = [FOLDER / f"_kernels_{device_type}{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
@@ -110,5 +110,5 @@ def find(device_type: str) -> Library | str:
         return load(path)
     except OSError as error:
         text = str(error) if str(path) in str(error) else f"{path}: {error}"
-        warnings.warn(f"a native library cannot be used, the reference expression is: {text}", stacklevel=2)
+        warnings.warn(f"a native library cannot be used; the reference expression is used: {text}", stacklevel=2)
         return text

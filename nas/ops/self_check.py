@@ -13,7 +13,7 @@ from nas.ops.native import DTYPES, Library
 
 
 def self_check(library: Library, device: torch.device) -> str:
-    """Compares a library, forward and backward, with float64 expressions on small tensors; returns the first difference, or nothing."""
+    """Compares a library, forward and backward, with float64 expressions on small tensors; returns the first difference, or ``""``."""
     return _check_mix(library, device) or _check_taps(library, device)
 
 
@@ -40,7 +40,7 @@ def _check_taps(library: Library, device: torch.device) -> str:
     generator = torch.Generator().manual_seed(0)
     near = [(i, j) for i in (-1, 0, 1) for j in (-2, 0, 3)]
     for dtype, (code, kind) in DTYPES.items():
-        # whole vectors and not, one tile and many, taps that fit into a tile in shared memory and taps that do not
+        # sizes of whole vectors and others, one tile and many, taps that fit into a tile in shared memory and taps that do not
         sizes = (9, 64, near), (1, 2051, [(0, -5), (0, 0), (0, 16)]), (90, 61, [*near, (-80, 60)])
         for height, width, offsets in sizes:
             x, grad = torch.randn(2, 2, 3, height, width, generator=generator).to(device, dtype)
@@ -59,7 +59,7 @@ def _check_taps(library: Library, device: torch.device) -> str:
 def _first_difference(
     names: Sequence[str], got: Sequence[Tensor | None], expected: Sequence[Tensor], of_weights: float, of_others: float
 ) -> str:
-    """The name of the first tensor that differs by more than the tolerance for gradients of weights, or for others; or nothing."""
+    """The name of the first tensor beyond its tolerance (one for weight gradients, one for other tensors), or ``""``."""
     for name, value, true in zip(names, got, expected, strict=True):
         room = of_weights if name.endswith("weights") else of_others
         if value is None or not torch.allclose(value.double(), true, rtol=room, atol=room):

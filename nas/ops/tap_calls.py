@@ -1,4 +1,4 @@
-"""Calls of the native functions for depthwise convolution with few taps: from tensors to the arguments of their C interface."""
+"""Calls of the native functions for depthwise convolution with few taps: converts tensors to the arguments of the C interface."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def packed(offsets: tuple[tuple[int, ...], ...]) -> Any:
 
 
 def forward(x: Tensor, weights: Tensor, taps: Taps) -> Tensor:
-    """Calls ``nas_taps_forward``; `x` is contiguous."""
+    """Calls ``nas_taps_forward``; `x` must be contiguous."""
     result = torch.empty_like(x)
     kernel_weights = _kernel_weights(weights, x.dtype)
     num_threads = torch.get_num_threads()
@@ -48,16 +48,9 @@ def forward(x: Tensor, weights: Tensor, taps: Taps) -> Tensor:
 
 
 def backward(grad: Tensor, x: Tensor | None, weights: Tensor | None, taps: Taps) -> tuple[Tensor | None, Tensor | None]:
-    """Calls ``nas_taps_backward``.
+    """Calls ``nas_taps_backward``; returns the gradients of the input and of the weights (in the accumulation type).
 
-    Args:
-        grad: Gradient of the result; any layout.
-        x: The input, contiguous; None: no gradient of the weights is wanted.
-        weights: The weights; None: no gradient of the input is wanted.
-        taps: See :class:`Taps`.
-
-    Returns:
-        The gradients of the input and of the weights, the latter in the accumulation type.
+    `x` must be contiguous; it is None if the weights need no gradient. `weights` is None if the input needs no gradient.
     """
     grad = grad.resolve_neg().contiguous()
     kernel_weights = None if weights is None else _kernel_weights(weights, grad.dtype)
@@ -78,6 +71,6 @@ def _kernel_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _workspace(taps: Taps, tensor: Tensor, wants_dw: bool, num_threads: int) -> Tensor | None:
-    """Memory for the number of threads of the call, since another thread may change torch's number at any time."""
+    """Memory for the call's number of threads, since another thread may change torch's number at any time."""
     num_bytes = taps.library.taps_workspace(*taps.sizes, wants_dw, num_threads)
     return torch.empty(num_bytes, dtype=torch.uint8, device=tensor.device) if num_bytes else None

@@ -20,7 +20,7 @@ def tap_conv(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
     """``y[b, c, p] = sum_t weights[c, t] * x[b, c, p + offsets[t]]``, for positions p of one or two dimensions.
 
     Positions outside of `x` count as 0, the stride is 1, and the result has the shape of `x`. A depthwise convolution of kernel size 3
-    and dilation d has the taps -d, 0 and d. A weighted sum of several convolutions is one call with all their taps, whose weights are
+    and dilation d has the taps -d, 0 and d. A weighted sum of several convolutions is one call with all their taps; the tap weights are
     products. Only `x` and `weights` are kept for the backward pass.
 
     Native kernels (``kernels/``) compute the result in one pass over memory and both gradients in another. They support eager mode without
@@ -34,12 +34,12 @@ def tap_conv(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
         offsets: For each tap, one integer for each dimension, of any sign and size; taps with equal offsets add up.
 
     Shape:
-        - x: (B, C, L) or (B, C, H, W); or without B, for which the reference is used
+        - x: (B, C, L) or (B, C, H, W); without B, the reference is used
         - weights: (C, T)
         - result: like x
 
     Raises:
-        ValueError: Offsets are missing, offsets, weights and `x` do not fit each other, or NAS_KERNELS names a missing backend.
+        ValueError: There are no offsets; offsets, weights and `x` do not fit each other; or NAS_KERNELS names a missing backend.
     """
     _check(x, weights, offsets)
     if not torch.compiler.is_compiling():
@@ -67,7 +67,7 @@ def _check(x: Tensor, weights: Tensor, offsets: Offsets) -> None:
     num = len(offsets[0]) if offsets else 0
     if num not in (1, 2) or any(len(offset) != num for offset in offsets):
         raise ValueError(
-            f"offsets must be tuples of one or two integers, at least one and all of one length, got {offsets}"
+            f"offsets must be at least one tuple of one or two integers, all of the same length, got {offsets}"
         )
     if x.dim() not in (num + 1, num + 2):
         raise ValueError(f"offsets of {num} integers do not fit an input of shape {tuple(x.shape)}")
@@ -106,7 +106,7 @@ def _expression(x: Tensor, weights: Tensor, offsets: Offsets) -> Tensor:
 
 
 def runs_natively(device: torch.device, num_taps: int) -> bool:
-    """Whether a native kernel supports this number of taps at present; otherwise the cost is that of a dense kernel around all taps."""
+    """Whether a native kernel currently supports this number of taps. Otherwise the cost is that of a dense kernel around all taps."""
     # torch.is_autocast_enabled raises for devices that have no library
     return (
         num_taps <= MAX_TAPS
@@ -137,7 +137,7 @@ def _taps_of(x: Tensor, weights: Tensor, offsets: Offsets) -> Taps | None:
 
 
 class _TapConv(torch.autograd.Function):
-    """The result in one pass; both gradients in another."""
+    """Computes the result in one pass, and both gradients in another."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, taps: Taps, offsets: Offsets) -> Tensor:
@@ -164,7 +164,7 @@ class _TapConv(torch.autograd.Function):
 def expression_backward(
     grad: Tensor, x: Tensor | None, weights: Tensor | None, offsets: Offsets
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The same as :func:`nas.ops.tap_calls.backward` in plain operations, differentiable."""
+    """The same as :func:`nas.ops.tap_calls.backward` in plain, differentiable operations."""
     x_grad = weight_grad = None
     turned = tuple(tuple(-o for o in offset) for offset in offsets)
     if weights is not None:
@@ -180,7 +180,7 @@ def expression_backward(
 
 
 def _part(image: Tensor, offset: Sequence[int]) -> Tensor:
-    """The part of an image that a tap reads; with the offset negated, the part that it adds to."""
+    """The part of the input that a tap reads; with the offset negated, the part of the result that the tap contributes to."""
     for dim, o in enumerate(offset, 2):
         size = image.shape[dim]
         image = image.narrow(dim, min(size, max(0, o)), max(0, size - abs(o)))

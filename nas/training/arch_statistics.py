@@ -1,4 +1,4 @@
-"""What probabilities and gradients of alpha say about a search."""
+"""Statistics of the probabilities and gradients of alpha."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from torchmetrics import Metric
 
 
 def kind_shares(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean probability of each label over the choices that have it, for labels that several choices have.
-
-    Args:
-        probabilities: Choice name -> label -> probability.
-    """
+    """The mean probability of each label over the choices that have it, for labels that several choices have."""
     found: dict[str, list[float]] = {}
     for row in probabilities.values():
         for label, probability in row.items():
@@ -24,12 +20,10 @@ def kind_shares(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, f
 
 
 class GradientStatistics(Metric):
-    """Mean and spread of a gradient over an epoch's steps; no host synchronisation before the values are asked for.
+    """Mean and spread of a gradient over the steps of an epoch (Welford 1962). Only :meth:`compute` synchronizes the device.
 
     Attributes:
-        count: Steps seen.
-        mean: Mean gradient.
-        square: Sum of squared distances from the mean (Welford 1962).
+        square: Sum of squared distances from the mean.
     """
 
     full_state_update = False
@@ -51,14 +45,14 @@ class GradientStatistics(Metric):
         self.square += difference * (gradient - self.mean)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """The norm of the mean gradient, and that divided by the standard deviation of one step's gradient around it."""
+        """The norm of the mean gradient, and the ratio of this norm to the standard deviation of a single step's gradient."""
         norm = self.mean.norm()
         spread = (self.square.sum() / (self.count - 1).clamp(min=1)).sqrt()
         return norm, norm / spread
 
 
 def gradient_scalars(statistics: GradientStatistics) -> dict[str, float | None]:
-    """The norm of alpha's mean gradient and its signal-to-noise ratio; None where nothing was measured."""
+    """The norm of alpha's mean gradient and its signal-to-noise ratio; None if nothing was measured."""
     norm, ratio = statistics.compute() if statistics.count > 0 else (None, None)
     return {
         "search/alpha_grad_norm": None if norm is None else float(norm),
@@ -67,11 +61,7 @@ def gradient_scalars(statistics: GradientStatistics) -> dict[str, float | None]:
 
 
 def probability_scalars(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
-    """The share of each kind, and the probability of every candidate.
-
-    Args:
-        probabilities: Choice name -> label -> probability.
-    """
+    """The mean probability of each label that several choices have, and the probability of every candidate."""
     result: dict[str, float | None] = {f"kind/{label}": share for label, share in kind_shares(probabilities).items()}
     for name, row in probabilities.items():
         result |= {f"choice/{name}/{label}": p for label, p in row.items()}
@@ -79,11 +69,6 @@ def probability_scalars(probabilities: Mapping[str, Mapping[str, float]]) -> dic
 
 
 def entropy_share(entropies: Mapping[str, float], choices: Mapping[str, Sequence[str]]) -> float | None:
-    """The mean entropy as a share of its maximum; None without entropies.
-
-    Args:
-        entropies: Choice name -> entropy in nats.
-        choices: Choice name -> labels.
-    """
+    """The mean entropy (nats) as a share of its maximum; None without entropies."""
     most = sum(math.log(len(choices[name])) for name in entropies)
     return sum(entropies.values()) / most if entropies else None

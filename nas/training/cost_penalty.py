@@ -10,14 +10,9 @@ from nas.regularizers import ArchState, Regularizer
 
 
 class CostPenalty(Regularizer):
-    """``weight * max(0, expected cost / limit - 1)``: pulls the expected cost below the limit, and rests there.
+    """``weight * max(0, expected cost / limit - 1)``: pulls the expected cost below the limit, which is above 0.
 
-    It only steers: that the derived architecture keeps the limit is the derive step's doing.
-
-    Args:
-        expected: The cost under independent choices.
-        limit: The most that the cost may be, above 0.
-        weight: Factor.
+    The penalty only steers the search. The derive step ensures that the derived architecture satisfies the limit.
     """
 
     def __init__(self, expected: ExpectedCost, limit: float, weight: float = 1.0) -> None:

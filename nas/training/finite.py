@@ -1,4 +1,4 @@
-"""The check of every batch, and of every checkpoint, for NaN and infinity."""
+"""Checks of batches and checkpoints for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ _GRADIENT = "gradient"
 
 
 class BatchCheck:
-    """The losses and gradients of one batch, checked together so that a GPU is waited for once.
+    """Checks the losses and gradients of one batch together, so that a GPU synchronizes once.
 
-    Args:
-        module: The module that is trained.
-        may_skip: Whether the batch can be skipped: its effect on buffers (batch-norm statistics) is then undone.
+    With `may_skip`, the buffers (batch-norm statistics) of a skipped batch can be restored.
 
     Attributes:
-        skipped: Name of the tensor for which the batch is skipped; None: it is not skipped.
+        skipped: Name of the tensor that caused the batch to be skipped; None if the batch is not skipped.
     """
 
     def __init__(self, module: nn.Module, may_skip: bool) -> None:
@@ -29,15 +27,15 @@ class BatchCheck:
         self._watched: dict[str, Tensor] = {}
 
     def watch(self, name: str, tensor: Tensor) -> None:
-        """Adds a tensor to those that are checked."""
+        """Adds a tensor to the check."""
         self._watched[name] = tensor.detach()
 
     def watch_gradient(self, norm: Tensor) -> None:
-        """Adds the norm of a gradient."""
+        """Adds the norm of a gradient to the check."""
         self._watched[_GRADIENT] = norm + self._watched.get(_GRADIENT, 0.0)
 
     def first_bad(self) -> str | None:
-        """Name of the first watched tensor that is not finite; of a gradient, the name of its parameter."""
+        """Name of the first watched tensor that is not finite; for a gradient, with the name of its parameter."""
         if not self._watched:
             return None
         sums = torch.stack([value.double().sum() for value in self._watched.values()])
@@ -47,20 +45,20 @@ class BatchCheck:
         if others := [name for name in bad if name != _GRADIENT]:
             return others[0]
         gradients = {name: p.grad for name, p in self._module.named_parameters() if p.grad is not None}
-        # None where each gradient is finite and only the square of the norm overflows
+        # None if each gradient is finite and only the square of the norm overflows
         return next(
             (f"gradient of {name}" for name, grad in gradients.items() if not bool(grad.isfinite().all())), None
         )
 
     def undo(self) -> None:
-        """Restores the buffers, and forgets the tensors that were watched."""
+        """Restores the buffers and forgets the watched tensors."""
         for buffer, before in zip(self._module.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
         self._watched = {}
 
 
 def weights_not_finite(module: nn.Module) -> str | None:
-    """Name of the first parameter, or batch-norm statistic, that is not finite."""
+    """Name of the first parameter or batch-norm statistic that is not finite."""
     named: Mapping[str, Tensor] = {
         **dict(module.named_parameters()),
         **{

@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name, stepped once a batch."""
+"""Learning-rate schedules by name, with one step per batch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ LRSchedule = Literal["constant", "cosine", "one_cycle"]
 
 
 def rate_share(name: LRSchedule, progress: float) -> float:
-    """The learning rate of :func:`make_lr_scheduler` at a share of the steps, as a share of the highest rate.
-
-    Args:
-        name: The schedule.
-        progress: The share of the steps, in [0, 1].
-    """
+    """The learning rate of :func:`make_lr_scheduler` after the share `progress` of the steps, as a share of the highest rate."""
     if name == "constant":
         return 1.0
     if name == "cosine":
         return _between(1.0, 0.0, progress)
-    first, last = 1 / 25, 1 / 25 / 1e4  # OneCycleLR's defaults, 30 % of the steps upward
+    first, last = 1 / 25, 1 / 25 / 1e4  # OneCycleLR's defaults, which rise for 30 % of the steps
     return _between(first, 1.0, progress / 0.3) if progress < 0.3 else _between(1.0, last, (progress - 0.3) / 0.7)
 
 
@@ -32,13 +27,10 @@ def _between(start: float, end: float, share: float) -> float:
 
 
 def make_lr_scheduler(name: LRSchedule, optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    """The named schedule over `num_steps` optimizer steps.
+    """The named schedule over `num_steps` optimizer steps. The optimizer's learning rates are the highest rates of the schedule.
 
-    Args:
-        name: ``constant``; ``cosine`` (to 0 along half a cosine); ``one_cycle`` (warm-up to the optimizer's learning rate, then down to
-            nearly 0; Smith and Topin 2019, "Super-Convergence").
-        optimizer: The optimizer; its learning rates are the highest rates of the schedule.
-        num_steps: Total number of steps.
+    ``cosine`` falls to 0 along half a cosine. ``one_cycle`` rises to the highest rate, then falls to nearly 0 (Smith and Topin 2019,
+    "Super-Convergence").
     """
     if name == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)

@@ -29,11 +29,7 @@ class SplitMetrics(nn.ModuleDict):
         update_metrics(cast(Mapping[str, Metric], self[split + _SUFFIX]), loss, prediction, target)
 
     def scalars(self, names: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
-        """Tag -> value of the epoch so far, None where nothing was measured.
-
-        Args:
-            names: Metric -> names of its scalars, for a metric with several scalars.
-        """
+        """Tag -> value of the epoch so far, None if nothing was measured; `names` has the scalars of metrics with several scalars."""
         result: dict[str, float | None] = {}
         for split, name, metric in self._metrics():
             if metric.update_called:

@@ -1,4 +1,4 @@
-"""Training a plain, derived network."""
+"""Training of a plain, derived network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class RetrainModule(TrainModule):
 
     Args:
         network: Any plain network.
-        task: What is minimised and measured.
+        task: The loss and the metrics.
         optimizer: Optimizer of the weights.
-        scheduler: Learning rate over the training.
+        scheduler: Learning-rate schedule.
         gradient_clip_norm: Largest norm of the gradient; null: no clipping.
-        max_skipped_batches: Number of batches with a loss or gradient that is not finite that are skipped; the next one stops the training.
-        num_micro_batches: Parts of each batch that run one after the other, their gradients added up (gradient accumulation).
+        max_skipped_batches: Number of batches that may be skipped because their loss or gradient is not finite; the next such batch stops
+            the training.
+        num_micro_batches: Number of parts of each batch that run one after another; their gradients are summed (gradient accumulation).
         seed: Seed of data order and dropout.
     """
 

@@ -20,14 +20,7 @@ from nas.tau import TauSchedule
 
 @dataclass(frozen=True)
 class Moment:
-    """A place in a search.
-
-    Attributes:
-        batch: Batches done before.
-        progress: Completed share of the search, in [0, 1].
-        warm_up: Whether alpha is frozen.
-        rank: Rank of the process.
-    """
+    """A point in a search: number of batches done, completed share of the search, whether alpha is frozen, and rank of the process."""
 
     batch: int
     progress: float
@@ -37,21 +30,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the op weights of a search are drawn. A draw is a function of its place in the search, so that a resumed search repeats it.
+    """Draws the op weights of a search, with the settings of :class:`nas.SearchModule`.
 
-    Attributes:
-        supernet: The supernet.
-        relaxation: How op weights are drawn from alpha.
-        tau: The temperature.
-        regularizers: Their disturbances of op weights are applied.
-        warmup_paths: The candidates that are trained while alpha is frozen; None: drawn from the frozen alpha.
-        num_paths: Parts of each batch with a draw of their own.
-        noise: One draw for each batch, or for each sample.
-        noise_per_process: Whether each process draws its own op weights.
-        seed: The seed of the search.
-
-    Raises:
-        ValueError: Settings that exclude each other.
+    A draw is a pure function of the point in the search, so that a resumed search repeats it.
     """
 
     supernet: Supernet
@@ -79,14 +60,7 @@ class Sampling:
                 )
 
     def draw(self, split: str, moment: Moment, batch_size: int, part: int = 0) -> OpWeights:
-        """The op weights for a part of a batch.
-
-        Args:
-            split: Data split of the batch.
-            moment: The place in the search.
-            batch_size: Samples of the batch.
-            part: Number of the part that draws.
-        """
+        """The op weights for part number `part` of a batch of a data split."""
         tau = self.tau(moment.progress)
         generator = self._generator("noise", split, moment, part)
         if self.warmup_paths is not None and moment.warm_up and self.supernet.choices:
@@ -111,13 +85,13 @@ class Sampling:
         return keyed_generator(self.seed, f"{purpose}/{split}{process}", *counters, device=self.supernet.alpha.device)
 
     def state(self, progress: float) -> ArchState:
-        """The state that regularizers see."""
+        """The current state for regularizers."""
         alpha, mask = self.supernet.learned_alpha(), self.supernet.mask
         probabilities = self.relaxation.probabilities(alpha, mask)
         return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(progress), progress)
 
     def penalty(self, progress: float) -> Tensor:
-        """The terms that regularizers add to the loss of alpha; 0 without any."""
+        """The sum of the regularizers' penalties, a term of the loss of alpha."""
         total = self.supernet.alpha.new_zeros(())
         if self.regularizers and self.supernet.choices:
             state = self.state(progress)

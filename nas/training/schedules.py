@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a run, also where a resumed run has another number of steps."""
+"""Learning rates over the steps of a run; a resumed run may have another number of steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.training.lr_schedules import LRSchedule, make_lr_scheduler, rate_share
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 RUN = "run"
-"""The plan of the whole run, beside the plans of the learning rates."""
+"""Name of the plan of the whole run; learning-rate plans have the names of their optimizers."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Plan:
     """A completed share as a function of steps: linear up to `done`, then linear to 1 at `total`.
 
     Attributes:
-        total: Steps in all.
-        done: Steps at which the plan was changed; 0: never.
-        share: Completed share at that step.
+        total: Total number of steps.
+        done: Step at which the plan was changed; 0: never.
+        share: Completed share at step `done`.
     """
 
     total: int
@@ -38,22 +38,14 @@ class Plan:
         return min(1.0, self.share + (1.0 - self.share) * ((step - self.done) / left))
 
     def changed(self, total: int, step: int) -> Plan:
-        """The plan for another total, changed after `step` steps; the same plan where the total is the same."""
+        """The plan for a new total, changed after `step` steps; the same plan if the total is equal."""
         return self if total == self.total else Plan(total, step, self(step))
 
 
 class Schedules:
-    """The learning rates of named optimizers, and the progress of the run.
+    """The learning rates of named optimizers, and the progress of a run of `num_steps` batches.
 
-    Args:
-        optimizers: Name -> optimizer.
-        schedules: Name -> schedule of that optimizer, and its number of steps.
-        num_steps: Batches of the whole run.
-
-    Attributes:
-        optimizers: Name -> optimizer.
-        lr_schedulers: Name -> torch's scheduler of that optimizer.
-        plans: Name -> plan; the plan of the whole run is called ``run``.
+    `schedules` maps the name of an optimizer to its schedule and number of steps. `plans` also has the plan of the whole run, ``run``.
     """
 
     def __init__(
@@ -82,12 +74,7 @@ class Schedules:
         return {name: asdict(plan) for name, plan in self.plans.items()}
 
     def resume(self, state: Mapping[str, Mapping[str, float]], num_batches_done: int) -> None:
-        """Continues the plans of an earlier run; another number of steps stretches the rest of each plan.
-
-        Args:
-            state: From :meth:`state`.
-            num_batches_done: Batches that the run has done.
-        """
+        """Continues the plans of an earlier run; a new number of steps stretches or compresses the rest of each plan."""
         for name, numbers in state.items():
             if name in self.plans:
                 step = num_batches_done if name == RUN else self.lr_schedulers[name].last_epoch
@@ -95,19 +82,15 @@ class Schedules:
         plan = self.plans[RUN]
         if plan.done == num_batches_done > 0 and plan.share >= 1.0:
             warnings.warn(
-                "the schedules were at their end: learning rates and tau stay at their last values", stacklevel=2
+                "the schedules had already ended: learning rates and tau stay at their last values", stacklevel=2
             )
 
 
 def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
-    """Takes a step with a matrix and a vector, as a search will.
-
-    Args:
-        name: What messages call it.
-        factory: Makes it.
+    """Makes an optimizer and takes a step with a matrix and a vector.
 
     Raises:
-        ValueError: It cannot be made or stepped; sparse and closure optimizers for example.
+        ValueError: The optimizer cannot be made or cannot take a step, for example because it needs sparse gradients or a closure.
     """
     parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
     try:

@@ -28,41 +28,41 @@ from nas.training.train_module import TrainModule
 
 
 class SearchModule(TrainModule):
-    """Searches a space. Each batch is a pair: (inputs, target) of the weight half, and of the arch half.
+    """Searches a space. Each batch is a pair: (inputs, target) of the train split, and (inputs, target) of the arch split.
 
-    Every draw is keyed by (seed, purpose, batch), the same on every rank, so that a resumed search goes on exactly where it stopped.
+    Every draw is keyed by (seed, purpose, batch) and is equal on every rank, so that a resumed search continues exactly.
 
     Args:
-        space: What is searched.
-        relaxation: How op weights are drawn from alpha.
-        tau: Temperature over the course of the search.
-        task: What is minimised and measured.
-        bilevel: How the gradient of alpha is taken; default :class:`nas.bilevel.FirstOrder`.
+        space: The search space.
+        relaxation: Draws op weights from alpha.
+        tau: Temperature schedule.
+        task: The loss and the metrics.
+        bilevel: Trains weights and alpha together; default :class:`nas.bilevel.FirstOrder`.
         weight_optimizer: Optimizer of the network's weights.
         arch_optimizer: Optimizer of alpha, and of parameters of `tau` and `relaxation`.
-        weight_schedule: Learning rate of the weights over the search.
-        arch_schedule: Learning rate of alpha over the epochs after the warm-up.
-        warmup_epochs: Epochs in which alpha rests.
-        warmup_paths: Which candidates are trained meanwhile; null: those that the relaxation draws from alpha at rest.
-        num_paths: Parts of each batch that get a draw of their own; their gradients are averaged.
-        num_micro_batches: Parts of each batch (or path's share of it) that run one after the other, their gradients added up: the
-            memory of one part, the gradient of the whole batch where no norm looks at its own part (gradient accumulation).
-        gradient_clip_norm: Largest norm of the weights' gradient; null: as it comes.
-        average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 looks back about 1,000 batches), from which
-            networks are derived; null: from the weights as they are.
-        max_skipped_batches: So many batches whose loss or gradient is not finite are left out, and counted; the next one stops the
-            search.
-        regularizers: Terms added to the loss that alpha descends, and disturbances of the op weights.
-        noise: One draw for each batch, or each sample's own (only where every candidate runs).
-        noise_per_process: With several processes, each draws its own op weights, and the gradients of alpha average over more of them;
-            otherwise all draw the same.
-        checkpoint_candidates: Recompute candidates in the backward pass, trading time for memory.
-        compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which on CUDA replays
-            CUDA graphs. Only where every candidate runs; the first step takes minutes.
+        weight_schedule: Learning-rate schedule of the weights.
+        arch_schedule: Learning-rate schedule of alpha, over the epochs after the warm-up.
+        warmup_epochs: Number of epochs at the start in which alpha is frozen.
+        warmup_paths: Selects the candidates that the warm-up trains; null: the relaxation draws them from the frozen alpha.
+        num_paths: Number of parts of each batch, each with its own draw; gradients of the parts are averaged.
+        num_micro_batches: Number of parts of each batch (or of a path's part) that run one after another; their gradients are summed
+            (gradient accumulation). Only one part needs memory. Without batch norms, the gradient is that of the whole batch.
+        gradient_clip_norm: Largest norm of the weights' gradient; null: no clipping.
+        average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 averages about 1,000 batches). Networks are
+            derived from the average; null: from the current weights.
+        max_skipped_batches: Number of batches that may be skipped because their loss or gradient is not finite; the next such batch stops
+            the search.
+        regularizers: Terms of the loss of alpha, and perturbations of the op weights.
+        noise: One draw for each batch, or one for each sample (only if every candidate runs).
+        noise_per_process: With several processes, each process draws its own op weights, and the gradient of alpha averages over more
+            draws; otherwise all processes use the same draw.
+        checkpoint_candidates: Recompute candidates in the backward pass, which saves memory and costs time.
+        compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which replays CUDA graphs
+            on CUDA. Only if every candidate runs; the first step takes minutes.
         seed: Seed of noise, data order and dropout; the command line sets it from seed_everything.
 
     Raises:
-        ValueError: A value out of range, or a network whose choices clash.
+        ValueError: A value is out of range, or choices of the network conflict.
     """
 
     def __init__(
@@ -143,18 +143,20 @@ class SearchModule(TrainModule):
         self.metrics.add("weight", task)
         self.metrics.add("arch", task)
         self.alpha_gradient = GradientStatistics(self.supernet.alpha.shape)
-        self._most_probable: Tensor  # of each choice, an epoch ago; -1 before the first
+        self._most_probable: Tensor  # of each choice, one epoch ago; -1 in the first epoch
         self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
 
     def _compile(self, mode: str, checkpoint_candidates: bool) -> None:
-        """Has the supernet compiled at its first call, as one graph."""
+        """Compiles the supernet at its first call, as one graph."""
         if self.relaxation.num_active is not None:
             raise ValueError(
-                f"compile: {type(self.relaxation).__name__} runs other candidates each step; set it to off"
+                f"compile: {type(self.relaxation).__name__} runs different candidates at each step; set compile to off"
             )
         if not self.bilevel.recomputes or checkpoint_candidates:
             name = "checkpoint_candidates" if checkpoint_candidates else type(self.bilevel).__name__
-            raise ValueError(f"compile: {name} needs more than the compiled graph's first gradient; set it to off")
+            raise ValueError(
+                f"compile: {name} needs more than the first gradient of a compiled graph; set compile to off"
+            )
         self.supernet.compile(fullgraph=True, mode=mode)
 
     def weight_parameters(self) -> list[nn.Parameter]:
@@ -162,11 +164,11 @@ class SearchModule(TrainModule):
         return [*self.supernet.weight_parameters(), *self.task.parameters()]
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Alpha, and parameters of the tau schedule and the relaxation."""
+        """Alpha, and the parameters of the tau schedule and the relaxation."""
         return [*self.supernet.arch_parameters(), *self.tau.parameters(), *self.relaxation.parameters()]
 
     def configure_optimizers(self) -> Any:
-        """One optimizer and one schedule a parameter set; no arch optimizer where there are no arch parameters."""
+        """One optimizer and one schedule per parameter set; no arch optimizer without arch parameters."""
         optimizers = {"weight": self.weight_optimizer(self.weight_parameters())}
         schedules: dict[str, tuple[LRSchedule, int]] = {"weight": (self.weight_schedule, self.num_batches_total)}
         if arch_parameters := self.arch_parameters():
@@ -182,13 +184,13 @@ class SearchModule(TrainModule):
         self.finish_batch(alpha=self.supernet.alpha)
 
     def moment(self) -> Moment:
-        """The present place in the search."""
+        """The current point in the search."""
         warm_up = self.current_epoch < self.warmup_epochs
         return Moment(self.num_batches_done, self.progress, warm_up, self.global_rank)
 
     @property
     def num_parts_in_turn(self) -> int:
-        """Parts of a batch that run one after the other; without micro-batches all paths run together."""
+        """Number of parts of a batch that run one after another; without micro-batches, all paths run together."""
         return self.sampling.num_paths * self.num_micro_batches if self.num_micro_batches > 1 else 1
 
     @property
@@ -200,12 +202,9 @@ class SearchModule(TrainModule):
     def descend(
         self, loss: Tensor | Iterable[Tensor], levels: Sequence[Level], samples: Mapping[Level, list[OpWeights]]
     ) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum of losses.
+        """Takes one optimizer step of each named parameter set on `loss`, or on a sum of losses.
 
-        Args:
-            loss: The loss, or its terms, which are computed one after the other.
-            levels: Names of the parameter sets.
-            samples: Data split -> the op weights at which the loss was computed.
+        `samples` maps a data split to the op weights at which the loss was computed.
         """
         self.descend_along(loss, levels)
         if "weight" in levels and self.averaged is not None:
@@ -213,28 +212,26 @@ class SearchModule(TrainModule):
         if "arch" in levels:
             if self.supernet.alpha.grad is not None:
                 self.alpha_gradient.update(self.supernet.alpha.grad)
-            for sample in samples.get("arch", samples.get("weight", [])):  # none for a loss of the method's own
+            for sample in samples.get(
+                "arch", samples.get("weight", [])
+            ):  # no samples if the method computed its own loss
                 self.supernet.after_arch_step(self.relaxation, sample)
 
     @torch.no_grad()
     def use_average(self) -> None:
-        """Gives the supernet its averaged weights, if there are any: what a finished search goes on with."""
+        """Copies the averaged weights, if there are any, into the supernet. A finished search uses these weights."""
         if self.averaged is not None and int(self.averaged.n_averaged) > 0:
             ours = self.supernet.network.parameters()
             for parameter, average in zip(ours, self.averaged.module.parameters(), strict=True):
                 parameter.copy_(average)
 
     def batches_of(self, batch: Any) -> list[Any]:
-        """Both halves' batches.
-
-        Raises:
-            ValueError: It is no pair of batches.
-        """
+        """The batches of the train split and of the arch split; raises ValueError if `batch` is not a pair of batches."""
         pair = list(batch) if isinstance(batch, (tuple, list)) else []
         if len(pair) != 2 or not all(isinstance(half, (tuple, list)) and len(half) == 2 for half in pair):
             raise ValueError(
-                "SearchModule needs pairs of batches, ((inputs, target) of the weight half, (inputs, target) of the arch half), as "
-                "SearchDataModule.search_loader or a CombinedLoader of two loaders gives them"
+                "SearchModule needs pairs of batches, ((inputs, target) of the train split, (inputs, target) of the arch split), as "
+                "SearchDataModule.search_loader or a CombinedLoader of two loaders yields them"
             )
         return pair
 
@@ -263,7 +260,7 @@ class SearchModule(TrainModule):
 
     @torch.no_grad()
     def entropies(self) -> dict[str, float]:
-        """The entropy (nats) of every choice that is learned."""
+        """The entropy (nats) of every choice that is not frozen."""
         if not self.supernet.choices:
             return {}
         rows = entropy(self.supernet.probability_rows(self.relaxation)).tolist()
@@ -272,7 +269,7 @@ class SearchModule(TrainModule):
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Shows the tau schedule the mean entropy, and resets the metrics."""
+        """Passes the mean entropy to the tau schedule, and resets the metrics."""
         super().on_train_epoch_end()
         self.alpha_gradient.reset()
         self._most_probable.copy_(self._argmax())

@@ -23,15 +23,9 @@ if TYPE_CHECKING:
 
 
 class SearchStep:
-    """A pair of batches, the op weights drawn for them, and their losses; implements :class:`nas.bilevel.Step`.
+    """Implements :class:`nas.bilevel.Step`: a pair of batches, the op weights drawn for them, and their losses.
 
-    Args:
-        module: The search.
-        batches: Data split -> (inputs, target).
-
-    Attributes:
-        supernet: The supernet.
-        samples: Data split -> the op weights at which its loss was computed.
+    `samples` has the op weights at which the loss of each data split was computed.
     """
 
     def __init__(self, module: SearchModule, batches: Mapping[Level, tuple[Any, Any]]) -> None:
@@ -49,16 +43,16 @@ class SearchStep:
 
     @property
     def present_weight_optimizer(self) -> Optimizer:
-        """The optimizer of the weights, in its present state."""
+        """The optimizer of the weights, with its current state."""
         assert self._module.schedules is not None
         return self._module.schedules.optimizers["weight"]
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Alpha, and parameters of the tau schedule and the relaxation."""
+        """Alpha, and the parameters of the tau schedule and the relaxation."""
         return self._module.arch_parameters()
 
     def named_weights(self) -> dict[str, nn.Parameter]:
-        """The weights that are trained, by the names that :meth:`virtual_loss` takes."""
+        """The trained weights, by the names that :meth:`virtual_loss` expects."""
         trained = {id(p) for group in self.present_weight_optimizer.param_groups for p in group["params"]}
         named = self._criterion.named_parameters()
         return {name: weight for name, weight in named if id(weight) in trained and weight.requires_grad}
@@ -72,14 +66,14 @@ class SearchStep:
         return self._module.sampling.draw(level, self._moment, batch_size(self._batches[level][1]), part)
 
     def loss(self, level: Level, op_weights: OpWeights | None = None) -> Tensor:
-        """The supernet's loss on this step's batch; the metrics see the loss at the op weights drawn for that batch."""
+        """The supernet's loss on this step's batch; only the loss at the drawn op weights updates the metrics."""
         if op_weights is not None:
             loss: Tensor = self._criterion(*self._batches[level], op_weights)[0]
             return loss
         return self._mean_loss(level, self._criterion)
 
     def losses(self, level: Level) -> Iterator[Tensor]:
-        """The same loss, in parts that add up to it."""
+        """The same loss, as terms of a sum."""
         num_parts = self._module.num_parts_in_turn
         if num_parts == 1:
             yield self.loss(level)
@@ -88,7 +82,7 @@ class SearchStep:
 
         def forward(number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
             path = number // self._module.num_micro_batches
-            samples[path] = self.draw(level, path)  # the same numbers for each micro-batch, a graph of its own
+            samples[path] = self.draw(level, path)  # every micro-batch has the same numbers, but its own graph
             result: tuple[Tensor, Any] = self._criterion(inputs, target, samples[path])
             return result
 
@@ -96,9 +90,9 @@ class SearchStep:
         self.samples[level] = list(samples.values())
 
     def virtual_loss(self, level: Level, weights: Mapping[str, Tensor]) -> Tensor:
-        """The loss at other weights, on cloned buffers; the metrics see it for the arch split.
+        """The loss at other weights, on cloned buffers; for the arch split, it updates the metrics.
 
-        Dropout is the same at every call of a step, and other random draws are not disturbed.
+        Dropout is equal at every call within a step and does not affect other random draws.
         """
         buffers = {name: buffer.clone() for name, buffer in self._criterion.named_buffers()}
         with untouched_rng(self._module.device):
@@ -127,16 +121,16 @@ class SearchStep:
         return total(list(losses))
 
     def arch_penalty(self) -> Tensor:
-        """The terms of regularizers in the arch loss."""
+        """The sum of the regularizers' penalties in the arch loss."""
         return self._module.sampling.penalty(self._moment.progress)
 
     def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
-        """One optimizer step of each named parameter set along the gradient of `loss`, or of a sum of losses."""
+        """Takes one optimizer step of each named parameter set on `loss`, or on a sum of losses."""
         self._module.descend(loss, levels, self.samples)
 
 
 class Criterion(nn.Module):
-    """Supernet and task as one module, so that the weights of both can be exchanged for one call."""
+    """Supernet and task as one module, so that one call can use other weights for both."""
 
     def __init__(self, supernet: Supernet, task: Task) -> None:
         super().__init__()

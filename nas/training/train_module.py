@@ -1,4 +1,4 @@
-"""What searching and retraining share: counting, seeding, metrics, optimizer steps and checks of every batch."""
+"""The common base of searching and retraining: counters, seeds, metrics, optimizer steps and checks of every batch."""
 
 from __future__ import annotations
 
@@ -25,23 +25,18 @@ from nas.training.metrics import SplitMetrics
 from nas.training.schedules import RUN, Plan, Schedules
 
 WRITTEN = "scalars_are_written"
-"""Attribute of a logger whose scalars a callback writes."""
+"""Name of an attribute of loggers whose scalars a callback writes."""
 
 
 class TrainModule(pl.LightningModule):
     """A Lightning module with manual optimization that resumes exactly at any batch.
 
-    Args:
-        task: What is minimised and measured.
-        seed: Seed of the noise, data order and dropout.
-        gradient_clip_norm: Largest norm of the gradient of the weights; None: no clipping.
-        max_skipped_batches: Number of batches with a loss or gradient that is not finite that are skipped; the next one stops the run.
-        num_micro_batches: Parts of each batch that run one after the other.
+    Subclasses document the arguments.
 
     Attributes:
-        num_batches_done: The batch counter, the step of every scalar, image and checkpoint. (Lightning's ``global_step`` counts
+        num_batches_done: Number of batches done: the step of every scalar, image and checkpoint. (Lightning's ``global_step`` counts
             optimizer steps; a search takes two for each batch.)
-        metric_names: Metric -> names of its scalars, for a metric with several scalars: the names of an epoch's scalars must be known
+        metric_names: Metric -> names of its scalars, for metrics with several scalars. The names of an epoch's scalars must be known
             before its first batch.
         schedules: Learning rates and progress; None before training starts.
     """
@@ -73,7 +68,7 @@ class TrainModule(pl.LightningModule):
         self.metrics = SplitMetrics()
         self.metric_names: dict[str, list[str]] = {}
         self.schedules: Schedules | None = None
-        self._loaded: dict[str, Any] = {}  # of a checkpoint, until training starts
+        self._loaded: dict[str, Any] = {}  # from a checkpoint, until training starts
         self._check = BatchCheck(self, may_skip=False)
         self._followers: list[nn.Module] = []
         self.register_load_state_dict_pre_hook(rename_metrics)
@@ -111,7 +106,7 @@ class TrainModule(pl.LightningModule):
         self.metrics.see(split, loss, prediction, target)
 
     def scalars(self) -> dict[str, float | None]:
-        """Deterministic scalars of the epoch so far: tag -> value, None where nothing was measured; always the same tags."""
+        """Deterministic scalars of the epoch so far: tag -> value, None if nothing was measured. The tags are always the same."""
         result = self.metrics.scalars(self.metric_names)
         for name, optimizer in (self.schedules.optimizers if self.schedules else {}).items():
             result[f"lr/{name}"] = float(optimizer.param_groups[0]["lr"])
@@ -122,12 +117,7 @@ class TrainModule(pl.LightningModule):
     def set_up_optimizers(
         self, optimizers: Mapping[str, Optimizer], schedules: Mapping[str, tuple[LRSchedule, int]]
     ) -> tuple[list[Optimizer], list[Any]]:
-        """The result of ``configure_optimizers``: one optimizer and one schedule for each parameter set.
-
-        Args:
-            optimizers: By name.
-            schedules: Name -> schedule, and its number of steps.
-        """
+        """The result of ``configure_optimizers``. `schedules` maps the name of an optimizer to its schedule and number of steps."""
         self.schedules = Schedules(optimizers, schedules, self.num_batches_total)
         return list(optimizers.values()), list(self.schedules.lr_schedulers.values())
 
@@ -140,14 +130,9 @@ class TrainModule(pl.LightningModule):
         *,
         measured: bool = True,
     ) -> Iterator[Tensor]:
-        """The losses of the parts of a batch, weighted by size; the metrics of `split` are updated after the last part.
+        """The losses of the parts of a batch, weighted by size. If `measured`, updates the metrics of `split` after the last part.
 
-        Args:
-            split: Name of the metrics.
-            batch: (inputs, target).
-            num_parts: Number of parts.
-            forward: Takes the number, inputs and target of a part; returns its loss and the network's output.
-            measured: Whether metrics are updated.
+        `forward` takes the number, inputs and target of a part; it returns the loss and the network's output.
         """
         inputs, target = batch
         losses, predictions = [], []
@@ -162,9 +147,9 @@ class TrainModule(pl.LightningModule):
             self.update_metrics(split, total(losses), joined(predictions), target)
 
     def descend_along(self, loss: Tensor | Iterable[Tensor], names: Iterable[str]) -> None:
-        """One step of the named optimizers along the gradient of a loss, or of a sum of losses that are computed one after the other.
+        """Takes one step of the named optimizers on a loss, or on a sum of losses that are computed one after another.
 
-        No gradient is computed for other parameters. A batch that is skipped takes no step.
+        Computes no gradients of other parameters. A skipped batch changes no parameter.
         """
         assert self.schedules is not None
         wrapped = self.optimizers()
@@ -183,7 +168,7 @@ class TrainModule(pl.LightningModule):
         if self.max_skipped_batches and (bad := self._check.skipped or self._check.first_bad()):
             self._check.skipped = bad
             for optimizer in steps.values():
-                optimizer.zero_grad()  # a step without gradients changes nothing, but its schedule goes on
+                optimizer.zero_grad()  # a step without gradients changes nothing, but its schedule advances
         for name, optimizer in steps.items():
             if name == "weight" and self.gradient_clip_norm is not None:
                 self.clip_gradients(
@@ -195,24 +180,21 @@ class TrainModule(pl.LightningModule):
             self.schedules.advance(name)
 
     def finish_batch(self, **watched: Tensor) -> None:
-        """Counts the batch, and stops the run at the first batch that produced NaN or infinity.
-
-        Args:
-            **watched: Further tensors to check.
+        """Counts the batch, and checks its losses, gradients and the tensors in `watched`.
 
         Raises:
-            FloatingPointError: Naming the batch and the tensor.
+            FloatingPointError: A tensor is not finite, and the batch may not be skipped.
         """
         if self._check.skipped:
             self.num_skipped_batches += 1
             self._check.undo()
             if self.num_skipped_batches > self.max_skipped_batches:
-                raise self._error(self._check.skipped, f" after {self.max_skipped_batches} skipped ones")
+                raise self._error(self._check.skipped, f" after {self.max_skipped_batches} skipped batches")
         for name, tensor in watched.items():
             self._check.watch(name, tensor)
         if bad := self._check.first_bad():
             raise self._error(bad)
-        average([buffer for buffer in self.buffers() if buffer.is_floating_point()])  # processes see other batches
+        average([buffer for buffer in self.buffers() if buffer.is_floating_point()])  # processes have different batches
         self.num_batches_done += 1
 
     def _error(self, name: str, ending: str = "") -> FloatingPointError:
@@ -221,11 +203,7 @@ class TrainModule(pl.LightningModule):
         )
 
     def check_weights(self) -> None:
-        """Refuses weights, and statistics of batch norms, that no checkpoint should hold.
-
-        Raises:
-            FloatingPointError: Naming one that is not finite.
-        """
+        """Raises FloatingPointError for a weight or batch-norm statistic that is not finite, before a checkpoint is written."""
         if bad := weights_not_finite(self):
             raise self._error(bad)
 
@@ -236,13 +214,13 @@ class TrainModule(pl.LightningModule):
         return batch
 
     def batches_of(self, batch: Any) -> list[Any]:
-        """The (inputs, target) pairs of what the loader yields."""
+        """The (inputs, target) pairs in an item of the loader."""
         return [batch]
 
     def on_train_start(self) -> None:
-        """Restores metrics, schedules and the place in the data: Lightning itself restores a loader only within an epoch.
+        """Restores metrics, schedules and the position in the data. Lightning restores a loader only within an epoch.
 
-        Modules of the network that have a ``set_progress`` (a scheduled drop path) get the completed share of the run before each batch.
+        Modules with a ``set_progress`` method, such as a scheduled drop path, get the completed share of the run before each batch.
         """
         self._followers = [module for module in self.modules() if callable(getattr(module, "set_progress", None))]
         if self._loaded:
@@ -256,14 +234,14 @@ class TrainModule(pl.LightningModule):
             loader.load_state_dict({"num_done": epoch * len(loader) + first})
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keys dropout and everything else that draws from the global generators to (seed, batch, rank)."""
+        """Seeds the global generators (dropout) by (seed, batch, rank)."""
         seed_global_generators(derive_seed(self.seed, "batch", self.num_batches_done, self.global_rank))
         self._check = BatchCheck(self, may_skip=self.max_skipped_batches > 0)
         for module in self._followers:
             cast(Any, module).set_progress(self.progress)
 
     def on_train_epoch_end(self) -> None:
-        """Resets the metrics after callbacks have read them; where no callback writes scalars, ``self.log`` gets them."""
+        """Resets the metrics after callbacks have read them. If no callback writes scalars, logs them with ``self.log_dict``."""
         if not any(getattr(logger, WRITTEN, False) for logger in self.trainer.loggers):
             self.log_dict({tag: value for tag, value in self.scalars().items() if value is not None})
         self.metrics.reset()

@@ -254,7 +254,7 @@ def test_offsets_of_any_size(calls):
 def test_bad_arguments_are_refused_alike(function):
     x, weights = torch.ones(2, 3, 11), torch.ones(3, 2)
     for bad in ((), ((0,), (0, 0)), ((),), ((0, 0, 0),) * 2):
-        with pytest.raises(ValueError, match="offsets must be tuples of one or two integers"):
+        with pytest.raises(ValueError, match="offsets must be at least one tuple of one or two integers"):
             function(x, weights, bad)
     with pytest.raises(ValueError, match=r"offsets of 1 integers do not fit an input of shape \(2, 3, 11, 1\)"):
         function(x[..., None], weights, ((0,), (1,)))

@@ -112,7 +112,7 @@ def test_what_cannot_be_compiled_is_refused():
         ({"bilevel": Unrolled(), "weight_optimizer": partial(torch.optim.SGD, lr=0.1)}, "Unrolled"),
         ({"checkpoint_candidates": True}, "checkpoint_candidates"),
     ):
-        with pytest.raises(ValueError, match=f"compile: {name}.*set it to off"):
+        with pytest.raises(ValueError, match=f"compile: {name}.*set compile to off"):
             search(compile="default", **changes)
 
 

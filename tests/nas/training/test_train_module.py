@@ -106,7 +106,7 @@ def test_skipped_batches_leave_no_trace_and_are_counted(run_cli, path, tmp_path,
 def test_skipping_goes_on_exactly_and_ends_at_its_limit(run_cli, path, tmp_path):
     file = path(max_skipped=2)
     answer = run_cli("search", "--config", file, "--out", "run", *TRUST)
-    assert answer.code == 1 and "after 2 skipped ones; the last checkpoint is kept" in answer.complaint
+    assert answer.code == 1 and "after 2 skipped batches; the last checkpoint is kept" in answer.complaint
     again = run_cli("search", "--resume", "run", *TRUST)  # the count is kept, so it ends at the same batch
     assert again.code == 1 and again.complaint == answer.complaint
 
