@@ -1,4 +1,4 @@
-"""Pieces that several search spaces are made of."""
+"""Building blocks and checks that several search spaces share."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: 1x1 expansion, depthwise convolution, linear 1x1 projection, and a shortcut where input and output agree.
+    """MobileNetV2's block: 1x1 expansion, depthwise convolution, linear 1x1 projection, and a shortcut if input and output shapes match.
 
-    Every convolution is followed by a batch norm and has no bias. An expansion of 1 leaves the first convolution out.
+    Every convolution is followed by a batch norm and has no bias. With an expansion of 1, there is no first convolution.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_size: Of the depthwise convolution; odd.
-        stride: Of the depthwise convolution.
-        expansion: Channels inside, as a multiple of `in_channels`.
-        squeeze_excite: Scale the channels inside by a squeeze-and-excitation of a quarter of their number.
-        activation: After the first two convolutions; must take ``inplace``.
+        kernel_size: Kernel size of the depthwise convolution; odd.
+        stride: Stride of the depthwise convolution.
+        expansion: Inner channels, as a multiple of `in_channels`.
+        squeeze_excite: Add squeeze-and-excitation with a quarter of the inner channels.
+        activation: Activation after the first two convolutions; must accept ``inplace``.
 
-    Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks"; the place and width of squeeze-and-excitation:
+    Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks"; position and width of squeeze-and-excitation:
     Howard et al. 2019, "Searching for MobileNetV3".
 
-    Deviation: The squeeze-and-excitation's gate is a sigmoid, not MobileNetV3's hard sigmoid, and its width is not rounded to a multiple
-    of 8.
+    Deviation: The gate of squeeze-and-excitation is a sigmoid, not MobileNetV3's hard sigmoid. Its width is not rounded to a multiple of 8.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output, plus its input where there is a shortcut.
+        """The block's output, plus its input if there is a shortcut.
 
         Shape:
             - input: (B, in_channels, H, W)
@@ -76,7 +75,7 @@ def check_sizes(space: str, **sizes: int) -> None:
 
 
 def check_options(space: str, name: str, values: Sequence[int], *, odd: bool = False) -> None:
-    """Raises ValueError where numbers to choose from are below 1, not all different or, if they must be `odd`, even."""
+    """Raises ValueError for options below 1, repeated options and, with `odd`, even options."""
     if min(values, default=1) < 1 or len(set(values)) != len(values):
         raise ValueError(f"{space}: {name} must be different and at least 1, got {list(values)}")
     if odd and any(value % 2 == 0 for value in values):

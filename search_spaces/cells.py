@@ -1,4 +1,4 @@
-"""What spaces of cells have in common: the choice of an edge's operation, and the notation in which cells are published."""
+"""The base class of cell-based spaces, and the published notation of cells."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NUM_EDGES = 2
 
 
 class CellSpace(nas.SearchSpace):
-    """A space whose networks are built of cells: graphs of nodes, with an operation chosen on every edge.
+    """Base class of cell-based spaces. A cell is a graph of nodes with a chosen operation on every edge.
 
-    Its :meth:`network` makes each of those choices by ``self.edge(...)`` and in no other way, so that a space that wraps this one (see
-    :class:`search_spaces.partial_channels.PartialChannels`) can put something around them.
+    :meth:`network` must make these choices only by ``self.edge(...)``, so that a wrapping space (see
+    :class:`search_spaces.partial_channels.PartialChannels`) can change them.
 
     Attributes:
-        learned_edges: Whether logits of their own weigh the edges of a node while searching; of no effect where edges are not chosen.
+        learned_edges: Whether the edges of a node have their own logits while searching; no effect if edges are not chosen.
     """
 
     learned_edges: bool = False
@@ -34,10 +34,10 @@ class CellSpace(nas.SearchSpace):
         """The choice of one edge's operation.
 
         Args:
-            name: The choice's name inside the present scope.
+            name: The choice's name inside the current scope.
             channels: Channels of the input and of the output.
-            stride: 1, or 2 where the operation halves the image.
-            stage: That of the network which is built.
+            stride: 1, or 2 if the operation halves the image.
+            stage: Stage of the network, ``"search"`` or ``"retrain"``.
 
         Shape:
             - input of the module: (B, channels, H, W)
@@ -46,10 +46,10 @@ class CellSpace(nas.SearchSpace):
 
 
 def cell_graphs(choices: Mapping[str, Any], num_nodes: int, ops: Sequence[str]) -> dict[str, list[CellEdge]]:
-    """The graphs of such cells; ``c_{k-2}`` and ``c_{k-1}`` are the two cells before.
+    """The graphs of a normal and a reduction cell; ``c_{k-2}`` and ``c_{k-1}`` are the two previous cells.
 
     Raises:
-        ValueError: The choices are not those of such cells.
+        ValueError: The choices do not describe such cells.
     """
     states = ["c_{k-2}", "c_{k-1}", *map(str, range(num_nodes))]
     rest = dict(choices)
@@ -64,20 +64,20 @@ def cell_graphs(choices: Mapping[str, Any], num_nodes: int, ops: Sequence[str]) 
 
 
 def parse_cells(text: str, num_nodes: int, ops: Sequence[str], search_only: Sequence[str] = ()) -> nas.Genotype:
-    """The genotype of a normal and a reduction cell in the notation of DARTS; it is read as data, never run.
+    """Parses a normal and a reduction cell in the notation of DARTS. The text is data and is never executed.
 
     Args:
         text: ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...], reduce_concat=range(2, 6))``: for
-            each node two pairs of operation and state, in either order.
-        num_nodes: Nodes of a cell; node i reads states 0 to i + 1, and is state i + 2.
-        ops: Operations that may stand there.
-        search_only: Operations that exist, but not in a genotype.
+            each node, two pairs of operation and state, in either order.
+        num_nodes: Number of nodes of a cell; node i reads states 0 to i + 1, and is state i + 2.
+        ops: Allowed operations.
+        search_only: Operations that exist only while searching.
 
     Returns:
-        Choices ``CELL.nodeI``, the states that node I sums, but for node 0, and ``CELL.nodeI.fromJ``, the operation.
+        Choices ``CELL.nodeI`` (the states that node I sums, except for node 0) and ``CELL.nodeI.fromJ`` (the operation).
 
     Raises:
-        ValueError: The text is something else, or an architecture that there is not.
+        ValueError: The text does not have this form, or describes no valid architecture.
     """
     fields = _fields(text)
     choices: dict[str, str | list[str]] = {}
@@ -92,7 +92,7 @@ def parse_cells(text: str, num_nodes: int, ops: Sequence[str], search_only: Sequ
             raise _broken(f"{cell}: expected {NUM_EDGES} edges for each of {num_nodes} nodes, got {len(edges)}")
         for op, _ in edges:
             if op in search_only:
-                raise _broken(f"{cell}: {op!r} is there while searching only")
+                raise _broken(f"{cell}: {op!r} exists only while searching")
             if op not in ops:
                 raise _broken(f"{cell}: unknown operation {op!r:.80}; expected one of {', '.join(ops)}")
         for i in range(num_nodes):
@@ -101,10 +101,10 @@ def parse_cells(text: str, num_nodes: int, ops: Sequence[str], search_only: Sequ
 
 
 def format_cells(choices: Mapping[str, Any], num_nodes: int, ops: Sequence[str]) -> str:
-    """Choices in the notation of DARTS, edges in the order of their states; see :func:`parse_cells`.
+    """Formats choices in the notation of DARTS, with edges in the order of their states; see :func:`parse_cells`.
 
     Raises:
-        ValueError: The choices are not those of such cells.
+        ValueError: The choices do not describe such cells.
     """
     rest = dict(choices)
     fields = []
@@ -126,7 +126,7 @@ def _fields(text: str) -> dict[str, ast.expr]:
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _broken(f"expected {form}, got what cannot be parsed: {text!r:.80}") from None
+        raise _broken(f"expected {form}, got text that cannot be parsed: {text!r:.80}") from None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype" or call.args:
         raise _broken(f"expected {form}, got {text!r:.80}")
     given = [str(keyword.arg) for keyword in call.keywords]
@@ -136,7 +136,7 @@ def _fields(text: str) -> dict[str, ast.expr]:
 
 
 def _value(fields: Mapping[str, ast.expr], name: str) -> Any:
-    """What a field holds: a literal, or a range of two numbers."""
+    """The value of a field: a Python literal, or a range of two numbers."""
     node = fields[name]
     try:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
@@ -166,7 +166,7 @@ def _node_choices(name: str, num_states: int, edges: Sequence[tuple[str, int]]) 
 
 
 def _take_edges(choices: dict[str, Any], name: str, num_states: int, ops: Sequence[str]) -> list[tuple[str, int]]:
-    """Removes one node's choices; (operation, state) of its edges, in the order of states."""
+    """Removes the choices of one node, and returns (operation, state) of its edges, in the order of the states."""
     labels = [f"from{j}" for j in range(num_states)]
     chosen = choices.pop(name, None) if num_states > NUM_EDGES else labels
     sources = [j for j, label in enumerate(labels) if isinstance(chosen, list) and label in chosen]

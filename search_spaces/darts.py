@@ -31,34 +31,35 @@ DARTS_V2 = (
 
 
 class Darts(CellSpace):
-    """Normal cells, and reduction cells that halve the image, in sequence; each cell chooses its edges and their operations.
+    """A sequence of normal cells and of reduction cells, which halve the image. Each cell chooses its edges and their operations.
 
-    A cell reads the outputs of the two cells before it, states 0 and 1. Each of its nodes sums two of the states before it, each through an
-    operation, and is a further state; the nodes' outputs, joined, are the cell's. Cells at a third and at two thirds of the depth are
-    reduction cells. All cells of a kind share their decisions: ``normal.node1`` says which two states (``from0``, ``from2``) node 1 sums,
-    ``normal.node1.from2`` by which operation. ``none`` competes while searching and cannot be derived.
+    A cell reads the outputs of the two previous cells, states 0 and 1. Each node sums two earlier states, each through an operation, and is
+    a further state. The cell's output is the concatenation of its nodes. Cells at one third and two thirds of the depth are reduction
+    cells. All cells of a kind share their choices: ``normal.node1`` selects the two states that node 1 sums (such as ``from0`` and
+    ``from2``), and ``normal.node1.from2`` selects the operation. ``none`` competes while searching and cannot be derived.
 
-    Node i chooses 2 of i + 2 states, and one of 7 operations for each: (1 * 3 * 6 * 10 * 7^8)^2, some 10^18, architectures.
+    Node i chooses 2 of i + 2 states, and one of 7 operations for each: (1 * 3 * 6 * 10 * 7^8)^2, about 10^18, architectures.
 
     Args:
         search_channels: Channels of the first cell while searching.
-        search_layers: Cells while searching, at least 3.
-        channels: Channels of the first cell of the network that is retrained.
-        layers: Cells of the network that is retrained, at least 3.
-        num_classes: Outputs.
+        search_layers: Number of cells while searching, at least 3.
+        channels: Channels of the first cell in retraining.
+        layers: Number of cells in retraining, at least 3.
+        num_classes: Number of outputs.
         in_channels: Channels of the input.
-        num_nodes: Nodes of a cell.
-        dataset: Stem and auxiliary head: ``"cifar"`` for small images, or ``"imagenet"``, which halves them three times at first.
-        auxiliary: Give the network that is retrained an auxiliary head. In training mode it then returns two tensors.
-        drop_path: The probability of dropping an edge at the end of retraining, from 0 to below 1.
-        learned_edges: Weigh the edges of a node by logits of their own while searching (edge normalisation of PC-DARTS).
+        num_nodes: Number of nodes of a cell.
+        dataset: Stem and auxiliary head: ``"cifar"`` for small images, or ``"imagenet"``, whose stem halves the image three times.
+        auxiliary: Add an auxiliary head in retraining. In training mode, the network then returns two tensors.
+        drop_path: Probability of dropping an edge at the end of retraining, from 0 to below 1.
+        learned_edges: Weight the edges of a node by their own logits while searching (edge normalization of PC-DARTS).
 
     Raises:
         ValueError: A value out of range, or an unknown dataset.
 
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", and its code, quark0/darts.
 
-    Deviation: The ImageNet network ends in an average over the whole image; the published one's is over 7 x 7, the same for 224 x 224.
+    Deviation: The ImageNet network ends in an average over the whole image. The published network averages over 7 x 7, which is equal for
+    images of 224 x 224.
     """
 
     counting_rule = "node i sums 2 of i + 2 states, each through one of 7 operations; normal times reduction cells"
@@ -114,7 +115,7 @@ class Darts(CellSpace):
 
         Shape:
             - input: (B, in_channels, H, W)
-            - output: (B, num_classes); in the retrain stage with an auxiliary head, and in training mode, a pair of such
+            - output: (B, num_classes); in the retrain stage with an auxiliary head, and in training mode, a pair of such tensors
         """
         return _Network(self, stage)
 
@@ -126,22 +127,22 @@ class Darts(CellSpace):
         return cell_graphs(choices, self.num_nodes, DERIVABLE)
 
     def parse_genotype(self, text: str) -> nas.Genotype:
-        """The genotype of an architecture in the published notation; it is read as data, never run.
+        """Parses an architecture in the published notation. The text is data and is never executed.
 
         Args:
             text: ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...], reduce_concat=range(2, 6))``:
-                for each node two pairs of operation and state, in either order.
+                for each node, two pairs of operation and state, in either order.
 
         Raises:
-            ValueError: The text is something else, or an architecture that the space does not have.
+            ValueError: The text does not have this form, or describes an architecture that the space does not have.
         """
         return parse_cells(text, self.num_nodes, DERIVABLE, SEARCH_ONLY)
 
     def format_genotype(self, genotype: nas.Genotype) -> str:
-        """A genotype in the published notation, edges in the order of their states; see :meth:`parse_genotype`.
+        """Formats a genotype in the published notation, with edges in the order of their states; see :meth:`parse_genotype`.
 
         Raises:
-            ValueError: The genotype is not one of this space.
+            ValueError: The genotype does not fit this space.
         """
         return format_cells(genotype.choices, self.num_nodes, DERIVABLE)
 
@@ -184,7 +185,7 @@ class _Network(nn.Module):
 
 
 class _Cell(nn.Module):
-    """One cell: `before` are the channels of its inputs, `reduces` whether it halves the image, `reduced` whether the cell before did."""
+    """One cell. `before`: channels of its inputs; `reduces`: it halves the image; `reduced`: the previous cell halved the image."""
 
     def __init__(
         self, space: Darts, stage: str, before: tuple[int, int], channels: int, *, reduces: bool, reduced: bool

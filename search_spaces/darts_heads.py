@@ -1,4 +1,4 @@
-"""What comes before and after the cells of DARTS: stems and auxiliary heads."""
+"""Stems and auxiliary heads of DARTS networks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ STEM_MULTIPLIER = 3
 
 
 def make_stems(dataset: Dataset, in_channels: int, channels: int) -> tuple[nn.Sequential, nn.Sequential, int]:
-    """The modules that make the two states which the first cell reads, and the states' channels.
+    """The two stem modules, which make states 0 and 1 of the first cell, and the channels of these states.
 
-    The first module reads the image, the second what comes out of the first. The CIFAR stem keeps the image's size, and its second module
-    is empty; the ImageNet stems halve the image twice and once more.
-
-    Args:
-        dataset: Which of the published networks.
-        in_channels: Channels of the image.
-        channels: Channels of the first cell.
+    The first module reads the image, the second reads the output of the first. The first CIFAR module keeps the image size, and the second
+    is empty. The first ImageNet module halves the image twice, the second once.
 
     Source: quark0/darts, cnn/model.py.
     """
@@ -35,14 +30,14 @@ def make_stems(dataset: Dataset, in_channels: int, channels: int) -> tuple[nn.Se
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier, behind the last reduction cell; its loss helps to train the cells before it.
+    """A second classifier after the last reduction cell; its loss helps to train the earlier cells.
 
     Args:
-        dataset: Which of the published heads.
+        dataset: The published head, ``"cifar"`` or ``"imagenet"``.
         channels: Channels of the input.
-        num_classes: Outputs.
+        num_classes: Number of outputs.
 
-    Source: quark0/darts, cnn/model.py: AuxiliaryHeadCIFAR and AuxiliaryHeadImageNet. That of ImageNet lacks the last batch norm, as
+    Source: quark0/darts, cnn/model.py: AuxiliaryHeadCIFAR and AuxiliaryHeadImageNet. The ImageNet head has no last batch norm, as
     published.
     """
 
@@ -72,13 +67,13 @@ class AuxiliaryHead(nn.Module):
             - output: (B, num_classes)
 
         Raises:
-            ValueError: An image of another size, of which pooling does not leave 2 x 2.
+            ValueError: The input has another size, so that pooling does not return 2 x 2.
         """
         if any((size - 5) // self.stride != 1 for size in x.shape[-2:]):
             size = self.image_size
             raise ValueError(
-                f"the auxiliary head needs images of {size} x {size}, of which {tuple(x.shape[-2:])} is not left where it reads; "
-                "set auxiliary to false"
+                f"the auxiliary head needs images of {size} x {size}, but got features of size {tuple(x.shape[-2:])}; "
+                "use such images, or set auxiliary to false"
             )
         logits: Tensor = self.classifier(self.features(x))
         return logits

@@ -27,13 +27,14 @@ DERIVABLE = tuple(op for op in OPS if op not in SEARCH_ONLY)
 def edge_ops(channels: int, stride: int, stage: str, drop_path: float = 0.0) -> dict[str, Callable[[], nn.Module]]:
     """The candidates of one edge: label -> factory, in the published order.
 
-    While searching, batch norms learn no scale, and one follows each pooling; in the network that is retrained they do, and none does.
+    While searching, batch norms learn no scale, and each pooling has a batch norm. In retraining, batch norms learn a scale, and poolings
+    have no batch norm.
 
     Args:
         channels: Channels of input and output.
         stride: 1, or 2 to halve the image.
         stage: ``"search"`` or ``"retrain"``.
-        drop_path: The largest probability of dropping an operation's output in the network that is retrained; an identity's is never.
+        drop_path: Largest probability of dropping an operation's output in retraining; identities are never dropped.
 
     Source: quark0/darts, cnn/operations.py and the MixedOp of cnn/model_search.py.
     """
@@ -49,7 +50,7 @@ def make_op(op: str, channels: int, stride: int, *, affine: bool) -> nn.Module:
         op: One of `OPS`.
         channels: Channels of input and output.
         stride: 1, or 2 to halve the image.
-        affine: Whether batch norms learn a scale; where they do not, one follows each pooling.
+        affine: Whether batch norms learn a scale; if not, each pooling has a batch norm.
 
     Shape:
         - input of the module: (B, channels, H, W)
@@ -82,24 +83,24 @@ def relu_conv_norm(in_channels: int, out_channels: int, *, affine: bool) -> nn.S
 def factorized_reduce(in_channels: int, out_channels: int, *, affine: bool) -> nn.Sequential:
     """ReLU, halving of the image by two shifted 1x1 convolutions, batch norm.
 
-    Deviation: Odd numbers of output channels and odd images are taken too.
+    Deviation: Odd numbers of output channels and odd image sizes work too.
     """
     halves = _TwoHalves(in_channels, out_channels)
     return nn.Sequential(nn.ReLU(), halves, nn.BatchNorm2d(out_channels, affine=affine))
 
 
 class ScheduledDropPath(nn.Module):
-    """Drops the whole input, for each sample on its own, with a probability in proportion to the progress of training.
+    """Drops the whole input of random samples, with a probability that grows in proportion to the progress of training.
 
-    What is not dropped is divided by the probability of keeping it. In eval mode nothing is dropped.
+    Kept samples are divided by the keep probability. In eval mode nothing is dropped.
 
     Args:
-        largest: The probability at the end of training, from 0 to below 1.
+        largest: Drop probability at the end of training, from 0 to below 1.
 
     Source: Zoph et al. 2018, "Learning Transferable Architectures for Scalable Image Recognition"; quark0/darts, cnn/utils.py.
 
     Attributes:
-        probability: That of dropping at present; 0 until :meth:`set_progress` is called.
+        probability: Current drop probability; 0 until :meth:`set_progress` is called.
     """
 
     def __init__(self, largest: float) -> None:
@@ -111,15 +112,15 @@ class ScheduledDropPath(nn.Module):
         return f"largest={self.largest}"
 
     def set_progress(self, progress: float) -> None:
-        """Sets the probability.
+        """Sets the drop probability.
 
         Args:
-            progress: The part of training that is done, from 0 to 1.
+            progress: Completed share of training, in [0, 1].
         """
         self.probability = self.largest * progress
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input, some samples of it zeroed.
+        """The input, with some samples set to 0.
 
         Shape:
             - input, output: (B, ...)
@@ -155,7 +156,7 @@ class _Zeros(nn.Module):
 
 
 class _TwoHalves(nn.Module):
-    """Two strided 1x1 convolutions, half of the channels each; the second reads the pixels one further down and right."""
+    """Two strided 1x1 convolutions with half of the channels each; the second reads the image shifted by one pixel down and right."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

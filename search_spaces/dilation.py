@@ -1,4 +1,4 @@
-"""Dilation rates, and kernel sizes with them, one choice a layer."""
+"""Choices of dilation and kernel size, one per layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POOLS: dict[int, Callable[[int], nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.
 
 
 class _DilationNet(nas.SearchSpace):
-    """What the spaces of one and two dimensions have in common.
+    """The common base of the spaces for sequences and images.
 
     Attributes:
         dim: The number of spatial dimensions.
@@ -40,25 +40,25 @@ class _DilationNet(nas.SearchSpace):
         """Sets the sizes.
 
         Args:
-            num_layers: Layers, and so choices, at least 1.
+            num_layers: Number of layers, each with one choice; at least 1.
             channels: Channels of every layer.
-            dilations: Steps between taps to choose from, all different.
+            dilations: Dilations to choose from, all different.
             in_channels: Channels of the input.
-            num_classes: Outputs.
-            depthwise: Choose among depthwise convolutions, each followed by a fixed pointwise one.
-            kernel_sizes: Taps to choose from, odd and all different; with dilations, at least two candidates.
-            candidate_norms: Give each candidate a batch norm of its own, instead of one norm behind the choice. A derived network
-                computes the same; in the supernet, statistics of candidates no longer mix.
+            num_classes: Number of outputs.
+            depthwise: Choose among depthwise convolutions; a fixed pointwise convolution follows each choice.
+            kernel_sizes: Kernel sizes to choose from, odd and all different. With the dilations, there must be at least two candidates.
+            candidate_norms: Give each candidate its own batch norm, instead of one norm after the choice. Derived networks compute the
+                same; in the supernet, statistics of candidates no longer mix.
 
         Raises:
-            ValueError: A value out of range, or norms of depthwise candidates, whose norm comes behind the pointwise convolution.
+            ValueError: A value is out of range, or both `depthwise` and `candidate_norms` are set.
         """
         space = type(self).__name__
         check_sizes(space, num_layers=num_layers, channels=channels, in_channels=in_channels)
         check_options(space, "dilations", dilations)
         check_options(space, "kernel_sizes", kernel_sizes, odd=True)
         if depthwise and candidate_norms:
-            raise ValueError(f"{space}: candidate_norms must be false where depthwise is true")
+            raise ValueError(f"{space}: candidate_norms must be false if depthwise is true")
         self.num_layers = num_layers
         self.channels = channels
         self.dilations = tuple(dilations)
@@ -69,7 +69,7 @@ class _DilationNet(nas.SearchSpace):
         self.candidate_norms = candidate_norms
 
     def network(self, stage: str = "search") -> nn.Module:
-        """The stack.
+        """The layers and the head.
 
         Shape:
             - input: (B, in_channels, L), or (B, in_channels, H, W) for images
@@ -84,7 +84,7 @@ class _DilationNet(nas.SearchSpace):
         return nn.Sequential(layers, *self.head(channels))
 
     def head(self, channels: int) -> tuple[nn.Module, ...]:
-        """What comes behind the layers."""
+        """The modules after the layers."""
         return _POOLS[self.dim](1), nn.Flatten(), nn.Linear(channels, self.num_classes)
 
     def convs(self, in_channels: int, out_channels: int) -> dict[str, Callable[[], nn.Module]]:
@@ -108,8 +108,8 @@ class _DilationNet(nas.SearchSpace):
 class DilationNet1d(_DilationNet):
     """A plain stack of 1-D convolution layers for sequences; each layer's dilation is chosen, and its kernel size if there are several.
 
-    A layer is convolution (length kept), batch norm, ReLU; then global average pooling and a linear head. There is one batch norm a layer,
-    after the choice. Labels are ``dilation_2`` or, with several kernel sizes, ``kernel_5_dilation_2``.
+    A layer is a convolution that keeps the length, a batch norm after the choice, and ReLU. Global average pooling and a linear head follow
+    the layers. Labels are ``dilation_2`` or, with several kernel sizes, ``kernel_5_dilation_2``.
     """
 
     dim = 1
@@ -122,7 +122,7 @@ class DilationNet2d(_DilationNet):
 
 
 class DilationSegmenter2d(_DilationNet):
-    """The layers of :class:`DilationNet2d` and a class for every pixel: outputs (B, num_classes, H, W)."""
+    """The layers of :class:`DilationNet2d`, with a class for every pixel: outputs (B, num_classes, H, W)."""
 
     dim = 2
 

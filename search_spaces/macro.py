@@ -24,8 +24,8 @@ class MacroNet(nas.SearchSpace):
 
     Args:
         channels: Channels of the stem; the first stage has twice as many.
-        stages: Layers of each stage.
-        num_classes: Outputs.
+        stages: Number of layers of each stage.
+        num_classes: Number of outputs.
         in_channels: Channels of the input.
 
     Raises:
@@ -84,13 +84,13 @@ class MacroNet(nas.SearchSpace):
         return nn.Sequential(parts)
 
     def parse_genotype(self, text: str) -> nas.Genotype:
-        """The genotype of an architecture in the benchmark's notation.
+        """Parses an architecture in the benchmark's notation.
 
         Args:
-            text: One digit a layer: 0 identity, 1 mb3_k3, 2 mb6_k5.
+            text: One digit per layer: 0 identity, 1 mb3_k3, 2 mb6_k5.
 
         Raises:
-            ValueError: The text is something else.
+            ValueError: The text does not have this form.
         """
         names = self.choice_names
         if len(text) != len(names):
@@ -102,10 +102,10 @@ class MacroNet(nas.SearchSpace):
         return nas.Genotype({name: LABELS[int(digit)] for name, digit in zip(names, text, strict=True)})
 
     def format_genotype(self, genotype: nas.Genotype) -> str:
-        """A genotype in the benchmark's notation; see :meth:`parse_genotype`.
+        """Formats a genotype in the benchmark's notation; see :meth:`parse_genotype`.
 
         Raises:
-            ValueError: The genotype is not one of this space.
+            ValueError: The genotype does not fit this space.
         """
         labels = ordered_labels(genotype.choices, self.choice_names, LABELS)
         return "".join(str(LABELS.index(label)) for label in labels)

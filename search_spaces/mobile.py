@@ -18,28 +18,28 @@ STAGES = ((24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 
 
 
 class MobileNet(nas.SearchSpace):
-    """A MobileNetV2 whose layers are chosen one by one.
+    """A MobileNetV2 with a choice for each layer.
 
     A strided 3x3 stem and one fixed block of expansion 1 come first, then the stages, then a 1x1 convolution, average pooling and a linear
     classifier. Choice ``stageI.layerJ`` has a candidate for each kernel size and expansion (``k3_e6``, with squeeze-and-excitation
-    ``k3_e6_se``) and, where the layer keeps size and channels, ``identity``, which makes the network shallower.
+    ``k3_e6_se``). If the layer keeps size and channels, ``identity`` is a further candidate, which makes the network shallower.
 
     Args:
         stages: Channels, number of layers and stride of each stage; the first layer of a stage has the stride.
         kernels: Kernel sizes to choose from; odd.
         expansions: Expansions to choose from.
-        squeeze_excite: [false], [true], or both to choose from.
+        squeeze_excite: [false], [true], or both values to choose from.
         stem_channels: Channels of the stem.
         first_channels: Channels of the fixed first block.
         head_channels: Channels of the last convolution.
-        num_classes: Outputs.
+        num_classes: Number of outputs.
         in_channels: Channels of the input.
-        dropout: Before the classifier, from 0 to below 1.
+        dropout: Dropout rate before the classifier, from 0 to below 1.
 
     Raises:
         ValueError: A value out of range.
 
-    Source: Cai et al. 2019, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware", whose space the defaults are;
+    Source: Cai et al. 2019, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware" (the default space);
     Wu et al. 2019, "FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural Architecture Search".
 
     Deviation: Batch norms have torch's eps of 1e-5; ProxylessNAS sets 1e-3.

@@ -19,7 +19,7 @@ OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NUM_NODES = 4
 NUM_STAGES = 3
 EDGES = tuple((source, node) for node in range(1, NUM_NODES) for source in range(node))
-"""From which node to which, in the order of the published string."""
+"""(source, node) of each edge, in the order of the published string."""
 
 _NODE = re.compile(r"\|(?:[^|~]+~[^|~]+\|)+")
 
@@ -35,14 +35,14 @@ EDGE_NAMES = tuple(edge_name(*edge) for edge in EDGES)
 class NASBench201(nas.SearchSpace):
     """One cell, repeated in three stages of a fixed residual skeleton; the operation on each of its six edges is chosen.
 
-    A cell has four nodes: its input, and three that each sum an operation's output for every node before them; the last is its output.
-    All cells share the six decisions ``edge_FROM_TO``, so there are 5^6 = 15,625 architectures. Between stages a residual block halves the
-    image and doubles the channels.
+    A cell has four nodes. Node 0 is its input. Each other node applies an operation to every earlier node, and sums the results. The last
+    node is the output. All cells share the six choices ``edge_FROM_TO``, so there are 5^6 = 15,625 architectures. Between stages a
+    residual block halves the image and doubles the channels.
 
     Args:
         channels: Channels of the first stage.
-        cells_per_stage: Cells in each of the three stages.
-        num_classes: Outputs.
+        cells_per_stage: Number of cells in each of the three stages.
+        num_classes: Number of outputs.
         in_channels: Channels of the input.
         ops: The operations to choose from: at least two of none, skip_connect, nor_conv_1x1, nor_conv_3x3 and avg_pool_3x3.
 
@@ -52,8 +52,8 @@ class NASBench201(nas.SearchSpace):
     Source: Dong and Yang 2020, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", and its code,
     AutoDL-Projects.
 
-    Deviation: Batch norms learn a scale and track statistics in the supernet too, where the published weight-sharing baselines switch both
-    off; so derived networks can keep the searched weights. The benchmark's own training has them as here.
+    Deviation: Batch norms learn a scale and track statistics in the supernet too, so that derived networks can inherit its weights. The
+    published weight-sharing baselines switch both off; the benchmark's own training does not.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class NASBench201(nas.SearchSpace):
         return nn.Sequential(parts)
 
     def parse_genotype(self, text: str) -> nas.Genotype:
-        """The genotype of an architecture in the benchmark's notation.
+        """Parses an architecture in the benchmark's notation.
 
         Args:
-            text: For each node after the first, joined by ``+``, its operations and the nodes they read: ``|nor_conv_3x3~0|`` or
-                ``|none~0|skip_connect~1|``; within a node in any order.
+            text: For each node after the first, joined by ``+``, the operations and their source nodes: ``|nor_conv_3x3~0|`` or
+                ``|none~0|skip_connect~1|``. The operations of a node may have any order.
 
         Raises:
-            ValueError: The text is something else, or names an operation that is not among `ops`.
+            ValueError: The text does not have this form, or names an operation that is not among `ops`.
         """
         nodes = text.split("+")
         if len(nodes) != NUM_NODES - 1:
@@ -142,10 +142,10 @@ class NASBench201(nas.SearchSpace):
         return nas.Genotype({name: choices[name] for name in EDGE_NAMES})
 
     def format_genotype(self, genotype: nas.Genotype) -> str:
-        """A genotype in the benchmark's notation; see :meth:`parse_genotype`.
+        """Formats a genotype in the benchmark's notation; see :meth:`parse_genotype`.
 
         Raises:
-            ValueError: The genotype is not one of this space.
+            ValueError: The genotype does not fit this space.
         """
         nodes = ["|"] * (NUM_NODES - 1)
         for (source, node), op in zip(EDGES, ordered_labels(genotype.choices, EDGE_NAMES, self.ops), strict=True):
@@ -158,22 +158,20 @@ class NASBench201(nas.SearchSpace):
         return {"cell": [CellEdge(str(source), str(node), op) for (source, node), op in edges if op != "none"]}
 
     def check_genotype(self, choices: Mapping[str, Any]) -> None:
-        """Refuses cells whose output does not depend on their input.
+        """Raises ValueError for cells whose output does not depend on their input.
 
         Args:
             choices: Choice name -> label, for every edge.
 
         Raises:
-            ValueError: The choices are not those of this space, or no path of operations other than none leads from input to output.
+            ValueError: The choices do not fit this space, or every path from input to output has the operation none.
         """
         reached = {0}
         for (source, node), op in zip(EDGES, ordered_labels(choices, EDGE_NAMES, self.ops), strict=True):
             if source in reached and op != "none":
                 reached.add(node)
         if NUM_NODES - 1 not in reached:
-            raise ValueError(
-                "genotype: a dead cell: no path of operations other than none leads from its input to its output"
-            )
+            raise ValueError("genotype: a dead cell: every path from its input to its output has the operation none")
 
 
 def _broken(reason: str) -> ValueError:

@@ -1,4 +1,4 @@
-"""Partial channel connections: a search in which each edge's operation sees only a part of the channels."""
+"""Partial channel connections: while searching, the operation of an edge processes only a part of the channels."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from search_spaces.cells import CellSpace
 
 
 class PartialChannels(nas.SearchSpace):
-    """The cells of another space, searched with a part of their channels.
+    """Searches the cells of another space with a part of their channels, which needs a fraction of the memory.
 
-    While searching, the operations of an edge see the first ``1 / proportion`` of the channels; the others pass (max-pooled where the
-    operation halves the image), and both are joined and shuffled. Logits of their own weigh the edges of a node. So a search takes a
-    fraction of the memory. The derived network is that of the wrapped space, at full width: it cannot have the supernet's weights.
+    While searching, the operations of an edge process the first ``1 / proportion`` of the channels. Other channels bypass them (max-pooled
+    if the operation halves the image). Both parts are concatenated and shuffled. The edges of a node have their own logits. The derived
+    network is that of the wrapped space, at full width, so it cannot inherit the supernet's weights.
 
     Args:
-        space: The space of cells.
-        proportion: One channel out of so many goes through the operations; it must divide the channels of every cell.
+        space: The cell-based space.
+        proportion: The operations process one of `proportion` channels; must divide the channels of every cell.
 
     Raises:
-        ValueError: A space that is not one of cells, or a proportion below 2.
+        ValueError: `space` is not a CellSpace, or `proportion` is below 2.
 
     Source: Xu et al. 2020, "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search", and its code,
     yuhuixu1993/PC-DARTS, model_search.py.
 
-    Deviation: A node's edge weights sum to the number of edges that it keeps instead of to 1 (see :func:`nas.inputs`), and the node that
-    keeps all of its edges has no logits for them. Odd images are pooled with their last row and column.
+    Deviation: A node's edge weights sum to the number of kept edges instead of 1 (see :func:`nas.inputs`). A node that keeps all of its
+    edges has no logits for them. For odd image sizes, pooling includes the last row and column.
     """
 
     inherits_weights = False
@@ -47,7 +47,7 @@ class PartialChannels(nas.SearchSpace):
         self.counting_rule = space.counting_rule
 
     def network(self, stage: str = "search") -> nn.Module:
-        """The wrapped space's network, with partial channels where it is searched.
+        """The wrapped space's network, with partial channels while searching.
 
         Raises:
             ValueError: The proportion does not divide the channels of a cell.
@@ -82,13 +82,13 @@ class PartialChannels(nas.SearchSpace):
 
 
 class PartialEdge(nn.Module):
-    """An operation on the first channels; the others pass, and all are shuffled.
+    """An operation on the first channels. Other channels bypass the operation, and all channels are shuffled.
 
     Args:
-        op: Takes and gives ``channels / proportion`` channels.
-        channels: All channels.
-        stride: That of `op`; 2: the other channels are max-pooled, 2 x 2.
-        proportion: One channel out of so many goes through `op`; also the number of groups between which channels are shuffled.
+        op: The operation, with ``channels / proportion`` input and output channels.
+        channels: Total number of channels.
+        stride: Stride of `op`; with 2, the other channels are max-pooled, 2 x 2.
+        proportion: `op` processes one of `proportion` channels; also the number of groups of the channel shuffle.
     """
 
     def __init__(self, op: nn.Module, channels: int, stride: int, *, proportion: int) -> None:
@@ -99,7 +99,7 @@ class PartialEdge(nn.Module):
         self.shuffle = nn.ChannelShuffle(proportion)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The joined channels.
+        """The concatenated and shuffled channels.
 
         Shape:
             - input: (B, channels, H, W)

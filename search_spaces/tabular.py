@@ -1,4 +1,4 @@
-"""Multilayer perceptrons for tables: which features, how deep, how wide, which activations."""
+"""Multilayer perceptrons for tables, with choices of features, depth, width and activations."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.G
 class TabularMLP(nas.SearchSpace):
     """A multilayer perceptron: a first layer that reads the features, hidden blocks, and a linear head.
 
-    Choices: ``features.NAME``, whether a feature is read; ``width``, of all hidden layers, which are equally wide so that depths can be
-    mixed; ``depth``, how many hidden blocks follow the first layer; and the activations, ``first.activation``, ``block1.activation``, ...
-    What has a single option is no choice. A layer is linear, batch norm (by option), activation, dropout.
+    The choices are ``features.NAME`` (whether a feature is read), ``width`` (equal in all hidden layers, so that depths can be mixed),
+    ``depth`` (number of hidden blocks after the first layer), and the activations ``first.activation``, ``block1.activation``, ... A
+    setting with a single option is not a choice. A layer is linear, batch norm (if enabled), activation, dropout.
 
     Args:
-        num_features: Features of a sample.
-        num_outputs: Outputs.
-        widths: Features of the hidden layers to choose from.
-        depths: Numbers of hidden blocks after the first layer to choose from, from 0 on.
-        activations: Activations to choose from, of relu, gelu, tanh and silu.
-        dropout: After each hidden activation, from 0 to below 1.
-        batch_norm: A batch norm after each hidden linear layer.
-        feature_gates: Choose which features are read; otherwise all are.
-        feature_names: Their names in the choices, all different, letters, digits and ``_ . + -``; None: 0, 1, ...
+        num_features: Number of features of a sample.
+        num_outputs: Number of outputs.
+        widths: Widths of the hidden layers to choose from.
+        depths: Numbers of hidden blocks after the first layer to choose from, each at least 0.
+        activations: Activations to choose from: relu, gelu, tanh and silu.
+        dropout: Dropout rate after each hidden activation, from 0 to below 1.
+        batch_norm: Add a batch norm after each hidden linear layer.
+        feature_gates: Choose the features that are read; otherwise all features are read.
+        feature_names: Names of the features in the choices, all different: letters, digits and ``_ . + -``; None: 0, 1, ...
 
     Raises:
         ValueError: A value out of range, or an unknown activation.

@@ -9,7 +9,7 @@ from nas.relaxations.base import Relaxation, Tau, gumbel_softmax, straight_throu
 
 
 class SampledPath(Relaxation):
-    """Straight-through Gumbel-Softmax where only the sampled candidate runs: the time and memory of one path.
+    """Straight-through Gumbel-Softmax; only the sampled candidate runs: the time and memory of one path.
 
     The gradient of the sampled candidate's weight is ``<dy, y>``; the other candidates did not run, and their weights have no gradient.
     The gradient reaches alpha through the Jacobian of the soft weights.

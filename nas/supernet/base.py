@@ -1,4 +1,4 @@
-"""What every place of decision has in common, and how the op weights reach it."""
+"""The base class of choices, and the context that passes op weights to them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from nas.relaxations import Sampler
 from nas.supernet.fused.mixture import Fused
 
 Condition = Mapping[str, frozenset[str]]
-"""Choice name -> labels: true of a genotype that has one of these labels at each of these choices."""
+"""Choice name -> labels. A genotype satisfies the condition if each of these choices has one of its labels."""
 
 Cost = Callable[[nn.Module, tuple[Any, ...]], float]
-"""What a plain module costs that is called with these arguments."""
+"""The cost of a plain module that is called with these arguments."""
 TINY = 1e-30
 
 
 @dataclass(frozen=True)
 class Context:
-    """What one forward of a supernet hands to the choices inside it."""
+    """The data that one forward of a supernet passes to the choices inside it."""
 
     rows: Mapping[str, int]
     op_weights: Tensor
@@ -44,7 +44,7 @@ _CONTEXT: ContextVar[Context | None] = ContextVar("nas_context", default=None)
 
 
 class _Traced:
-    """The context while torch.compile traces, which cannot set a ContextVar; None again once it has."""
+    """Holds the context while torch.compile traces, because traced code cannot set a ContextVar; otherwise None."""
 
     def __init__(self) -> None:
         self.context: Context | None = None
@@ -55,7 +55,7 @@ _TRACED = _Traced()
 
 @contextmanager
 def active_context(context: Context | None) -> Iterator[None]:
-    """Makes `context` the one that choices see; what was there before returns on exit, also on an error."""
+    """Makes `context` visible to choices; restores the previous context on exit, also after an error."""
     if torch.compiler.is_compiling():
         before, _TRACED.context = _TRACED.context, context
         try:
@@ -71,11 +71,7 @@ def active_context(context: Context | None) -> Iterator[None]:
 
 
 def context_of(name: str) -> Context:
-    """The context of the enclosing supernet's forward.
-
-    Raises:
-        RuntimeError: There is none, or its supernet does not own the choice.
-    """
+    """The context of the enclosing supernet's forward; raises RuntimeError if there is no supernet that owns the choice."""
     context = present_context()
     if context is None or name not in context.rows:
         where = "outside a supernet" if context is None else "in a supernet that does not own it"
@@ -89,25 +85,25 @@ def context_of(name: str) -> Context:
 
 
 def present_context() -> Context | None:
-    """What the enclosing supernet's forward handed over; None outside of one."""
+    """The context of the enclosing supernet's forward; None outside a supernet."""
     if torch.compiler.is_compiling() and _TRACED.context is not None:
         return _TRACED.context
     return _CONTEXT.get()
 
 
 class ChoiceModule(nn.Module, ABC):
-    """A module at which something is decided: one row of alpha for each name it gives.
+    """Base class of choices. A choice module has one or more names, and one row of alpha for each name.
 
-    A kind of choice is one file: a subclass with the three abstract methods. The other methods have defaults built on those.
+    A kind of choice is one file: a subclass with the three abstract methods. The default methods use these three.
 
     Attributes:
-        shared: Whether other modules may give the same names, and so use the same logits.
-        num_chosen: How many labels a genotype gives to each name; above 1 it is a sorted list, and the row is not drawn.
+        shared: Whether other modules may have the same names, and so use the same logits.
+        num_chosen: Number of labels that a genotype gives to each name. Above 1, the value is a sorted list, and the row is not drawn.
         search_only: Labels that compete while searching but cannot be in a genotype.
-        learned: Whether the rows of alpha mean anything; otherwise they are frozen.
-        is_one_part: Whether :meth:`cost_terms` says what the place costs; otherwise its parts do, one by one.
-        cuts: Whether deriving cuts tensors, so that sums over fewer elements are rounded otherwise.
-        origin: Places of one origin are one decision, whether shared or not; None: each place is its own.
+        learned: Whether the rows of alpha are trained; otherwise they are frozen.
+        is_one_part: Whether :meth:`cost_terms` gives the cost of the choice; otherwise each of its parts has its own cost.
+        cuts: Whether deriving cuts tensors. Sums over fewer elements then round differently.
+        origin: Choices with the same origin are one decision, even if they are not shared; None: no common origin.
     """
 
     shared: bool
@@ -124,50 +120,47 @@ class ChoiceModule(nn.Module, ABC):
 
     @abstractmethod
     def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
-        """The modules that may be entered, each with the labels under which it is."""
+        """The modules that may run, each with the condition under which it runs."""
 
     @abstractmethod
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-        """The plain module under `choices`, weights copied; `copies` is the memo of ``copy.deepcopy``."""
+        """The plain module under `choices`, with copied weights; `copies` is the memo of ``copy.deepcopy``."""
 
     def derivable(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """Those of `labels` that a genotype may have."""
+        """The labels among `labels` that a genotype may have."""
         return tuple(label for label in labels if label not in self.search_only)
 
     def values(self, name: str) -> Iterable[Any]:
-        """Everything that a genotype may give to a name: labels, or sorted lists of labels."""
+        """All values that a genotype may give to a name: labels, or sorted lists of labels."""
         labels = self.derivable(self.rows()[name])
         return labels if self.num_chosen == 1 else map(list, combinations(sorted(labels), self.num_chosen))
 
     def first(self, name: str) -> Any:
-        """The value of a reference architecture."""
+        """The value of a name in a reference architecture."""
         labels = self.derivable(self.rows()[name])
         return labels[0] if self.num_chosen == 1 else sorted(labels[: self.num_chosen])
 
     def draw(self, name: str, source: random.Random, row: Mapping[str, float] | None = None) -> Any:
-        """A random value of a name: of several labels, one after the other.
+        """A random value of a name; several labels are drawn one after another.
 
-        Args:
-            name: The choice's name.
-            source: Where random numbers come from.
-            row: label -> probability; None: evenly, of the labels that a genotype may have.
+        `row` maps labels to probabilities. None: uniform over the labels that a genotype may have.
         """
         if row is None:
             labels = self.derivable(self.rows()[name])
             return sorted(source.sample(labels, self.num_chosen)) if self.num_chosen > 1 else source.choice(labels)
         left, drawn = dict(row), []
         for _ in range(self.num_chosen):
-            # labels of probability 0 are drawn too once no other is left
+            # labels of probability 0 are drawn only if no other label is left
             drawn.append(source.choices(list(left), [weight + TINY for weight in left.values()])[0])
             del left[drawn[-1]]
         return sorted(drawn) if self.num_chosen > 1 else drawn[0]
 
     def at_least_one(self) -> list[tuple[str, str]]:
-        """(name, label) pairs of which a genotype has at least one; none where that is not asked for."""
+        """(name, label) pairs of which a genotype must have at least one; empty if there is no such rule."""
         return []
 
     def allows(self, choices: Mapping[str, Any]) -> bool:
-        """Whether values that are each allowed are so together; True where some are not decided."""
+        """Whether values that are valid one by one are valid together; True if a value is missing."""
         pairs = self.at_least_one()
         return (
             not pairs
@@ -176,10 +169,10 @@ class ChoiceModule(nn.Module, ABC):
         )
 
     def check(self, choices: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a genotype for the names of this place.
+        """The values of a genotype for the names of this choice.
 
         Raises:
-            ValueError: One is missing or is not among the labels, or they are not allowed together.
+            ValueError: A value is missing or is not among the labels, or the values are not allowed together.
         """
         made = {}
         for name, labels in self.rows().items():
@@ -195,7 +188,7 @@ class ChoiceModule(nn.Module, ABC):
         return made
 
     def complete(self, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        """The values of this place's names: the most probable ones where labels do not make a genotype."""
+        """The values of this choice's names. The most probable valid labels replace labels that no genotype may have."""
         own = {name: choices[name] for name in self.rows() if name in choices}
         for name, value in own.items():
             if isinstance(value, str) and value in self.search_only:
@@ -209,7 +202,7 @@ class ChoiceModule(nn.Module, ABC):
         """The ways to decide the names that `made` leaves open.
 
         Yields:
-            How many architectures of this place the way stands for, the values that it decides, and the modules that are then entered.
+            For each way: the number of architectures of this choice that it represents, the decided values, and the modules that then run.
         """
         (name,) = self.rows()
         parts = list(self.parts())
@@ -222,24 +215,18 @@ class ChoiceModule(nn.Module, ABC):
             )
 
     def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Condition, float]]:
-        """The cost of a place that is one part: a sum over conditions.
+        """The cost of a choice with `is_one_part`, as (condition, cost) terms of a sum.
 
         Args:
-            cost: The cost of a plain module that is called with some arguments.
-            args: Those of the place.
-            exact: Whether `cost` carries no noise.
+            cost: The cost of a plain module.
+            args: The arguments of the choice.
+            exact: Whether `cost` has no measurement noise.
         """
         raise NotImplementedError
 
 
 class CandidateChoice(ChoiceModule):
-    """A choice among modules that stand side by side.
-
-    Attributes:
-        name: The choice's name.
-        labels: A label for each candidate.
-        candidates: The modules.
-    """
+    """A choice among parallel modules, with one label for each."""
 
     name: str
     labels: tuple[str, ...]
@@ -256,17 +243,13 @@ class CandidateChoice(ChoiceModule):
 def check_value(
     name: str, labels: Iterable[str], value: Any, *, num_chosen: int = 1, search_only: Iterable[str] = ()
 ) -> Any:
-    """What a genotype gives to a choice, checked: a label, or a sorted list of `num_chosen`.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Checks and returns the value of a choice in a genotype: a label, or a sorted list of `num_chosen` labels."""
     allowed = [label for label in labels if label not in search_only]
     if num_chosen == 1:
         if isinstance(value, str) and value in allowed:
             return value
         if isinstance(value, str) and value in search_only:
-            raise ValueError(f"genotype: choice {name!r}: {value!r} is there while searching only")
+            raise ValueError(f"genotype: choice {name!r}: {value!r} exists only while searching")
         raise ValueError(f"genotype: choice {name!r} has no candidate {value!r}; it has {', '.join(allowed)}")
     if not isinstance(value, (list, tuple)) or list(value) != sorted(set(value)) or len(value) != num_chosen:
         raise ValueError(
@@ -278,7 +261,7 @@ def check_value(
 
 
 def check_choice(name: str, candidates: Mapping[str, Any], search_only: Iterable[str] = ()) -> None:
-    """Raises ValueError for a bad choice name, bad labels, or fewer than two candidates (of those that can be derived, one)."""
+    """Raises ValueError for a bad choice name, bad labels, fewer than two candidates, or no candidate that can be derived."""
     if not isinstance(name, str) or not CHOICE_NAME.fullmatch(name):
         raise ValueError(f"choice name {name!r} must match {CHOICE_NAME.pattern}")
     if not isinstance(candidates, Mapping):
@@ -290,6 +273,6 @@ def check_choice(name: str, candidates: Mapping[str, Any], search_only: Iterable
             raise ValueError(f"choice {name!r}: label {label!r} must match {LABEL.pattern}")
     for label in search_only:
         if label not in candidates:
-            raise ValueError(f"choice {name!r}: search_only names {label!r}, which is no candidate")
+            raise ValueError(f"choice {name!r}: search_only names {label!r}, which is not a candidate")
     if set(candidates) <= set(search_only):
         raise ValueError(f"choice {name!r}: every candidate is search_only, so none could be derived")

@@ -1,4 +1,4 @@
-"""A supernet bound to op weights: a plain module of its inputs."""
+"""A supernet with fixed op weights, called with its inputs only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from nas.supernet.supernet import Supernet
 
 
 class BoundSupernet(nn.Module):
-    """A supernet that runs with fixed op weights.
-
-    Attributes:
-        supernet: The supernet, shared with whoever else holds it.
-        weights: (E, K), in a buffer that no state dict has.
-        active: The candidates to run; None: all of them.
-    """
+    """A supernet that runs with fixed op weights, in a buffer that is not in the state dict."""
 
     weights: Tensor
 

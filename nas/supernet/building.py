@@ -1,4 +1,4 @@
-"""Building a network with its choices made."""
+"""Building plain networks: each choice is made when it is constructed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCOPE: ContextVar[tuple[str, ...]] = ContextVar("nas_scope", default=())
 
 
 class Build:
-    """A build under `nas.architecture`: the choices to make, and those made so far."""
+    """A build under `nas.architecture`: the genotype's choices, and the choices made so far."""
 
     def __init__(self, choices: Mapping[str, Any]) -> None:
         self.choices = choices
@@ -31,9 +31,11 @@ class Build:
     def value(
         self, name: str, labels: Iterable[str], shared: bool, *, num_chosen: int = 1, search_only: Sequence[str] = ()
     ) -> Any:
-        """What the genotype gives to a choice, or a stand-in where it gives nothing."""
+        """The genotype's value for a choice, or a placeholder if the genotype has none."""
         if name in self.uses and not (shared and self.uses[name]):
-            raise ValueError(f"choice {name!r} is used twice; say shared=True at every use if that is meant")
+            raise ValueError(
+                f"choice {name!r} is used twice; set shared=True at every use if the uses are one decision"
+            )
         self.uses[name] = shared
         if name not in self.choices:
             self.open.append(_Unmade(name))
@@ -41,7 +43,7 @@ class Build:
         return check_value(name, labels, self.choices[name], num_chosen=num_chosen, search_only=search_only)
 
     def gate(self, name: str, factory: Factory, elements: Sequence[str], dim: int, shared: bool) -> nn.Module:
-        """The plain form of a gate, built for what is kept."""
+        """The plain form of a gate, built for the kept elements."""
         names = gate_names(name, elements)
         labels = [self.value(row, LABELS, shared) for row in names]
         if unmade := [label for label in labels if isinstance(label, _Unmade)]:
@@ -61,15 +63,9 @@ class Build:
         num_chosen: int = 1,
         search_only: Sequence[str] = (),
     ) -> nn.Module:
-        """The plain module of a choice.
+        """The plain module of a choice, made by `make` from the chosen label or the sorted list of chosen labels.
 
-        Args:
-            name: The choice's name.
-            labels: Its labels; where they name modules, choices inside of those that are not chosen are forgotten.
-            make: Makes the module of a label, or of a sorted list of labels.
-            shared: Whether other uses of the name are the same decision.
-            num_chosen: How many labels are chosen.
-            search_only: Labels that a genotype cannot have.
+        If `labels` maps labels to modules, choices inside unchosen modules are forgotten.
         """
         value = self.value(name, labels, shared, num_chosen=num_chosen, search_only=search_only)
         if isinstance(value, _Unmade):
@@ -86,11 +82,11 @@ class Build:
         label = self.value(name, [str(size) for size in sizes], shared)
         if isinstance(label, _Unmade):
             return max(sizes)
-        self.made.append((name, nn.Identity()))  # it stands nowhere, so nothing can drop it
+        self.made.append((name, nn.Identity()))  # the module is in no network, so nothing can drop it
         return int(label)
 
     def _drop(self, candidate: nn.Module) -> None:
-        """Forgets choices inside a candidate that was built beforehand and not chosen."""
+        """Forgets choices inside a candidate that was built but not chosen."""
         inside = {id(module) for module in candidate.modules()}
         self.made = [(name, module) for name, module in self.made if id(module) not in inside]
         self.open = [unmade for unmade in self.open if id(unmade) not in inside]
@@ -106,7 +102,7 @@ class Build:
 
 
 class _Unmade(nn.Module):
-    """Stands for a choice that the genotype does not name, until it is known whether that matters."""
+    """Placeholder for a choice that the genotype does not name: an error, unless it is inside an unchosen candidate."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -117,17 +113,17 @@ _BUILD: ContextVar[Build | None] = ContextVar("nas_build", default=None)
 
 
 def present_build() -> Build | None:
-    """The build under a genotype that is going on; None while choices stay open."""
+    """The current build under a genotype; None if choices stay open."""
     return _BUILD.get()
 
 
 def scoped(name: str) -> str:
-    """A choice's whole name: after the enclosing scopes."""
+    """The full name of a choice: the enclosing scopes, then `name`."""
     return ".".join((*_SCOPE.get(), name))
 
 
 def build_candidate(candidate: Any) -> Any:
-    """A candidate, made where it is a factory."""
+    """A candidate module; a factory is called."""
     made = candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate()
     return keep_input(made) if isinstance(made, nn.Module) else made
 
@@ -150,7 +146,7 @@ def architecture(genotype: Genotype | Mapping[str, Any]) -> Iterator[None]:
         genotype: A Genotype, or its choices (name -> label).
 
     Raises:
-        ValueError: On leaving the block, when the genotype misses a choice that was reached or names one that was not.
+        ValueError: At the end of the block: the genotype lacks a choice that was reached, or names a choice that was not reached.
     """
     choices = genotype.choices if isinstance(genotype, Genotype) else dict(genotype)
     build = Build(choices)
@@ -158,7 +154,7 @@ def architecture(genotype: Genotype | Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except AttributeError:
-        build.check()  # a missing label may be why the attribute was not there
+        build.check()  # a missing label may be the reason for the missing attribute
         raise
     finally:
         _BUILD.reset(token)

@@ -12,11 +12,7 @@ _PASSING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd
 
 
 def keep_input(module: nn.Module) -> nn.Module:
-    """Has a candidate's first modules make a new tensor where they were to change their input in place: siblings read it too.
-
-    Args:
-        module: Changed: ``inplace`` is switched off where a plain Sequential, or the module itself, begins with it.
-    """
+    """Switches off ``inplace`` in a module, or in the first step of a plain Sequential, because other candidates read the same input."""
     for step in _steps(module):
         if getattr(step, "inplace", False):
             vars(step)["inplace"] = False
@@ -35,7 +31,7 @@ def _steps(module: nn.Module) -> Iterator[nn.Module]:
 
 
 class Zero(nn.Module):
-    """Zeros of the input's shape: a branch that is not there."""
+    """Returns zeros of the input's shape, as if the branch were absent."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeros.
@@ -47,10 +43,10 @@ class Zero(nn.Module):
 
 
 class Select(nn.Module):
-    """Takes given positions of one dimension, in their order.
+    """Selects positions of one dimension, in the given order.
 
     Args:
-        indices: Positions to take.
+        indices: Positions to select.
         dim: The dimension.
     """
 
@@ -75,12 +71,12 @@ class Select(nn.Module):
 
 
 class SumInputs(nn.Module):
-    """Sums chosen inputs, each through a module of its own.
+    """Sums chosen inputs, each through its own module.
 
-    What remains of :func:`nas.inputs`.
+    The derived form of :func:`nas.inputs`.
 
     Args:
-        branches: Position of an input -> its module, positions rising.
+        branches: Position of an input -> its module, in ascending order.
     """
 
     def __init__(self, branches: Mapping[int, nn.Module]) -> None:
@@ -95,7 +91,7 @@ class SumInputs(nn.Module):
         """The sum.
 
         Args:
-            inputs: All inputs, also those that are not used.
+            inputs: All inputs, including unused inputs.
 
         Shape:
             - output: that of each branch
@@ -109,7 +105,18 @@ class SumInputs(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """A candidate followed by a learned 1x1 projection to the channels (and, by average pooling, the size) of its siblings."""
+    """A candidate followed by a learned 1x1 projection to the channels (and, by average pooling, the size) of other candidates.
+
+    Args:
+        module: The candidate.
+        in_channels: Channels (features) of the candidate's output.
+        out_channels: Channels of the other candidates' outputs.
+        dim: Spatial dimensions: 0 for features (B, C), 1 for sequences (B, C, L), 2 for images (B, C, H, W), 3 for volumes.
+        size: Spatial size of the other candidates' outputs; None: no pooling.
+
+    Raises:
+        ValueError: A `dim` out of range, or a size of another number of dimensions.
+    """
 
     def __init__(
         self,
@@ -120,18 +127,6 @@ class Projection(nn.Sequential):
         dim: int = 2,
         size: Sequence[int] | None = None,
     ) -> None:
-        """Appends the projection.
-
-        Args:
-            module: The candidate.
-            in_channels: Channels (features) that come out of it.
-            out_channels: Channels that its siblings give.
-            dim: Spatial dimensions: 0 for features (B, C), 1 for sequences (B, C, L), 2 for images (B, C, H, W), 3 for volumes.
-            size: Spatial size to pool to; None: it agrees already.
-
-        Raises:
-            ValueError: A `dim` out of range, or a size of another number of dimensions.
-        """
         if dim not in (0, 1, 2, 3):
             raise ValueError(f"Projection: dim must be 0, 1, 2 or 3, got {dim}")
         if size is not None and len(size) != dim:

@@ -1,4 +1,4 @@
-"""Writing choices into a network."""
+"""Functions that put choices into a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.supernet.width import check_sizes, make_width
 
 
 def choice(name: str, candidates: Candidates, *, shared: bool = False, search_only: Sequence[str] = ()) -> nn.Module:
-    """One place with several candidate ops.
+    """A choice among several candidate ops.
 
     While searching it is a :class:`MixedOp`. Under :func:`architecture` it is the chosen candidate itself, and factories of the others
     are never called.
@@ -26,11 +26,11 @@ def choice(name: str, candidates: Candidates, *, shared: bool = False, search_on
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.
         candidates: label -> module, or label -> zero-argument factory of one; at least two. Labels: letters, digits and ``_ . + -``.
-        shared: Several choices of this name are one decision (cells); their labels must agree.
+        shared: Several choices of this name are one decision (cells); their labels must be equal.
         search_only: Labels that compete while searching but cannot be derived (the "none" of DARTS).
 
     Raises:
-        ValueError: A bad name or label, fewer than two candidates, or, under a genotype, a choice that it does not fit.
+        ValueError: A bad name or label, fewer than two candidates, or a genotype that does not fit.
     """
     name = scoped(name)
     check_choice(name, candidates, search_only)
@@ -53,28 +53,28 @@ def gate(
     drop: nn.Module | Callable[[], nn.Module] = nn.Identity,
     shared: bool = False,
 ) -> nn.Module:
-    """Something kept or dropped: a module, or each element of a module's input.
+    """A choice that keeps or drops a module, or each element of a module's input.
 
-    ``nas.gate("block3", block)`` keeps or skips a layer: a choice of the labels ``drop`` and ``keep``. For a branch that is added to
-    something, say ``drop=nas.supernet.candidates.Zero``.
+    ``nas.gate("block3", block)`` keeps or skips a layer: a choice with the labels ``drop`` and ``keep``. For a branch of a sum, pass
+    ``drop=nas.supernet.candidates.Zero``.
 
-    ``nas.gate("features", lambda n: nn.Linear(n, 16), size=30)`` keeps or drops each input feature (``dim=1``; or channels): choices
-    ``features.0`` to ``features.29``. While searching, the input is multiplied by the relaxed samples; derived, a plain slice feeds a
-    module that `module` makes for the number kept. That module must make nothing of a dropped element's zeros: let it begin with the layer
-    that sums over elements (a linear layer, a convolution), not with a norm or a bias of its own for each.
+    ``nas.gate("features", lambda n: nn.Linear(n, 16), size=30)`` keeps or drops each input feature (or channel, ``dim=1``): choices
+    ``features.0`` to ``features.29``. While searching, the input is multiplied by the relaxed samples. The derived form is a plain slice
+    and the module that `module` makes for the number of kept elements. Zeros of dropped elements must have no effect in that module: start
+    it with a layer that sums over elements (a linear layer or a convolution), not with a norm or a bias per element.
 
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.
-        module: What is kept or dropped; with `size` or `elements`, a function from the number of kept elements to the module that reads
+        module: The module to keep or drop; with `size` or `elements`, a function from the number of kept elements to the module that reads
             them.
         size: Number of elements, named 0, 1, ...
-        elements: Their names instead.
+        elements: Names of the elements, instead of `size`.
         dim: Dimension of the elements in the input.
-        drop: What stands there when a whole module is dropped; of the same output shape.
+        drop: Replaces a dropped module; must have the same output shape.
         shared: Several gates of this name are one decision.
 
     Raises:
-        ValueError: A bad name, both or neither of what `module` needs, or, under a genotype, a gate that it does not fit.
+        ValueError: A bad name, both `size` and `elements`, a module instead of a function, or a genotype that does not fit.
     """
     if size is None and elements is None:
         return choice(name, {DROP: drop, KEEP: module}, shared=shared)
@@ -93,20 +93,20 @@ def gate(
 
 
 def repeat(name: str, block: Callable[[int], nn.Module], counts: Sequence[int], *, shared: bool = False) -> nn.Module:
-    """Depth: how many of a row of blocks there are.
+    """A choice of depth: the number of blocks in a sequence.
 
-    ``nas.repeat("depth", lambda i: Block(16), (1, 2, 4))``. While searching the row runs once, and the op weights mix what comes out after
-    1, 2 and 4 blocks; derived, it is an ``nn.Sequential`` of the chosen number. Blocks may hold choices; those of blocks that are not
-    used are inactive.
+    Example: ``nas.repeat("depth", lambda i: Block(16), (1, 2, 4))``. While searching, the sequence runs once, and the op weights mix the
+    outputs after 1, 2 and 4 blocks. The derived form is an ``nn.Sequential`` of the chosen number of blocks. Blocks may hold choices;
+    choices in unused blocks are inactive.
 
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.
-        block: Makes the i-th block, i from 0 on.
-        counts: Numbers of blocks to choose from, at least two; 0 passes the input on.
+        block: Makes the i-th block; i starts at 0.
+        counts: Numbers of blocks to choose from, at least two; 0 returns the input.
         shared: Several choices of this name are one decision.
 
     Raises:
-        ValueError: A bad name or bad counts, or, under a genotype, a choice that it does not fit.
+        ValueError: A bad name, bad counts, or a genotype that does not fit.
     """
     name = scoped(name)
     numbers = check_counts(name, counts)
@@ -122,20 +122,20 @@ def repeat(name: str, block: Callable[[int], nn.Module], counts: Sequence[int], 
 
 
 def inputs(name: str, candidates: Candidates, k: int, *, learned: bool = True, shared: bool = False) -> nn.Module:
-    """Edge choice: which k of several inputs are summed, each through a module of its own.
+    """A choice of edges: k of several inputs are summed, each through its own module.
 
-    The module that is returned is called with a sequence of tensors, one for each candidate. How inputs are weighed while searching is
-    said at :class:`nas.supernet.input_choice.InputChoice`. Where there are just k candidates nothing is chosen, and all are summed.
+    Call the returned module with a sequence of tensors, one for each candidate. :class:`nas.supernet.input_choice.InputChoice` describes
+    the weights of the inputs while searching. With exactly k candidates there is no choice, and all inputs are summed.
 
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.
-        candidates: label -> module of one input, or a factory of one; it may hold choices.
-        k: How many are chosen.
-        learned: Whether logits of their own weigh the inputs; otherwise an input is worth as much as the best candidates inside it.
+        candidates: label -> module of one input, or a factory of such a module, which may hold choices.
+        k: Number of chosen inputs.
+        learned: Whether the inputs have their own logits; otherwise the best candidates inside an input's module rank the input.
         shared: Several choices of this name are one decision (cells).
 
     Raises:
-        ValueError: A bad name or label, or a k out of range, or, under a genotype, a choice that it does not fit.
+        ValueError: A bad name or label, a k out of range, or a genotype that does not fit.
     """
     name = scoped(name)
     build = present_build()
@@ -157,23 +157,23 @@ def inputs(name: str, candidates: Candidates, k: int, *, learned: bool = True, s
 
 
 def width(name: str, sizes: Sequence[int], *, shared: bool = False) -> int:
-    """Width: how many channels (features) layers have.
+    """A choice of width: the number of channels (features) of layers.
 
-    ``w = nas.width("hidden", (16, 32, 64))`` is a number to give to layers of ``torch.nn`` as channels, features or groups:
-    ``nn.Sequential(nn.Linear(8, w), nn.ReLU(), nn.Linear(w, 2))``. While searching it is the largest size, and layers that read it see
-    the channels beyond the chosen size multiplied by 0; under :func:`architecture` it is the chosen size. A derived network has smaller
-    layers, which inherit the first n channels. It may be multiplied and divided by whole numbers (``4 * w``).
+    ``w = nas.width("hidden", (16, 32, 64))`` is a number to pass to layers of ``torch.nn`` as channels, features or groups:
+    ``nn.Sequential(nn.Linear(8, w), nn.ReLU(), nn.Linear(w, 2))``. While searching, it is the largest size, and layers that read it
+    multiply the channels beyond the chosen size by 0. Under :func:`architecture`, it is the chosen size. A derived network has smaller
+    layers, which inherit the first n channels. A width can be multiplied and divided by whole numbers (``4 * w``).
 
-    Only Linear, Conv1d to Conv3d, BatchNorm and PReLU can be cut. What mixes channels otherwise (a layer norm, a softmax over channels)
-    would see the zeros.
+    Only Linear, Conv1d to Conv3d, BatchNorm and PReLU can be cut. Other layers that mix channels (a layer norm, a softmax over channels)
+    would read the zeros.
 
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.
-        sizes: Sizes to choose from, at least two, from 1 on.
+        sizes: Sizes to choose from, at least two, each at least 1.
         shared: Several widths of this name are one decision.
 
     Raises:
-        ValueError: A bad name or bad sizes, or, under a genotype, a choice that it does not fit.
+        ValueError: A bad name, bad sizes, or a genotype that does not fit.
     """
     name = scoped(name)
     numbers = check_sizes(name, sizes)
@@ -184,7 +184,7 @@ def width(name: str, sizes: Sequence[int], *, shared: bool = False) -> int:
 
 
 def searching() -> bool:
-    """Whether choices stay open here: not under :func:`architecture`."""
+    """Whether choices stay open: True outside :func:`architecture`."""
     return present_build() is None
 
 
@@ -193,7 +193,7 @@ def replace(model: nn.Module, choices: Mapping[str, Candidates]) -> nn.Module:
 
     Args:
         model: Any module.
-        choices: Path of a submodule, as in ``model.named_modules()`` -> candidates (the module that stands there may be one of them).
+        choices: Path of a submodule, as in ``model.named_modules()`` -> candidates (the current module may be one of them).
             The path is also the choice's name.
 
     Returns:

@@ -20,20 +20,10 @@ Factory = Callable[[int], nn.Module]
 
 
 class Gate(ChoiceModule):
-    """Multiplies n elements of its input (features, channels) by n relaxed two-way samples, and hands the product to a module.
+    """Multiplies n elements of its input (features, channels) by n relaxed two-way samples, and passes the product to a module.
 
-    Made by :func:`nas.gate`. Each element is a choice of its own, ``<name>.<element>`` with the labels ``drop`` and ``keep``; at least
-    one is kept. Derived, it is a plain slice and a smaller module.
-
-    Args:
-        name: Prefix of the choices' names.
-        factory: Takes the number of elements that are kept and makes the module that reads them.
-        elements: Name of each element.
-        dim: Their dimension in the input.
-        shared: Allow other gates of these names; they then decide alike.
-
-    Raises:
-        ValueError: A bad name, no element, or a module that holds choices.
+    Made by :func:`nas.gate`. Each element is a choice, ``<name>.<element>``, with the labels ``drop`` and ``keep``. At least one element is
+    kept. The derived form is a plain slice and a smaller module.
     """
 
     is_one_part = cuts = True
@@ -50,7 +40,7 @@ class Gate(ChoiceModule):
         self.shared = shared
         self.module = factory(len(elements))
         if any(isinstance(inner, ChoiceModule) for inner in self.module.modules()):
-            raise ValueError(f"gate {name!r}: its module may not hold choices; put them behind it")
+            raise ValueError(f"gate {name!r}: its module must not hold choices; put choices after the gate")
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_elements={len(self.names)}, dim={self.dim}"
@@ -77,11 +67,7 @@ class Gate(ChoiceModule):
         return [(name, KEEP) for name in self.names]
 
     def cost_terms(self, cost: Cost, args: tuple[Any, ...], *, exact: bool) -> Iterator[tuple[Condition, float]]:
-        """A fixed part, and one for each element.
-
-        Raises:
-            ValueError: The cost is not linear in the number of elements.
-        """
+        """A fixed term, and a term for each element; raises ValueError if the cost is not linear in the number of elements."""
         number = len(self.names)
 
         def of(num_kept: int) -> float:
@@ -95,7 +81,7 @@ class Gate(ChoiceModule):
         first, last = of(1), of(number)
         slope = (last - first) / (number - 1)
         if not exact:
-            slope = max(0.0, slope)  # below 0 is noise, which all the elements together would make large
+            slope = max(0.0, slope)  # a negative slope is noise, which many elements would amplify
         elif abs(of(2) - first - slope) > 1e-6 * abs(last):
             raise ValueError(
                 f"gate {self.name!r}: its cost is not linear in the number of elements kept, so it cannot be tabulated"
@@ -128,7 +114,7 @@ class Gate(ChoiceModule):
         dim = self.dim % x.dim()
         if x.shape[dim] != len(rows):
             raise ValueError(
-                f"gate {self.name!r}: the input has {x.shape[dim]} elements along {self.dim}, expected {len(rows)}"
+                f"gate {self.name!r}: the input has {x.shape[dim]} elements in dimension {self.dim}, expected {len(rows)}"
             )
         keep = weights[..., 1].to(x.dtype)
         shape = [1] * x.dim()
@@ -140,11 +126,7 @@ class Gate(ChoiceModule):
 
 
 def gate_names(name: str, elements: Sequence[str]) -> tuple[str, ...]:
-    """The choices' names of a gate.
-
-    Raises:
-        ValueError: No element, one named twice, or a bad name.
-    """
+    """The choice names of a gate; raises ValueError for no elements, repeated elements or a bad name."""
     if not elements or len(set(elements)) != len(elements):
         raise ValueError(f"gate {name!r} needs at least one element, all of different names, got {list(elements)}")
     names = tuple(f"{name}.{element}" for element in elements)
@@ -154,11 +136,7 @@ def gate_names(name: str, elements: Sequence[str]) -> tuple[str, ...]:
 
 
 def kept_elements(name: str, labels: Sequence[str]) -> list[int]:
-    """Positions of what is kept.
-
-    Raises:
-        ValueError: Nothing is.
-    """
+    """Positions of the kept elements; raises ValueError if no element is kept."""
     kept = [i for i, label in enumerate(labels) if label == KEEP]
     if not kept:
         raise ValueError(f"gate {name!r} keeps nothing; at least one element must be kept")
@@ -166,13 +144,13 @@ def kept_elements(name: str, labels: Sequence[str]) -> list[int]:
 
 
 def plain(module: nn.Module, kept: Sequence[int], size: int, dim: int) -> nn.Sequential:
-    """The slice, or nothing where all is kept, and the module that reads it."""
+    """A slice (an identity if all elements are kept) and the module that reads it."""
     return nn.Sequential(nn.Identity() if len(kept) == size else Select(kept, dim), module)
 
 
 @torch.no_grad()
 def _inherit(name: str, small: nn.Module, large: nn.Module, kept: Sequence[int], size: int) -> None:
-    """Copies weights and buffers, sliced along the dimension in which they shrink."""
+    """Copies weights and buffers, sliced along the dimensions that shrink."""
     theirs = {**dict(large.named_parameters()), **dict(large.named_buffers())}
     for key, target in [*small.named_parameters(), *small.named_buffers()]:
         source = theirs[key]

@@ -1,4 +1,4 @@
-"""Which k of several inputs are summed: the edges of a cell's node."""
+"""The choice of k inputs for a sum, such as the edges of a cell's node."""
 
 from __future__ import annotations
 
@@ -16,31 +16,13 @@ from nas.supernet.sampling import checkpoint
 
 
 class InputChoice(CandidateChoice):
-    """Sums k of n inputs, each through a module of its own; which k is chosen.
+    """Sums k of n inputs, each through its own module; the k inputs are chosen.
 
-    Made by :func:`nas.inputs`. While searching, all inputs run and nothing is drawn: with `learned` their weights are k times the softmax
-    of the logits (edge normalisation, so that they sum to what k chosen inputs sum to), otherwise each has weight 1 and an input is
-    worth as much as the best candidates inside its module. A genotype holds a sorted list of k labels.
-
-    Args:
-        name: The choice's name.
-        candidates: label -> module of one input, more than k of them.
-        k: How many are chosen, at least 2 (for one, use a choice).
-        learned: Whether the logits weigh the inputs.
-        shared: Allow several choices of this name.
-
-    Raises:
-        ValueError: A bad name or label, or a k out of range.
+    Made by :func:`nas.inputs`. While searching, all inputs run and nothing is drawn. With `learned`, the weights are k times the softmax of
+    the logits (edge normalization), so that they sum to k as in the derived network. Otherwise each weight is 1, and the best candidates
+    inside an input's module rank the input. A genotype holds a sorted list of k labels; k is at least 2 (for k = 1, use a choice).
 
     Source: Liu et al. 2019, "DARTS" (not learned); Xu et al. 2020, "PC-DARTS" (learned), whose weights sum to 1 instead of k.
-
-    Attributes:
-        name: The choice's name.
-        labels: n labels, in the order of the inputs.
-        candidates: n modules.
-        num_chosen: k.
-        learned: Whether the logits weigh the inputs.
-        shared: Whether other choices may use the same name.
     """
 
     def __init__(
@@ -75,7 +57,7 @@ class InputChoice(CandidateChoice):
         return {self.name: sorted(sorted(worth, key=lambda label: -worth[label])[: self.num_chosen])}
 
     def _worth(self, label: str, probabilities: Mapping[str, Mapping[str, float]]) -> float:
-        """How probable an input is: the best candidates inside its module, times its own probability where that is learned."""
+        """The rank of an input: the probabilities of the best candidates inside its module, times its own probability if learned."""
         worth = probabilities[self.name][label] if self.learned else 1.0
         for inner in outermost([self.candidates[self.labels.index(label)]]):
             for name, labels in inner.rows().items():
@@ -83,15 +65,7 @@ class InputChoice(CandidateChoice):
         return worth
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The weighted sum.
-
-        Args:
-            inputs: One tensor for each label, in their order.
-
-        Raises:
-            RuntimeError: Called outside the forward of the supernet that owns this choice.
-            ValueError: Another number of inputs.
-        """
+        """The weighted sum of `inputs`, one tensor for each label, in the same order."""
         if len(inputs) != len(self.labels):
             raise ValueError(f"inputs {self.name!r}: {len(inputs)} inputs for {len(self.labels)} labels")
         context = context_of(self.name)

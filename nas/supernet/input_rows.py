@@ -1,4 +1,4 @@
-"""Rows of alpha that are not drawn: those of :func:`nas.inputs`, whose weights are always the same function of alpha."""
+"""Rows of alpha that are not drawn: the rows of :func:`nas.inputs`, whose weights are a deterministic function of alpha."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from nas.relaxations import Softmax
 
 
 class InputRows(nn.Module):
-    """Fills in the rows that are not drawn.
-
-    Args:
-        num_chosen: For each row, how many labels a genotype has; rows with 1 are drawn.
-        learned: For each row, whether alpha is trained.
-    """
+    """Fills in the rows that are not drawn: rows of which a genotype has more than one label (`num_chosen`)."""
 
     num_summed: Tensor
     learned: Tensor
@@ -30,7 +25,7 @@ class InputRows(nn.Module):
         self.register_buffer("learned", torch.tensor(learned, dtype=torch.bool)[:, None], persistent=False)
 
     def fill(self, weights: Tensor, alpha: Tensor, mask: Tensor) -> Tensor:
-        """Op weights with the rows that are not drawn: k times the softmax of alpha, or 1 where alpha is not learned.
+        """Op weights with the rows that are not drawn: k times the softmax of alpha, or 1 for rows that are not learned.
 
         Shape:
             - weights, result: (E, K), or (E, B, K) per sample
@@ -46,7 +41,7 @@ class InputRows(nn.Module):
         return torch.where(is_drawn, weights, rows.to(weights.dtype))
 
     def only_drawn(self, alpha: Tensor, others: Tensor) -> Tensor:
-        """The rows of `alpha` that are drawn, and the other rows of `others`."""
+        """The drawn rows of `alpha`, and the other rows of `others`."""
         return torch.where(self.num_summed == 0, alpha, others) if self.has_any else alpha
 
     def without_frozen(self, alpha: Tensor) -> Tensor:

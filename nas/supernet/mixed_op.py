@@ -24,8 +24,8 @@ from nas.supernet.sampling import checkpoint, repeatable
 class MixedOp(CandidateChoice):
     """One choice: its output is the op-weighted sum of its candidates' outputs.
 
-    Made by :func:`nas.choice`. It holds no op weights: they come from the enclosing :class:`nas.Supernet` for the length of one forward,
-    so that interleaved forwards, deep copies and activation checkpointing are exact.
+    Made by :func:`nas.choice`. It holds no op weights. During each forward they come from the enclosing :class:`nas.Supernet`, so that
+    interleaved forwards, deep copies and activation checkpointing are exact.
 
     Args:
         name: The choice's name; letters, digits and ``_ . + -``.
@@ -37,11 +37,8 @@ class MixedOp(CandidateChoice):
         ValueError: A bad name or label, or fewer than two candidates.
 
     Attributes:
-        name: The choice's name.
         labels: K labels, in the order of `candidates`.
         candidates: K modules.
-        shared: Whether other MixedOps may use the same name, and so the same logits.
-        search_only: Labels that compete while searching but cannot be derived.
     """
 
     def __init__(
@@ -75,7 +72,7 @@ class MixedOp(CandidateChoice):
         return chosen
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """``sum_k w_k op_k(x)`` over the candidates that run, which all get the same arguments.
+        """``sum_k w_k op_k(x)`` over the candidates that run; all candidates get the same arguments.
 
         Raises:
             RuntimeError: Called outside the forward of the supernet that owns this choice.
@@ -87,7 +84,7 @@ class MixedOp(CandidateChoice):
         if context.fused is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             total = self.run(args[0]).total()
             return total if total is not None else self._zeros(args[0], context)
-        # a compiled graph has all candidates in it, and would be compiled again after a change of the mark
+        # a compiled graph runs all candidates, and a change of `_is_checked` would recompile it
         before = None if torch.compiler.is_compiling() or self._is_checked else versions_of((args, kwargs))
         indices = list(range(len(self.labels))) if active is None else active
         weights = _columns(context.op_weights[row], len(self.labels), active)
@@ -102,11 +99,7 @@ class MixedOp(CandidateChoice):
         return result
 
     def run(self, x: Tensor) -> Outputs:
-        """The terms of the sum, not yet added up, on the fast path.
-
-        Raises:
-            ValueError: The candidates' outputs differ in shape, or are not tensors.
-        """
+        """The terms of the sum, on the fast path."""
         fused = context_of(self.name).fused
         assert fused is not None, "only where op weights are folded"
         before = None if torch.compiler.is_compiling() or self._is_checked else versions_of(x)
@@ -118,7 +111,7 @@ class MixedOp(CandidateChoice):
         return outputs
 
     def _zeros(self, x: Tensor, context: Context) -> Tensor:
-        """The sum where every candidate that runs puts out zeros."""
+        """The sum if every candidate that runs returns zeros."""
         return mix([torch.zeros_like(x)], context.op_weights[context.rows[self.name]][..., :1])
 
     def _checkpointed(self, indices: list[int], weights: Tensor, args: tuple, kwargs: dict) -> Tensor:
@@ -147,43 +140,35 @@ class MixedOp(CandidateChoice):
             raise _shape_error(self.name, shapes)
 
     def _label(self, indices: int | list[int]) -> str:
-        """The label of a candidate, or of the first of several that run as one."""
+        """The label of a candidate, or of the first of several merged candidates."""
         return self.labels[indices if isinstance(indices, int) else indices[0]]
 
     def _check_first(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict, before: list[int]) -> None:
-        """Checks the first forward: the shapes of candidates that did not run, and the inputs, which no candidate may change.
-
-        Args:
-            indices: The candidates that ran.
-            result: One of their outputs, or the sum.
-            args: The inputs.
-            kwargs: The inputs.
-            before: Versions of the inputs before the candidates ran.
-        """
+        """Checks the first forward: the output shapes of candidates that did not run, and that no candidate changed the inputs."""
         self._check_idle(indices, result, args, kwargs)
         if versions_of((args, kwargs)) != before:
             raise ValueError(
-                f"choice {self.name!r}: candidate {self._changing(args, kwargs)!r} changes its input in place, but its "
-                "siblings read it too; have it make a new tensor (inplace=False)"
+                f"choice {self.name!r}: candidate {self._changing(args, kwargs)!r} changes its input in place, but other "
+                "candidates read the same input; make it return a new tensor (inplace=False)"
             )
         self._is_checked = True
 
     @torch.no_grad()
     def _changing(self, args: tuple, kwargs: dict) -> str:
-        """The label of the first candidate that changes what it is given."""
+        """The label of the first candidate that changes its inputs."""
         for label, candidate in zip(self.labels, self.candidates, strict=True):
             own = tree_map_only(Tensor, torch.clone, (args, kwargs))
             before = versions_of(own)
             candidate(*own[0], **own[1])
             if versions_of(own) != before:
                 return label
-        return ", ".join(self.labels)  # one that does so at random
+        return ", ".join(self.labels)  # the change happens at random
 
     @torch.no_grad()
     def _check_idle(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
-        """Runs the candidates that were not sampled, once, so that a wrong shape is noticed at the first forward.
+        """Runs the candidates that were not sampled, so that the first forward finds wrong shapes.
 
-        In eval mode and on forked random state: it leaves no trace in buffers or in later draws.
+        Eval mode and a forked random state keep buffers and later draws unchanged.
         """
         idle = [k for k in range(len(self.labels)) if k not in indices]
         if not idle:
@@ -208,7 +193,7 @@ def _columns(weights: Tensor, size: int, active: list[int] | None) -> Tensor:
 
 
 def versions_of(item: Any) -> list[int]:
-    """How often each tensor in tuples, lists and dicts was changed in place; tensors of inference mode do not count that."""
+    """The version counters of all tensors in tuples, lists and dicts, except inference tensors, which have no counter."""
     if torch.compiler.is_compiling():
         return []
     tensors = [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]
@@ -216,17 +201,17 @@ def versions_of(item: Any) -> list[int]:
 
 
 def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
-    """``sum_i modules[i](inputs[i])``; the terms of choices among the modules join one sum, instead of one each and one over all.
+    """``sum_i modules[i](inputs[i])``. All choices among the modules add their terms to one sum, instead of one sum for each choice.
 
-    For a node of a cell, whose edges are choices. In a derived network it is the plain sum.
+    Use it for a cell's node whose edges are choices. In a derived network it is the plain sum.
 
     Args:
-        modules: At least one; choices or anything else.
-        inputs: One for each.
+        modules: At least one module; choices or other modules.
+        inputs: One input for each module.
 
     Shape:
         - inputs: any
-        - result: that of each module's output
+        - result: the shape of each module's output
     """
     context = present_context()
     tensors: list[Tensor] = []
@@ -241,7 +226,7 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
         else:
             prescaled.append(len(tensors))
             tensors.append(module(x))
-    if not tensors:  # nothing contributes: as a choice alone would say it
+    if not tensors:  # no choice has a term: each returns its zeros
         return sum_outputs([module(x) for module, x in zip(modules, inputs, strict=True)])
     joined = torch.cat(weights) if len(weights) > 1 else weights[0] if weights else inputs[0].new_empty(0)
     total = Outputs([], tensors, prescaled, joined).total()
@@ -252,5 +237,5 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
 def _shape_error(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ValueError:
     text = ", ".join(f"{label}: {shape}" for label, shape in shapes.items())
     return ValueError(
-        f"choice {name!r}: candidate outputs differ in shape ({text}); nas.Projection brings them to a common one"
+        f"choice {name!r}: candidate outputs differ in shape ({text}); nas.Projection gives them a common shape"
     )

@@ -1,4 +1,4 @@
-"""What is done to any module: copying it, also while it holds tensors of a backward graph, and running it in eval mode."""
+"""Copies of modules, even while they hold tensors of a backward graph, and a context manager for eval mode."""
 
 from __future__ import annotations
 
@@ -14,13 +14,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def copied(module: Module, copies: dict[int, Any] | None = None) -> Module:
-    """``copy.deepcopy``, also of modules that keep results of their last forward: an attention map, or a weight that a hook computes.
+    """``copy.deepcopy`` for modules that may keep results of their last forward: an attention map, or a weight that a hook computes.
 
-    Those results are copied without their graph.
-
-    Args:
-        module: What to copy.
-        copies: The memo of ``copy.deepcopy``; gets the results' copies.
+    The results are copied without their graph. `copies` is the memo of ``copy.deepcopy``.
     """
     copies = {} if copies is None else copies
     copies.update(cut_results(module, copies))
@@ -28,7 +24,7 @@ def copied(module: Module, copies: dict[int, Any] | None = None) -> Module:
 
 
 def cut_results(module: nn.Module, known: dict[int, Any]) -> dict[int, Tensor]:
-    """Id -> copy without graph of every tensor that modules hold beside their parameters and buffers; those of `known` are left out."""
+    """Id -> detached copy, for tensors with a graph that modules hold besides parameters and buffers, except the ids in `known`."""
     return {
         id(leaf): leaf.detach().clone()
         for inner in module.modules()
@@ -41,7 +37,7 @@ def cut_results(module: nn.Module, known: dict[int, Any]) -> dict[int, Tensor]:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode; each part's own mode returns at the end."""
+    """Puts a module into eval mode; restores the mode of each submodule at the end."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nas.supernet.base import context_of
 from nas.supernet.width import Width, widths_of
 
-# layer -> attribute that holds a width -> tensor -> the dimension that it sizes
+# layer -> attribute that holds a width -> tensor -> the dimension with this width
 _CONV: Mapping[str, Mapping[str, int]] = {
     "in_channels": {"weight": 1},
     "out_channels": {"weight": 0, "bias": 0},
@@ -32,15 +32,9 @@ _READS = ("in_features", "in_channels")
 
 
 def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-    """A copy of a module in which its own widths are chosen: plain numbers, and the first channels of its weights.
+    """A copy of a module with its own widths chosen: plain numbers, and weights cut to their first channels.
 
-    Args:
-        module: Any module that holds widths.
-        choices: Choice name -> label, for these widths at least.
-        copies: The memo of ``copy.deepcopy``; what lies inside has been copied already.
-
-    Raises:
-        ValueError: A layer with weights that is not known how to cut.
+    `copies` is the memo of ``copy.deepcopy``; it has the copies of inner modules already. Raises ValueError for layers that cannot be cut.
     """
     made = {key: (width, width.size(choices[width.name])) for key, width in widths_of(module).items()}
     axes = _axes(module, list(made))
@@ -63,7 +57,7 @@ def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, An
 
 
 def narrow_inputs(module: nn.Module, choices: Mapping[str, Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments that a layer with widths gets once they are chosen: the first channels of the first one."""
+    """The arguments of a layer whose widths are chosen: the first argument is cut to its first channels."""
     for key, width in widths_of(module).items():
         dim = _channel_dim(module, key)
         if args and dim is not None:
@@ -72,21 +66,21 @@ def narrow_inputs(module: nn.Module, choices: Mapping[str, Any], args: tuple[Any
 
 
 def _channel_dim(module: nn.Module, key: str) -> int | None:
-    """Where the channels that an attribute numbers are in a layer's input; None where they are not in it."""
+    """The dimension of a layer's input whose size the attribute `key` gives; None if it is no input size."""
     if key == "in_channels":
         return -(module.weight.dim() - 1)  # type: ignore[operator]
     return {"in_features": -1, "num_features": 1, "num_parameters": 1}.get(key)
 
 
 def _axes(module: nn.Module, keys: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Tensor name -> dimension -> the attribute whose width sizes it."""
+    """Tensor name -> dimension -> the attribute whose width is its size."""
     known = next((sizes for kind, sizes in _LAYERS if isinstance(module, kind)), None)
     if known is None:
         own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
         if own:
             layers = ", ".join(kind.__name__.lstrip("_") for kind, _ in _LAYERS)
             raise ValueError(
-                f"{type(module).__name__} has weights ({own[0]}) that nas.width does not know how to cut; it cuts those of {layers}"
+                f"{type(module).__name__} has weights ({own[0]}) that nas.width cannot cut; it cuts weights of {layers}"
             )
         return {}
     axes: dict[str, dict[int, str]] = {}
@@ -98,9 +92,9 @@ def _axes(module: nn.Module, keys: Sequence[str]) -> dict[str, dict[int, str]]:
     if "groups" in keys:
         if not {"in_channels", "out_channels"} <= set(keys):
             raise ValueError(
-                f"{type(module).__name__}: where groups is a width, in_channels and out_channels must be too"
+                f"{type(module).__name__}: if groups is a width, in_channels and out_channels must be widths too"
             )
-        axes["weight"].pop(1)  # depthwise: one input channel a filter
+        axes["weight"].pop(1)  # depthwise: one input channel per filter
     elif {"in_channels", "out_channels"} & set(keys) and getattr(module, "groups", 1) != 1:
         raise ValueError(
             f"{type(module).__name__}: a width in a convolution of {module.groups} groups; groups must be 1 or the width"
@@ -117,7 +111,7 @@ def _cut(tensor: Tensor, axes: Mapping[int, str], made: Mapping[str, tuple[Width
 
 
 class MaskInput:
-    """A forward pre-hook of a layer that reads a width: the channels that are not there are multiplied by 0."""
+    """A forward pre-hook of a layer that reads a width: multiplies the channels beyond the chosen size by 0."""
 
     def __init__(self, width: Width, dim: int) -> None:
         self.width = width
@@ -138,30 +132,26 @@ class MaskInput:
 
 def _steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        # torch.compile warns of caches, and keeps constants itself
+        # torch.compile warns about caches, and keeps constants itself
         made = _made_steps.__wrapped__ if torch.compiler.is_compiling() else _made_steps
         return made(sizes, device, dtype)
 
 
 @lru_cache(maxsize=1024)
 def _made_steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(K, N): 1 where channel j is among the first sizes[k]."""
+    """(K, N): row k is 1 for the first sizes[k] channels, else 0."""
     return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device, dtype)
 
 
 def mask_readers(network: nn.Module) -> None:
-    """Makes the layers of `network` that read a width mask their input; where they do already, nothing changes.
-
-    Raises:
-        ValueError: A layer holds a width that it could not be cut to.
-    """
+    """Adds a :class:`MaskInput` hook to the layers that read a width and have none; raises ValueError for layers that cannot be cut."""
     for module in network.modules():
         if widths := widths_of(module):
             _axes(module, list(widths))
         for value in vars(module).values():
             if isinstance(value, (tuple, list)) and any(isinstance(item, Width) for item in value):
                 raise ValueError(
-                    f"{type(module).__name__} cannot be cut to a width: it is not a layer that nas.width knows"
+                    f"{type(module).__name__} cannot be cut to a width: nas.width does not support this layer"
                 )
         for key, width in widths_of(module).items():
             present = any(isinstance(hook, MaskInput) for hook in module._forward_pre_hooks.values())

@@ -1,4 +1,4 @@
-"""Places of decision: what modules are or hold."""
+"""Finding the choices that modules are or hold."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nas.supernet.width import WidthRow, widths_of
 
 
 def decisions(module: nn.Module) -> list[ChoiceModule]:
-    """The places of decision that a module is or holds itself: the module, or its widths."""
+    """The choices that a module itself is or holds: the module, or its widths."""
     if isinstance(module, ChoiceModule):
         return [module]
     return [WidthRow(width) for width in widths_of(module).values()]
 
 
 def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:
-    """The places of decision in `modules` that are not inside a choice."""
+    """The choices in `modules` that are not inside another choice."""
     for module in modules:
         yield from decisions(module)
         if not isinstance(module, ChoiceModule):
@@ -26,6 +26,6 @@ def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:
 
 
 def places_of(network: nn.Module) -> Iterator[ChoiceModule]:
-    """Every place of decision in a network, in module order, also those inside of others."""
+    """Every choice in a network, in module order, including choices inside others."""
     for module in network.modules():
         yield from decisions(module)

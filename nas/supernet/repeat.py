@@ -1,4 +1,4 @@
-"""Depth: how many of a row of blocks there are."""
+"""The choice of depth: the number of blocks in a sequence."""
 
 from __future__ import annotations
 
@@ -16,25 +16,10 @@ from nas.supernet.sampling import checkpoint
 
 
 class Repeat(ChoiceModule):
-    """A row of blocks of which the first n are used; n is chosen.
+    """A sequence of blocks of which the first n are used; n is chosen.
 
-    Made by :func:`nas.repeat`. The row runs once, and the op weights mix what comes out after each number of blocks. Where only sampled
-    candidates run, blocks behind the deepest of them do not. Derived, it is an ``nn.Sequential`` of the first n blocks.
-
-    Args:
-        name: The choice's name.
-        blocks: The largest of `counts` blocks; every one that may come last gives the same shape.
-        counts: Numbers of blocks, at least two, different; 0 passes the input on.
-        shared: Allow several choices of this name.
-
-    Raises:
-        ValueError: A bad name or bad counts.
-
-    Attributes:
-        name: The choice's name.
-        counts: The numbers of blocks to choose from, rising; their texts are the labels.
-        blocks: As many blocks as the largest count.
-        shared: Whether other choices may use the same name.
+    Made by :func:`nas.repeat`. The sequence runs once, and the op weights mix the outputs after each number of blocks. If only sampled
+    candidates run, blocks after the deepest sampled candidate do not run. The derived form is an ``nn.Sequential`` of the first n blocks.
     """
 
     def __init__(self, name: str, blocks: Sequence[nn.Module], counts: Sequence[int], *, shared: bool = False) -> None:
@@ -61,12 +46,7 @@ class Repeat(ChoiceModule):
         return nn.Sequential(*[copied(block, copies) for block in blocks])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes what comes out after each number of blocks.
-
-        Raises:
-            RuntimeError: Called outside the forward of the supernet that owns this choice.
-            ValueError: The outputs differ in shape.
-        """
+        """The op-weighted sum of the outputs after each number of blocks."""
         context = context_of(self.name)
         row = context.rows[self.name]
         indices = context.active[row] if context.active else list(range(len(self.counts)))
@@ -77,7 +57,7 @@ class Repeat(ChoiceModule):
             outputs[i + 1], before[i + 1] = x, versions_of(x)
             if versions_of(outputs[i]) != before[i]:
                 raise ValueError(
-                    f"choice {self.name!r}: block {i} changes its input in place; have it make a new tensor"
+                    f"choice {self.name!r}: block {i} changes its input in place; make it return a new tensor"
                 )
         chosen = [outputs[self.counts[k]] for k in indices]
         if any(output.shape != chosen[0].shape for output in chosen):
@@ -91,13 +71,9 @@ def _call(block: nn.Module, x: Tensor) -> Any:
 
 
 def check_counts(name: str, counts: Sequence[int]) -> tuple[int, ...]:
-    """The counts, rising.
-
-    Raises:
-        ValueError: Fewer than two, one below 0 or given twice, or a bad name.
-    """
+    """The counts in ascending order; raises ValueError for bad counts or a bad name."""
     numbers = tuple(sorted(counts))
     if len(set(numbers)) != len(numbers) or any(not isinstance(n, int) or n < 0 for n in numbers):
-        raise ValueError(f"repeat {name!r}: counts must be different whole numbers from 0 on, got {list(counts)}")
+        raise ValueError(f"repeat {name!r}: counts must be different whole numbers of at least 0, got {list(counts)}")
     check_choice(name, dict.fromkeys(str(n) for n in numbers))
     return numbers

@@ -1,4 +1,4 @@
-"""What a network can do inside a supernet's forward: draw samples of its own logits, and recompute activations."""
+"""Functions for networks inside a supernet's forward: samples of their own logits, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.supernet.base import Context, active_context, present_context
 
 
 def repeatable(context: Context | None) -> Callable[[], Context | None]:
-    """A factory of copies of `context` that draw, each from a generator of its own, what `context` would draw from now on."""
+    """A factory of copies of `context`. Each copy has its own generator and repeats the draws that `context` makes from now on."""
     generator = context.sampler.generator if context and context.sampler else None
     if context is None or context.sampler is None or generator is None:
         return lambda: context
@@ -29,10 +29,10 @@ def repeatable(context: Context | None) -> Callable[[], Context | None]:
 
 
 def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Activation checkpointing that choices inside `function` survive.
+    """Activation checkpointing for functions that contain choices.
 
-    Like ``torch.utils.checkpoint.checkpoint(use_reentrant=False)``, but the recomputation in the backward pass sees the op weights, and
-    draws the :func:`sample` noise, of the forward that it repeats.
+    Like ``torch.utils.checkpoint.checkpoint(use_reentrant=False)``, but the recomputation in the backward pass uses the op weights and the
+    :func:`sample` noise of its forward.
 
     Args:
         function: A module or function.
@@ -48,7 +48,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         here = context if first else repeat()
         first = False
         if here is not None:
-            here = replace(here, fused=None)  # what was shared outside would be missing in the recomputation
+            here = replace(here, fused=None)  # the recomputation would lack results that are shared outside
         with active_context(here):
             return function(*args, **kwargs)
 
@@ -58,11 +58,11 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """A relaxed categorical sample of logits that the network computes itself (assignments, tokens, masks).
 
-    Drawn with the enclosing supernet's relaxation, tau and generator, so it anneals and resumes with the search.
+    It is drawn with the enclosing supernet's relaxation, tau and generator, so it anneals and resumes with the search.
 
     Args:
-        logits: Unnormalised log-probabilities.
-        mask: True where a category exists.
+        logits: Unnormalized log-probabilities.
+        mask: True for categories that exist.
 
     Shape:
         - logits, result: (..., K)

@@ -1,4 +1,4 @@
-"""What a search space must say."""
+"""The base class of search spaces."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nas.supernet.structure import argmax_choices
 
 
 class CellEdge(NamedTuple):
-    """An edge of a cell, for pictures.
+    """An edge of a cell, for drawings.
 
     Attributes:
         source: The node it reads.
         target: The node it feeds.
-        label: Its operation; empty where it only passes on.
+        label: Its operation; empty for an edge without an operation.
     """
 
     source: str
@@ -27,11 +27,11 @@ class CellEdge(NamedTuple):
 
 
 class SearchSpace(ABC):
-    """A family of networks, written as one network with choices in it.
+    """Base class of search spaces. A space is a family of networks, written as one network with choices.
 
     Attributes:
-        inherits_weights: Whether a derived network can take the supernet's weights; otherwise it is always built afresh.
-        counting_rule: How the number of architectures comes about, for people; empty where that is plain.
+        inherits_weights: Whether a derived network can inherit the supernet's weights; otherwise it is always built with new weights.
+        counting_rule: A printed explanation of the number of architectures; empty if the number needs none.
     """
 
     inherits_weights: bool = True
@@ -39,14 +39,14 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def network(self, stage: str = "search") -> nn.Module:
-        """A freshly initialised network with choices (plain under :func:`nas.architecture`).
+        """A newly initialized network with choices (a plain network under :func:`nas.architecture`).
 
         Args:
             stage: ``"search"`` or ``"retrain"``; the retrained network may be larger.
         """
 
     def discretize(self, probabilities: Mapping[str, Mapping[str, float]]) -> Genotype:
-        """Probabilities (choice name -> label -> probability) to a genotype; by default the most probable labels."""
+        """Converts probabilities (choice name -> label -> probability) to a genotype; by default the most probable labels."""
         return Genotype(argmax_choices(probabilities))
 
     def check_genotype(self, choices: Mapping[str, Any]) -> None:  # noqa: B027  (most spaces take every architecture)
@@ -57,7 +57,7 @@ class SearchSpace(ABC):
         """
 
     def cells(self, choices: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
-        """The graphs of an architecture's cells, for pictures; empty where a space has none.
+        """The graphs of an architecture's cells, for drawings; empty if the space has no cells.
 
         Args:
             choices: The active choices.
@@ -68,9 +68,9 @@ class SearchSpace(ABC):
         return {}
 
     def parse_genotype(self, text: str) -> Genotype:
-        """The genotype that a text of the space's published notation means.
+        """Parses a genotype in the published notation of the space.
 
         Raises:
-            ValueError: The text is broken, or the space has no notation of its own.
+            ValueError: The text is invalid, or the space has no notation.
         """
-        raise ValueError(f"{type(self).__name__} has no notation of its own; give a genotype.json")
+        raise ValueError(f"{type(self).__name__} has no text notation; use a genotype.json")

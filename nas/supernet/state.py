@@ -13,22 +13,12 @@ Choices = Mapping[str, Sequence[str]]
 
 
 def encoded(choices: Choices) -> Tensor:
-    """Names and labels as a uint8 tensor of JSON text, so that every tensor-only format can hold them."""
+    """Names and labels as a uint8 tensor of JSON text, so that tensor-only formats can hold them."""
     return torch.tensor(list(json.dumps(choices).encode()), dtype=torch.uint8)
 
 
 def check_choices(module: Any, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """A hook before ``load_state_dict`` that refuses a state dict of other choices.
-
-    Args:
-        module: The supernet.
-        state_dict: The state to load.
-        prefix: Prefix of the supernet's keys.
-        *_: Further arguments of such hooks.
-
-    Raises:
-        ValueError: Names or labels differ, or their order.
-    """
+    """A pre-hook of ``load_state_dict``: raises ValueError if names or labels of the choices, or their order, differ."""
     state = state_dict.get(prefix + "_extra_state")
     if state is None:
         return
@@ -37,8 +27,8 @@ def check_choices(module: Any, state_dict: Mapping[str, Any], prefix: str, *_: A
     for name in [*own, *saved]:
         if saved.get(name) != own.get(name):
             raise ValueError(
-                f"state_dict is of a supernet with other choices: {name!r} has labels {saved.get(name, 'none')} there, "
-                f"{own.get(name, 'none')} here"
+                f"state_dict is of a supernet with other choices: {name!r} has labels "
+                f"{saved.get(name, 'none')} in the state_dict, {own.get(name, 'none')} in this supernet"
             )
     if list(saved) != list(own):
-        raise ValueError(f"state_dict has the choices in another order: {list(saved)} there, {list(own)} here")
+        raise ValueError(f"state_dict has the choices in another order: {list(saved)}, expected {list(own)}")

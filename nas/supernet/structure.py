@@ -1,4 +1,4 @@
-"""Walks over a network with choices: which there are, which are active, how many architectures, and the plain network."""
+"""Walks over a network with choices: all choices, active choices, the number of architectures, and the derived network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from nas.supernet.places import decisions, outermost, places_of
 
 
 def find_rows(network: nn.Module) -> dict[str, ChoiceModule]:
-    """All choices of a network: name -> the first place that decides it, in module order.
+    """All choices of a network: name -> the first choice module with that name, in module order.
 
     Raises:
-        ValueError: A name used twice without ``shared=True``, or with different labels; both module paths are named.
+        ValueError: A name is used twice without ``shared=True``, or with different labels. The message names both module paths.
     """
     first: dict[str, tuple[str, ChoiceModule]] = {}
     for path, module in network.named_modules():
@@ -38,7 +38,7 @@ def find_choices(network: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def argmax_choices(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Choice name -> its most probable label; of equals, the first."""
+    """Choice name -> its most probable label; in a tie, the first."""
     return {name: max(row, key=row.__getitem__) for name, row in probabilities.items()}
 
 
@@ -48,7 +48,7 @@ def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, othe
     if not (place.shared and other.shared):
         raise ValueError(
             f"choice {name!r} is used twice, at {path!r} and {other_path!r}; "
-            "say shared=True at every use if one decision is meant, or use nas.scope"
+            "set shared=True at every use if the uses are one decision, or use nas.scope"
         )
     rows, others = place.rows(), other.rows()
     if rows[name] != others[name]:
@@ -57,8 +57,8 @@ def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, othe
         )
     if rows.keys() != others.keys():
         raise ValueError(
-            f"shared choice {name!r} is decided together with other elements at {path!r} than at {other_path!r}; "
-            "gates that are shared must have the same elements"
+            f"shared choice {name!r} belongs to gates with different elements at {path!r} and {other_path!r}; "
+            "shared gates must have the same elements"
         )
     kinds = [(p.num_chosen, p.search_only, p.learned) for p in (place, other)]
     if kinds[0] != kinds[1]:
@@ -68,14 +68,10 @@ def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, othe
 
 
 def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of `choices` that is reached when only chosen candidates are entered.
-
-    Args:
-        network: A network with choices.
-        choices: name -> label, for at least the active choices.
+    """The part of `choices` that is active: the choices that are reached through chosen candidates only.
 
     Raises:
-        ValueError: An active choice has no label, one it does not know, or labels that are not allowed together.
+        ValueError: An active choice has no label, an unknown label, or labels that are not allowed together.
     """
     active: dict[str, Any] = {}
     pending = [network]
@@ -90,7 +86,7 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
 
 
 def conjunction(first: Condition, second: Condition) -> Condition | None:
-    """Both conditions; None where they cannot hold together."""
+    """Both conditions together; None if they contradict each other."""
     both = dict(first)
     for name, labels in second.items():
         both[name] = both[name] & labels if name in both else labels
@@ -98,12 +94,12 @@ def conjunction(first: Condition, second: Condition) -> Condition | None:
 
 
 def first_choices(network: nn.Module) -> dict[str, Any]:
-    """A reference architecture, with values for inactive choices too: first labels, all of what is gated, full widths."""
+    """A reference architecture, with values for inactive choices too: first labels, all gated elements, full widths."""
     return {name: place.first(name) for name, place in find_rows(network).items()}
 
 
 def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
-    """A random architecture: labels for every active choice, each drawn evenly."""
+    """A random architecture: labels for every active choice, drawn uniformly."""
     draw = random.Random(seed)
     places = find_rows(network)
     everything = draw_choices(places, draw)
@@ -112,7 +108,7 @@ def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
 
 
 def all_choices(network: nn.Module) -> Iterator[dict[str, Any]]:
-    """Every architecture once, the first choice varying slowest."""
+    """Every architecture once; the first choice varies slowest."""
     places = find_rows(network)
     pending: list[dict[str, Any]] = [{}]
     while pending:
@@ -138,7 +134,7 @@ def _undecided(network: nn.Module, choices: Mapping[str, Any]) -> str | None:
 
 
 def allows(network: nn.Module, choices: Mapping[str, Any]) -> bool:
-    """Whether every place allows what is decided together at it."""
+    """Whether every choice module allows its values together."""
     return all(place.allows(choices) for place in places_of(network))
 
 
@@ -147,7 +143,7 @@ def draw_choices(
     source: random.Random,
     probabilities: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """A value for every choice, active or not: drawn from `probabilities`, or evenly."""
+    """A value for every choice, active or not: drawn from `probabilities`, or uniformly."""
     return {
         name: place.draw(name, source, None if probabilities is None else probabilities[name])
         for name, place in places.items()
@@ -157,7 +153,7 @@ def draw_choices(
 def completed(
     network: nn.Module, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """A genotype's values out of a label for each name; see :meth:`nas.supernet.base.ChoiceModule.complete`."""
+    """The values of a genotype, made from a label for each name; see :meth:`nas.supernet.base.ChoiceModule.complete`."""
     result = dict(choices)
     for place in {id(place): place for place in find_rows(network).values()}.values():
         result |= place.complete(result, probabilities)
@@ -165,11 +161,7 @@ def completed(
 
 
 def checked_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Like :func:`active_choices`, and refuses choices that the network does not have or does not reach.
-
-    Raises:
-        ValueError: An unknown, inactive or missing choice, or an unknown label.
-    """
+    """Like :func:`active_choices`, but also raises ValueError for unknown and inactive choices."""
     known = find_choices(network)
     for name in choices:
         if name not in known:
@@ -188,12 +180,12 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
     """
     copies: dict[int, Any] = {}
     copies.update(cut_results(network, copies))
-    for module in reversed(list(network.modules())):  # inner modules first: they are copied before what holds them
+    for module in reversed(list(network.modules())):  # inner modules are copied before the modules that hold them
         names = {name for place in decisions(module) for name in place.rows()}
         if names and names <= choices.keys():
             make = module.derived if isinstance(module, ChoiceModule) else partial(narrowed, module)
             plain = make(choices, copies)
-            # where a place makes its module anew, widths in it are open
+            # a choice may build a new module, in which widths are open
             copies[id(module)] = derive(plain, choices) if any(places_of(plain)) else plain
     derived: nn.Module = copied(network, copies)
     return derived
@@ -205,9 +197,10 @@ def num_architectures(network: nn.Module) -> int:
     signature = _Signatures()
 
     def count(frontier: Iterable[ChoiceModule], made: dict[str, Any]) -> int:
-        """Splits the frontier into groups that share no choice name, then branches inside each; equal groups are counted once."""
+        """Splits the frontier into groups that share no choice name, and branches inside each group. Equal groups are counted once."""
         total = 1
-        distinct = list({signature(place): place for place in frontier}.values())  # alike and shared: decided together
+        # choices with equal signatures are shared and so decided together
+        distinct = list({signature(place): place for place in frontier}.values())
         for names, group in _independent(distinct):
             relevant = {name: label for name, label in made.items() if name in names}
             key = (tuple(signature(place) for place in group), tuple(sorted(relevant.items())))
@@ -224,10 +217,10 @@ def num_architectures(network: nn.Module) -> int:
 
 
 class _Signatures:
-    """What a place decides, with all that lies inside it: equal for places that are decided alike."""
+    """A hashable description of a choice and everything inside it; equal for choices that make the same decisions."""
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[ChoiceModule, Any]] = {}  # keeps the module, so that its id is not used again
+        self.known: dict[int, tuple[ChoiceModule, Any]] = {}  # keeps the module, so that its id is not reused
 
     def __call__(self, place: ChoiceModule) -> Any:
         if id(place) not in self.known:
@@ -241,7 +234,7 @@ class _Signatures:
 
 
 def names_inside(place: ChoiceModule) -> set[str]:
-    """The names that a place decides, and those of every choice inside it."""
+    """The names of a choice and of every choice inside it."""
     return {name for inner in places_of(place) for name in inner.rows()}
 
 

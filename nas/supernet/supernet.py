@@ -33,22 +33,23 @@ from nas.supernet.structure import (
 
 
 class Supernet(nn.Module):
-    """Finds every choice of a network and owns alpha, the logits of all of them.
+    """Finds every choice of a network and owns alpha, the logits of all choices.
 
-    ``state_dict`` holds the network, alpha, and the choices' names and labels; loading one with other names or labels is refused.
+    ``state_dict`` holds the network, alpha, and the names and labels of the choices. A state dict with other names or labels raises
+    ValueError.
 
     Args:
-        network: Any module; choices may sit in containers and inside candidates of other choices.
+        network: Any module; choices may be in containers and inside candidates of other choices.
         checkpoint_candidates: Recompute candidates in the backward pass instead of keeping their activations. Batch norms then
-            update their running statistics twice a step, as under torch's own checkpointing.
-        fold_weights: Put an op weight into the parameters of a candidate's last layer where that is a batch norm, convolution or
-            linear layer: the same numbers up to rounding, with less memory and time.
+            update their running statistics twice per step, as in torch's own checkpointing.
+        fold_weights: Fold an op weight into the parameters of a candidate's last layer, if that layer is a batch norm, a convolution or
+            linear. The result is equal up to rounding, with less memory and time.
 
     Raises:
-        ValueError: A choice name used twice without ``shared=True``, or with different labels.
+        ValueError: A choice name is used twice without ``shared=True``, or with different labels.
 
     Attributes:
-        network: The network, choices inside.
+        network: The network, with its choices.
         choices: choice name -> labels; row e of alpha belongs to the e-th name.
         alpha: (E, K) arch parameters, K the largest number of candidates; zeros at first, so all candidates start equal.
         mask: (E, K) bool, False in padded columns.
@@ -83,7 +84,7 @@ class Supernet(nn.Module):
 
     @contextmanager
     def noting_used(self) -> Iterator[set[str]]:
-        """Gives the names of choices that forward passes ask for while the block runs."""
+        """Collects the names of choices that forward passes use inside the block."""
         self._used = set()
         try:
             yield self._used
@@ -94,13 +95,13 @@ class Supernet(nn.Module):
         """Op weights under which every candidate runs, each with an equal share.
 
         Args:
-            sampler: What :func:`nas.sample` draws with inside the forward.
+            sampler: Sampler for :func:`nas.sample` during the forward.
         """
         share = self.mask / self.mask.sum(-1, keepdim=True).clamp_min(1)
         return OpWeights(self.fill_input_rows(share.to(self.alpha.dtype)).detach(), None, sampler)
 
     def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
-        """Runs the network with one sample of op weights; everything else is passed on.
+        """Runs the network with one sample of op weights.
 
         Args:
             *args: Passed to the network.
@@ -132,7 +133,7 @@ class Supernet(nn.Module):
         return result
 
     def _fused(self, weights: Tensor, active: list[list[int]] | None) -> Fused | None:
-        """The fast path of this forward; None where it is switched off, or each sample has weights of its own."""
+        """The fast path of this forward; None if it is switched off or op weights are per sample."""
         if not self.fold_weights or self.checkpoint_candidates or weights.dim() != 2:
             return None
         if not is_eager() or _has_any_global_hook():  # hooks of all modules must see every layer
@@ -149,16 +150,16 @@ class Supernet(nn.Module):
         generator: torch.Generator | None = None,
         num_samples: int | None = None,
     ) -> OpWeights:
-        """One batched draw for all choices; no host synchronisation unless the relaxation runs only some candidates.
+        """One batched draw for all choices. The device synchronizes only if the relaxation runs some of the candidates.
 
         Args:
-            relaxation: How to draw.
+            relaxation: Draws op weights from alpha.
             tau: Temperature, above 0.
             generator: Source of the noise, on alpha's device.
-            num_samples: Batch size for noise of each sample's own, weights (E, B, K); None: one draw for the batch.
+            num_samples: Batch size for noise per sample, with weights (E, B, K); None: one draw for the batch.
 
         Raises:
-            ValueError: Noise of each sample's own for a relaxation that runs only some candidates.
+            ValueError: Noise per sample with a relaxation that runs only some candidates, or a choice with too few candidates.
         """
         sampler = Sampler(relaxation, tau, generator)
         if not self.choices:
@@ -181,7 +182,7 @@ class Supernet(nn.Module):
         )
 
     def fill_input_rows(self, weights: Tensor) -> Tensor:
-        """`weights` in which the rows of :func:`nas.inputs` are what they always are: nothing of them is drawn.
+        """Replaces the rows of :func:`nas.inputs`, which are not drawn, by their deterministic values.
 
         Shape:
             - weights, result: (E, K), or (E, B, K) per sample
@@ -193,7 +194,7 @@ class Supernet(nn.Module):
 
         Args:
             genotype: A Genotype, or its choices; inactive choices take their first candidate.
-            run_all: Run every candidate (weights 0 and 1); otherwise only the chosen ones.
+            run_all: Run every candidate (weights 0 and 1); otherwise only the chosen candidates.
 
         Raises:
             ValueError: The genotype does not fit this supernet.
@@ -209,10 +210,10 @@ class Supernet(nn.Module):
         return OpWeights(weights, None if run_all or not self.choices else torch.tensor(first))
 
     def path(self, candidates: Sequence[int]) -> OpWeights:
-        """Op weights that run one candidate of each choice, and no other.
+        """Op weights under which exactly one candidate of each choice runs.
 
         Args:
-            candidates: An index for each choice.
+            candidates: Index of a candidate for each choice.
         """
         index = torch.tensor(candidates, dtype=torch.int64)[:, None]
         weights = torch.zeros(self.alpha.shape).scatter_(1, index, 1.0).to(self.alpha)
@@ -233,19 +234,19 @@ class Supernet(nn.Module):
         }
 
     def discretize(self, relaxation: Relaxation | None = None) -> Genotype:
-        """The most probable label of every active choice; of equals, the first."""
+        """The most probable label of every active choice; in a tie, the first."""
         probabilities = self.probabilities(relaxation)
         return self.prune(Genotype(argmax_choices(probabilities)), probabilities)
 
     def prune(self, genotype: Genotype, probabilities: Mapping[str, Mapping[str, float]] | None = None) -> Genotype:
-        """The same genotype without the choices that it makes inactive.
+        """The same genotype without inactive choices, and with invalid values replaced.
 
-        Gates that would keep no element at all keep the one that is most probable; a choice that was given a label of the search only
-        gets the most probable other; an input choice with one label gets the k that are worth most.
+        Gates without a kept element keep the most probable element. The most probable other label replaces a search-only label. An input
+        choice with one label gets the k labels of highest rank.
 
         Args:
             genotype: May name inactive choices.
-            probabilities: Those that say what is most probable; None: softmax of alpha.
+            probabilities: Probabilities for the replacements; None: softmax of alpha.
 
         Raises:
             ValueError: An active choice is missing or has an unknown label.
@@ -255,7 +256,7 @@ class Supernet(nn.Module):
         return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
 
     def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
-        """The plain network of one architecture, weights inherited; modules and keys as if built under :func:`nas.architecture`.
+        """The plain network of one architecture: inherited weights, and the modules and keys of a build under :func:`nas.architecture`.
 
         Raises:
             ValueError: The genotype does not fit this supernet.
@@ -269,7 +270,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def after_arch_step(self, relaxation: Relaxation, sample: OpWeights) -> None:
-        """What the relaxation does to alpha after a step of the arch parameters; rows that it does not draw stay as they are."""
+        """Applies the relaxation's change of alpha after a step of the arch parameters. Rows that are not drawn do not change."""
         before = self.alpha.clone()
         relaxation.after_arch_step(self.alpha, sample)
         self.alpha.copy_(self.input_rows.only_drawn(self.alpha, before))
@@ -279,7 +280,7 @@ class Supernet(nn.Module):
         return self.input_rows.without_frozen(self.alpha)
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Alpha, or nothing when there is no choice."""
+        """Alpha; empty without choices."""
         return [self.alpha] if self.choices else []
 
     def weight_parameters(self) -> list[nn.Parameter]:
@@ -291,7 +292,7 @@ class Supernet(nn.Module):
         return encoded(self.choices)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing: the choices come from the network; a pre-hook has checked that they agree."""
+        """Does nothing: the choices come from the network, and a pre-hook has compared them."""
 
 
 def _choices_of(genotype: Genotype | Mapping[str, Any]) -> Mapping[str, Any]:

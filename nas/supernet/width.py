@@ -13,17 +13,15 @@ from nas.supernet.base import ChoiceModule, Condition, check_choice
 
 
 class Width(int):
-    """A whole number that is still to be chosen: the largest of its sizes while searching.
+    """A whole number that is a choice. While searching, its value is the largest of its sizes.
 
-    Made by :func:`nas.width`. Layers keep it as their ``in_channels``, ``out_features`` and so on, which is how a supernet knows what to
-    mask and what to cut. It may be multiplied and divided by whole numbers; it cannot be added to.
+    Made by :func:`nas.width`. Layers store it as ``in_channels``, ``out_features`` and so on. They tell a supernet which tensors to mask
+    and to cut. A width can be multiplied and divided by whole numbers, but not added.
 
     Attributes:
-        name: The choice's name.
-        labels: The sizes' texts, as chosen.
-        sizes: The sizes here, after multiplications and divisions; rising.
-        origin: The call of :func:`nas.width` that made it.
-        shared: Whether other widths may use the same name.
+        labels: The sizes that :func:`nas.width` got, as texts.
+        sizes: The sizes after multiplications and divisions, in ascending order.
+        origin: Identifies the call of :func:`nas.width` that made it.
     """
 
     name: str
@@ -35,7 +33,7 @@ class Width(int):
     def __new__(
         cls, name: str, labels: Sequence[str], sizes: Sequence[int], origin: object, shared: bool = False
     ) -> Width:
-        """Stores the sizes; the number is the largest."""
+        """Stores the sizes; the value is the largest size."""
         width = super().__new__(cls, max(sizes))
         width.name, width.labels, width.sizes = name, tuple(labels), tuple(sizes)
         width.origin, width.shared = origin, shared
@@ -63,12 +61,16 @@ class Width(int):
         return self._with([size // divisor for size in self.sizes])
 
     def __add__(self, other: int) -> int:
-        raise ValueError(f"width {self.name!r} cannot be added to; bring the branches to one width and sum them")
+        raise ValueError(
+            f"width {self.name!r} does not support addition; give the branches one width and sum their outputs"
+        )
 
     __radd__ = __sub__ = __rsub__ = __add__
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        raise ValueError(f"width {self.name!r} can only be multiplied by a whole number or divided by one with //")
+        raise ValueError(
+            f"width {self.name!r} can only be multiplied by a whole number, or divided by a whole number with //"
+        )
 
     __truediv__ = __rtruediv__ = __rfloordiv__ = __rpow__ = __lshift__ = __rshift__ = __and__ = __or__ = __pow__
     __divmod__ = __pow__
@@ -83,7 +85,7 @@ class Width(int):
         return rests.pop()
 
     def _sizes_of(self, divisor: int) -> tuple[int, ...]:
-        """The sizes; of a division of a width by itself just the largest, since all leave the same."""
+        """The sizes; only the largest if the divisor is a width, since all sizes then leave the same remainder."""
         return self.sizes[-1:] if isinstance(divisor, Width) else self.sizes
 
     def __copy__(self) -> Width:
@@ -101,12 +103,12 @@ class Width(int):
 
 
 class WidthRow(ChoiceModule):
-    """A width as a place of decision. It is in no network: it stands for what layers of that width share."""
+    """The choice module of a width. It is not part of a network; it represents the width in all layers that hold it."""
 
     cuts = True
 
     def __init__(self, width: Width) -> None:
-        """Stands for `width`."""
+        """Stores the width."""
         super().__init__()
         self.width = width
         self.shared = width.shared
@@ -130,7 +132,7 @@ _MADE: ContextVar[list[str] | None] = ContextVar("nas_widths_made", default=None
 
 @contextmanager
 def noting_widths() -> Iterator[list[str]]:
-    """Gives the names of widths that are made while the block runs: a width that arithmetic swallowed is in no layer."""
+    """Collects the names of widths that are made inside the block, to find widths that arithmetic turned into plain numbers."""
     made: list[str] = []
     token = _MADE.set(made)
     try:
@@ -140,11 +142,7 @@ def noting_widths() -> Iterator[list[str]]:
 
 
 def make_width(name: str, sizes: Sequence[int], shared: bool) -> Width:
-    """The width of :func:`nas.width` while searching.
-
-    Raises:
-        ValueError: A bad name or bad sizes.
-    """
+    """The width of :func:`nas.width` while searching."""
     sizes = check_sizes(name, sizes)
     if (made := _MADE.get()) is not None:
         made.append(name)
@@ -152,17 +150,13 @@ def make_width(name: str, sizes: Sequence[int], shared: bool) -> Width:
 
 
 def check_sizes(name: str, sizes: Sequence[int]) -> list[int]:
-    """The sizes, rising.
-
-    Raises:
-        ValueError: Fewer than two, one below 1 or given twice, or a bad name.
-    """
+    """The sizes in ascending order; raises ValueError for bad sizes or a bad name."""
     if any(not isinstance(size, int) or size < 1 for size in sizes) or len(set(sizes)) != len(sizes):
-        raise ValueError(f"width {name!r}: sizes must be different whole numbers from 1 on, got {list(sizes)}")
+        raise ValueError(f"width {name!r}: sizes must be different whole numbers of at least 1, got {list(sizes)}")
     check_choice(name, dict.fromkeys(str(size) for size in sizes))
     return sorted(sizes)
 
 
 def widths_of(module: nn.Module) -> dict[str, Width]:
-    """Attribute -> width, of the widths that a module itself holds."""
+    """Attribute -> width, for the widths that a module itself holds."""
     return {key: value for key, value in vars(module).items() if isinstance(value, Width)}

@@ -1,1 +1,1 @@
-"""The loop: Lightning modules that train, search and retrain, and what they log."""
+"""Lightning modules for searching and retraining, with their schedules, checks and metrics."""

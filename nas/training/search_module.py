@@ -46,7 +46,7 @@ class SearchModule(TrainModule):
         warmup_paths: Selects the candidates that the warm-up trains; null: the relaxation draws them from the frozen alpha.
         num_paths: Number of parts of each batch, each with its own draw; gradients of the parts are averaged.
         num_micro_batches: Number of parts of each batch (or of a path's part) that run one after another; their gradients are summed
-            (gradient accumulation). Only one part needs memory. Without batch norms, the gradient is that of the whole batch.
+            (gradient accumulation). Only one part is in memory at a time. Without batch norms, the gradient is that of the whole batch.
         gradient_clip_norm: Largest norm of the weights' gradient; null: no clipping.
         average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 averages about 1,000 batches). Networks are
             derived from the average; null: from the current weights.
@@ -212,9 +212,8 @@ class SearchModule(TrainModule):
         if "arch" in levels:
             if self.supernet.alpha.grad is not None:
                 self.alpha_gradient.update(self.supernet.alpha.grad)
-            for sample in samples.get(
-                "arch", samples.get("weight", [])
-            ):  # no samples if the method computed its own loss
+            # no samples if the method computed its own loss
+            for sample in samples.get("arch", samples.get("weight", [])):
                 self.supernet.after_arch_step(self.relaxation, sample)
 
     @torch.no_grad()

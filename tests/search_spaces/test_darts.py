@@ -247,7 +247,9 @@ def test_auxiliary_logits_come_while_training_only():
 
 def test_auxiliary_head_names_the_image_size():
     net = built(Darts(**SMALL | {"auxiliary": True}), DARTS_V1)
-    with pytest.raises(ValueError, match=r"^the auxiliary head needs images of 32 x 32, of which \(4, 4\) is not left"):
+    with pytest.raises(
+        ValueError, match=r"^the auxiliary head needs images of 32 x 32, but got features of size \(4, 4\)"
+    ):
         net(torch.randn(2, 3, 16, 16))
 
 
@@ -338,12 +340,12 @@ def edited(position, edge):
 
 
 BROKEN = [
-    ("", rf"{FORM} what cannot be parsed: ''"),
-    ("Genotype(normal=[", rf"{FORM} what cannot be parsed: 'Genotype\(normal=\['"),
-    ("G = Genotype()", f"{FORM} what cannot be parsed: 'G = Genotype"),
-    ("-" * 100_000 + "1", f"{FORM} what cannot be parsed: '---"),
-    ("(" * 1000, rf"{FORM} what cannot be parsed: '\(\(\("),
-    ("\0", rf"{FORM} what cannot be parsed: '\\x00'"),
+    ("", rf"{FORM} text that cannot be parsed: ''"),
+    ("Genotype(normal=[", rf"{FORM} text that cannot be parsed: 'Genotype\(normal=\['"),
+    ("G = Genotype()", f"{FORM} text that cannot be parsed: 'G = Genotype"),
+    ("-" * 100_000 + "1", f"{FORM} text that cannot be parsed: '---"),
+    ("(" * 1000, rf"{FORM} text that cannot be parsed: '\(\(\("),
+    ("\0", rf"{FORM} text that cannot be parsed: '\\x00'"),
     ("[1, 2]", rf"{FORM} '\[1, 2\]'"),
     ("Gene(normal=[])", rf"{FORM} 'Gene\(normal"),
     ("a.Genotype(normal=[])", rf"{FORM} 'a\.Genotype"),
@@ -356,7 +358,7 @@ BROKEN = [
     (two_nodes()[:-1] + ", normal=[])", "expected the fields .*, got normal, .*, normal$"),
     (two_nodes(reduce="open('x')"), r"reduce must be a list, or range\(first, last\), of plain values$"),
     (two_nodes(reduce="[x for x in []]"), "reduce must be a list, or range"),
-    (two_nodes(normal="1 + " * 3000 + "1"), f"{FORM} what cannot be parsed|normal must be a list, or range"),
+    (two_nodes(normal="1 + " * 3000 + "1"), f"{FORM} text that cannot be parsed|normal must be a list, or range"),
     (two_nodes(normal_concat="range(4)"), "normal_concat must be a list, or range"),
     (two_nodes(normal_concat="range(2, 4, step=1)"), "normal_concat must be a list, or range"),
     (two_nodes(normal_concat="range('a', 4)"), "normal_concat must be a list, or range"),
@@ -373,7 +375,7 @@ BROKEN = [
     (two_nodes(reduce_concat="None"), r"reduce_concat must be all nodes, \[2, 3\], got None$"),
     (two_nodes(REDUCE[:3]), "normal: expected 2 edges for each of 2 nodes, got 3$"),
     (two_nodes(reduce=[*REDUCE, ("skip_connect", 0)]), "reduce: expected 2 edges for each of 2 nodes, got 5$"),
-    (two_nodes(reduce=edited(1, ("none", 1))), "reduce: 'none' is there while searching only$"),
+    (two_nodes(reduce=edited(1, ("none", 1))), "reduce: 'none' exists only while searching$"),
     (
         two_nodes(reduce=edited(1, ("conv", 1))),
         "reduce: unknown operation 'conv'; expected one of max_pool_3x3, .*_5x5$",

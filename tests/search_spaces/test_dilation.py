@@ -162,7 +162,7 @@ def test_norms_of_candidates_change_the_supernet_but_no_derived_network():
     assert torch.equal(shared(x), own(x)) and torch.equal(shared.eval()(x), own.eval()(x))
     supernet = DilationNet1d(2, 4, (1, 8), candidate_norms=True).network()
     assert sum(isinstance(module, nn.BatchNorm1d) for module in supernet.modules()) == 4
-    with pytest.raises(ValueError, match="candidate_norms must be false where depthwise is true"):
+    with pytest.raises(ValueError, match="candidate_norms must be false if depthwise is true"):
         DilationNet1d(depthwise=True, candidate_norms=True)
 
 

@@ -11,7 +11,7 @@ from search_spaces.nasbench201 import EDGES, OPS, NASBench201
 
 TEXT = "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 CONV3 = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-DEAD = r"^genotype: a dead cell: no path of operations other than none leads from its input to its output$"
+DEAD = r"^genotype: a dead cell: every path from its input to its output has the operation none$"
 SMALL = {"channels": 4, "cells_per_stage": 1}
 
 

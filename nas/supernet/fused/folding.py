@@ -1,8 +1,8 @@
-"""Op weights inside candidates' last layers.
+"""Op weights folded into the last layers of candidates.
 
-``w * BN(z)`` is a batch norm whose scale and shift are multiplied by w; ``w * (W z + b)`` a layer of weights w W and w b. So a candidate
-that ends in such a layer puts out its term of the mixture at once: the mixture is a plain sum, keeps nothing for its backward pass, and
-the gradient of w falls out of the layer's own.
+``w * BN(z)`` is a batch norm with scale and shift multiplied by w. ``w * (W z + b)`` is a layer with the weights w W and w b. A candidate
+that ends in such a layer thus returns its term of the mixture directly. The mixture is a plain sum that keeps no tensors for its backward
+pass, and the gradient of w follows from the gradients of the layer's parameters.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 
 class Scaled(NamedTuple):
-    """A layer's parameters, multiplied by an op weight; the shift is None where there is none."""
+    """A layer's parameters, multiplied by an op weight; the shift is None for a layer without bias."""
 
     scale: Tensor
     shift: Tensor | None
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called with the module that calling its parts would leave out."""
+    """Whether a module has hooks, which a direct call of its parts would skip."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
@@ -34,21 +34,13 @@ def has_hooks(module: nn.Module) -> bool:
 def is_foldable(layer: nn.Module) -> bool:
     """Whether a layer can take an op weight into its parameters: batch norm, convolution or linear, of exactly these types.
 
-    Hooks and parametrisations (which change the type) see the layer as it is, so they exclude it.
+    Layers with hooks or parametrizations (which change the type) are not foldable, because these read the original parameters.
     """
     return type(layer) in call_scaled and not has_hooks(layer) and "forward" not in layer.__dict__
 
 
 def scale_all(layers: Sequence[nn.Module], weights: Tensor) -> list[Scaled]:
-    """The parameters of many layers, each multiplied by its op weight, by a few operations in all.
-
-    Args:
-        layers: Foldable layers; one may come several times.
-        weights: One number for each.
-
-    Shape:
-        - weights: (len(layers),)
-    """
+    """The parameters of foldable layers, multiplied by their op weights (len(layers),), by a few operations in total."""
     tensors: list[Tensor] = []
     owners: list[int] = []
     for i, layer in enumerate(layers):
@@ -70,7 +62,7 @@ def _multiplied(tensors: Sequence[Tensor], weights: Tensor, owners: Sequence[int
 
 
 class _MultiplyParts(torch.autograd.Function):
-    """Tensors, each times its owner's weight, as parts of one long one: a few operations, however many they are."""
+    """Multiplies each tensor by its owner's weight, as parts of one long tensor, by a constant number of operations."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, owners: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -82,7 +74,7 @@ class _MultiplyParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         weights, owner, *tensors = ctx.saved_tensors
-        # a layer that did not run has no gradient: its optimizer must leave it alone
+        # a layer that did not run has no gradient, so that the optimizer does not change it
         grad = _joined([torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)])
         weight_grad = None
         if ctx.needs_input_grad[0]:
@@ -100,7 +92,7 @@ def _owner_of_each(owners: tuple[int, ...], sizes: tuple[int, ...], device: torc
 @functools.lru_cache(maxsize=1024)
 def indices(values: tuple[int, ...], device: torch.device) -> Tensor:
     """Indices as a tensor that is made once, so that no step waits for a copy to the device."""
-    with torch.inference_mode(False):  # one made in inference mode could not be used in training later
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
         return torch.tensor(values, dtype=torch.int64, device=device)
 
 
@@ -114,7 +106,7 @@ def _parts(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _batch_norm(norm: Any, x: Tensor, scaled: Scaled, tracked: list[Tensor]) -> Tensor:
-    """What ``_BatchNorm.forward`` does, with another scale and shift."""
+    """``_BatchNorm.forward`` with another scale and shift."""
     norm._check_input_dim(x)
     momentum = 0.0 if norm.momentum is None else norm.momentum
     if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
@@ -145,12 +137,12 @@ call_scaled: Mapping[type[nn.Module], Callable[[Any, Tensor, Scaled, list[Tensor
 }
 """Type of a foldable layer -> function of the layer, its input and scaled parameters: the op weight times the layer's output.
 
-The last argument collects the batch counters that :func:`count_batches` is still to raise.
+The last argument collects batch counters for :func:`count_batches`.
 """
 
 
 def count_batches(tracked: Sequence[Tensor]) -> None:
-    """Raises batch counters by 1 for every time they are in the list, by one operation for all that are there as often."""
+    """Increments batch counters by their number of occurrences; counters with equal numbers share one operation."""
     times = Counter(map(id, tracked))
     counters = {id(counter): counter for counter in tracked}
     for number in set(times.values()):

@@ -1,7 +1,7 @@
-"""Candidates that are one convolution together.
+"""Candidates that run as one convolution.
 
-A sum of convolutions of one input is a convolution: ``sum_k conv(x, W_k, dilation k) = conv(x, sum_k embed(W_k))``. Where candidates are
-bare convolutions that differ in kernel size or dilation only, they run as that one, over the union of their taps.
+A sum of convolutions of one input is a convolution: ``sum_k conv(x, W_k, dilation k) = conv(x, sum_k embed(W_k))``. Candidates that are
+bare convolutions and differ only in kernel size or dilation run as one convolution, over the union of their taps.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Kernel(NamedTuple):
     dilation: tuple[int, ...]
 
     def taps(self) -> list[tuple[int, ...]]:
-        """Where its weights are, relative to the centre, in their order."""
+        """Offsets of the weights from the center, in the order of the weights."""
         offsets = [[i * d - d * (k - 1) // 2 for i in range(k)] for k, d in zip(*self, strict=True)]
         return list(itertools.product(*offsets))
 
 
 class MergedKernel(NamedTuple):
-    """The kernel that several kernels are together.
+    """The union of several kernels.
 
     Attributes:
-        taps: Offsets of the union; where it is dense, all of a box in order.
-        places: For every weight of every kernel, in turn, the tap that it belongs to.
-        box: Size of the dense kernel; None: only the taps are visited.
+        taps: Offsets of the union; for a dense kernel, all offsets of the box in order.
+        places: Index of the tap of every weight, kernel by kernel.
+        box: Size of the dense kernel; None: only the taps are computed.
     """
 
     taps: tuple[tuple[int, ...], ...]
@@ -47,9 +47,9 @@ class MergedKernel(NamedTuple):
 
 
 def family(layer: nn.Module) -> tuple[object, ...] | None:
-    """Equal for convolutions that may run as one; None for layers that may not.
+    """A key that is equal for convolutions that can run as one; None for other layers.
 
-    They have the same channels, groups and stride, and keep the size of the input but for the stride, padded by zeros.
+    Such convolutions have the same channels, groups and stride. Their zero padding keeps the input size, up to the stride.
     """
     if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return None
@@ -60,10 +60,10 @@ def family(layer: nn.Module) -> tuple[object, ...] | None:
 
 
 def merged_kernel(layers: Sequence[nn.Module], device: torch.device) -> MergedKernel | None:
-    """The kernel of convolutions of one family together; None where it would take more work than each by itself.
+    """The merged kernel of convolutions of one family; None if the merged kernel would need more work than separate convolutions.
 
-    A dense kernel is worth it if it has no more weights than the others together. Depthwise convolutions may visit the taps alone, where
-    there is a native kernel.
+    A dense kernel is used if it has no more weights than the separate kernels in total. Depthwise convolutions may compute only the taps,
+    if a native kernel supports them.
     """
     convs = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
     first = convs[0]
@@ -74,7 +74,7 @@ def merged_kernel(layers: Sequence[nn.Module], device: torch.device) -> MergedKe
 
 @functools.lru_cache(maxsize=1024)
 def _union(kernels: tuple[Kernel, ...]) -> MergedKernel:
-    """One dense kernel where it has no more weights than all together; otherwise their taps alone."""
+    """A dense kernel if it has no more weights than the separate kernels in total; otherwise only their taps."""
     each = [kernel.taps() for kernel in kernels]
     union = sorted(set(itertools.chain(*each)))
     reach = [max(abs(tap[axis]) for tap in union) for axis in range(len(union[0]))]
@@ -87,7 +87,7 @@ def _union(kernels: tuple[Kernel, ...]) -> MergedKernel:
 
 
 def merged(kernel: MergedKernel, parts: Sequence[Scaled]) -> Scaled:
-    """The weights of the one convolution, and its bias.
+    """The weights and bias of the merged convolution.
 
     Shape:
         - weights of a part: (out, in / groups, *kernel size)
@@ -103,14 +103,7 @@ def merged(kernel: MergedKernel, parts: Sequence[Scaled]) -> Scaled:
 
 
 def call_merged(kernel: MergedKernel, conv: nn.Module, x: Tensor, scaled: Scaled) -> Tensor:
-    """The one convolution.
-
-    Args:
-        kernel: Its taps.
-        conv: One of those that it stands for.
-        x: The input.
-        scaled: From :func:`merged`.
-    """
+    """Runs the merged convolution; `conv` is one of its convolutions, and `scaled` comes from :func:`merged`."""
     assert isinstance(conv, nn.Conv1d | nn.Conv2d)
     if kernel.box is not None:
         call = F.conv1d if isinstance(conv, nn.Conv1d) else F.conv2d

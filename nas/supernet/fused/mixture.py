@@ -1,9 +1,9 @@
-"""The fast path of mixtures: what can be done fast is found once, as a plan; each forward then computes numbers alone.
+"""The fast path of mixtures. A plan is made once; each forward only computes numbers.
 
-* An op weight goes into the parameters of a candidate's last layer (:mod:`~nas.supernet.fused.folding`).
+* Op weights are folded into the parameters of candidates' last layers (:mod:`~nas.supernet.fused.folding`).
 * Convolutions of one input run as one convolution (:mod:`~nas.supernet.fused.merging`).
 * Candidates that start with the same activation or pooling of the same tensor share its result.
-* Candidates that put out zeros have no term; candidates that put out their input are not copied.
+* Candidates that return zeros have no term. Outputs of candidates that return their input are not copied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STATELESS = frozenset(
         *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     )
 )
-# what a plan depends on in a module: children, or all settings (``extra_repr`` leaves some out)
+# the state of a module that a plan depends on: children, or all settings (``extra_repr`` omits some)
 _SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
     **{kind: attrgetter(*kind.__constants__) for kind in (*_STATELESS, nn.Conv1d, nn.Conv2d)},  # type: ignore[attr-defined]
     **dict.fromkeys((nn.Sequential, nn.ModuleList), attrgetter("_modules")),
@@ -37,14 +37,14 @@ _SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
 
 
 class Term(NamedTuple):
-    """One term of a mixture: a candidate, or several that run as one convolution.
+    """One term of a mixture: a candidate, or several candidates that run as one convolution.
 
     Attributes:
-        candidates: Their indices.
-        first: What the first step is, where its result can be shared; None: it cannot.
-        steps: The modules before `layers`, one after the other.
-        layers: The layers that take the op weights into their parameters; none where the output is multiplied.
-        kernel: The kernel that several layers have together.
+        candidates: Indices of the candidates.
+        first: Key of the first step if its result can be shared; otherwise None.
+        steps: The modules before `layers`, in sequence.
+        layers: The layers with op weights folded into their parameters; empty if the output is multiplied instead.
+        kernel: The merged kernel of several layers.
     """
 
     candidates: list[int]
@@ -58,10 +58,10 @@ class Terms(NamedTuple):
     """The terms of one choice that run.
 
     Attributes:
-        terms: In the order of their candidates.
-        candidates: The candidates of each.
-        prescaled: Positions of the terms that take their op weights into parameters.
-        places: Places of each term's layers among the layers of all choices.
+        terms: The terms, in the order of their candidates.
+        candidates: The candidates of each term.
+        prescaled: Positions of the terms with folded op weights.
+        places: Slice of each term's layers in the list of the layers of all choices.
     """
 
     terms: list[Term]
@@ -86,18 +86,14 @@ class Outputs(NamedTuple):
     weights: Tensor
 
     def total(self) -> Tensor | None:
-        """The weighted sum; None where nothing contributes."""
+        """The weighted sum; None without tensors."""
         if len(self.prescaled) < len(self.tensors):
             return mix(self.tensors, self.weights, prescaled=self.prescaled)
         return sum_outputs(self.tensors) if self.tensors else None
 
 
 class Plan:
-    """How the candidates of a supernet's choices run.
-
-    Args:
-        choices: Choice -> its row of the op weights, and its candidates.
-    """
+    """How the candidates of a supernet's choices run. `choices` maps a choice to its row of the op weights and its candidates."""
 
     def __init__(self, choices: Mapping[nn.Module, tuple[int, nn.ModuleList]]) -> None:
         self._watched: list[nn.Module] = [candidates for _, candidates in choices.values()]
@@ -109,7 +105,7 @@ class Plan:
         self._all: dict[torch.device, _Running] = {}
 
     def is_current(self) -> bool:
-        """Whether the modules are as they were: their types, hooks, children and settings."""
+        """Whether types, hooks, children and settings of the modules are unchanged."""
         return _states(self._watched) == self._states
 
     def _term(self, index: int, candidate: nn.Module) -> Term | None:
@@ -122,7 +118,7 @@ class Plan:
         return Term([index], _shared_first(before, steps), before, [last] if folds else [])
 
     def _chain(self, candidate: nn.Module) -> list[nn.Module]:
-        """The modules that a candidate calls one after the other, out of Sequentials without hooks."""
+        """The modules that a candidate calls in sequence; Sequentials without hooks are flattened."""
         self._watched.append(candidate)
         if type(candidate) is nn.Sequential and len(candidate) and not has_hooks(candidate):
             return [step for module in candidate for step in self._chain(module)]
@@ -131,12 +127,7 @@ class Plan:
     def prepare(self, weights: Tensor, active: list[list[int]] | None) -> Fused:
         """The numbers that one forward needs, by a few operations for all choices.
 
-        Args:
-            weights: Op weights, one draw for the batch.
-            active: The candidates to run, for each row; None: all.
-
-        Shape:
-            - weights: (E, K)
+        `weights` (E, K) is one draw for the batch. `active` has the candidates to run, for each row; None: all.
         """
         if active is not None:
             running = _running(self._choices, weights, active)
@@ -180,7 +171,7 @@ def _running(
 
 
 def _merge(terms: Sequence[Term], device: torch.device) -> list[Term]:
-    """Convolutions that can run as one do, in the place of the first."""
+    """Merges the convolutions that can run as one; the merged term has the position of the first."""
     families: dict[object, list[Term]] = {}
     for term in terms:
         if term.layers and not term.steps and (key := family(term.layers[0])) is not None:
@@ -198,16 +189,7 @@ def _merge(terms: Sequence[Term], device: torch.device) -> list[Term]:
 
 
 class Fused:
-    """The numbers of one forward, and the results that its choices share.
-
-    Args:
-        terms: Choice -> the terms that run.
-        scaled: Parameters of the layers of all choices, times op weights.
-        weights: Choice -> op weights of the terms that have no scaled parameters.
-
-    Attributes:
-        tracked: Batch counters of the batch norms that have run.
-    """
+    """The numbers of one forward, and the results that its choices share. `tracked` has the batch counters of batch norms that ran."""
 
     def __init__(
         self, terms: Mapping[nn.Module, Terms], scaled: Sequence[Scaled], weights: Mapping[nn.Module, Tensor]
@@ -234,7 +216,7 @@ class Fused:
         return Outputs(candidates, tensors, prescaled, self._weights[choice])
 
     def _first(self, key: str, step: nn.Module, x: Tensor) -> Tensor:
-        """The result of a candidate's first step; it lives as long as its input."""
+        """The result of a candidate's first step, cached as long as its input exists."""
         known = self._shared.setdefault(x, {})
         version, result = known.get(key, (None, None))
         if result is None or version != x._version or result._version != 0:
@@ -244,7 +226,7 @@ class Fused:
 
 
 def _shared_first(before: Sequence[nn.Module], steps: Sequence[nn.Module]) -> str | None:
-    """What the first step is, where its result depends on the input alone and the next step leaves it as it is."""
+    """The key of the first step if its result depends only on the input and the next step does not change it; otherwise None."""
     if not before or type(before[0]) not in _STATELESS or getattr(before[0], "inplace", False) or has_hooks(before[0]):
         return None
     if len(steps) > 1 and not is_foldable(steps[1]):
@@ -253,7 +235,7 @@ def _shared_first(before: Sequence[nn.Module], steps: Sequence[nn.Module]) -> st
 
 
 def _states(modules: Sequence[nn.Module]) -> list[Any]:
-    """What a plan depends on."""
+    """The state of the modules that a plan depends on."""
     return [
         (
             type(module),

@@ -57,8 +57,8 @@ def test_a_published_text_is_retrained(run_cli, config, changes, text, name, lab
         (NB201, "", "NAS-Bench-201 string: "),
         (MACRO, "0120120", "NAS-Bench-Macro string: expected 8 digits, got 7"),
         (DARTS, "__import__('os').system('touch pwned')", "DARTS genotype: "),
-        (DARTS, DARTS_V2.replace("skip_connect", "none"), "'none' is there while searching only"),
-        ({}, "conv3x3", "DilationNet1d has no notation of its own; give a genotype.json"),
+        (DARTS, DARTS_V2.replace("skip_connect", "none"), "'none' exists only while searching"),
+        ({}, "conv3x3", "DilationNet1d has no text notation; use a genotype.json"),
     ],
 )
 def test_broken_texts_are_one_line(run_cli, config, changes, text, message):

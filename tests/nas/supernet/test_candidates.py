@@ -22,7 +22,7 @@ def test_projection_joins_candidates_of_different_shape():
 
     supernet = nas.Supernet(network())
     x = torch.randn(2, 3, 8, 8)
-    with pytest.raises(ValueError, match=r"differ in shape .* nas\.Projection brings them to a common one"):
+    with pytest.raises(ValueError, match=r"differ in shape .* nas\.Projection gives them a common shape"):
         shapes = nas.Supernet(nas.choice("op", {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 8, 1)}))
         shapes(x, op_weights=shapes.sample(GumbelSoftmax(), 1.0))
     with pytest.raises(ValueError, match="differ in shape"):  # pooled to 8 x 8 from 4 x 4: not enlarged by itself

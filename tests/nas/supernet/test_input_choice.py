@@ -1,4 +1,4 @@
-"""Which k of several inputs are summed, and labels that exist while searching only."""
+"""The choice of k inputs for a sum, and labels that exist only while searching."""
 
 import itertools
 
@@ -106,7 +106,7 @@ def test_as_many_inputs_as_are_chosen_leave_no_choice():
         ({"node": ["from1", "from0"], "from0": "a", "from1": "a"}, "needs a sorted list of 2"),
         ({"node": ["from0", "from9"], "from0": "a"}, "has no candidate 'from9'"),
         ({"node": "from0", "from0": "a"}, "needs a sorted list of 2"),
-        ({"node": ["from0", "from1"], "from0": "none", "from1": "a"}, "'from0': 'none' is there while searching only"),
+        ({"node": ["from0", "from1"], "from0": "none", "from1": "a"}, "'from0': 'none' exists only while searching"),
         ({"node": ["from0", "from1"], "from0": "a", "from1": "a", "from2": "b"}, "'from2' is inactive"),
     ],
 )
@@ -122,7 +122,7 @@ def test_bad_use():
     two = {"a": nn.Identity, "b": nn.Identity}
     with pytest.raises(ValueError, match=r"k must lie in 2 \.\.\. 1"):
         nas.inputs("node", two, 1)
-    with pytest.raises(ValueError, match="search_only names 'c', which is no candidate"):
+    with pytest.raises(ValueError, match="search_only names 'c', which is not a candidate"):
         nas.choice("x", two, search_only=("c",))
     with pytest.raises(ValueError, match="none could be derived"):
         nas.choice("x", two, search_only=("a", "b"))

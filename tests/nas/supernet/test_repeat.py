@@ -90,8 +90,8 @@ def test_outputs_of_different_shape_are_refused():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ((1, 1), "must be different whole numbers from 0 on"),
-        ((-1, 2), "must be different whole numbers from 0 on"),
+        ((1, 1), "must be different whole numbers of at least 0"),
+        ((-1, 2), "must be different whole numbers of at least 0"),
         ((3,), "at least two"),
     ],
 )

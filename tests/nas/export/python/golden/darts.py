@@ -18,7 +18,7 @@ WEIGHTS_SHA256 = ""
 
 
 class SumInputs(nn.Module):
-    """Sums chosen inputs, each through a module of its own."""
+    """Sums chosen inputs, each through its own module."""
 
     def __init__(self, indices: tuple[int, ...], branches: nn.ModuleList) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class SumInputs(nn.Module):
         """The sum.
 
         Args:
-            inputs: All inputs, also those that are not used.
+            inputs: All inputs, including unused inputs.
 
         Shape:
             - output: that of each branch
@@ -43,8 +43,8 @@ class SumInputs(nn.Module):
 
 
 class TwoHalves(nn.Module):
-    """Two strided 1x1 convolutions, half of the channels each; the second reads the
-    pixels one further down and right.
+    """Two strided 1x1 convolutions with half of the channels each; the second reads the
+    image shifted by one pixel down and right.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -59,8 +59,8 @@ class TwoHalves(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier, behind the last reduction cell; its loss helps to train the
-    cells before it.
+    """A second classifier after the last reduction cell; its loss helps to train the
+    earlier cells.
     """
 
     def __init__(self) -> None:
@@ -88,21 +88,21 @@ class AuxiliaryHead(nn.Module):
             - output: (B, num_classes)
 
         Raises:
-            ValueError: An image of another size, of which pooling does not leave 2 x 2.
+            ValueError: The input has another size, so that pooling does not return 2 x 2.
         """
         if any((size - 5) // self.stride != 1 for size in x.shape[-2:]):
             size = self.image_size
             raise ValueError(
-                f"the auxiliary head needs images of {size} x {size}, of which {tuple(x.shape[-2:])} is not left where it reads; "
-                "set auxiliary to false"
+                f"the auxiliary head needs images of {size} x {size}, but got features of size {tuple(x.shape[-2:])}; "
+                "use such images, or set auxiliary to false"
             )
         logits: Tensor = self.classifier(self.features(x))
         return logits
 
 
 class Cell(nn.Module):
-    """One cell: `before` are the channels of its inputs, `reduces` whether it halves
-    the image, `reduced` whether the cell before did.
+    """One cell. `before`: channels of its inputs; `reduces`: it halves the image;
+    `reduced`: the previous cell halved the image.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ WEIGHTS_SHA256 = ""
 
 class InvertedResidual(nn.Module):
     """MobileNetV2's block: 1x1 expansion, depthwise convolution, linear 1x1 projection,
-    and a shortcut where input and output agree.
+    and a shortcut if input and output shapes match.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output, plus its input where there is a shortcut.
+        """The block's output, plus its input if there is a shortcut.
 
         Shape:
             - input: (B, in_channels, H, W)
@@ -57,7 +57,7 @@ class InvertedResidual(nn.Module):
 
 class InvertedResidual2(nn.Module):
     """MobileNetV2's block: 1x1 expansion, depthwise convolution, linear 1x1 projection,
-    and a shortcut where input and output agree.
+    and a shortcut if input and output shapes match.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class InvertedResidual2(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output, plus its input where there is a shortcut.
+        """The block's output, plus its input if there is a shortcut.
 
         Shape:
             - input: (B, in_channels, H, W)
@@ -121,7 +121,7 @@ class SqueezeExcitation(nn.Module):
 
 class InvertedResidual3(nn.Module):
     """MobileNetV2's block: 1x1 expansion, depthwise convolution, linear 1x1 projection,
-    and a shortcut where input and output agree.
+    and a shortcut if input and output shapes match.
     """
 
     def __init__(self, channels: int, fc1_channels: int) -> None:
@@ -147,7 +147,7 @@ class InvertedResidual3(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output, plus its input where there is a shortcut.
+        """The block's output, plus its input if there is a shortcut.
 
         Shape:
             - input: (B, in_channels, H, W)

@@ -34,7 +34,7 @@ def sum_outputs(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tenso
 
 
 class Zero(nn.Module):
-    """Zeros of the input's shape: a branch that is not there."""
+    """Returns zeros of the input's shape, as if the branch were absent."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeros.
