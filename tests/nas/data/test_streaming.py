@@ -141,13 +141,13 @@ def test_other_loaders():
             Numbers(**changes)
 
 
-def test_a_search_on_a_stream_goes_on_exactly_and_its_find_is_trained(nas, config, tmp_path, monkeypatch):
+def test_a_search_on_a_stream_goes_on_exactly_and_its_find_is_trained(run_cli, config, tmp_path, monkeypatch):
     (tmp_path / "streamed.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     data = {"class_path": "streamed.Stream", "init_args": {"num_batches": 6, "batch_size": 100, "shuffle_size": 50}}
     path = config({"data": data})
     trust = ("--trust-module", "streamed")
-    assert nas("search", "--config", path, "--out", "whole", *trust).code == 0
+    assert run_cli("search", "--config", path, "--out", "whole", *trust).code == 0
     # one epoch more, cut by its number, would anneal differently: stop in the middle by a failing batch instead
     from nas.training.search_module import SearchModule
 
@@ -160,9 +160,9 @@ def test_a_search_on_a_stream_goes_on_exactly_and_its_find_is_trained(nas, confi
 
     with monkeypatch.context() as patch:
         patch.setattr(SearchModule, "training_step", failing)
-        assert nas("search", "--config", path, "--out", "cut", *trust).code == 1
-    assert nas("search", "--resume", "cut", *trust).code == 0
+        assert run_cli("search", "--config", path, "--out", "cut", *trust).code == 1
+    assert run_cli("search", "--resume", "cut", *trust).code == 0
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
-    answer = nas("retrain", "--run", "cut", *trust)
+    answer = run_cli("retrain", "--run", "cut", *trust)
     assert answer.code == 0, answer.err
-    assert nas("evaluate", "--run", "cut", *trust).code == 0
+    assert run_cli("evaluate", "--run", "cut", *trust).code == 0

@@ -191,7 +191,7 @@ def test_a_single_architecture_has_no_spread(run_cli, config):
     [
         (("--config", "tiny.yaml", "--num", 0), "--num must be at least 1"),
         (("--config", "tiny.yaml"), "--num"),
-        (("--num", 2), "the following arguments are required: --config"),
+        (("--num", 2), "required: --config"),
         (("--config", "tiny.yaml", "--num", 2, "--out", "b", "--seed_everything", 9), "another configuration"),
         (("--config", "tiny.yaml", "--num", 2, "--out", "tiny.yaml"), "tiny.yaml"),
     ],
