@@ -1,1 +1,1 @@
-"""Files, processes, random numbers and errors; imports no other package of ours."""
+"""Files, processes, random numbers and errors. Imports no other package of the framework."""

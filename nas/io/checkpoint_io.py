@@ -1,7 +1,7 @@
-"""Checkpoint files that are whole or absent, and whose content is verified before it is used.
+"""Atomic checkpoint files with a checksum, which is verified before the content is used.
 
-A file is the output of ``torch.save``, followed by a line ``sha256:<hex>`` of this output, which ``torch.load`` ignores. The previous
-checkpoint is kept beside it.
+A file is the output of ``torch.save`` and a line ``sha256:<hex>`` with the checksum of this output. ``torch.load`` ignores the line. The
+previous checkpoint stays in the same folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRAILER = len(_MARK) + 64 + 1
 
 
 class _HashingFile:
-    """The part of a binary file that torch.save needs, hashing on the way."""
+    """A binary file for torch.save that hashes the written bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -48,9 +48,9 @@ class _HashingFile:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Writes `path`; its old content becomes ``previous.ckpt`` in the same folder.
+    """Writes `path` atomically; its old content becomes ``previous.ckpt`` in the same folder.
 
-    Temporary file beside the target, fsync, rename: after any interruption there is a whole ``last.ckpt`` or ``previous.ckpt``.
+    After any interruption, ``last.ckpt`` or ``previous.ckpt`` is intact.
 
     Raises:
         OSError: The disk is full, for example.
@@ -68,15 +68,12 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path, map_location: Any = "cpu", *, fall_back: bool = True) -> dict[str, Any]:
-    """Reads and verifies `path`; where that is damaged or missing, ``previous.ckpt`` beside it, with a warning.
+    """Reads and verifies `path`. If it is damaged or missing, warns and reads ``previous.ckpt`` in the same folder.
 
-    Args:
-        path: The checkpoint.
-        map_location: As for ``torch.load``.
-        fall_back: Whether the previous checkpoint may be read, unlike for the result of a finished run.
+    Use ``fall_back=False`` for the result of a finished run, which must not come from the previous checkpoint.
 
     Raises:
-        ValueError: No file is whole.
+        ValueError: No file is intact.
     """
     reasons = []
     for candidate in (path, path.with_name(PREVIOUS)) if fall_back else (path,):
@@ -116,7 +113,7 @@ def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError("refused: it holds more than tensors and plain values") from None
+        raise ValueError("refused: the file contains more than tensors and plain values") from None
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"refused: not a checkpoint: {describe(error)}") from None
     if not isinstance(state, dict):
@@ -125,18 +122,18 @@ def _load_verified(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Refuses archives that torch.save does not write, and that would fill the memory from a small file."""
+    """Refuses compressed archives: torch.save does not write them, and a small file could fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
     except zipfile.BadZipFile:
         raise ValueError("refused: not a checkpoint") from None
     if unpacked > size:
-        raise ValueError(f"refused: it unpacks to {unpacked} bytes, more than it has")
+        raise ValueError(f"refused: the file has {size} bytes but unpacks to {unpacked} bytes")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's interface to :func:`save` and :func:`load`, for local paths only."""
+    """A Lightning plugin that calls :func:`save` and :func:`load`, for local paths only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes atomically."""

@@ -16,14 +16,14 @@ STEP = "step"
 
 
 class CsvFile:
-    """Rows of a step each, in the columns of the first row; numbers are written with ``repr``, so none is rounded."""
+    """One row for each step; the first row sets the columns. Numbers are written with ``repr``, so they are not rounded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._columns: list[str] | None = None
 
     def cut_after(self, step: int) -> None:
-        """Removes rows after `step`, and an unfinished last line."""
+        """Removes the rows after `step`, and an incomplete last line."""
         if not self.path.exists():
             return
         check_size(self.path, MAX_CSV_BYTES)
@@ -39,11 +39,7 @@ class CsvFile:
             self.path.unlink()
 
     def append(self, step: int, row: Mapping[str, Any]) -> None:
-        """Writes one row; None becomes an empty cell.
-
-        Raises:
-            ValueError: The columns differ from those of the first row.
-        """
+        """Writes one row; None becomes an empty cell. Raises ValueError if the columns differ from the first row."""
         cells = {STEP: step, **row}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -58,12 +54,9 @@ class CsvFile:
 
 
 def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, float]]]:
-    """The rows of a file: the step, and the numbers of the columns that begin with `prefix`, without empty cells.
+    """The rows of a file: step, and column -> number for nonempty cells of columns that begin with `prefix`.
 
-    An unfinished last line is left out.
-
-    Raises:
-        ValueError: The file is damaged.
+    Skips an incomplete last line. Raises ValueError if the file is damaged.
     """
     check_size(path, MAX_CSV_BYTES)
     with _damage_named(path):
@@ -71,7 +64,7 @@ def read_columns(path: Path, prefix: str = "") -> list[tuple[int, dict[str, floa
 
 
 def last_row(path: Path) -> dict[str, float]:
-    """The numbers of the last whole row, from the end of the file alone; empty without rows.
+    """The numbers of the last complete row, read from the end of the file; empty without rows.
 
     Raises:
         ValueError: The file is damaged.

@@ -1,4 +1,4 @@
-"""Operations of all processes of a search together. With one process they do nothing."""
+"""Collective operations of the processes of a search. With one process, they do nothing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Gives every process the mean of the gradients, in one message. The gradient of a parameter that a process did not use is zero there.
+    """Replaces the gradients by their means over the processes, in one message. Missing gradients of a process count as zero.
 
-    Torch's wrapper does not fit: a step has several backward passes over different parameters, sampled paths leave some parameters out,
-    and the wrapper's hooks do not see ``torch.autograd.grad``.
+    DistributedDataParallel does not fit: a step has several backward passes over different parameters, sampled paths skip some
+    parameters, and the hooks of the wrapper do not see ``torch.autograd.grad``.
     """
     if num_processes() == 1:
         return
@@ -44,7 +44,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replaces the tensors by their means over the processes, one message for each type."""
+    """Replaces the tensors by their means over the processes, in one message for each dtype."""
     if num_processes() == 1:
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -57,11 +57,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def check_equal(tensors: Mapping[str, Tensor]) -> None:
-    """Compares the tensors of all processes bit by bit.
-
-    Raises:
-        RuntimeError: A tensor differs; the message names it.
-    """
+    """Compares the tensors of all processes bit by bit; raises RuntimeError with the name of a tensor that differs."""
     if num_processes() == 1:
         return
     digests = [int.from_bytes(_digest(tensor)[:7], "little") for tensor in tensors.values()]
@@ -72,7 +68,9 @@ def check_equal(tensors: Mapping[str, Tensor]) -> None:
     dist.all_reduce(most, dist.ReduceOp.MAX)
     bad = [name for name, same in zip(tensors, (least == most).tolist(), strict=True) if not same]
     if bad:
-        raise RuntimeError(f"the processes of this run hold different {bad[0]}; its result would depend on the process")
+        raise RuntimeError(
+            f"the processes of this run have different values of {bad[0]}; the result would depend on the process"
+        )
 
 
 def _digest(tensor: Tensor) -> bytes:
@@ -81,7 +79,7 @@ def _digest(tensor: Tensor) -> bytes:
 
 
 def gathered(item: Any) -> list[Any]:
-    """A plain value of each process, in the order of ranks."""
+    """The plain values of all processes, in the order of ranks."""
     items: list[Any] = [item]
     if num_processes() > 1:
         items = [None] * num_processes()
@@ -90,7 +88,7 @@ def gathered(item: Any) -> list[Any]:
 
 
 def leave() -> None:
-    """Waits for all processes, and ends their group: one process alone does the rest."""
+    """Waits for all processes, and destroys the process group. The first process then continues alone."""
     if num_processes() > 1:
         dist.barrier()
     if dist.is_available() and dist.is_initialized():

@@ -1,4 +1,4 @@
-"""Errors as users see them."""
+"""Errors and their messages for users."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_CHARACTERS = 1000
-"""Of a message."""
+"""Largest length of a message."""
 
 
 def shown(text: str) -> str:
-    """One line for a terminal, with control characters written out, so that none moves the cursor or changes a title."""
+    """One line for a terminal, with control characters escaped so that they cannot move the cursor or change the title."""
     line = " ".join(text.split())
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def shortened(text: str) -> str:
-    """The text; the middle of a long one is left out."""
+    """The text, without the middle if it is longer than `MAX_CHARACTERS`."""
     half = MAX_CHARACTERS // 2
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def describe(error: BaseException) -> str:
-    """One line: the message, with the kind of error where the message alone is not clear."""
+    """The message of an error in one line, with the type of the error if the message alone is unclear."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = shortened(" ".join(str(error).split()))
@@ -36,7 +36,7 @@ def describe(error: BaseException) -> str:
 class UsageError(ValueError):
     """Wrong usage, configuration or input file, found before the work begins.
 
-    The command line prints the message as one line and exits with code 2. Every other error exits with code 1.
+    The command line prints the message in one line and exits with code 2. Other errors exit with code 1.
     """
 
     def __init__(self, message: str) -> None:
@@ -45,13 +45,9 @@ class UsageError(ValueError):
 
 @contextmanager
 def as_usage_error(where: str = "") -> Iterator[None]:
-    """Reports every error of the block as a usage error. Nothing has been written at this point.
+    """Reports every error in the block as a UsageError whose message begins with `where`.
 
-    Args:
-        where: The beginning of the message.
-
-    Raises:
-        UsageError: Its message is that of the error, with the kind of error where it is not a plain ValueError.
+    Use it only while no file of the run has been written.
     """
     try:
         yield

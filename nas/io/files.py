@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all."""
+"""Writes files and folders atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,13 +26,10 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write that replaces `path` at the end of the block, and is removed after an error.
+    """A new file that replaces `path` at the end of the block, or is removed after an error.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder.
-
-    Args:
-        path: The target.
-        keep_as: New name of the target's old content; None: it is lost.
+    The old content of `path` gets the name `keep_as` (None: it is lost). Steps: temporary file in the same folder, fsync, rename, fsync
+    of the folder.
     """
     with naming(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
@@ -54,7 +51,7 @@ def atomic_file(path: Path, keep_as: Path | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives errors of the system the name of the file, in the place of none or that of a temporary file."""
+    """Makes system errors name `path` instead of no file or a temporary file."""
     try:
         yield
     except OSError as error:
@@ -63,13 +60,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that gets the name `path` at the end of the block, and is removed after an error.
-
-    Args:
-        path: The name, which must be free.
+    """A new folder that gets the name `path` at the end of the block, or is removed after an error.
 
     Raises:
-        UsageError: The name is taken, or no folder can be made there.
+        UsageError: The name is taken, or the folder cannot be made.
     """
     with _refusing(path):
         if os.path.lexists(path):
@@ -99,17 +93,15 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def check_no_links(folder: Path) -> None:
-    """Raises UsageError where there is a symbolic link in a folder, since the link's target would be written."""
+    """Raises UsageError if a folder contains a symbolic link, because writing would change the link's target."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if os.path.islink(os.path.join(parent, name)):
-                raise UsageError(
-                    f"{os.path.join(parent, name)}: a link; nothing is written into a folder that has links"
-                )
+                raise UsageError(f"{os.path.join(parent, name)}: this is a link; the folder must not contain links")
 
 
 def open_own(path: str | Path, flags: int) -> int:
-    """``os.open`` of a new or existing file without other names; also for ``open(opener=...)``.
+    """``os.open`` of a new or existing regular file that has one name; also for ``open(opener=...)``.
 
     Raises:
         OSError: The file is a link, has a second (hard) link, or is a pipe or a device.
@@ -120,12 +112,12 @@ def open_own(path: str | Path, flags: int) -> int:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file of one name", str(path))
+        raise OSError(errno.EINVAL, "not a regular file with one name", str(path))
     return descriptor
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes temporary files of processes that were killed while writing into `folder`."""
+    """Removes the temporary files that killed processes left in `folder`."""
     for path in folder.glob(f".*{_TEMPORARY}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -134,7 +126,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in `folder` durable, where the system can."""
+    """Makes renames in `folder` durable, if the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -23,13 +23,13 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Locks `folder`, which may have no links in it, during the block. The system frees the lock when the process ends.
+    """Locks `folder` during the block. The system releases the lock when the process ends.
 
-    It is a record lock, not flock: loader processes do not inherit it, so they cannot keep it after their parent was killed. On a file
-    system without locks there is none.
+    The lock is a record lock, not flock: loader processes do not inherit it, so they cannot keep it after their parent was killed. On file
+    systems without locks, the block runs without a lock.
 
     Raises:
-        UsageError: There is a link in the folder, another process has the lock, or the folder cannot be written.
+        UsageError: The folder contains a link, another process has the lock, or the folder is not writable.
     """
     check_no_links(folder)
     with _lock(folder):
@@ -46,12 +46,12 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is ours
+        path.unlink(missing_ok=True)  # while this process has the lock
         os.close(descriptor)
 
 
 def wait_until_free(folder: Path, seconds: float) -> None:
-    """Waits while another process has the lock of `folder`, at most so many seconds."""
+    """Waits up to `seconds` while another process has the lock of `folder`."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -76,13 +76,13 @@ def _acquire(path: Path) -> int:
                 holder = os.read(descriptor, 200).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise UsageError(f"{path.parent}: in use by {holder or 'another process'}") from None
-            return descriptor  # no locks here
+            return descriptor  # the file system has no locks
         if _is_at(path, descriptor):
             with suppress(OSError):  # a full disk
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
             return descriptor
-        os.close(descriptor)  # its former owner has removed it
+        os.close(descriptor)  # the previous owner has removed the file
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

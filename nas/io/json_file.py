@@ -20,12 +20,12 @@ CHECKSUM = "checksum"
 
 @dataclass(frozen=True)
 class Document:
-    """A kind of JSON file that names its format and its version.
+    """A kind of JSON file with the keys ``format`` and ``version``.
 
     Args:
-        name: The kind in messages, for example ``a launch``.
+        name: The name of the kind in messages, for example ``a launch``.
         format: The value of the key ``format``.
-        checksum: Whether a checksum is written and compared. A file for editing by hand has none.
+        checksum: Whether a checksum is written and compared. Files for manual editing have no checksum.
         version: The value of the key ``version``.
     """
 
@@ -39,18 +39,14 @@ class Document:
         return _to_json({"format": self.format, "version": self.version, **content}, checksum=self.checksum)
 
     def save(self, path: str | Path, content: Mapping[str, Any]) -> None:
-        """Writes a file, whole or not at all."""
+        """Writes a file atomically."""
         write_atomic(path, self.to_json(content))
 
     def parse(self, text: str, source: str) -> dict[str, Any]:
-        """The content of a text, without format, version and checksum.
-
-        Args:
-            text: JSON.
-            source: The file's name in messages.
+        """The content of a JSON text, without format, version and checksum. `source` is the file's name in messages.
 
         Raises:
-            UsageError: The text is too large, damaged, or of another format or version.
+            UsageError: The text is too large, damaged, or has another format or version.
         """
         if len(text) > reading.MAX_JSON_BYTES:
             raise UsageError(f"{source}: larger than {reading.MAX_JSON_BYTES} bytes")
@@ -65,26 +61,22 @@ class Document:
         """The content of a file, without format, version and checksum.
 
         Raises:
-            UsageError: The file cannot be read, or as for :meth:`parse`. `missing` is the message where there is no file.
+            UsageError: The file cannot be read, or :meth:`parse` fails. `missing` is the message for a missing file.
         """
         return self.parse(reading.read_text(path, reading.MAX_JSON_BYTES, missing), str(path))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON file with a checksum, whole or not at all."""
+    """Writes a JSON file with a checksum atomically."""
     write_atomic(path, _to_json(content, checksum=True))
 
 
 def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[str, Any]:
     """The object in a JSON file, without its checksum.
 
-    Args:
-        path: The file.
-        missing: The message where there is no file.
-        max_bytes: Larger files are refused unread; None: `MAX_JSON_BYTES`.
-
     Raises:
-        UsageError: The file cannot be read, is too large, or damaged.
+        UsageError: The file cannot be read, is damaged, or has more than `max_bytes` (None: `MAX_JSON_BYTES`). `missing` is the message for
+            a missing file.
     """
     return _parse(reading.read_text(path, max_bytes or reading.MAX_JSON_BYTES, missing), str(path))
 
@@ -97,7 +89,7 @@ def _to_json(content: Mapping[str, Any], *, checksum: bool) -> str:
 
 
 def _finite(item: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
+    """Replaces NaN and infinity by None, because JSON cannot represent them."""
     if isinstance(item, Mapping):
         return {key: _finite(value) for key, value in item.items()}
     if isinstance(item, (list, tuple)):
@@ -106,7 +98,7 @@ def _finite(item: Any) -> Any:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the values, however they are laid out."""
+    """SHA-256 of the values, independent of the layout of the file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -121,7 +113,7 @@ def _parse(text: str, source: str, *, verify: bool = True) -> dict[str, Any]:
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
     if verify and CHECKSUM in content and content[CHECKSUM] != _checksum(rest):
         raise UsageError(
-            f"{source}: damaged, or edited since it was written ({CHECKSUM} differs); if you edited it, remove its key {CHECKSUM!r}"
+            f"{source}: damaged or edited ({CHECKSUM} differs); if you edited the file, remove its key {CHECKSUM!r}"
         )
     return rest
 
@@ -139,7 +131,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _in_range(value: Any) -> bool:
-    """Whether a float holds it, where it is a number or has some."""
+    """Whether a number, or every number in a list, fits into 64 bits."""
     if isinstance(value, list):
         return all(map(_in_range, value))
     if isinstance(value, int):
@@ -148,7 +140,7 @@ def _in_range(value: Any) -> bool:
 
 
 def given_twice(keys: Iterable[Any]) -> Any:
-    """The first key that is there more than once."""
+    """The first key that occurs more than once."""
     counts = Counter(keys)
     return next(key for key, count in counts.items() if count > 1)
 

@@ -1,4 +1,4 @@
-"""Old dotted paths of moved modules, so that code and class paths with old paths still load."""
+"""Old dotted paths of moved modules, so that old imports and class paths still work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOVED: Mapping[str, str] = {
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Finds the module of a new path under its old one."""
+    """Finds a moved module under its old path."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
         return ModuleSpec(fullname, self) if fullname in MOVED else None
@@ -50,17 +50,17 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state  # the import system has set the spec of the old path
+        module.__spec__ = module.__spec__.loader_state  # the import system has set it to the spec of the old path
 
 
 def follow_old_paths() -> None:
-    """Makes imports of old paths return the modules of the new paths, in this process."""
+    """Makes imports of old paths return the modules at the new paths, in this process."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())
 
 
 def metrics_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The metrics of each process in a checkpoint, which were called meters in older ones."""
+    """The metrics of each process in a checkpoint; older checkpoints call them meters."""
     states = checkpoint["metrics"] if "metrics" in checkpoint else checkpoint["meters"]
     return [{key.replace("meters", "metrics"): value for key, value in state.items()} for state in states]
 

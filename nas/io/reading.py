@@ -1,4 +1,4 @@
-"""Reading files of limited size, so that a foreign file cannot fill the memory."""
+"""Reads files of limited size, so that a file from elsewhere cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -11,24 +11,20 @@ from nas.io.errors import UsageError
 
 MAX_CONFIG_BYTES = 2**20
 MAX_NOTATION_BYTES = 2**16
-"""Of an architecture in a space's published notation."""
+"""Limit for a genotype in a space's published notation."""
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_KEYS = 100_000
-"""Of one object."""
+"""Limit for one object."""
 MAX_LATENCY_BYTES = 64 * 2**20
 MAX_COST_TABLE_BYTES = 256 * 2**20
 MAX_CSV_BYTES = 2**30
 MAX_CSV_ROW_BYTES = 2**20
 MAX_TENSOR_BYTES = 64 * 2**30
-"""Of a checkpoint, an export's weights, or a data set in one file."""
+"""Limit for a checkpoint, the weights of an export, or a dataset in one file."""
 
 
 def size_of(path: Path) -> int:
-    """The size of a file in bytes.
-
-    Raises:
-        OSError: There is no file, or it is a pipe or a device, which may have no end.
-    """
+    """The size of a regular file in bytes; raises OSError for missing files, folders, pipes and devices."""
     found = path.stat()
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -38,11 +34,7 @@ def size_of(path: Path) -> int:
 
 
 def check_size(path: Path, max_bytes: int) -> int:
-    """The size of a file in bytes, as :func:`size_of`.
-
-    Raises:
-        ValueError: The file is larger than `max_bytes`.
-    """
+    """:func:`size_of` a file; raises ValueError if the file is larger than `max_bytes`."""
     if (size := size_of(path)) > max_bytes:
         raise ValueError(f"{path}: larger than {max_bytes} bytes")
     return size
@@ -52,7 +44,7 @@ def read_text(path: str | Path, max_bytes: int, missing: str | None = None) -> s
     """The UTF-8 text of a file of at most `max_bytes`.
 
     Raises:
-        UsageError: The file cannot be read, is too large, or is not text. `missing` is the message where there is no file.
+        UsageError: The file cannot be read, is too large, or is not text. `missing` is the message for a missing file.
     """
     path = Path(path)
     try:

@@ -1,7 +1,7 @@
-"""Random numbers keyed by their purpose, so that a draw never depends on the number of other draws.
+"""Random numbers keyed by purpose, so that a draw never depends on the number of other draws.
 
-Exact resume and equal noise on every rank follow from this: the draw of step 117 is the same in a process that has just started, and in
-one that has made the 116 draws before it.
+This makes exact resuming and equal noise on all ranks possible: the draw of step 117 is the same in a new process and in a process that
+has made 116 draws before.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
-    """Mixes a run's seed, a purpose and counters into one 63-bit seed.
+    """Hashes a run's seed, a purpose and counters into one 63-bit seed.
 
     Args:
         seed: The run's seed.
-        purpose: The purpose of the numbers, for example ``"noise"``; different purposes never share a stream.
+        purpose: The purpose of the numbers, for example ``"noise"``. Different purposes have independent streams.
         *counters: Position within the purpose, for example step or (epoch, index).
     """
     text = "/".join([str(int(seed)), purpose, *(str(int(c)) for c in counters)])
@@ -25,25 +25,25 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
 
 
 def keyed_generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device`, seeded by :func:`derive_seed` of the remaining arguments."""
+    """A new generator on `device`, seeded with :func:`derive_seed` of the other arguments."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *counters))
 
 
 def untouched_rng(device: torch.device | None = None) -> AbstractContextManager[None]:
-    """Restores torch's default generators after the block: the CPU's, and that of `device` where it is a GPU."""
+    """Restores torch's default generator of the CPU after the block, and the generator of `device` if it is a GPU."""
     return torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else [])
 
 
 def uniform_like(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Uniform numbers in [0, 1) of the shape, dtype and device of `like`; no gradient."""
+    """Uniform numbers in [0, 1) with the shape, dtype and device of `like`; no gradient."""
     return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seeds torch's default generators, which dropout and augmentation draw from.
+    """Seeds torch's default generators, which dropout and augmentation use.
 
-    Without an accelerator this seeds only the CPU's: ``torch.manual_seed`` would queue a call, with a formatted traceback, for a CUDA
-    start-up that never comes (measured 0.2 ms each, in a queue that only grows).
+    Without an accelerator, this seeds only the generator of the CPU: ``torch.manual_seed`` would add a call with a formatted traceback to a
+    queue for the start of CUDA, which never happens (measured: 0.2 ms for each call, and the queue only grows).
     """
     if torch.accelerator.is_available():
         torch.manual_seed(seed)

@@ -62,7 +62,7 @@ def test_two_processes(tmp_path):
         assert torch.equal(second, torch.full((4,), 1.5, dtype=torch.float64))
         assert said["mean"] == 6.0 and said["any"] == [True, False, True]
         assert said["gathered"] == [{"rank": 0}, {"rank": 1}]
-        assert "hold different alpha" in said["error"]
+        assert "have different values of alpha" in said["error"]
 
 
 if __name__ == "__main__":

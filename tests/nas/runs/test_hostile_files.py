@@ -70,7 +70,7 @@ def test_a_link_where_a_file_should_be_is_refused(folder, link, target, words):
     path = folder / link
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     path.symlink_to(folder / target)
-    folder.refuse(link.split("/")[0], words, f"{link}: a link")
+    folder.refuse(link.split("/")[0], words, f"{link}: this is a link")
 
 
 def test_a_report_replaces_a_link_and_leaves_what_it_points_to(folder):
@@ -144,7 +144,7 @@ def test_only_files_of_one_name_are_extended(folder, kind, name):
     else:
         os.link(folder / "precious.txt", path)
     before = folder.outside("nowhere")
-    with pytest.raises(OSError, match=r"not a regular file of one name|No such device"):
+    with pytest.raises(OSError, match=r"not a regular file with one name|No such device"):
         os.close(open_own(path, os.O_WRONLY | os.O_APPEND))
     assert folder.outside("nowhere") == before
 
