@@ -1,7 +1,7 @@
 """Costs of a network: parameters, MACs, activations, latency.
 
-A cost is any function of a plain module and its inputs for one sample; a configuration names one of your own by its dotted path. A cost
-must add up over the modules that run, so that it can be tabulated (see :mod:`nas.costs.tabulate`).
+A cost is any function of a plain module and its inputs for one sample. A configuration can name your own function by its dotted path. The
+cost of a network must be the sum of the costs of the modules that run, so that it can be tabulated (see :mod:`nas.costs.tabulate`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CostFunction = Callable[[nn.Module, Sequence[Any]], float]
 
 
 def num_params(network: nn.Module, inputs: Sequence[Any] = ()) -> int:
-    """The number of trainable numbers; `inputs` do not matter."""
+    """The number of trainable parameters; `inputs` are ignored."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
@@ -35,8 +35,8 @@ def num_macs(network: nn.Module, inputs: Sequence[Any]) -> int:
     """Multiply-accumulates of one sample: convolutions, linear layers and matrix products, as torch counts them.
 
     Args:
-        network: A plain network; a copy is counted in eval mode, so the network does not change.
-        inputs: Its arguments; the first axis of every tensor is the samples'.
+        network: A plain network. Counting runs a copy in eval mode, so the network does not change.
+        inputs: The arguments of the network. The first axis of every tensor is the batch axis.
     """
     return count_macs(network, inputs) // batch_size(inputs)
 
@@ -45,13 +45,13 @@ def count_macs(module: nn.Module, inputs: Sequence[Any]) -> int:
     """Multiply-accumulates of one call with any inputs.
 
     Raises:
-        ValueError: A layer of torch.nn that multiplies by weights counts none, so it would seem to be free.
+        ValueError: The count of a torch.nn layer that multiplies by weights is 0.
     """
     return int(_count(module, inputs, {_TRILINEAR: _bilinear_flops}, check=True) // 2)
 
 
 def count_activations(module: nn.Module, inputs: Sequence[Any]) -> int:
-    """Numbers in the outputs of convolutions, linear layers and matrix products of one call; 4 bytes each in float32.
+    """Number of output elements of convolutions, linear layers and matrix products in one call; 4 bytes each in float32.
 
     Source: Radosavovic et al. 2020, "Designing Network Design Spaces", section 4.
     """
@@ -60,7 +60,7 @@ def count_activations(module: nn.Module, inputs: Sequence[Any]) -> int:
 
 _TRILINEAR = torch.ops.aten._trilinear
 _FREE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)
-"""Layers with parameters that multiply no matrices: element by element, or a look-up."""
+"""Layers with parameters but without matrix products: elementwise layers and lookups."""
 
 
 def _bilinear_flops(first: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
@@ -87,25 +87,25 @@ def _count(module: nn.Module, inputs: Sequence[Any], mapping: dict[Any, Any], *,
     counts = counter.get_flop_counts()
     for name, layer in called.items():
         if not sum(counts.get(name, {}).values()):
-            raise ValueError(f"the multiply-accumulates of {type(layer).__name__} ({name}) are not counted")
+            raise ValueError(f"the multiply-accumulates of {type(layer).__name__} ({name}) cannot be counted")
     return counter.get_total_flops()
 
 
 def _multiplies(layer: nn.Module) -> bool:
-    """Whether it is a layer of torch.nn that multiplies by weights of its own."""
+    """Whether a layer is a torch.nn layer that multiplies by its own weights."""
     is_torchs = type(layer).__module__.startswith("torch.nn.modules.")
     return is_torchs and bool(layer._parameters) and not isinstance(layer, _FREE)
 
 
 @contextmanager
 def plain_kernels(module: nn.Module) -> Iterator[None]:
-    """Runs attention and recurrent layers as matrix products, which are counted, and not as a fused kernel, which is not."""
+    """Runs attention and recurrent layers as matrix products, because the counter does not see fused kernels."""
     fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with ExitStack() as stack, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")  # a message of restored oneDNN flags
+            warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")  # restoring the oneDNN flags warns
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
@@ -116,19 +116,15 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
 
 
 def batch_size(inputs: Any) -> int:
-    """Length of the first axis of the first tensor inside tuples, lists and dicts.
-
-    Raises:
-        ValueError: There is no tensor.
-    """
+    """Length of the first axis of the first tensor in tuples, lists and dicts; raises ValueError without a tensor."""
     for leaf in tree_leaves(inputs):
         if isinstance(leaf, torch.Tensor):
             return len(leaf)
-    raise ValueError("the network's inputs hold no tensor, so the batch size is not known")
+    raise ValueError("the network's inputs contain no tensor, so the batch size is unknown")
 
 
 def latency_ms(network: nn.Module, inputs: Sequence[Any], *, min_seconds: float = 0.5) -> float:
-    """Median time of one forward in eval mode on the device of `inputs`, milliseconds, torch's present number of threads."""
+    """Median time of one forward pass in eval mode, in milliseconds, on the device of `inputs` with torch's number of threads."""
     network = copied(network).eval()
     with torch.no_grad():
         timer = benchmark.Timer(
@@ -145,4 +141,4 @@ COSTS: Mapping[str, CostFunction] = {
     "activations": count_activations,
     "latency_ms": latency_ms,
 }
-"""The costs that a configuration can name by a word."""
+"""Costs that a configuration can name without a dotted path."""

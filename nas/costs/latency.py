@@ -1,4 +1,4 @@
-"""Latency of modules on the present device, measured once and cached in a file."""
+"""Latency of modules on a device, measured once and cached in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nas.io.files import write_atomic
 from nas.io.reading import MAX_LATENCY_BYTES, read_text
 
 MIN_SECONDS = 0.05
-"""Smallest time spent on each module."""
+"""Shortest measurement of a module."""
 
 
 class NotProfiled(ValueError):
@@ -29,18 +29,14 @@ class NotProfiled(ValueError):
 
 
 class MeasuredLatency:
-    """The latency of a module in milliseconds, as a cost function: from the file, or measured.
+    """A cost function: the latency of a module in milliseconds, from the cache file or measured.
 
-    Reads earlier measurements of this device; a file that cannot be read counts as empty.
-
-    Args:
-        device: Where modules run.
-        measure: Whether missing latencies may be measured.
+    An unreadable cache file counts as empty. `measure` allows measuring missing latencies.
 
     Attributes:
-        device: Name of the device, with the number of threads of a CPU.
-        path: The file.
-        num_measured: Number of modules measured, not read from the file.
+        device: Name of the device, with the number of threads for a CPU.
+        path: The cache file.
+        num_measured: Number of modules that were measured instead of read from the file.
     """
 
     def __init__(self, device: torch.device, *, measure: bool) -> None:
@@ -54,7 +50,7 @@ class MeasuredLatency:
         """Milliseconds of one call in eval mode.
 
         Raises:
-            NotProfiled: It is not in the file, and may not be measured.
+            NotProfiled: The latency is not in the file, and measuring is not allowed.
         """
         text = f"{torch.__version__}\n{module_key(module)}\n{call_key(tuple(inputs))}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -66,16 +62,16 @@ class MeasuredLatency:
         return self._known[key]
 
     def save(self) -> None:
-        """Writes the file, whole or not at all, with the additions of other processes; warns where it cannot be written."""
+        """Writes the file atomically, including new entries of other processes; warns if the file cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, json.dumps({**_read(self.path), **self._known}, indent=0) + "\n")
         except OSError as error:
-            warnings.warn(f"latencies are not kept: {self.path} cannot be written ({error.strerror})", stacklevel=2)
+            warnings.warn(f"latencies are not saved: {self.path} cannot be written ({error.strerror})", stacklevel=2)
 
 
 def device_name(device: torch.device) -> str:
-    """The device's model, with the number of threads of a CPU."""
+    """The model of a device, with the number of threads for a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

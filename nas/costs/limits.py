@@ -1,4 +1,4 @@
-"""The most probable and the cheapest architecture within limits, exactly: an integer linear program over the labels."""
+"""Finds the most probable and the cheapest architecture within limits exactly, by an integer linear program over the labels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.places import outermost
 from nas.supernet.structure import conjunction, find_rows
 
-SMALLEST = 1e-30  # smaller probabilities count as this one, so that the solver can weigh their logarithm
+SMALLEST = 1e-30  # lower bound of probabilities, so that their logarithms are finite
 MAX_CUTS = 20_000
-LARGEST = (
-    1e6  # the scale of coefficients: the solver's tolerances of 1e-6 are absolute, so they are 1e-12 of the largest
-)
+LARGEST = 1e6  # scale of coefficients: the solver's absolute tolerance of 1e-6 is then 1e-12 of the largest coefficient
 
 Check = Callable[[Mapping[str, Any]], None]
 
@@ -42,16 +40,16 @@ def most_probable(
     limits: Sequence[Limit] = (),
     check: Check | None = None,
 ) -> dict[str, Any]:
-    """The active choices whose labels have the largest product of probabilities, among those within every limit.
+    """The architecture within all limits whose active labels have the largest product of probabilities.
 
     Args:
         network: A network with choices.
-        probabilities: choice name -> label -> probability.
-        limits: Limits to keep, exact in the tables' terms.
-        check: Raises ValueError for architectures that are refused (a dead cell).
+        probabilities: Choice name -> label -> probability.
+        limits: Limits on costs in the tables; they are kept exactly.
+        check: Raises ValueError for forbidden architectures, for example with a dead cell.
 
     Raises:
-        Infeasible: There is no such architecture; names the smallest cost.
+        Infeasible: No architecture is allowed; the message names the smallest cost.
     """
     program = _Program(network)
     objective = {
@@ -68,7 +66,7 @@ def most_probable(
 def cheapest(
     network: nn.Module, table: CostTable, limits: Sequence[Limit] = (), check: Check | None = None
 ) -> dict[str, Any]:
-    """The active choices of the smallest cost, among those within every limit; raises Infeasible where there are none."""
+    """The active choices of the cheapest architecture within all limits; raises Infeasible if there is none."""
     program = _Program(network)
     found = program.solve(program.cost(table), limits, check)
     if found is None:
@@ -77,7 +75,7 @@ def cheapest(
 
 
 def most_expensive(network: nn.Module, table: CostTable) -> dict[str, Any]:
-    """The active choices of the largest cost."""
+    """The active choices of the most expensive architecture."""
     program = _Program(network)
     found = program.solve({variable: -value for variable, value in program.cost(table).items()}, (), None)
     assert found is not None
@@ -98,11 +96,11 @@ def _why(network: nn.Module, limits: Sequence[Limit], check: Check | None) -> st
         least = first.table.of(cheapest(network, first.table, others, check))
     except Infeasible:
         names = " and ".join(limit.table.name for limit in limits)
-        return f"no architecture keeps the limits of {names} together, though each by itself can be kept"
+        return f"no architecture keeps the limits of {names} together, although each limit alone can be kept"
     kept = " and ".join(f"{limit.table.name} of at most {format_cost(limit.max)}" for limit in others)
     return (
         f"no architecture has {first.table.name} of at most {format_cost(first.max)} with {kept}; "
-        f"the smallest is then {format_cost(least)}"
+        f"the smallest possible value is {format_cost(least)}"
     )
 
 
@@ -116,7 +114,7 @@ _ONE = -1  # the constant in a linear expression
 
 
 class _Program:
-    """A variable for each label of each choice, 1 where it is chosen; inactive choices have no chosen label."""
+    """The linear program: a binary variable for each label of each choice. Inactive choices have no chosen label."""
 
     def __init__(self, network: nn.Module) -> None:
         self.places = find_rows(network)
@@ -129,7 +127,7 @@ class _Program:
                 self.labels[name, label] = self._variable()
         occurrences: dict[str, list[Condition]] = {name: [] for name in self.places}
         _collect(network, {}, occurrences)
-        # conditions that follow from a choice's being active: those of a choice that is reached in one way only
+        # an active choice implies its condition if there is only one way to reach the choice
         self.implied = {name: found[0] if len(found) == 1 else {} for name, found in occurrences.items()}
         for place in {id(place): place for place in self.places.values()}.values():
             self._activate(place, occurrences)
@@ -143,7 +141,7 @@ class _Program:
         self.rows.append((expression, low - constant, high - constant))
 
     def _activate(self, place: ChoiceModule, occurrences: Mapping[str, Sequence[Condition]]) -> None:
-        """Requires the number of chosen labels where the choice is reached, and none elsewhere."""
+        """Requires the right number of chosen labels if the choice is active, and no chosen label otherwise."""
         for name in place.rows():
             active = self._any([self.all_of(condition) for condition in occurrences[name]])
             labels = {self.labels[name, label]: 1.0 for label in place.derivable(place.rows()[name])}
@@ -152,7 +150,7 @@ class _Program:
             self._row(_add({self.labels[pair]: 1.0 for pair in needed}, active, -1), 0, math.inf)
 
     def _any(self, each: Sequence[Linear]) -> Linear:
-        """An expression that is 1 where one of several is 1."""
+        """An expression that is 1 if at least one of the given expressions is 1."""
         if {_ONE: 1.0} in each:
             return {_ONE: 1.0}
         if len(each) == 1:
@@ -166,7 +164,7 @@ class _Program:
         return {variable: 1.0}
 
     def all_of(self, condition: Condition) -> Linear:
-        """An expression that is 1 where the whole condition holds, else 0."""
+        """An expression that is 1 if the whole condition holds, otherwise 0."""
         condition = self._reduced(condition)
         key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in condition.items()))
         if key not in self.conjunctions:
@@ -178,7 +176,7 @@ class _Program:
         return dict(self.conjunctions[key])
 
     def _reduced(self, condition: Condition) -> Condition:
-        """The condition without the parts that follow from the others."""
+        """The condition without the parts that other parts imply."""
         result = dict(condition)
         for name in condition:
             for other, labels in self.implied.get(name, {}).items():
@@ -187,7 +185,7 @@ class _Program:
         return result
 
     def _all(self, each: Sequence[Linear]) -> Linear:
-        """An expression that is 1 where each of several is 1."""
+        """An expression that is 1 if all given expressions are 1."""
         if len(each) < 2:
             return each[0] if each else {_ONE: 1.0}
         variable = self._variable()
@@ -206,14 +204,14 @@ class _Program:
         return total
 
     def _require(self, limit: Limit) -> None:
-        """Keeps a limit, up to the solver's tolerance."""
+        """Adds a limit, which the solver keeps up to its tolerance."""
         total = self.cost(limit.table)
         scale = max([1e-30, *map(abs, total.values())]) / LARGEST
         scaled = {variable: value / scale for variable, value in total.items()}
         self._row(scaled, -math.inf, (limit.max - limit.table.fixed) / scale)
 
     def solve(self, objective: Linear, limits: Sequence[Limit], check: Check | None) -> dict[str, Any] | None:
-        """The best choices. Those that break a limit by less than the solver's tolerance, or fail the check, are cut off one by one."""
+        """The best choices. A solution that slightly breaks a limit or fails the check is excluded, and the solver runs again."""
         for limit in limits:
             self._require(limit)
         objective = {variable: value for variable, value in objective.items() if variable != _ONE}
@@ -229,7 +227,7 @@ class _Program:
             if not chosen:
                 return None
             self.rows.append(({self.labels[key]: 1.0 for key in chosen}, -math.inf, len(chosen) - 1.0))
-        raise RuntimeError(f"no architecture of {MAX_CUTS} tried is allowed by the space")
+        raise RuntimeError(f"the space allows none of the {MAX_CUTS} tried architectures")
 
     def _choices(self, chosen: Sequence[tuple[str, str]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -262,7 +260,7 @@ class _Program:
 
 
 def _add(total: Linear, other: Linear, factor: float = 1.0) -> Linear:
-    """Adds to `total`."""
+    """Adds `factor` times `other` to `total` in place."""
     for variable, value in other.items():
         total[variable] = total.get(variable, 0.0) + factor * value
     return total
@@ -280,7 +278,7 @@ def passes(check: Check | None, choices: Mapping[str, Any]) -> bool:
 
 
 def _collect(module: nn.Module, condition: Condition, occurrences: dict[str, list[Condition]]) -> None:
-    """Adds, for every choice inside `module`, the conditions under which it is reached, each once."""
+    """Adds the different conditions under which each choice inside `module` is active."""
     for place in outermost([module]):
         for name in place.rows():
             if condition not in occurrences[name]:

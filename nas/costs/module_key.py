@@ -16,7 +16,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def module_key(module: nn.Module) -> str:
-    """Types and plain attributes of a module and its submodules, and the shapes of its tensors, without values of weights."""
+    """Types, plain attributes and tensor shapes of a module and its submodules, without the values of weights."""
     lines = []
     for path, inner in module.named_modules():
         kind = type(inner)
@@ -28,12 +28,12 @@ def module_key(module: nn.Module) -> str:
 
 
 def call_key(arguments: Any) -> str:
-    """Structure, shapes and dtypes of a call's arguments."""
+    """Structure, shapes and dtypes of the arguments of a call."""
     return repr(_plain(arguments))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A value in a form that is equal in every process."""
+    """A value in a form that is equal in all processes."""
     if isinstance(value, Tensor):
         return ("tensor", tuple(value.shape), str(value.dtype), str(value.device))
     if isinstance(value, np.generic):

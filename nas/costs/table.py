@@ -1,4 +1,4 @@
-"""A cost as a sum over the choices of a genotype."""
+"""A cost table: the cost of a genotype as a sum of terms over its choices."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_ASSIGNMENTS = 4096
 
 @dataclass(frozen=True)
 class Term:
-    """A number that counts under a condition: each of some choices has one of some labels.
+    """A number that counts if a condition holds.
 
     Attributes:
-        condition: Choice name -> labels; of an input choice: the one label that must be among the chosen.
+        condition: Choice name -> labels; every choice must have one of its labels. For an input choice: the label that must be chosen.
         value: The number.
     """
 
@@ -41,13 +41,7 @@ def _labels(value: Any) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class CostTable:
-    """One cost of a space: a fixed part, and terms over one choice or several.
-
-    Attributes:
-        name: The cost's name.
-        fixed: The part of every architecture.
-        terms: The part that depends on the choices.
-    """
+    """One cost of a space: a fixed part of all architectures, and terms that depend on one or several choices."""
 
     name: str
     fixed: float
@@ -58,7 +52,7 @@ class CostTable:
         return self.fixed + sum(term.value for term in self.terms if term.holds(choices))
 
     def largest(self, name: str, label: str) -> float:
-        """The largest addition of a label over all labels of the other choices."""
+        """The largest contribution of a label over all labels of the other choices."""
         terms = [term for term in self.terms if label in term.condition.get(name, ())]
         others: dict[str, set[str]] = {}
         for term in terms:
@@ -73,13 +67,13 @@ class CostTable:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The table as plain values."""
         terms = [[{name: sorted(labels) for name, labels in t.condition.items()}, t.value] for t in self.terms]
         return {"name": self.name, "fixed": self.fixed, "terms": terms}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostTable:
-        """The table of plain values."""
+        """The table from the plain values of :meth:`to_json`."""
         terms = [
             Term({name: frozenset(labels) for name, labels in condition.items()}, float(value))
             for condition, value in data["terms"]
@@ -88,7 +82,7 @@ class CostTable:
 
 
 def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
-    """The terms, those of equal conditions added up, without those of value 0."""
+    """Adds up the terms with equal conditions, and drops the terms with value 0."""
     sums: dict[Any, float] = {}
     for term in terms:
         key = tuple(sorted((name, tuple(sorted(labels))) for name, labels in term.condition.items()))
@@ -99,15 +93,15 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
 
 
 class ExpectedCost:
-    """The mean of a cost over independent draws of the choices: differentiable in the probabilities.
+    """The expected cost for independent draws of the choices, differentiable in the probabilities.
 
-    With one-hot probabilities it is the table's cost. The probability of an input of an input choice is k times its share of the row, at
-    most 1.
+    With one-hot probabilities, it equals the cost in the table. An input of an input choice has a probability of k times its share of the
+    row, at most 1.
 
     Args:
         table: The cost.
-        choices: choice name -> labels, in the order of the rows.
-        num_chosen: k of the input choices among them.
+        choices: Choice name -> labels, in the order of the rows of the probabilities.
+        num_chosen: Choice name -> k, for input choices.
     """
 
     def __init__(self, table: CostTable, choices: Mapping[str, Sequence[str]], num_chosen: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Tabulates a cost over the choices of a supernet, so that the cost of an architecture is known without building it."""
+"""Tabulates a cost over the choices of a supernet, so that the cost of an architecture is available without building it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NUM_CHECKS = 8
 
 @dataclass(frozen=True)
 class Part:
-    """A module whose cost is counted as a whole.
+    """A module whose cost is measured as a whole.
 
     Attributes:
-        path: Its path in the network.
+        path: The path of the module in the network.
         module: The module.
-        condition: The labels under which it runs.
-        inside: The parts inside, where it holds choices.
+        condition: The labels under which the module runs.
+        inside: The parts inside, if the module contains choices.
     """
 
     path: str
@@ -47,18 +47,18 @@ class Part:
 
     @property
     def decides(self) -> bool:
-        """Whether it holds choices."""
+        """Whether the module contains choices."""
         return any(places_of(self.module))
 
     def everything(self) -> Iterator[Part]:
-        """The part itself, and the parts inside."""
+        """The part itself and all parts inside it."""
         yield self
         for part in self.inside:
             yield from part.everything()
 
 
 class Call(NamedTuple):
-    """One call of a module: its arguments, and the shape of its output (None where that is not a tensor)."""
+    """One call of a module: its arguments, and the shape of its output (None if the output is not a tensor)."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -66,7 +66,7 @@ class Call(NamedTuple):
 
 
 def network_parts(module: nn.Module, path: str = "", condition: Condition | None = None) -> list[Part]:
-    """The parts of a network: plain modules as large as possible, layers with widths, gates, and candidates that hold choices."""
+    """The parts of a network: the largest plain modules, layers with widths, gates, and candidates that contain choices."""
     condition = condition or {}
     if not any(places_of(module)):
         return [Part(path, module, condition)]
@@ -91,7 +91,7 @@ def network_parts(module: nn.Module, path: str = "", condition: Condition | None
 
 @torch.no_grad()
 def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Sequence[Any]) -> dict[int, list[Call]]:
-    """The calls of each module, by id, in one run of the supernet with every candidate, in eval mode; changes nothing."""
+    """Module ID -> calls, recorded in one forward pass through every candidate in eval mode. The supernet does not change."""
     calls: dict[int, list[Call]] = {id(module): [] for module in modules}
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -109,14 +109,14 @@ def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Seque
 
 
 class CostModel:
-    """A supernet and the calls of its parts: tabulates any cost.
+    """Tabulates any cost of a supernet, from the recorded calls of its parts.
 
-    Operations outside the parts (between modules, in a forward of the user's) are in the fixed part. So a table is exact as long as these
-    operations, and the shapes of the parts' inputs, depend on the choices through widths alone.
+    The fixed part of a table contains operations between the parts, for example in a forward method of the user. A table is therefore exact
+    if these operations and the shapes of the parts' inputs depend on the choices only through widths.
 
     Args:
-        supernet: Not changed.
-        inputs: Its arguments for ONE sample, on its device.
+        supernet: The supernet; it is not changed.
+        inputs: The arguments of the supernet for ONE sample, on its device.
 
     Raises:
         ValueError: One module is used under two different choices.
@@ -137,15 +137,10 @@ class CostModel:
         self.calls = record_calls(supernet, [part.module for part in self.everything], self.inputs)
 
     def table(self, name: str, cost: CostFunction, *, measured: bool = False) -> CostTable:
-        """The table of one cost.
-
-        Args:
-            name: The cost's name.
-            cost: A function of a plain module and its inputs for one sample.
-            measured: Whether the cost has noise; the fixed part is then averaged over several architectures.
+        """The table of one cost. With `measured`, the cost is noisy, and the fixed part is the mean over several architectures.
 
         Raises:
-            ValueError: The cost of a gated module is not linear in the number of its elements.
+            ValueError: The cost of a gated module is not linear in the number of its elements, or the costs of parts do not add up.
         """
         terms = _Tabulation(cost, self.calls, measured).terms(self.parts, seen=set())
         fixed = []
@@ -164,12 +159,13 @@ class CostModel:
             counted = float(cost(self.supernet.derive(choices), self.inputs))
             if not math.isclose(table.of(choices), counted, rel_tol=1e-9, abs_tol=1e-9):
                 raise ValueError(
-                    f"{table.name} does not add up over candidates: the table says {table.of(choices):,.6g} and {counted:,.6g} is "
-                    f"counted for {choices}. Operations outside candidates must not depend on choices, nor may candidates share weights"
+                    f"{table.name} does not add up over candidates: the table gives {table.of(choices):,.6g} and the network has "
+                    f"{counted:,.6g} for {choices}. Operations outside candidates must not depend on choices, and candidates must not "
+                    "share weights"
                 )
 
     def shapes(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """(choice, label) -> shape of the candidate's output for one sample, where it is one tensor."""
+        """(choice, label) -> shape of the candidate's output for one sample, if the output is one tensor."""
         result: dict[tuple[str, str], tuple[int, ...]] = {}
         for part in self.everything:
             calls = self.calls[id(part.module)]
@@ -181,7 +177,7 @@ class CostModel:
 
 
 class _Tabulation:
-    """One cost of many parts; equal parts are counted once."""
+    """One cost of many parts; the cost of equal parts is computed once."""
 
     def __init__(self, cost: CostFunction, calls: Mapping[int, Sequence[Call]], measured: bool) -> None:
         self.cost = cost
@@ -190,14 +186,14 @@ class _Tabulation:
         self.known: dict[Any, float] = {}
 
     def terms(self, parts: Sequence[Part], seen: set[int]) -> list[Term]:
-        """The terms of parts that depend on choices."""
+        """The terms of the parts that depend on choices."""
         terms: list[Term] = []
         for part in parts:
             if id(part.module) in seen or not (part.condition or part.decides):
                 continue
             seen.add(id(part.module))
             calls: Sequence[Call] = self.calls[id(part.module)]
-            if self.cost is num_params:  # parameters count once, however often the module is called
+            if self.cost is num_params:  # parameters count once, even if the module is called several times
                 calls = calls[:1] or [Call((), {}, None)]
             if part.inside:
                 terms += self._whole(part, calls, self.terms(part.inside, seen))
@@ -206,7 +202,7 @@ class _Tabulation:
         return terms
 
     def _whole(self, part: Part, calls: Sequence[Call], inside: list[Term]) -> list[Term]:
-        """A candidate that holds choices: its parts' terms, and its cost beside them."""
+        """The terms of a candidate that contains choices: the terms of its parts, and a term for its remaining cost."""
         choices = first_choices(part.module)
         choices |= {name: min(labels) for name, labels in part.condition.items()}
         plain = derive(part.module, choices)
@@ -233,7 +229,7 @@ class _Tabulation:
                 yield condition, self._value(module, call)
 
     def _made(self, call: Call, choices: Mapping[str, str], module: nn.Module, args: tuple[Any, ...]) -> float:
-        """The cost of a module that a place has made, with the widths inside chosen."""
+        """The cost of a module from ``cost_terms``, with the given widths inside."""
         return self._value(derive(module, choices), call._replace(args=args))
 
     def _value(self, module: nn.Module, call: Call) -> float:
@@ -248,7 +244,7 @@ class _Tabulation:
 
 
 class _Bound(nn.Module):
-    """A module with keyword arguments given."""
+    """A module with fixed keyword arguments."""
 
     def __init__(self, module: nn.Module, kwargs: Mapping[str, Any]) -> None:
         super().__init__()
@@ -260,5 +256,5 @@ class _Bound(nn.Module):
 
 
 def num_chosen(supernet: Supernet) -> dict[str, int]:
-    """Choice name -> number of labels in a genotype, for the choices with several."""
+    """Choice name -> number of chosen labels, for choices with more than one."""
     return {name: place.num_chosen for name, place in find_rows(supernet.network).items() if place.num_chosen > 1}

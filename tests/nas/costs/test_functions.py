@@ -60,7 +60,7 @@ def test_products_of_attention_are_counted_wherever_they_are():
 def test_a_layer_that_counts_nothing_is_named():
     network = nn.Sequential(nn.Linear(D, D), nn.Linear(D, D))
     network[1].forward = lambda x: x  # as a kernel that the counter does not know would be
-    with pytest.raises(ValueError, match=r"of Linear \(Sequential\.1\) are not counted"):
+    with pytest.raises(ValueError, match=r"of Linear \(Sequential\.1\) cannot be counted"):
         num_macs(network, (SEQUENCE,))
 
 
@@ -113,5 +113,5 @@ def test_a_search_space_with_a_layer_that_counts_nothing_is_refused():
         def network(self, stage="search"):
             return nn.Sequential(nn.Flatten(), choice("op", {"a": nn.Identity, "b": lambda: Uncounted(4, 4)}))
 
-    with pytest.raises(AssertionError, match="are not counted"):
+    with pytest.raises(AssertionError, match="cannot be counted"):
         check_search_space(Space(), (torch.randn(2, 4),))

@@ -217,7 +217,8 @@ def test_a_limit_that_nothing_keeps_names_the_smallest_cost(everything):
     one = Limit(CostTable("a", 0, (Term({"outer": frozenset({"deep"})}, 1.0),)), 0.5)
     other = Limit(CostTable("b", 0, (Term({"outer": frozenset({"flat"})}, 1.0),)), 0.5)
     with pytest.raises(
-        Infeasible, match=r"no architecture has a of at most 0\.5 with b of at most 0\.5; the smallest is then 1"
+        Infeasible,
+        match=r"no architecture has a of at most 0\.5 with b of at most 0\.5; the smallest possible value is 1",
     ):
         most_probable(network, even, [one, other])
 
