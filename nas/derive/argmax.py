@@ -10,8 +10,8 @@ from nas.genotype import Genotype
 class Argmax(DeriveStrategy):
     """The most probable candidate op of every choice, or the result of the space's own ``discretize``.
 
-    With limits, or where this architecture fails the space's check (a dead cell), it is the most probable architecture within the limits
-    that passes the check: its active choices' probabilities have the largest product.
+    If there are limits, or if this architecture fails the space's check (for example with a dead cell), the strategy takes the most
+    probable architecture that is within the limits and passes the check. Its active labels have the largest product of probabilities.
     """
 
     def genotype(self, searched: Searched) -> Genotype:

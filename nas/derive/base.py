@@ -24,20 +24,20 @@ Batches = Callable[[], Iterable[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """The end of a search, as a derive strategy sees it. The test set is not in it.
+    """The result of a search, as the input of a derive strategy. It does not contain the test set.
 
     Attributes:
         supernet: The searched supernet; strategies do not change it.
         relaxation: The relaxation of the search; it defines the probabilities.
         space: Discretizes probabilities, and checks genotypes.
         limits: Costs with their maximum.
-        task: Loss and metrics; None before a search, when there are no data.
+        task: Loss and metrics; None if there are no data.
         weight_batches: Batches of the train split.
         arch_batches: Batches of the arch split.
         device: Device of the computation.
         seed: The run's seed.
         seen: Architectures that were the most probable one earlier in the search.
-        on_progress: Receives the numbers of scored architectures and of all architectures to score.
+        on_progress: Called with the number of scored architectures and the number of architectures to score.
     """
 
     supernet: Supernet
@@ -66,21 +66,21 @@ class DeriveStrategy(ABC):
     """Chooses the architecture at the end of a search.
 
     Attributes:
-        needs_alpha: Whether the strategy needs a trained alpha, because it uses the probabilities alone.
+        needs_alpha: Whether the strategy needs a trained alpha, because it uses only the probabilities.
     """
 
     needs_alpha: bool = True
 
     @abstractmethod
     def genotype(self, searched: Searched) -> Genotype:
-        """The chosen architecture, active choices only, within every limit.
+        """The chosen architecture, with active choices only, within every limit.
 
         Args:
-            searched: The end of a search.
+            searched: The result of a search.
         """
 
     def check(self, searched: Searched) -> None:  # noqa: B027  (most strategies work with every network)
-        """Raises ValueError where the strategy cannot work; called before a search.
+        """Raises ValueError if the strategy cannot work. Called before a search.
 
         Args:
             searched: The state before the search.
@@ -88,6 +88,6 @@ class DeriveStrategy(ABC):
 
 
 def discretized(supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
-    """The space's discretization of the probabilities: active choices only; limits and the space's check are not applied."""
+    """The space's discretization of the probabilities, with active choices only, before limits and the space's check."""
     probabilities = supernet.probabilities(relaxation)
     return supernet.prune(space.discretize(probabilities), probabilities)

@@ -1,4 +1,4 @@
-"""Check that a derived network equals the supernet with one-hot op weights."""
+"""Checks that a derived network equals the supernet with one-hot op weights."""
 
 from __future__ import annotations
 
@@ -15,23 +15,19 @@ from nas.supernet.modules import eval_mode
 from nas.supernet.supernet import Supernet
 
 TOLERANCE = 1e-5
-"""Largest difference in float32, as a share of the largest output: sums run in another order. Half precision: 64 roundings."""
+"""Largest difference in float32, as a share of the largest output; sums run in another order. Half precision allows 64 roundings."""
 
 
 @torch.no_grad()
 def check_derived(
     supernet: Supernet, genotype: Genotype | Mapping[str, Any], inputs: Sequence[Any], *, run_all: bool = True
 ) -> None:
-    """Compares both in eval mode; neither the supernet nor the random state changes.
+    """Compares the derived network with the supernet in eval mode; neither the supernet nor the random state changes.
 
-    Args:
-        supernet: The supernet; the derived network inherits its weights.
-        genotype: The architecture.
-        inputs: Arguments of the network, on its device.
-        run_all: Run the other candidates too, with weight 0; this finds candidates that change their input in place.
+    With `run_all`, the other candidates run with weight 0, to find candidates that change their input in place.
 
     Raises:
-        ValueError: They differ: a dependence between choices and layers is lost in the derived network.
+        ValueError: The outputs differ, because the derived network has lost a dependence of a layer on choices.
     """
     choices = genotype.choices if isinstance(genotype, Genotype) else genotype
     with untouched_rng(supernet.alpha.device):
@@ -41,16 +37,16 @@ def check_derived(
     difference = largest_difference(expected, found)
     if difference is not None:
         raise ValueError(
-            f"the derived network is not what was searched: {difference} for {dict(choices)}; a layer reads channels, inputs or "
-            "modules that depend on choices in a way that cannot be derived"
+            f"the derived network differs from the supernet: {difference} for {dict(choices)}; a layer depends on channels, inputs "
+            "or modules of choices in a way that cannot be derived"
         )
 
 
 def largest_difference(expected: Any, found: Any) -> str | None:
-    """The difference between two outputs (tensors in tuples, lists and dicts); None where they agree within `TOLERANCE`."""
+    """The difference between two outputs (tensors in tuples, lists and dicts), in words; None if they agree within `TOLERANCE`."""
     pairs = list(zip(tree_leaves(expected), tree_leaves(found), strict=False))
     if len(tree_leaves(expected)) != len(tree_leaves(found)):
-        return "outputs have other parts"
+        return "outputs have different numbers of tensors"
     for a, b in pairs:
         if not isinstance(a, Tensor) or not isinstance(b, Tensor):
             continue
@@ -63,5 +59,5 @@ def largest_difference(expected: Any, found: Any) -> str | None:
         apart = (a.double() - b.double()).abs()
         same = (a == b) | (a.isnan() & b.isnan()) | (apart <= rounding * largest)
         if not bool(same.all()):
-            return f"outputs differ by up to {float(apart[~same].max()):.2g}, the largest is {largest:.2g}"
+            return f"outputs differ by up to {float(apart[~same].max()):.2g} (largest output: {largest:.2g})"
     return None

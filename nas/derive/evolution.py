@@ -15,20 +15,21 @@ from nas.supernet.base import ChoiceModule
 from nas.supernet.structure import draw_choices, find_rows
 
 NUM_TRIES = 100
-"""Consecutive children that are known or not allowed, after which the search ends."""
+"""The evolution ends after this number of consecutive children that are known or not allowed."""
 
 
 class Evolution(DeriveStrategy):
-    """Evolves architectures by their loss on the arch split with inherited weights: half of the children by crossover, half by mutation.
+    """Evolves architectures that have a low loss on the arch split with inherited weights.
 
-    The first generation is drawn from the learned distribution; the parents are the best architectures so far.
+    The first generation is drawn from the learned distribution. The parents are the best architectures so far. Half of the
+    children come from crossover, half from mutation.
 
     Args:
-        num: Architectures to score in all.
+        num: Total number of architectures to score.
         population: Size of the first generation.
         num_parents: Number of parents.
-        mutation: Probability with which each choice of a mutant is drawn anew, in (0, 1].
-        refit_head: Fit the head of each architecture; the output must be that of a linear layer.
+        mutation: Probability that a mutation redraws a choice, in (0, 1].
+        refit_head: Refit the head for each architecture; the last layer must be linear.
         num_batches: Batches of each split to evaluate; null: all.
 
     Raises:
@@ -49,7 +50,7 @@ class Evolution(DeriveStrategy):
         num_batches: int | None = None,
     ) -> None:
         if not 1 <= num_parents <= population <= num:
-            raise ValueError(f"1 <= num_parents <= population <= num is needed, got {num_parents}, {population}, {num}")
+            raise ValueError(f"expected 1 <= num_parents <= population <= num, got {num_parents}, {population}, {num}")
         if not 0.0 < mutation <= 1.0:
             raise ValueError(f"mutation must lie between 0 and 1, got {mutation}")
         self.num = num

@@ -1,4 +1,4 @@
-"""The most probable architectures, each trained for a short time: see examples/fine_tuned."""
+"""Fine-tunes the most probable architectures and takes the best; see examples/fine_tuned."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from nas.io.rng import untouched_rng
 
 
 class FineTuned(DeriveStrategy):
-    """Trains each of the most probable architectures on the train split, from inherited weights, and takes the best on the arch split.
+    """Fine-tunes the most probable architectures on the train split, from inherited weights, and takes the best on the arch split.
 
-    Not shown to be better than random search of equal cost.
+    In our measurements, this strategy was not better than random search of equal cost.
 
     Args:
-        num: Architectures to train.
-        num_steps: Batches for each architecture.
-        lr: Highest learning rate of AdamW, in one cycle.
+        num: Number of architectures to train.
+        num_steps: Number of batches for each architecture.
+        lr: Peak learning rate of AdamW with a one-cycle schedule.
 
     Raises:
         ValueError: A number out of range.
 
-    Source: as the last stage of Guo et al. 2020, "Single Path One-Shot Neural Architecture Search with Uniform Sampling", and others.
+    Source: the last stage of Guo et al. 2020, "Single Path One-Shot Neural Architecture Search with Uniform Sampling", and others.
     """
 
     def __init__(self, num: int = 8, num_steps: int = 100, lr: float = 0.01) -> None:
@@ -55,7 +55,7 @@ class FineTuned(DeriveStrategy):
 
 
 def most_probable_ones(searched: Searched, num: int) -> list[dict[str, Any]]:
-    """The architectures with the largest products of probabilities, best first; fewer where no others are allowed.
+    """The `num` allowed architectures with the largest products of probabilities, best first; fewer if fewer are allowed.
 
     Raises:
         Infeasible: No architecture is allowed.
@@ -79,14 +79,7 @@ def most_probable_ones(searched: Searched, num: int) -> list[dict[str, Any]]:
 
 
 def fine_tune(network: nn.Module, searched: Searched, *, num_steps: int, lr: float) -> None:
-    """Trains a network on the train split, in the order of its batches.
-
-    Args:
-        network: The network; in training mode afterwards.
-        searched: Source of the task and the batches.
-        num_steps: Batches.
-        lr: Highest learning rate, in one cycle.
-    """
+    """Trains a network for `num_steps` batches of the train split with a one-cycle schedule of peak `lr`."""
     task = searched.task
     assert task is not None
     optimizer = AdamW([*network.parameters()], lr=lr)

@@ -1,4 +1,4 @@
-"""Architectures evaluated with the weights of the supernet."""
+"""Evaluates architectures with the weights of the supernet."""
 
 from __future__ import annotations
 
@@ -27,26 +27,21 @@ from nas.tasks import Task
 NUM_REFIT_STEPS = 15
 MAX_KEPT_BYTES = 64 * 2**20
 DECAY = 1e-3
-"""Weight decay of a refitted head, which would overfit the train split otherwise."""
+"""Weight decay of a refitted head, which would otherwise overfit the train split."""
 
 
 def inherited_network(supernet: Supernet, space: SearchSpace, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
-    """A network with the supernet's weights: the derived one, or a supernet bound to the architecture if weights cannot be inherited."""
+    """A network with the supernet's weights: the derived network, or a supernet bound to the architecture if it cannot inherit."""
     if space.inherits_weights:
         return supernet.derive(genotype)
     return BoundSupernet(copied(supernet), supernet.one_hot(genotype, run_all=False))
 
 
 class InheritedScore:
-    """Minus the loss on the arch split of an architecture with inherited weights: higher is better.
+    """The score of an architecture with inherited weights: its negative loss on the arch split, so higher is better.
 
-    Batch norm statistics are recalibrated on the train split, because those of the supernet mix architectures. The head (the linear layer
-    whose output is the network's) may be refitted, because in the supernet all architectures share it.
-
-    Args:
-        searched: The end of a search.
-        refit_head: Whether the head is refitted for each architecture, on the train split.
-        num_batches: Batches of each split to evaluate; None: all.
+    Batch norm statistics are recalibrated on the train split, because the supernet's statistics mix architectures. `refit_head` refits the
+    head (the last linear layer) on the train split, because all architectures share the supernet's head.
 
     Raises:
         ValueError: There is no task.
@@ -54,7 +49,7 @@ class InheritedScore:
 
     def __init__(self, searched: Searched, *, refit_head: bool = False, num_batches: int | None = None) -> None:
         if searched.task is None:
-            raise ValueError("this derive strategy judges architectures by data, which it was not given")
+            raise ValueError("this derive strategy needs data to score architectures, but it got no data")
         self.searched = searched
         self.task: Task = searched.task
         self.refit_head = refit_head
@@ -67,7 +62,7 @@ class InheritedScore:
             return self.of(self.network(choices))
 
     def network(self, choices: Mapping[str, Any]) -> nn.Module:
-        """The network that an architecture is judged by, recalibrated on the weight half."""
+        """The network of an architecture, recalibrated or refitted on the train split."""
         searched = self.searched
         with untouched_rng():
             network = inherited_network(searched.supernet, searched.space, choices)
@@ -78,11 +73,11 @@ class InheritedScore:
         return network
 
     def of(self, network: nn.Module) -> float:
-        """The score of a network, without recalibration."""
+        """The score of a network without recalibration."""
         return -self.metrics(network)["loss"]
 
     def metrics(self, network: nn.Module, others: Mapping[str, Metric] | None = None) -> dict[str, float]:
-        """Loss, the task's metrics and `others` of a network as it is, on the arch split."""
+        """Loss, the task's metrics and `others` of a network on the arch split, without recalibration."""
         return evaluate(network, self._arch, self.task, self.searched.device, others)
 
     def _refit(self, network: nn.Module) -> None:
@@ -99,12 +94,7 @@ class InheritedScore:
 
 
 class Seen(nn.Module):
-    """A network that records the inputs of its head, the linear layer whose output is the network's.
-
-    Attributes:
-        head: The layer, after the first call.
-        features: Input of the head in each call.
-    """
+    """A network that records its head (the last linear layer) and the inputs of the head in `features`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -128,11 +118,7 @@ class Seen(nn.Module):
                 handle.remove()
 
     def forward(self, *args: Any) -> Any:
-        """Runs the network.
-
-        Raises:
-            ValueError: The output is not that of a linear layer.
-        """
+        """Runs the network; raises ValueError if its output does not come from a linear layer."""
         self._calls.clear()
         output = self.network(*args)
         for layer, features, result in self._calls:
@@ -140,18 +126,11 @@ class Seen(nn.Module):
                 self.head = layer
                 self.features.append(features.detach())
                 return output
-        raise ValueError("refit_head: the network's output is not that of a linear layer; set it to false")
+        raise ValueError("refit_head must be false: the output of the network does not come from a linear layer")
 
 
 def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: Task) -> None:
-    """Minimizes the task's loss over a linear layer, starting from its weights.
-
-    Args:
-        head: The layer; its weights change.
-        features: Batches of its inputs.
-        targets: Batches of targets.
-        task: Source of the loss.
-    """
+    """Minimizes the task's loss over the weights of a linear layer, in place, given batches of its inputs and of targets."""
     x, y = torch.cat(features), joined(targets)
     parameters = [parameter.detach().clone().requires_grad_() for parameter in head.parameters()]
     optimizer = LBFGS(parameters, max_iter=NUM_REFIT_STEPS)
@@ -173,12 +152,7 @@ def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: 
 
 
 class Replayed:
-    """Batches for repeated passes: kept in memory up to `MAX_KEPT_BYTES`, otherwise read again in each pass.
-
-    Args:
-        make: Starts a pass.
-        number: Batches of a pass; None: all.
-    """
+    """The first `number` batches (None: all) for repeated passes: kept in memory up to `MAX_KEPT_BYTES`, otherwise read again."""
 
     def __init__(self, make: Batches, number: int | None) -> None:
         self._make = make
@@ -198,6 +172,6 @@ class Replayed:
                 kept.clear()
             yield batch
         if batch is None:
-            raise ValueError("this derive strategy judges architectures by data, which it was not given")
+            raise ValueError("this derive strategy needs data to score architectures, but it got no data")
         if num_bytes <= MAX_KEPT_BYTES:
             self._kept = kept

@@ -1,4 +1,4 @@
-"""The candidate ops without which the supernet is worst: see examples/perturbation."""
+"""Keeps the candidate ops whose removal hurts the supernet most; see examples/perturbation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from nas.supernet.supernet import Supernet
 
 
 class Perturbation(DeriveStrategy):
-    """Decides one choice after the other: keeps the candidate op whose removal gives the largest loss of the supernet on the arch split.
+    """Decides the choices one after the other. Keeps the candidate op whose removal increases the loss on the arch split most.
 
-    Worse than random search of equal cost where it was measured. The supernet runs all candidates, weighted by their probabilities; this
-    suits searches that mix candidates more than searches that train single paths. With limits, the most probable architecture within them
-    is taken, the loss without a candidate being its logit.
+    In our measurements, this strategy was worse than random search of equal cost. The supernet runs all candidates, weighted by their
+    probabilities. The strategy therefore suits searches that mix candidates better than searches that train single paths. With limits, the
+    strategy takes the most probable architecture within the limits; the logit of a candidate is then the loss without the candidate.
 
     Args:
-        num_steps: Batches on which the supernet is trained after each decision.
-        lr: Highest learning rate of this training.
+        num_steps: Number of batches that train the supernet after each decision.
+        lr: Peak learning rate of this training.
         num_batches: Batches of the arch split to evaluate; null: all.
 
     Raises:
@@ -36,7 +36,7 @@ class Perturbation(DeriveStrategy):
 
     Source: Wang et al. 2021, "Rethinking Architecture Selection in Differentiable NAS" (DARTS-PT).
 
-    Deviation: loss instead of accuracy, because it is more informative on few samples.
+    Deviation: uses the loss instead of the accuracy, because the loss is more informative on few samples.
     """
 
     needs_alpha = False
@@ -72,7 +72,7 @@ class Perturbation(DeriveStrategy):
         return Genotype(most_probable(supernet.network, worth, searched.limits, space.check_genotype))
 
     def _order(self, searched: Searched) -> list[str]:
-        """The choices to decide, in random order."""
+        """The names of the choices to decide, in random order."""
         places = find_rows(searched.supernet.network)
         names = [name for name, place in places.items() if place.num_chosen == 1 and place.learned]
         random.Random(derive_seed(searched.seed, "derive")).shuffle(names)

@@ -14,17 +14,14 @@ from nas.io.rng import derive_seed
 from nas.supernet.structure import all_choices, draw_choices, find_rows
 
 NUM_TRIES = 50
-"""Largest number of draws for each wanted architecture: a distribution of low entropy repeats a few architectures."""
+"""Largest number of draws for each requested architecture, since a distribution of low entropy repeats architectures."""
 
 
 def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
-    """All architectures of a small space; of a larger space, `num` different architectures.
+    """All allowed architectures if the space has at most `num`; otherwise up to `num` different allowed architectures.
 
-    The most probable architecture comes first, then earlier most probable ones, then draws from the probabilities.
-
-    Args:
-        searched: The end of a search.
-        num: Largest number of architectures; a distribution of low entropy gives fewer.
+    The most probable architecture comes first, then earlier most probable architectures, then draws from the probabilities. A distribution
+    of low entropy gives fewer than `num`.
 
     Raises:
         Infeasible: No architecture is within the limits and passes the space's check.
@@ -55,5 +52,5 @@ def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:
 
 
 def pruned(searched: Searched, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The active ones of `choices`."""
+    """The active choices among `choices`."""
     return dict(searched.supernet.prune(Genotype(choices), searched.probabilities()).choices)

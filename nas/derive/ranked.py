@@ -1,4 +1,4 @@
-"""The best architecture with inherited weights."""
+"""Ranks architectures with inherited weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nas.genotype import Genotype
 
 
 class Ranked(DeriveStrategy):
-    """Ranks architectures by their loss on the arch split with inherited weights, batch norms recalibrated for each.
+    """Ranks architectures by their loss on the arch split, with inherited weights and recalibrated batch norms.
 
-    All architectures of a small space are ranked; of a larger space, a sample of the learned distribution.
+    Ranks all architectures of a small space, or a sample from the learned distribution of a larger space.
 
     Args:
-        num: Architectures to rank; a space with at most as many is ranked whole.
-        refit_head: Fit the head of each architecture; the output must be that of a linear layer.
-        smooth: Smooth the scores over architectures with the same pairs of labels.
+        num: Largest number of architectures to rank.
+        refit_head: Refit the head for each architecture; the last layer must be linear.
+        smooth: Smooth the scores over architectures that share pairs of labels.
         num_batches: Batches of each split to evaluate; null: all.
 
     Raises:
@@ -29,7 +29,7 @@ class Ranked(DeriveStrategy):
     Source: Bender et al. 2018, "Understanding and Simplifying One-Shot Architecture Search"; Guo et al. 2020, "Single Path One-Shot Neural
     Architecture Search with Uniform Sampling" (recalibration).
 
-    Deviation: the head may be fitted for each architecture, and scores are smoothed over pairs of choices.
+    Deviation: the head may be refitted for each architecture, and scores are smoothed over pairs of labels.
     """
 
     needs_alpha = False

@@ -1,4 +1,4 @@
-"""Scores of architectures, smoothed over shared labels."""
+"""Smooths the scores of architectures that share labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from nas.genotype import labels_of
 
 
 def smoothed(architectures: Sequence[Mapping[str, Any]], scores: Sequence[float], penalty: float = 1.0) -> list[float]:
-    """Ridge regression of the scores on labels and pairs of labels of two choices.
+    """Ridge regression of the scores on labels and pairs of labels. Larger `penalty` moves the scores closer to their mean.
 
-    The best of many noisy scores is overestimated; scores of other architectures with the same pairs correct it. The dual form is solved:
-    two architectures that agree in m labels share 1 + m + m (m - 1) / 2 features.
-
-    Args:
-        architectures: Choices of each architecture.
-        scores: Score of each architecture.
-        penalty: Weight of the ridge, above 0; large values move all scores to their mean.
+    The best of many noisy scores is too optimistic; scores of other architectures with the same pairs correct it. The regression is solved
+    in dual form: two architectures that agree in m labels share 1 + m + m (m - 1) / 2 features.
     """
     if not scores:
         return []

@@ -23,7 +23,7 @@ EVERYTHING = [dict(zip("ab", labels, strict=True)) for labels in itertools.produ
 
 
 def by_hand(searched, choices):
-    """The loss on the arch half, statistics of each norm the mean over the weight half's batches."""
+    """The loss on the arch split, statistics of each norm the mean over the batches of the train split."""
     network = searched.supernet.derive(choices)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
     sums = {norm: [torch.zeros(4), torch.zeros(4)] for norm in norms}
@@ -98,14 +98,14 @@ def test_a_network_without_a_linear_head_is_refused_before_the_search(make, spac
     if isinstance(body, nn.Conv1d):
         body = nn.Sequential(nn.Unflatten(1, (4, 1)), body, nn.Flatten())
     other = make(space(body))
-    with pytest.raises(ValueError, match="refit_head: the network's output is not that of a linear layer"):
+    with pytest.raises(ValueError, match="refit_head must be false: the output of the network"):
         Ranked(refit_head=True).check(other)
     Ranked(refit_head=False).check(other)
     Ranked(refit_head=True).check(searched)
 
 
 def test_without_data_it_says_so(searched):
-    with pytest.raises(ValueError, match="judges architectures by data"):
+    with pytest.raises(ValueError, match="needs data to score architectures"):
         InheritedScore(Searched(supernet=searched.supernet, relaxation=Softmax(), space=searched.space))
 
 

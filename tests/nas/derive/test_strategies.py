@@ -127,7 +127,7 @@ def test_evolution_finds_the_best_of_all_when_it_may_score_all(searched, everyth
         (lambda: FineTuned(num=0), "must be above 0"),
         (lambda: FineTuned(lr=-1.0), "must be above 0"),
         (lambda: Perturbation(num_steps=-1), "out of range"),
-        (lambda: Evolution(num=4, population=8), "population <= num is needed, got 8, 8, 4"),
+        (lambda: Evolution(num=4, population=8), "population <= num, got 8, 8, 4"),
         (lambda: Evolution(mutation=0.0), "mutation must lie between 0 and 1"),
     ],
 )

@@ -133,7 +133,7 @@ def run(run_cli, config, tmp_path):
     [
         ("Unused", "choice 'ghost' is in no forward pass"),
         ("Swallowed", "width 'w' reaches no layer"),
-        ("Gated", "the derived network is not what was searched: outputs differ"),
+        ("Gated", "the derived network differs from the supernet: outputs differ"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(run, space, said):
