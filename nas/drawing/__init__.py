@@ -1,4 +1,4 @@
-"""Pictures of architectures and of probabilities during a search, in colors that are distinct for color-blind readers."""
+"""Pictures of architectures, and of probabilities during a search, with colors for color-blind readers."""
 
 from nas.drawing.architecture import architecture_dot, draw_architecture
 from nas.drawing.heat_map import draw_heat_map, probability_history

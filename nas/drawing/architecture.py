@@ -1,4 +1,4 @@
-"""Pictures of architectures: cells as graphs, other choices as rows; as a figure and as DOT text."""
+"""Pictures of architectures as figures and as DOT text: cells are graphs, other choices are rows."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from nas.supernet.search_space import CellEdge
 Cells = Mapping[str, Sequence[CellEdge]]
 
 COLUMN, RISE, BOX = 1.25, 0.4, 0.62
-"""Inches: distance of neighboring nodes, rise of an arc for each node that it spans, width of a node."""
+"""In inches: distance of neighboring nodes, height of an arc per spanned node, width of a node."""
 BELOW = 0.16
-"""Inches: depth of an arc without an operation for each node that it spans; such arcs run below the nodes."""
+"""In inches: depth of an arc per spanned node, for arcs without an operation, which run below the nodes."""
 
 
 def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
-    """An arc diagram for every cell of a space of cells, otherwise the choices in rows.
+    """An arc diagram for every cell; without cells, the choices in rows.
 
-    The nodes of a cell are in a row, each after its inputs. An edge is an arc with its operation at the top: the tops of arcs of equal
-    length are side by side, those of other arcs one above the other, so labels do not overlap.
+    The nodes of a cell are in a row, in topological order. An edge is an arc with its operation at the top. Arcs of equal length have their
+    tops side by side, and longer arcs are higher, so labels do not overlap.
 
     Args:
         genotype: The architecture.
-        cells: Its cells, from :meth:`nas.SearchSpace.cells`.
+        cells: The cells of the architecture, from :meth:`nas.SearchSpace.cells`.
     """
     if not cells:
         return draw_choices(genotype)
@@ -91,7 +91,7 @@ def _draw_cell(axes: Axes, edges: Sequence[CellEdge], ranks: Mapping[str, float]
 
 
 def architecture_dot(genotype: Genotype, cells: Cells) -> str:
-    """The architecture in the DOT language of Graphviz: a cluster for every cell, or a chain of choices."""
+    """The architecture in the DOT language of Graphviz: a cluster for every cell; without cells, a chain of choices."""
     lines = ["digraph architecture {", "  rankdir=LR;", '  node [shape=box, style=rounded, fontname="sans-serif"];']
     if cells:
         for i, (name, edges) in enumerate(cells.items()):

@@ -1,4 +1,4 @@
-"""The choices of an architecture, in rows."""
+"""Draws the choices of an architecture in rows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from matplotlib.patches import FancyBboxPatch
 
 from nas.genotype import Genotype, labels_of
 
-CHOSEN, OTHER, EDGE, INK = "#0072b2", "#eef1f4", "#7f8a94", "#222222"  # chosen labels also differ in brightness
+CHOSEN, OTHER, EDGE, INK = "#0072b2", "#eef1f4", "#7f8a94", "#222222"  # CHOSEN and OTHER also differ in brightness
 ROW, COLUMN = 0.34, 1.45
-"""Inches: height of a row and width of a candidate."""
+"""In inches: height of a row, width of a candidate."""
 MAX_ROWS = 120
 
 
 def draw_choices(genotype: Genotype, names: Sequence[str] | None = None) -> Figure:
-    """A row for every choice and a box for every candidate with its probability; chosen candidates are dark.
+    """A row for every choice, with a box for every candidate and its probability. Chosen candidates are dark.
 
-    A genotype without probabilities has boxes for chosen candidates only.
-
-    Args:
-        genotype: The architecture.
-        names: Choices to draw, at most 120; None: all.
+    Without probabilities, only chosen candidates have boxes. Draws the choices `names` (None: all), but at most `MAX_ROWS`.
     """
     shown = list(genotype.choices if names is None else names)[:MAX_ROWS]
     rows = {name: _candidates(genotype, name) for name in shown}
@@ -45,7 +41,7 @@ def draw_choices(genotype: Genotype, names: Sequence[str] | None = None) -> Figu
 
 
 def draw_box(axes: Axes, left: float, middle: float, width: float, height: float, said: str, *, dark: bool) -> None:
-    """A rounded box with text in its middle, in the axes' units."""
+    """Draws a rounded box with centered text, in the units of the axes."""
     box = FancyBboxPatch(
         (left, middle - height / 2),
         width,

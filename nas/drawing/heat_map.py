@@ -1,4 +1,4 @@
-"""Probabilities of candidates over the time of a search."""
+"""Draws the probabilities of candidates over the course of a search."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from matplotlib.figure import Figure
 
 MAX_ROWS = 120
 MAX_COLUMNS = 200
-"""Largest number of drawn moments; the last moment is one of them."""
+"""Largest number of drawn steps, which include the last step."""
 
 History = Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
-"""(batches done, choice -> label -> probability) in the order of time."""
+"""(batches done, choice -> label -> probability), in chronological order."""
 
 
 def probability_history(
     rows: Iterable[tuple[int, Mapping[str, float]]], choices: Mapping[str, Iterable[str]]
 ) -> list[tuple[int, dict[str, dict[str, float]]]]:
-    """The history in the metrics of a search, from the columns ``choice/NAME/LABEL``; rows without these columns are left out.
+    """The history in the metrics of a search: the columns ``choice/NAME/LABEL``. Rows without these columns are skipped.
 
     Args:
         rows: (batches done, column -> value).
@@ -38,10 +38,9 @@ def probability_history(
 
 
 def draw_heat_map(history: History) -> Figure:
-    """A row for every candidate of every choice and a column for every moment; probable candidates are dark.
+    """A row for every candidate of every choice and a column for every step; probable candidates are dark.
 
-    Args:
-        history: At least one moment; all moments have the same choices.
+    `history` must not be empty, and all its steps must have the same choices.
     """
     every = -(-len(history) // MAX_COLUMNS)
     history = history[(len(history) - 1) % every :: every]

@@ -1,4 +1,4 @@
-"""Figures as SVG text."""
+"""Converts figures to SVG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 def svg_text(figure: Figure) -> str:
-    """A figure as SVG text that keeps its text; equal figures give equal SVG."""
+    """A figure as SVG whose labels stay text; equal figures give equal SVG."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "nas", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
