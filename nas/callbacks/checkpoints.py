@@ -1,4 +1,4 @@
-"""Times at which checkpoints are written."""
+"""Decides when checkpoints are written."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nas.io.distributed import any_process
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``last.ckpt`` before the first batch, after epochs and within long epochs; ``save`` writes it after any batch.
+    """Writes ``last.ckpt`` before the first batch, after epochs, and within long epochs.
 
     Args:
-        folder: The folder.
-        seconds: Smallest time between checkpoints at ends of epochs; the last epoch always has a checkpoint.
-        minutes: Time after which a checkpoint is written within an epoch; None: never.
+        folder: The folder of checkpoints.
+        seconds: Shortest time between checkpoints after epochs. A checkpoint always follows the last epoch.
+        minutes: Shortest time between checkpoints within an epoch; None: no checkpoints within an epoch.
     """
 
     def __init__(self, folder: Path, seconds: float = 0.0, minutes: float | None = None) -> None:
@@ -29,11 +29,7 @@ class Checkpoints(Checkpoint):
         self._written = time.monotonic()
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes ``last.ckpt`` now.
-
-        Raises:
-            FloatingPointError: A weight is not finite; the earlier checkpoint is kept.
-        """
+        """Writes ``last.ckpt`` now; raises FloatingPointError and keeps the earlier checkpoint if a weight is not finite."""
         cast(Any, trainer.lightning_module).check_weights()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._written = time.monotonic()
@@ -52,7 +48,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def _is_due(self, trainer: pl.Trainer, seconds: float) -> bool:
-        """Whether this time has passed since the last checkpoint, in at least one process."""
+        """Whether `seconds` have passed since the last checkpoint in at least one process."""
         return any_process(time.monotonic() - self._written >= seconds, trainer.strategy.root_device)
 
 

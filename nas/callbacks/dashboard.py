@@ -1,4 +1,4 @@
-"""TensorBoard pages of a search: scalars beyond the metrics, pictures, and the layout of the scalars."""
+"""TensorBoard pages of a search: pictures, additional scalars, and the layout of custom scalars."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Dashboard(Callback):
     the same entries as a search that was not stopped.
 
     Args:
-        metrics_csv: The file of the metrics, for the history of the probabilities.
-        num_images: Number of moments with pictures, the last at the end; 0: none.
-        gap: Measures the difference between the network of the present genotype and the supernet, as tag -> value, at the same moments;
-            None: it is not measured.
+        metrics_csv: The metrics file, for the history of the probabilities.
+        num_images: How many times pictures are written; the last time is the end of the search. 0: never.
+        gap: Compares the network of the current genotype with the supernet, as tag -> value, whenever pictures are written; None: no
+            comparison.
     """
 
     def __init__(self, metrics_csv: Path, *, num_images: int = 20, gap: Gap | None = None) -> None:
@@ -59,7 +59,7 @@ class Dashboard(Callback):
         num_epochs = int(trainer.max_epochs or 1)
         if not self._is_due(trainer.current_epoch, num_epochs) or not pl_module.supernet.choices:
             return
-        if pl_module.warmup_epochs >= num_epochs:  # alpha never moves
+        if pl_module.warmup_epochs >= num_epochs:  # alpha is frozen throughout
             return
         step = pl_module.num_batches_done
         try:
@@ -67,7 +67,7 @@ class Dashboard(Callback):
             figures = dict(self._figures(pl_module, genotype))
             scalars = {**_costs(pl_module, genotype), **({} if self.gap is None else self.gap(pl_module, genotype))}
         except Exception as error:  # failing pictures must not end a long search
-            warnings.warn(f"batch {step}: no pictures: {describe(error)}", stacklevel=2)
+            warnings.warn(f"batch {step}: pictures cannot be drawn: {describe(error)}", stacklevel=2)
             return
         for writer in writers(trainer):
             for tag, figure in figures.items():
@@ -77,7 +77,7 @@ class Dashboard(Callback):
         write_scalars(trainer, scalars, step)
 
     def _is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Whether pictures are drawn after this epoch: after `num_images` of all epochs, including the last."""
+        """Whether pictures are due after this epoch. They are due after `num_images` epochs, including the last epoch."""
         return (epoch + 1) * self.num_images // num_epochs > epoch * self.num_images // num_epochs
 
     def _figures(self, module: SearchModule, genotype: Genotype) -> Iterator[tuple[str, Figure]]:
@@ -88,7 +88,7 @@ class Dashboard(Callback):
 
 
 def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:
-    """The cost of the derived network by each table, and the limit."""
+    """The cost of the derived network from each table, and the limit of this cost."""
     result = {}
     for regularizer in module.regularizers:
         if isinstance(regularizer, CostPenalty):
@@ -99,7 +99,7 @@ def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """A figure as bytes, (H, W, 3)."""
+    """A figure as uint8 pixels (H, W, 3)."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -1,4 +1,4 @@
-"""Guards against collapse: they log, warn, evaluate architectures, and stop a search that has decided."""
+"""Guards against collapse: they log, warn, score architectures, and stop a search that has converged."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from nas.training.arch_statistics import entropy_share
 from nas.training.search_module import SearchModule
 
 Judge = Callable[[SearchModule, Mapping[str, Any]], float]
-"""The score of an architecture on the arch half; higher is better."""
+"""The score of an architecture on the arch split; higher is better."""
 
 NUM_JUDGED = 20
-"""Largest number of moments of a search at which the most probable architecture is scored."""
+"""Largest number of times that a search scores its most probable architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class GuardOptions:
     """Guards against collapse.
 
     Attributes:
-        max_skip_share: Largest share of skip connections in a derived architecture, among the choices with such a candidate, where there
-            are at least four of these choices. Excess skip connections are replaced, and every output reports it. 1: no limit.
-        stable_epochs: Stop when the most probable architecture has not changed for this number of epochs and the entropy is at most
-            `settled_entropy`; 0: never.
-        settled_entropy: Mean entropy of a search that has decided, as a share of its maximum.
-        early_entropy: Warn when the mean entropy falls below this share of its maximum in the first third of the epochs in which alpha
-            moves; 0: never.
+        max_skip_share: Largest share of skip connections in a derived architecture, among the choices with a skip candidate. Applies to
+            spaces with at least four such choices. If the share is larger, another architecture is derived and reported. 1: no limit.
+        stable_epochs: Stop the search if the most probable architecture has not changed for this number of epochs and the entropy is at
+            most `settled_entropy`; 0: never.
+        settled_entropy: Mean entropy of a converged search, as a share of its maximum.
+        early_entropy: Warn if the mean entropy falls below this share of its maximum in the first third of the epochs that train alpha;
+            0: never.
     """
 
     max_skip_share: float = 1.0
@@ -46,11 +46,7 @@ class GuardOptions:
     early_entropy: float = 0.1
 
     def __post_init__(self) -> None:
-        """Checks the ranges.
-
-        Raises:
-            ValueError: A number out of range.
-        """
+        """Checks the ranges; raises ValueError."""
         for name in ("max_skip_share", "settled_entropy", "early_entropy"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"guards: {name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -59,17 +55,17 @@ class GuardOptions:
 
 
 class Guards(Callback):
-    """Watches alpha at the end of every epoch in which alpha moves. Checkpoints have the state, so that a resumed search stops equally.
+    """Checks alpha after every epoch that trains alpha. Checkpoints contain the state, so a resumed search stops at the same batch.
 
     Args:
         options: The limits.
         judge: Scores architectures; None: no architecture is scored.
 
     Attributes:
-        seen: Architectures that were the most probable one at some time, with the batch and the score.
+        seen: The most probable architectures so far, with batch and score.
         stable: Number of epochs since the most probable architecture changed.
-        collapsed_at: Batch of the warning about an early fall of the entropy; None: there was no warning.
-        stopped_at: Batch at which the search was stopped because it had decided; None: it was not stopped.
+        collapsed_at: Batch of the warning about low entropy; None: no warning.
+        stopped_at: Batch at which the guards stopped the converged search; None: not stopped.
     """
 
     def __init__(self, options: GuardOptions, judge: Judge | None = None) -> None:
@@ -120,8 +116,8 @@ class Guards(Callback):
             return
         self.collapsed_at = module.num_batches_done
         warnings.warn(
-            f"the entropy of alpha has fallen to {left:.1%} of its maximum within the first third of the search: the choices were made "
-            "before the weights were trained; use a lower arch learning rate, a longer warm-up or a higher tau",
+            f"the entropy of alpha has fallen to {left:.1%} of its maximum within the first third of the search, before the weights "
+            "were trained; use a lower arch learning rate, a longer warm-up or a higher tau",
             stacklevel=2,
         )
 
@@ -138,7 +134,7 @@ class Guards(Callback):
         try:
             score = self.judge(module, choices)
         except Exception as error:  # a failing guard must not end a long search
-            warnings.warn(f"the present architecture cannot be judged: {describe(error)}", stacklevel=2)
+            warnings.warn(f"the current architecture cannot be scored: {describe(error)}", stacklevel=2)
             self.judge = None
             return
         self.seen.append({"choices": choices, "batch": module.num_batches_done, "score": score})

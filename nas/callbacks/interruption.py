@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1: the batch is finished, a checkpoint is saved, and the run stops."""
+"""Handles SIGTERM, SIGINT and SIGUSR1: finishes the batch, saves a checkpoint, and stops the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, 
 
 
 class Interrupted(Exception):
-    """A run stopped by a signal after its state was saved."""
+    """A signal has stopped the run after a checkpoint was saved."""
 
     def __init__(self, signum: int, hint: str = "") -> None:
         text = f"stopped by {signal.Signals(signum).name} after saving a checkpoint"
@@ -26,9 +26,10 @@ class Interrupted(Exception):
 
 
 class Interruption(Checkpoint):
-    """Signal handlers only set a flag; at the end of the batch a checkpoint is written and :class:`Interrupted` is raised.
+    """Sets a flag when a signal arrives; after the batch, writes a checkpoint and raises :class:`Interrupted`.
 
-    It is a ``Checkpoint`` callback, so that it runs after metrics are written at an epoch's end. It must follow :class:`Checkpoints`.
+    The base class is ``Checkpoint``, so that the callback runs after the metrics of an epoch are written. It must follow
+    :class:`Checkpoints`.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -48,7 +49,7 @@ class Interruption(Checkpoint):
         self._stop(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        """Saves and stops in all processes if one has received a signal."""
+        """Saves and stops in all processes if any process has received a signal."""
         if any_process(self.received is not None, trainer.strategy.root_device):
             self.checkpoints.save(trainer)
             raise Interrupted(self.received or signal.SIGTERM)

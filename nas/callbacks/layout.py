@@ -7,24 +7,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MAX_SERIES = 8
-"""Largest number of lines in a chart with distinguishable colors."""
+"""Largest number of lines in a chart whose colors can be distinguished."""
 
 Layout = dict[str, dict[str, list[Any]]]
 
 
 def custom_scalars(tags: Iterable[str]) -> Layout:
-    """Pages Search, Choices, Cost, Training and System, with a chart for each group of related tags.
-
-    Args:
-        tags: The tags that the search writes every epoch.
-    """
+    """Pages Search, Choices, Cost, Training and System, with a chart for each group of the given scalar tags."""
     pages: dict[str, dict[str, list[str]]] = {"Search": {}, "Choices": {}, "Cost": {}, "Training": {}, "System": {}}
     for tag in tags:
         page, chart = _place(tag)
         pages[page].setdefault(chart, []).append(tag)
     for chart, members in pages["Cost"].items():
         members += [f"cost/{chart}/derived", f"cost/{chart}/limit"]
-    pages["Search"]["discretisation gap"] = ["gap/supernet", "gap/derived"]
+    pages["Search"]["discretization gap"] = ["gap/supernet", "gap/derived"]
     pages["System"] |= {tag: [f"system/{tag}"] for tag in ("batches_per_second", "peak_memory_gb", "seconds")}
     return {page: _charts(charts) for page, charts in pages.items() if charts}
 
@@ -43,12 +39,12 @@ def _place(tag: str) -> tuple[str, str]:
     if level == "lr":
         return "Training", "learning rates"
     if level in ("weight", "arch"):
-        return "Training" if name == "loss" else "Search", f"{name} of both halves"
+        return "Training" if name == "loss" else "Search", f"{name} of both splits"
     return "Search", name
 
 
 def _charts(charts: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-    """Charts of at most `MAX_SERIES` lines; the plugin interprets tags as regular expressions."""
+    """Charts of at most `MAX_SERIES` lines. The plugin expects regular expressions for tags."""
     result: dict[str, list[Any]] = {}
     for name, tags in charts.items():
         parts = [tags[i : i + MAX_SERIES] for i in range(0, len(tags), MAX_SERIES)]

@@ -1,4 +1,4 @@
-"""Deterministic scalars of every epoch, to metrics.csv and TensorBoard."""
+"""Writes the deterministic scalars of every epoch to metrics.csv and TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.io.csv_file import CsvFile
 
 
 class MetricsWriter(Callback):
-    """Writes ``module.scalars()`` once an epoch; the step is the batch counter."""
+    """Writes ``module.scalars()`` after every epoch; the step is the batch counter."""
 
     def __init__(self, path: Path) -> None:
         self.file = CsvFile(path)

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a training: a bar on a terminal, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from rich.table import Column
 
 
 class Progress(Callback):
-    """Shows the epoch's losses, metrics, tau and entropy on standard error.
-
-    Args:
-        title: The name of the stage, for example ``search``.
-        console: The output; None: standard error.
-    """
+    """Shows losses, metrics, tau and entropy of each epoch on the console (None: standard error), with a title such as ``search``."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
@@ -61,12 +56,7 @@ class Progress(Callback):
 
 
 def describe(scalars: dict[str, float | None], *, brief: bool = False) -> str:
-    """The main scalars in one line.
-
-    Args:
-        scalars: tag -> value.
-        brief: Only scalars that fit beside a bar on 80 columns: no losses, and each metric of its last level only.
-    """
+    """The main scalars in one line. `brief` fits beside a bar in 80 columns: no losses, and each metric of one split only."""
     hidden = ("choice/", "entropy/", "kind/", "lr/", "search/alpha", "search/argmax")
     shown: dict[str, float] = {}
     for tag, value in scalars.items():

@@ -1,4 +1,4 @@
-"""Progress of the scoring of architectures after a training."""
+"""Shows the progress of scoring architectures after a training."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS = 10.0
-"""Time between lines where there is no terminal."""
+"""Time between lines if there is no terminal."""
 
 
 class ScoringProgress:
-    """Shows the number of scored architectures and the remaining time on standard error; called by a derive strategy.
-
-    Args:
-        title: The name of the stage, for example ``derive``.
-        console: The output; None: standard error.
-    """
+    """Shows the number of scored architectures and the remaining time on the console (None: standard error)."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title

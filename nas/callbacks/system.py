@@ -1,4 +1,4 @@
-"""Time, throughput and memory, to system.csv and TensorBoard; never compared between runs."""
+"""Writes time, throughput and memory to system.csv and TensorBoard. These values differ between equal runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas.io.csv_file import CsvFile
 
 
 class SystemWriter(Callback):
-    """One row for each epoch: seconds of training, batches per second, peak memory (GB) of the GPU or the process."""
+    """Writes one row for each epoch: seconds of training, batches per second, peak memory (GB) of the GPU or the process."""
 
     def __init__(self, path: Path) -> None:
         self.file = CsvFile(path)
@@ -56,7 +56,7 @@ class SystemWriter(Callback):
 
 
 def peak_memory_gb(device: torch.device) -> float | None:
-    """Peak memory in 1e9 bytes: allocated on a GPU, otherwise resident memory of this process; None where it is unknown."""
+    """Peak memory in 1e9 bytes: allocated GPU memory, otherwise resident memory of this process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     try:

@@ -18,7 +18,7 @@ def writers(trainer: pl.Trainer) -> Iterator[Any]:
 
 
 def write_scalars(trainer: pl.Trainer, row: Mapping[str, float | None], step: int) -> None:
-    """Writes tag -> value except values of None, and flushes."""
+    """Writes the scalars (tag -> value) that are not None, and flushes."""
     for writer in writers(trainer):
         for tag, value in row.items():
             if value is not None:

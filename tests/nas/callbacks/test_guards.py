@@ -113,7 +113,7 @@ def test_too_many_skips_are_exchanged_and_said(run):
 
 
 def test_an_earlier_architecture_that_does_better_is_reported(run, monkeypatch):
-    """The judge of the end is the arch half with inherited weights; both architectures are there, and the better one is named."""
+    """The judge of the end is the arch split with inherited weights; both architectures are there, and the better one is named."""
     results = {}
     for name, alphas in {"a": [CONVS, SKIPS], "b": [SKIPS, CONVS]}.items():
         options = {"max_skip_share": 1.0, "early_entropy": 0.0}
@@ -136,7 +136,7 @@ def test_a_guard_that_cannot_judge_does_not_stop_the_search(run, monkeypatch):
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr("nas.runs.judging.SearchJudge.score", broken)
-    with pytest.warns(UserWarning, match="the present architecture cannot be judged: .*no such thing"):
+    with pytest.warns(UserWarning, match="the current architecture cannot be scored: .*no such thing"):
         assert run([CONVS, CONVS], **{"model.guards": {"early_entropy": 0.0}}).code == 0
 
 
