@@ -1,4 +1,4 @@
-"""Data: train and test sets, split and loaded so that a search resumes exactly."""
+"""Data modules: train and test sets, split and loaded so that a search resumes exactly."""
 
 from nas.data.base import SearchDataModule
 from nas.data.breast_cancer import BreastCancer

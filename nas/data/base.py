@@ -1,4 +1,4 @@
-"""The base class of data modules: how a training set is split and loaded."""
+"""The base class of data modules, which splits and loads the training set."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ NOT_CALLED = (
     *("train_dataloader", "val_dataloader", "predict_dataloader", "teardown", "state_dict", "load_state_dict"),
     *("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"),
 )
-"""Methods of Lightning's data modules that a search never calls, so that an override would be ignored."""
+"""Methods of Lightning's data modules that the framework never calls. Overriding one is an error."""
 
 
 class SearchDataModule(pl.LightningDataModule, ABC):
     """Train and test sets of (input, target) samples.
 
-    A search never uses the test set: it splits the *training* set into a weight half, on which the network's weights are trained, and
-    an arch half, on which alpha is trained and the derived network is evaluated. The split depends on `split_seed` alone, so runs of
-    different seeds have the same halves.
+    A search never uses the test set. It splits the *training* set into a train split and an arch split. The train split trains the weights
+    of the network. The arch split trains alpha and evaluates the derived network. Only `split_seed` determines the splits, so runs with
+    different seeds have the same splits.
 
     Attributes:
         collate_fn: Makes a batch from samples, for example from sequences of different lengths; None: torch's default.
-        preprocessing: Preprocessing of raw inputs, in words, for users of an exported network; empty where it is unknown.
+        preprocessing: A description of the preprocessing of raw inputs, for users of an exported network; empty if unknown.
     """
 
     preprocessing: str = ""
@@ -46,21 +46,21 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         split_seed: int = 0,
         prefetch_factor: int = 2,
     ) -> None:
-        """Sets the loading.
+        """Sets the options of the loaders.
 
         Args:
-            batch_size: Samples in each batch of each process.
-            arch_fraction: Share of the training set that becomes the arch half, in (0, 1).
-            num_workers: Loader processes; 0: the main process loads.
-            pin_memory: Page-locked batches, for faster copies to a GPU.
-            split_seed: Seed of the split into halves.
-            prefetch_factor: Batches that each loader process keeps ready.
+            batch_size: Number of samples in each batch of each process.
+            arch_fraction: Share of the training set that becomes the arch split, in (0, 1).
+            num_workers: Number of loader processes; 0: the main process loads the data.
+            pin_memory: Use page-locked memory, for faster copies to a GPU.
+            split_seed: Seed of the train split and the arch split.
+            prefetch_factor: Number of batches that each loader process loads in advance.
         """
         super().__init__()
         for name in NOT_CALLED:
             if getattr(type(self), name) is not getattr(pl.LightningDataModule, name):
                 raise ValueError(
-                    f"{type(self).__name__}: {name} is never called here; nas.data.SearchDataModule has the methods of a search"
+                    f"{type(self).__name__}: the framework never calls {name}; nas.data.SearchDataModule lists the methods to override"
                 )
         check_least(1, batch_size=batch_size, prefetch_factor=prefetch_factor)
         check_least(0, num_workers=num_workers)
@@ -73,14 +73,14 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         self.loading = Loading(num_workers, pin_memory, prefetch_factor)
 
     def prepare_data(self) -> None:
-        """Downloads missing data where a download was requested; called once before a training, never by commands that only read a run."""
+        """Downloads missing data if the configuration allows it. Called once before a training, never by commands that only read a run."""
 
     @abstractmethod
     def train_set(self, augment: bool) -> Dataset:
         """The training set, map-style.
 
         Args:
-            augment: Whether to apply random augmentation, if the data have any.
+            augment: Whether to apply random augmentation.
         """
 
     @abstractmethod
@@ -114,14 +114,14 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return sorted(order[num_arch:]), sorted(order[:num_arch])
 
     def search_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
-        """Pairs of batches (weight half, arch half); an epoch is one pass over the larger half.
+        """Pairs of batches (train split, arch split). An epoch is one pass over the larger split.
 
         Raises:
-            ValueError: A half has fewer samples than one batch needs.
+            ValueError: A split has fewer samples than one batch.
         """
         weight, arch = self._halves
-        for name, half in (("weight", weight), ("arch", arch)):
-            self._check_size(len(half), f"the {name} half of the training set", world_size)
+        for name, half in (("train", weight), ("arch", arch)):
+            self._check_size(len(half), f"the {name} split of the training set", world_size)
         share = Share(self.batch_size, rank, world_size)
         num_batches = max(len(weight), len(arch)) // share.num_samples
         return ResumableLoader(
@@ -135,7 +135,7 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         """Batches of the whole training set, augmented.
 
         Raises:
-            ValueError: The training set has fewer samples than one batch needs.
+            ValueError: The training set has fewer samples than one batch.
         """
         size = num_samples(self._augmented)
         self._check_size(size, "the training set", world_size)
@@ -143,17 +143,17 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return ResumableLoader([self._stream(self._augmented, batches)])
 
     def fold_loaders(self, seed: int, fold: int, num_folds: int) -> tuple[ResumableLoader, DataLoader]:
-        """Batches of the training set without one of its folds, augmented; and that fold in order, not augmented.
+        """Augmented batches of the training set without one fold; and batches of this fold in order, not augmented.
 
-        The folds depend on `split_seed` alone.
+        Only `split_seed` determines the folds.
 
         Args:
             seed: Seed of the order of batches.
-            fold: Index of the fold that is left out.
+            fold: Index of the held-out fold.
             num_folds: Number of folds, at least 2.
 
         Raises:
-            ValueError: The training set has fewer samples than folds, or than one batch needs.
+            ValueError: The training set has fewer samples than folds, or the rest is smaller than one batch.
         """
         size = num_samples(self._plain)
         if size < num_folds:
@@ -168,11 +168,11 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return ResumableLoader([stream]), self._sequential(Subset(self._plain, left_out))
 
     def weight_loader(self) -> DataLoader:
-        """The weight half in order, not augmented."""
+        """The train split in order, not augmented."""
         return self._sequential(Subset(self._plain, self._halves[0]))
 
     def arch_loader(self) -> DataLoader:
-        """The arch half in order, not augmented."""
+        """The arch split in order, not augmented."""
         return self._sequential(Subset(self._plain, self._halves[1]))
 
     def test_dataloader(self) -> DataLoader:
@@ -189,11 +189,11 @@ class SearchDataModule(pl.LightningDataModule, ABC):
         return self._checked(next(iter(sequential_loader(first, 2, loading))))
 
     def train_targets(self) -> Tensor | None:
-        """All training targets where the set holds them as one array (TensorDataset, torchvision); otherwise None."""
+        """All training targets if the dataset stores them in one array (TensorDataset, torchvision), otherwise None."""
         return _targets(self._plain)
 
     def test_targets(self) -> Tensor | None:
-        """The same of the test set."""
+        """All test targets, like :meth:`train_targets`."""
         return _targets(self._test)
 
     def _sequential(self, dataset: Dataset) -> DataLoader:
@@ -219,7 +219,7 @@ class SearchDataModule(pl.LightningDataModule, ABC):
 
 
 def check_least(least: int, **numbers: int) -> None:
-    """Raises ValueError for a number that is below `least`."""
+    """Raises ValueError for a number below `least`."""
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}")

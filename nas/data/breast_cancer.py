@@ -1,4 +1,4 @@
-"""scikit-learn's bundled breast cancer measurements: nothing is downloaded."""
+"""The breast cancer measurements that scikit-learn contains; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NUM_FEATURES = 30
 
 
 class BreastCancer(SearchDataModule):
-    """569 tumors, 30 measurements each, 400 for training and 169 for test; samples (30 + decoys,) float32, targets 0 malignant, 1 benign.
+    """569 tumors with 30 measurements each: 400 for training, 169 for test. Samples (30 + decoys,) float32; targets 0 malignant, 1 benign.
 
-    Each measurement is standardized by its mean and standard deviation over the training set. Decoys are measurements in another order of
-    tumors: they have the distribution of measurements and no information on the target.
+    Each measurement is standardized with its mean and standard deviation over the training set. A decoy is a measurement whose values are
+    shuffled over the tumors. Decoys have the distribution of measurements, but no information about the target.
 
     Args:
-        num_decoys: Decoys behind the measurements; the i-th is measurement i modulo 30.
-        num_train: Number of the 400 tumors that are used for training.
+        num_decoys: Number of decoys, which follow the measurements. Decoy i shuffles measurement i modulo 30.
+        num_train: Number of tumors used for training, at most 400.
         **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
     Raises:
@@ -59,7 +59,7 @@ class BreastCancer(SearchDataModule):
 
 @cache
 def _tumors(num_decoys: int, num_train: int) -> tuple[Tensor, Tensor]:
-    """All samples in a fixed random order."""
+    """The inputs and targets of all tumors, in a fixed random order."""
     values, labels = load_breast_cancer(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     x = torch.tensor(values, dtype=torch.float64)[order]

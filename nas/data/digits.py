@@ -1,4 +1,4 @@
-"""scikit-learn's bundled 8x8 digits: nothing is downloaded."""
+"""The 8x8 digits that scikit-learn contains; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_TRAIN = 1200
 
 
 class Digits(SearchDataModule):
-    """1,797 images of digits, pixels in [0, 1], 1,200 for training and 597 for test; samples (1, 8, 8) float32, targets 0-9.
+    """1,797 images of digits: 1,200 for training, 597 for test. Samples (1, 8, 8) float32 in [0, 1]; targets 0-9.
 
     Source: E. Alpaydin and C. Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, as shipped by scikit-learn.
     """
@@ -39,13 +39,13 @@ class Digits(SearchDataModule):
 
 
 class SequentialDigits(Digits):
-    """The same images, read row by row or column by column as sequences of 64 steps; samples (1, 64).
+    """The images of :class:`Digits` as sequences of 64 pixels, row by row or column by column. Samples (1, 64).
 
-    One row is 8 pixels, so a dilation of 8 reads a column: the best dilations are known in advance.
+    A row has 8 pixels, so a convolution with dilation 8 reads a column. The best dilations are therefore known.
 
     Args:
-        order: Whether images are read row by row or column by column.
-        **loading: See :class:`nas.data.base.SearchDataModule`.
+        order: Read row by row or column by column.
+        **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
     """
 
     def __init__(self, order: Literal["rows", "columns"] = "rows", **loading: Any) -> None:
@@ -64,10 +64,10 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 class DigitPairs(Digits):
-    """Strips of 8x24 pixels with one digit or two; a class for every pixel: 0 background, 1 a single digit, 2 one of two digits.
+    """Segmentation of strips with one or two digits. Classes of pixels: 0 background, 1 a single digit, 2 one of two digits.
 
-    The class of a digit depends on the whole strip: the digits' left edges are 8 to 16 pixels apart. Samples (1, 8, 24) float32, targets
-    (8, 24) int64; 1,200 for training and 597 for test, each made of images of its own set.
+    Samples (1, 8, 24) float32; targets (8, 24) int64; 1,200 for training, 597 for test, made from images of the same set. The class of a
+    digit depends on the whole strip, because the left edges of two digits are 8 to 16 pixels apart.
     """
 
     preprocessing = "8x8 digits in strips of 8x24 pixels, of 0 to 16, divided by 16"

@@ -1,4 +1,4 @@
-"""Loaders whose order is a pure function of (seed, epoch), and that can resume in the middle of an epoch."""
+"""Loaders with an order that is a pure function of (seed, epoch). They can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Position = tuple[int, int]  # (epoch, index within the dataset)
 
 
 class KeyedDataset(Dataset):
-    """Draws each sample's augmentation from (seed, epoch, index), whichever worker loads it and in whichever order."""
+    """Seeds the augmentation of each sample with (seed, epoch, index), so that workers and the order of loading have no effect."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
@@ -37,7 +37,7 @@ class KeyedDataset(Dataset):
             return self.dataset[index]
 
     def __getitems__(self, positions: list[Position]) -> Any:
-        """The samples at several positions; rows of tensors are read together, as a batch."""
+        """The samples at several positions. Rows of tensors are read together as a batch."""
         if self.draws:
             return [self[position] for position in positions]
         dataset: Any = self.dataset
@@ -63,16 +63,16 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 class Rows(list):
-    """A batch that needs no collation."""
+    """A batch that is already collated."""
 
 
 def collate(samples: Any, make: Callable[[list[Any]], Any] = default_collate) -> Any:
-    """Makes a batch from samples, by `make` unless they are a batch already."""
+    """Makes a batch from samples with `make`, unless the samples are already a batch."""
     return list(samples) if isinstance(samples, Rows) else make(samples)
 
 
 def outlive_signals(worker: int) -> None:
-    """Lets a loader process wait for its parent, which finishes the batch and saves: signals reach the whole process group."""
+    """Makes a loader process outlive signals to the whole process group, while its parent finishes the batch and saves."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -81,21 +81,14 @@ def outlive_signals(worker: int) -> None:
 
 
 def _is_plain(dataset: Dataset) -> bool:
-    """Whether samples are rows of tensors, which draw nothing: seeding takes longer than reading a sample (24 us on a 2-core CPU)."""
+    """Whether samples are rows of tensors, which need no seeding: seeding takes longer than reading (24 us on a 2-core CPU)."""
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return type(dataset) is TensorDataset
 
 
 class Loading(NamedTuple):
-    """How data is loaded, without influence on the batches.
-
-    Attributes:
-        num_workers: Loader processes; 0: the main process loads.
-        pin_memory: Page-locked batches.
-        prefetch_factor: Batches that each process keeps ready.
-        collate: Makes a batch from samples.
-    """
+    """Options of DataLoader that do not change the batches."""
 
     num_workers: int
     pin_memory: bool
@@ -103,25 +96,19 @@ class Loading(NamedTuple):
     collate: Callable[[list[Any]], Any] = default_collate
 
     def loader(self, dataset: Dataset, **arguments: Any) -> DataLoader:
-        """A DataLoader with these settings."""
+        """A DataLoader with these options."""
         return DataLoader(
             dataset,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            generator=torch.Generator(),  # otherwise each epoch would draw from the global generator
+            generator=torch.Generator(),  # otherwise, each epoch would use the global generator
             **arguments,
         )
 
 
 class Share(NamedTuple):
-    """The samples that a process reads of every batch.
-
-    Attributes:
-        batch_size: Samples in each batch of each process.
-        rank: This process.
-        world_size: Number of processes.
-    """
+    """The share of one process (`rank`) in every batch; each process gets `batch_size` samples."""
 
     batch_size: int
     rank: int = 0
@@ -129,16 +116,16 @@ class Share(NamedTuple):
 
     @property
     def num_samples(self) -> int:
-        """Samples in a batch of all processes together."""
+        """Number of samples in a batch over all processes."""
         return self.batch_size * self.world_size
 
     def of(self, samples: list[Any]) -> list[Any]:
-        """The samples of this process among those of all processes."""
+        """The samples of this process among the samples of all processes."""
         return samples[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
 
 
 class Batches(Protocol):
-    """The order of a stream's batches. Loading starts at batch `first` of epoch `epoch`."""
+    """The batches of one dataset. Loading starts at batch `first` of epoch `epoch`."""
 
     epoch: int
     first: int
@@ -148,16 +135,10 @@ class Batches(Protocol):
 
 
 class EpochBatches:
-    """Yields this process's share of the batches of positions of one epoch, from a given batch on.
+    """Yields the sample positions of this process for each batch of one epoch.
 
-    The permutation is drawn from (seed, purpose, epoch). An incomplete last batch is dropped.
-
-    Args:
-        size: Number of samples.
-        share: The samples of this process in each batch.
-        seed: The run's seed.
-        purpose: Name of the stream, for example ``"weight"``.
-        num_batches: Batches of an epoch; None: as many as one permutation fills. Where there are more, further permutations follow.
+    (seed, purpose, epoch) seeds the permutation. An incomplete last batch is dropped. `num_batches` is the length of an epoch
+    (None: one permutation); a longer epoch uses more permutations.
     """
 
     def __init__(self, size: int, share: Share, seed: int, purpose: str, num_batches: int | None = None) -> None:
@@ -194,9 +175,9 @@ class EpochBatches:
 
 
 class ResumableLoader:
-    """One or several datasets in parallel: each item is a batch, or a tuple of one batch from each dataset.
+    """Loads one or several datasets in parallel. Each item is a batch, or a tuple with one batch from each dataset.
 
-    Iterating starts the next epoch. The first iteration after ``load_state_dict`` continues from that state instead.
+    Each iteration starts the next epoch. The first iteration after ``load_state_dict`` continues from the loaded state instead.
     """
 
     def __init__(self, streams: Sequence[tuple[Batches, DataLoader]]) -> None:
@@ -222,14 +203,14 @@ class ResumableLoader:
             yield items if len(items) > 1 else items[0]
 
     def close(self) -> None:
-        """Ends the loader processes. Otherwise they would live as long as the traceback of an error refers to their iterators."""
+        """Ends the loader processes, which would otherwise run as long as a traceback refers to their iterators."""
         for loader in self.loaders:
             iterator, loader._iterator = loader._iterator, None
             if iterator is not None and hasattr(iterator, "_shutdown_workers"):
                 iterator._shutdown_workers()
 
     def state_dict(self) -> dict[str, int]:
-        """The position: the number of batches so far."""
+        """The number of batches so far."""
         return {"num_done": self.num_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -239,14 +220,14 @@ class ResumableLoader:
 
 
 def sequential_loader(dataset: Dataset, batch_size: int, loading: Loading) -> DataLoader:
-    """Every sample once, in order; the last batch may be shorter. Random augmentation is the same each time."""
+    """Loads every sample once, in order. The last batch may be shorter. Random augmentation is equal in every pass."""
     return loading.loader(
         dataset if _is_plain(dataset) else Repeatable(dataset), batch_size=batch_size, collate_fn=loading.collate
     )
 
 
 class Repeatable(Dataset):
-    """Draws each sample's augmentation from its index alone."""
+    """Seeds the augmentation of each sample with only its index."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -1,4 +1,4 @@
-"""Arrays from a user's file."""
+"""Data from arrays in a file."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from nas.io.reading import MAX_TENSOR_BYTES, check_size
 MAX_ARRAYS = 1000
 MAX_RATIO = 100
 ALWAYS_ALLOWED = 64 * 2**20
-_TAIL = 2**16 + 22  # where a zip's directory ends
+_TAIL = 2**16 + 22  # largest size of the end record of a zip file
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class Npz(SearchDataModule):
-    """Arrays ``x_train, y_train, x_test, y_test`` of one .npz file; inputs become float32, targets int64 or float32."""
+    """Arrays ``x_train, y_train, x_test, y_test`` in one .npz file. Inputs become float32, targets int64 or float32."""
 
     def __init__(self, path: str, **loading: Any) -> None:
         """Reads and checks the file.
 
         Args:
-            path: The .npz file, as ``numpy.savez`` writes it; first axis: samples.
+            path: The .npz file, written by ``numpy.savez``. The first axis of each array is the sample axis.
             **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
         Raises:
-            ValueError: The file cannot be read, an array is missing, empty, not numeric, not finite, or of the wrong length.
+            ValueError: The file cannot be read, or an array is missing, empty, not numeric, not finite, or has the wrong length.
         """
         super().__init__(**loading)
         self.path = path
@@ -67,7 +67,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise ValueError(
             f"{path}: samples of x_train have shape {tuple(arrays['x_train'].shape[1:])} "
-            f"but those of x_test {tuple(arrays['x_test'].shape[1:])}"
+            f"but samples of x_test have shape {tuple(arrays['x_test'].shape[1:])}"
         )
     for key in ("x_train", "x_test"):
         arrays[key] = arrays[key].float()
@@ -77,7 +77,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     try:
         file = np.load(path, allow_pickle=False)
-    except ValueError:  # a file of another kind
+    except ValueError:  # a file of another format
         file = None
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(f"{path}: not an .npz file")
@@ -85,7 +85,7 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses files of another kind, and small files that would fill the memory."""
+    """Refuses files of another format, and small files that would fill the memory."""
     size = check_size(path, MAX_TENSOR_BYTES)
     with open(path, "rb") as raw:
         if not zipfile.is_zipfile(raw):
@@ -99,7 +99,8 @@ def _check_archive(path: Path) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > max(MAX_RATIO * size, ALWAYS_ALLOWED):
         raise ValueError(
-            f"{path}: {unpacked} bytes are packed into {size}, more than {MAX_RATIO} to one; numpy.savez writes without compression"
+            f"{path}: the compression ratio is above {MAX_RATIO} ({unpacked} to {size} bytes); save the file without compression "
+            "by numpy.savez"
         )
 
 

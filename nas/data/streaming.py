@@ -1,4 +1,4 @@
-"""Data from streams of unknown length: shards, a database, a generator."""
+"""Data from streams of unknown length, for example shards, a database or a generator."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Half = Literal["weight", "arch"]
 
 
 class StreamingDataModule(SearchDataModule):
-    """Training samples of unknown number in sequence; an epoch has a fixed number of batches.
+    """Training samples from streams of unknown length. An epoch has a fixed number of batches.
 
-    Each half is a stream, for example of different shards. Samples are shuffled through a buffer. Every process and loader worker
-    iterates over the whole stream and keeps its own batches. A sample may be a function without arguments that returns the sample, so that
-    other processes need not decode it. Resuming in the middle of an epoch iterates over the earlier samples again.
+    Each split is a stream, for example with different shards. A buffer shuffles the samples. Every process and every loader worker iterates
+    over the whole stream and keeps its own batches. A sample may be a function without arguments that returns the sample; then only the
+    process that uses the sample decodes it. Resuming in the middle of an epoch iterates over the earlier samples again.
 
     Args:
-        num_batches: Batches of an epoch. The derived network is evaluated on at most this number of batches of each half.
-        batch_size: Samples in each batch of each process.
-        shuffle_size: Samples in the buffer from which the next sample is drawn; 1: the stream's order.
-        num_workers: Loader processes; 0: the main process loads.
-        pin_memory: Page-locked batches, for faster copies to a GPU.
-        prefetch_factor: Batches that each loader process keeps ready.
+        num_batches: Number of batches in an epoch. The derived network is evaluated on at most this number of batches of each split.
+        batch_size: Number of samples in each batch of each process.
+        shuffle_size: Number of samples in the shuffle buffer; 1: the order of the stream.
+        num_workers: Number of loader processes; 0: the main process loads the data.
+        pin_memory: Use page-locked memory, for faster copies to a GPU.
+        prefetch_factor: Number of batches that each loader process loads in advance.
     """
 
     def __init__(
@@ -49,52 +49,48 @@ class StreamingDataModule(SearchDataModule):
 
     @abstractmethod
     def stream(self, half: Half, augment: bool) -> Iterable[Any]:
-        """The (input, target) samples of one half of the training set; every iteration starts at the first sample.
+        """The (input, target) samples of one split of the training set. Every iteration starts at the first sample.
 
-        Random augmentation draws from torch's or Python's generators. If the stream has a method ``set_epoch``, it is called with the epoch
-        before each iteration, and the order may depend on the epoch.
+        Random augmentation must use torch's, Python's or numpy's global generators. If the stream has a method ``set_epoch``, it is called
+        with the epoch before each iteration, and the order may depend on the epoch.
 
         Args:
-            half: The half; the two halves share no sample.
+            half: ``"weight"`` for the train split, ``"arch"`` for the arch split. The splits must have no common samples.
             augment: Whether to apply random augmentation.
         """
 
     def train_set(self, augment: bool) -> Dataset:
-        """Both halves in turn."""
+        """Alternating samples of both splits."""
         return _Turns([self.stream("weight", augment), self.stream("arch", augment)])
 
     def search_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
-        """Pairs of batches (weight half, arch half)."""
+        """Pairs of batches (train split, arch split)."""
         halves: tuple[Half, Half] = ("weight", "arch")
         share = Share(self.batch_size, rank, world_size)
         return ResumableLoader([self._batches(self.stream(half, True), share, seed, half) for half in halves])
 
     def retrain_loader(self, seed: int, *, rank: int = 0, world_size: int = 1) -> ResumableLoader:
-        """Batches of both halves, augmented."""
+        """Batches of both splits, augmented."""
         share = Share(self.batch_size, rank, world_size)
         return ResumableLoader([self._batches(self.train_set(True), share, seed, "retrain")])
 
     def fold_loaders(self, seed: int, fold: int, num_folds: int) -> tuple[ResumableLoader, DataLoader]:
-        """Refused: a stream cannot be cut into folds.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"{type(self).__name__}: a stream cannot be cut into folds")
+        """Raises ValueError, because a stream cannot be split into folds."""
+        raise ValueError(f"{type(self).__name__}: a stream cannot be split into folds")
 
     def weight_loader(self) -> DataLoader:
-        """The first batches of the weight half in order, not augmented."""
+        """The first batches of the train split in order, not augmented."""
         return self._first("weight")
 
     def arch_loader(self) -> DataLoader:
-        """The first batches of the arch half in order, not augmented."""
+        """The first batches of the arch split in order, not augmented."""
         return self._first("arch")
 
     def example(self) -> Any:
         """One collated training batch of two samples, for shapes and counts."""
         samples = [_decoded(sample) for sample in islice(self.stream("weight", False), 2)]
         if not samples:
-            raise ValueError(f"{type(self).__name__}: the weight half's stream is empty")
+            raise ValueError(f"{type(self).__name__}: the stream of the train split is empty")
         return self._checked(default_collate(samples))
 
     def _batches(self, stream: Any, share: Share, seed: int, purpose: str) -> tuple[StreamBatches, DataLoader]:
@@ -107,7 +103,7 @@ class StreamingDataModule(SearchDataModule):
 
 
 class StreamBatches(IterableDataset):
-    """Batches of a stream that is repeated as often as an epoch needs; their order is a pure function of (seed, epoch)."""
+    """Batches of a stream, which is repeated until the epoch ends. Their order is a pure function of (seed, epoch)."""
 
     def __init__(
         self, stream: Iterable[Any], share: Share, seed: int, purpose: str, num_batches: int, shuffle_size: int
@@ -121,7 +117,7 @@ class StreamBatches(IterableDataset):
         return self.num_batches
 
     def loader(self, loading: Loading) -> DataLoader:
-        """A loader of these batches; its workers restart each epoch, since each has a copy of the stream."""
+        """A loader of these batches. Its workers restart in each epoch, because each worker has a copy of the stream."""
         return loading.loader(self, batch_size=None, worker_init_fn=outlive_signals)
 
     def __iter__(self) -> Iterator[Any]:
@@ -138,7 +134,7 @@ class StreamBatches(IterableDataset):
             return _decoded(sample)
 
     def _shuffled(self) -> Iterator[tuple[int, Any]]:
-        """(position in the stream, sample), without end."""
+        """Endless shuffled pairs (position in the stream, sample)."""
         generator = keyed_generator(self.seed, f"order/{self.purpose}", self.epoch)
         samples = self._repeated()
         buffer = list(islice(samples, self.shuffle_size))
@@ -165,7 +161,7 @@ class StreamBatches(IterableDataset):
 
 
 class _Turns(IterableDataset):
-    """One sample of each stream in turn, until all streams have ended."""
+    """Alternates between streams until all streams have ended."""
 
     def __init__(self, streams: Sequence[Iterable[Any]]) -> None:
         self.streams = streams
@@ -185,7 +181,7 @@ class _Turns(IterableDataset):
 
 
 class _First(IterableDataset):
-    """The first samples of a stream, decoded."""
+    """The first `number` samples of a stream, decoded."""
 
     def __init__(self, stream: Iterable[Any], number: int) -> None:
         self.stream, self.number = stream, number
@@ -195,7 +191,7 @@ class _First(IterableDataset):
 
 
 def set_epoch(stream: Any, epoch: int) -> None:
-    """Calls ``set_epoch`` of a stream that has it."""
+    """Calls ``set_epoch`` of a stream if it has this method."""
     if hasattr(stream, "set_epoch"):
         stream.set_epoch(epoch)
 

@@ -1,4 +1,4 @@
-"""Data sets of torchvision by name."""
+"""Datasets of torchvision by name."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ Transforms = list[Callable[[Any], Any]]
 
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Image formats that are decoded; another format of Pillow starts a program (EPS)."""
+"""Supported image formats. For other formats, such as EPS, Pillow may start a program."""
 
 
 def load_image(path: str) -> Image.Image:
-    """An image file as RGB, whatever its name.
-
-    Raises:
-        ValueError: The file has none of `FORMATS`, or is not a regular file.
-    """
+    """An image file as RGB; raises ValueError if its content has none of `FORMATS`, or if it is not a regular file."""
     try:
         size_of(Path(path))
         with Image.open(path, formats=FORMATS) as image:
@@ -38,17 +34,17 @@ def load_image(path: str) -> Image.Image:
 
 
 class Vision(SearchDataModule):
-    """MNIST, FashionMNIST, CIFAR10, CIFAR100, or ImageFolder with ``train`` and ``test`` folders under `root`.
+    """MNIST, FashionMNIST, CIFAR10, CIFAR100, or ImageFolder with ``train`` and ``test`` folders in `root`.
 
-    Images become float32 tensors (C, H, W) in [0, 1], then go through the transforms. Transforms must draw from torch's or Python's
-    random state, as torchvision's transforms do: the draws of each sample are then keyed by (seed, epoch, index).
+    Images become float32 tensors (C, H, W) in [0, 1] before the transforms. Transforms must use torch's, Python's or numpy's global random
+    state, as torchvision's transforms do. For each sample, (seed, epoch, index) seeds this state.
 
     Args:
-        name: The data set.
-        root: Folder of the data set, also for a download.
-        download: Whether a training downloads the data set if it is missing; not for ImageFolder.
+        name: Name of the dataset.
+        root: Folder of the dataset, also for a download.
+        download: Download the dataset before a training if it is missing; not for ImageFolder.
         train_transforms: torchvision.transforms.v2 augmentations, for training only.
-        transforms: torchvision.transforms.v2 steps for every image, after the augmentations (resize, normalize).
+        transforms: torchvision.transforms.v2 steps for all images, after the augmentations (for example resize, normalize).
         **loading: batch_size and the other arguments of :class:`nas.data.SearchDataModule`.
 
     Raises:

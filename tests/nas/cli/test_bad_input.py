@@ -72,7 +72,7 @@ class Shapes(nas.SearchSpace):
         ({"model.task.init_args.num_classes": 12}, r"outputs of shape \(batch, 12\), got \(2, 10\)"),
         (
             {"data.init_args.batch_size": 601},
-            "weight half of the training set has 600 samples, fewer than one batch of 601",
+            "train split of the training set has 600 samples, fewer than one batch of 601",
         ),
         ({"data.init_args.arch_fraction": 1.5}, "arch_fraction must lie between 0 and 1"),
         ({"data": {"class_path": "nas.data.Npz", "init_args": {"path": "none.npz"}}}, "none.npz: No such file"),

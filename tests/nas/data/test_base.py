@@ -168,7 +168,7 @@ def npy(shape):
         ({"x_train": np.array(["a"] * 40)}, "'x_train' has type <U1"),
         ({"x_train": np.zeros((0, 3))}, "'x_train' is empty"),
         ({"y_train": np.arange(39)}, "x_train has 40 samples but y_train has 39"),
-        ({"x_test": np.zeros((8, 4))}, r"samples of x_train have shape \(3,\) but those of x_test \(4,\)"),
+        ({"x_test": np.zeros((8, 4))}, r"samples of x_train have shape \(3,\) but samples of x_test have shape \(4,\)"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path, changes, message):

@@ -30,7 +30,7 @@ class Stream(StreamingDataModule):
 
 
 class Numbers(StreamingDataModule):
-    """Samples that say who they are: the weight half from 0, the arch half from 1000; with noise where augmented."""
+    """Samples with identifying values: the train split from 0, the arch split from 1000; with noise if augmented."""
 
     def __init__(self, size=40, num_batches=5, batch_size=8, lazy=False, noise=False, **kwargs):
         super().__init__(num_batches, batch_size, **kwargs)
@@ -93,7 +93,7 @@ def test_a_short_stream_is_repeated_and_an_empty_one_refused():
     assert order == [i % 7 for i in range(40)]
     with pytest.raises(ValueError, match="the weight stream of the training set is empty"):
         list(Numbers(size=0).search_loader(seed=0))
-    with pytest.raises(ValueError, match="the weight half's stream is empty"):
+    with pytest.raises(ValueError, match="the stream of the train split is empty"):
         Numbers(size=0).example()
 
 
@@ -133,7 +133,7 @@ def test_other_loaders():
     together = flat(batch[1].tolist() for batch in Numbers(size=9, shuffle_size=1).retrain_loader(0))
     assert together[:18] == [half + i for i in range(9) for half in (0, 1000)]
     assert data.example()[1].tolist() == [0, 1]
-    with pytest.raises(ValueError, match="cannot be cut into folds"):
+    with pytest.raises(ValueError, match="cannot be split into folds"):
         data.fold_loaders(0, 0, 4)
     check_data(Numbers(size=30, noise=True))
     for changes in ({"num_batches": 0}, {"shuffle_size": 0}, {"prefetch_factor": 0}):
