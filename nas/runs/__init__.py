@@ -1,1 +1,1 @@
-"""The work of the commands: configurations, run folders, searching, deriving, retraining, evaluating."""
+"""The code behind the commands: configurations, run folders, and the stages of a run."""

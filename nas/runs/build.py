@@ -1,4 +1,4 @@
-"""The modules and networks of a configuration: fresh, restored, and tried before anything is written."""
+"""Builds the modules and networks of a configuration, restores them, and tries them before a run writes files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from nas.training.train_module import TrainModule
 
 
 def build_search(experiment: Experiment) -> SearchModule:
-    """The search module, weights drawn from the seed; raises UsageError where the parts do not fit together."""
+    """The search module, initialized from the seed; raises UsageError if its parts do not fit together."""
     seed_global_generators(derive_seed(experiment.seed, "init"))
     with as_usage_error():
         return SearchModule(**experiment.model, seed=experiment.seed)
 
 
 def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
-    """The module of a run in the state of its last checkpoint; raises ValueError where no checkpoint is whole."""
+    """The search module with the weights of the last checkpoint; raises ValueError if no checkpoint is intact."""
     module = build_search(experiment)
     restore_weights(module, folder)
     module.use_average()
@@ -44,10 +44,10 @@ def restore_search(folder: RunFolder, experiment: Experiment) -> SearchModule:
 
 
 def restore_weights(module: TrainModule, folder: RunFolder) -> None:
-    """Loads the last checkpoint; where it is damaged, and the run is not finished, the previous one.
+    """Loads the last checkpoint. If it is damaged and the run is unfinished, loads the previous checkpoint.
 
     Raises:
-        ValueError: No checkpoint is whole, or it is not of this run.
+        ValueError: No checkpoint is intact, or the checkpoint belongs to another run.
     """
     state = checkpoint_io.load(folder.last_checkpoint, fall_back=not folder.finished)
     try:
@@ -57,7 +57,7 @@ def restore_weights(module: TrainModule, folder: RunFolder) -> None:
 
 
 def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
-    """The plain network of a genotype, weights drawn from the seed; raises UsageError where the genotype does not fit the space."""
+    """The plain network of a genotype, initialized from the seed; raises UsageError if the genotype does not fit the space."""
     seed_global_generators(derive_seed(experiment.seed, "init/retrain"))
     space: SearchSpace = experiment.model["space"]
     with as_usage_error():
@@ -67,14 +67,14 @@ def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
 
 
 def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
-    """The trained network of a retraining; raises ValueError where no checkpoint is whole."""
+    """The trained network of a retraining; raises ValueError if no checkpoint is intact."""
     module = RetrainModule(build_network(experiment, folder.read_genotype()), experiment.retrain_task)
     restore_weights(module, folder)
     return module.network
 
 
 def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
-    """The module that trains a network by the retrain section; raises UsageError where the section does not fit."""
+    """The module that trains a network with the retrain settings; raises UsageError if the settings do not fit."""
     options = experiment.retrain
     with as_usage_error():
         return RetrainModule(
@@ -90,18 +90,14 @@ def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
 
 
 def check_retraining(experiment: Experiment, genotype: Genotype) -> None:
-    """Tries the retrain section on any architecture before a search, so that its errors do not come after hours.
-
-    Raises:
-        UsageError: The section does not work.
-    """
+    """Tries the retrain settings on one architecture before a search starts; raises UsageError if they do not work."""
     with as_usage_error("retrain"):
         module = retrain_module(experiment, build_network(experiment, genotype))
         try_training(experiment, module, experiment.data.retrain_loader(experiment.seed), test=False)
 
 
 def try_training(experiment: Experiment, module: RetrainModule, loader: ResumableLoader, *, test: bool) -> None:
-    """Tries module and loader on two samples, with the targets of the test set too where `test`; raises UsageError on errors."""
+    """Tries the module on two samples and checks the targets (with `test` also the test targets); raises UsageError."""
     network, data = module.network, experiment.data
     with as_usage_error():
         check_batches(experiment.trainer, loader)
@@ -116,20 +112,12 @@ def try_once(
     task: Task,
     *targets: Tensor | None,
 ) -> dict[str, list[str]]:
-    """Tries data, network and task on two samples, in eval mode; changes neither the network nor random state.
+    """Runs `forward`, the loss and the metrics on two samples in eval mode; changes neither the network nor random state.
 
-    Args:
-        network: The network that `forward` runs.
-        forward: Called with the inputs of two samples.
-        data: The data.
-        task: Its loss and metrics are computed once.
-        *targets: All targets of a split, to check them; None: not known.
+    Also checks the given targets; None stands for unknown targets. Errors of the parts pass through.
 
     Returns:
         Metric -> names of its scalars.
-
-    Raises:
-        Exception: The error of a part.
     """
     inputs, target = data.example()
     for known in (*targets, target):
@@ -140,9 +128,9 @@ def try_once(
         metrics = dict(task.metrics())
         update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # two samples are few for some metrics
+            warnings.simplefilter("ignore")  # some metrics warn about so few samples
             names = {name: list(scalars_of(name, metric.compute())) for name, metric in metrics.items()}
     first = next(iter(names))
     if names[first] != [first]:
-        raise ValueError(f"metric {first!r} comes first and compares runs, so it must be one number")
+        raise ValueError(f"metric {first!r} must be one number, because the first metric of a task compares runs")
     return names

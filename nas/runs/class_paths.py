@@ -1,6 +1,6 @@
 """The names that a file may use: classes of a fixed list, and the content of modules that the user trusts on the command line.
 
-Every reader of class paths uses this module: configurations, run folders, exports, genotypes, launches.
+All readers of class paths use this module: configurations, run folders, exports, genotypes and launches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 
 from nas.io.errors import UsageError, as_usage_error, describe
 
-# a value of a field of type Any stays a value, also where it has a class path
+# otherwise, jsonargparse would instantiate class paths in fields of type Any
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
     Attributes:
         module: Their module; submodules count.
         base: Dotted path of their base class.
-        excluded: Names of classes that call their arguments, so that a file could choose a function to call.
+        excluded: Names of classes that call their arguments: a file could make them call any function.
     """
 
     module: str
@@ -74,11 +74,7 @@ KINDS = (
 
 
 def import_named(path: str, trusted: Sequence[str] = ()) -> Any:
-    """The object of a dotted path in the module of a listed kind or in a trusted one.
-
-    Raises:
-        UsageError: The path is of another module, or leads to nothing.
-    """
+    """The object of a dotted path in a listed or trusted module; raises UsageError for other modules and unknown names."""
     module, _, name = path.rpartition(".")
     if not module:
         raise UsageError(f"{path}: not a class; give its dotted path, for example nas.tau.Exponential")
@@ -87,12 +83,12 @@ def import_named(path: str, trusted: Sequence[str] = ()) -> Any:
     with allowed_imports(trusted):
         try:
             return getattr(import_module(module), name)
-        except Exception as error:  # a user's own module may raise anything
+        except Exception as error:  # a module of the user may raise anything
             raise UsageError(f"{path}: {describe(error)}") from error
 
 
 def import_class(path: str, trusted: Sequence[str] = ()) -> type:
-    """The class of a dotted path; raises UsageError where that is not a class that a file may name."""
+    """The class of a dotted path; raises UsageError if a file may not name this class."""
     found = import_named(path, trusted)
     if not isinstance(found, type):
         raise UsageError(f"{path}: not a class")
@@ -102,7 +98,7 @@ def import_class(path: str, trusted: Sequence[str] = ()) -> type:
 
 
 def import_function(path: str, trusted: Sequence[str] = ()) -> Any:
-    """The function of a dotted path; raises UsageError where a trusted module does not define it."""
+    """The function of a dotted path; raises UsageError if a trusted module does not define it."""
     if not _is_below(path.rpartition(".")[0], trusted):
         raise UsageError(refusal(path))
     found = import_named(path, trusted)
@@ -125,14 +121,14 @@ def may_be_named(found: Any, trusted: Sequence[str] = ()) -> bool:
 
 
 def check_named(parsed: Namespace, trusted: Sequence[str] = ()) -> None:
-    """Raises UsageError where a parsed configuration names a function, or a class that files may not name; nothing is made before."""
+    """Raises UsageError if a parsed configuration names a function or a forbidden class. Called before objects are made."""
     for key, found, path in _named(parsed, "", [*_modules(), *trusted]):
         if not may_be_named(found, trusted):
             raise UsageError(f'"{key}": {refusal(path)}')
 
 
 def _named(value: Any, key: str, roots: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    """(key, class or function, dotted path) of every name below a value; None for objects of modules outside of `roots`."""
+    """(key, class or function, dotted path) of every name inside a value; the object is None for modules outside `roots`."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
@@ -153,7 +149,7 @@ def _named(value: Any, key: str, roots: Sequence[str]) -> Iterator[tuple[str, An
 
 
 def _defaults(found: Any) -> dict[str, Any]:
-    """Default values of the arguments of a class and its bases: they come from code, not from a file."""
+    """Default arguments of a class and its bases. They come from code, not from a file."""
     result: dict[str, Any] = {}
     for base in reversed(found.__mro__ if isinstance(found, type) else ()):
         try:
@@ -165,7 +161,7 @@ def _defaults(found: Any) -> dict[str, Any]:
 
 
 def _object(path: str) -> Any:
-    """The object of a dotted path, which may be an attribute of a class; None where the path leads to nothing."""
+    """The object of a dotted path, possibly an attribute of a class; None if there is no such object."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name, None)
@@ -174,19 +170,19 @@ def _object(path: str) -> Any:
 
 
 def refusal(path: str) -> str:
-    """The message on a path that a file may not name."""
+    """The error message for a path that a file may not name."""
     module = path.partition(".")[0]
     if module in {kind.module.partition(".")[0] for kind in KINDS}:
         return (
-            f"{path!r} is not a class that a configuration may name; put a class of yours into a module of your own, and add "
-            "--trust-module MODULE"
+            f"{path!r} is not a class that a configuration may name; to use a class of your own, put it into your own module and "
+            "add --trust-module MODULE"
         )
-    return f"{path!r} is not of a trusted module; if the module is yours, add --trust-module {module}"
+    return f"{path!r} is not in a trusted module; if the module is yours, add --trust-module {module}"
 
 
 @contextmanager
 def allowed_imports(trusted: Sequence[str] = ()) -> Iterator[None]:
-    """Lets jsonargparse import modules of the listed kinds and trusted ones, and no others.
+    """Lets jsonargparse import only listed and trusted modules.
 
     The working directory comes last in the import path, after installed packages.
     """
@@ -203,7 +199,7 @@ def allowed_imports(trusted: Sequence[str] = ()) -> Iterator[None]:
 
 @contextmanager
 def reading_files(where: str, trusted: Sequence[str]) -> Iterator[None]:
-    """Lets files name listed and trusted classes, and reports every error of the block as a usage error that begins with `where`."""
+    """Lets files name listed and trusted classes. Every error in the block becomes a UsageError that begins with `where`."""
     with as_usage_error(where), allowed_imports(trusted):
         try:
             yield

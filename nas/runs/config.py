@@ -1,4 +1,4 @@
-"""Configurations: from YAML to the objects of a run."""
+"""Reads YAML configurations and makes the objects of a run."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from nas.tasks import Task
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration, instantiated.
+    """An instantiated configuration.
 
     Attributes:
-        seed: seed_everything.
+        seed: The value of ``seed_everything``.
         trainer: Trainer options.
         model: Arguments of :class:`nas.SearchModule`.
         derive: The derive strategy.
         guards: Guards against collapse.
         targets: Costs and their limits.
-        make_data: Makes the data, once.
-        retrain: How the derived network is trained.
+        make_data: Makes the data at the first call and returns the same object afterwards.
+        retrain: Settings of the retraining.
         values: The resolved configuration as plain values.
-        applied: The same; for the stage ``"retrain"`` with the differences of the retrain section.
-        trusted: The user's own modules that the configuration may name.
+        applied: `values`, in the stage ``"retrain"`` with the changes of the retrain section.
+        trusted: Modules of the user that the configuration may name.
     """
 
     seed: int
@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def data(self) -> SearchDataModule:
-        """The data, made at the first use; raises UsageError where that fails."""
+        """The data module, made at the first access; raises UsageError if the data cannot be read."""
         return self.make_data()
 
     @property
@@ -70,12 +70,10 @@ class Experiment:
 def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experiment:
     """Reads, checks and instantiates a configuration.
 
-    Args:
-        source: Its files and overrides.
-        stage: ``"search"``, or ``"retrain"`` to apply the differences of the retrain section to trainer, space and data.
+    The stage ``"retrain"`` applies the changes of the retrain section to trainer, space and data.
 
     Raises:
-        UsageError: The configuration is wrong; the message names file, key or value in one line.
+        UsageError: The configuration is wrong. The message names the file, key or value in one line.
     """
     for path in source.files:
         check_yaml(path)
@@ -124,13 +122,13 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
 
 
 def load_retraining(source: ConfigSource) -> Experiment:
-    """The configuration of the retraining that follows a search; raises UsageError where the retrain section does not fit."""
+    """The configuration for the stage ``"retrain"``; raises UsageError if the retrain section does not fit."""
     with as_usage_error("retrain"):
         return load_experiment(source, stage="retrain")
 
 
 def _retraining(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the differences of its retrain section."""
+    """The configuration with the changes of its retrain section applied."""
     retrain, model = values["retrain"], values["model"]
     return {
         **values,

@@ -1,4 +1,4 @@
-"""One step of training before a search, for checks that need a step."""
+"""One training step before a search, for checks of the supernet."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from nas.training.search_module import SearchModule
 
 @torch.enable_grad()
 def after_a_step(module: SearchModule, inputs: Any, target: Any) -> Supernet:
-    """A fresh supernet of a search's space, after one forward and backward pass in training mode through every candidate.
+    """A fresh supernet of the space, after one forward and backward pass in training mode through every candidate.
 
     Raises:
-        ValueError: The forward pass does not use a choice, or no layer has a width.
+        ValueError: The forward pass does not use a choice, or no layer uses a width.
     """
     with noting_widths() as made:
         network = module.space.network("search")
     supernet = Supernet(network).to(module.supernet.alpha).train()
     if lost := [name for name in made if name not in supernet.choices]:
         raise ValueError(
-            f"width {lost[0]!r} reaches no layer: a result of arithmetic is a plain number, so give the width itself to layers of torch.nn"
+            f"width {lost[0]!r} reaches no layer; arithmetic on a width gives a plain number, so pass the width itself to torch.nn layers"
         )
     sampler = Sampler(module.relaxation, module.tau(0.0), keyed_generator(0, "try", device=supernet.alpha.device))
     with supernet.noting_used() as used:
         output = call_network(supernet, inputs, op_weights=supernet.every_candidate(sampler))
     places = find_rows(network)
     if idle := [name for name, place in places.items() if used.isdisjoint(place.rows())]:
-        raise ValueError(f"choice {idle[0]!r} is in no forward pass, so it could not be trained")
+        raise ValueError(f"the forward pass does not use choice {idle[0]!r}, so the choice cannot be trained")
     module.task.loss(output, target).backward()
     return supernet

@@ -1,4 +1,4 @@
-"""A run folder: the place of each file, and the order of writing."""
+"""A run folder: the path of each file, and the order in which files are written."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SUMMARY_KEYS = {"stage", "genotype", "metric"}
 
 
 class RunFolder:
-    """Paths and files of one run: config.yaml comes first, manifest.json last."""
+    """Paths and files of one run. config.yaml is written first, manifest.json last."""
 
     def __init__(self, path: str | Path) -> None:
-        """Only names the folder, which may not exist."""
+        """Makes no folder, and accepts a path that does not exist."""
         self.path = Path(path).absolute()
         self.config = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
@@ -43,12 +43,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path | None, name: str, fill: Callable[[RunFolder], None]) -> RunFolder:
-        """Makes a new folder with its first files, whole or not at all.
+        """Makes a new folder with its first files, completely or not at all.
 
         Args:
             path: The folder; None: ``runs/<name>/<n>`` with the first free number.
             name: Name of the configuration.
-            fill: Writes the first files into a given folder, config.yaml among them.
+            fill: Writes the first files, including config.yaml, into the given folder.
 
         Raises:
             UsageError: The folder exists already or cannot be made.
@@ -70,7 +70,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Locks the folder against writing by other processes; raises UsageError where one has the lock, or writing fails."""
+        """Locks the folder for writing; raises UsageError if another process has the lock or the folder is not writable."""
         with locked(Path(self.shown)):
             for folder in (self.path, self.checkpoints):
                 remove_temporary_files(folder)
@@ -78,33 +78,25 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, stage: str | None = None) -> RunFolder:
-        """Finds an existing run folder.
-
-        Args:
-            path: The folder.
-            stage: Its stage, ``"search"`` or ``"retrain"``; None: either.
-
-        Raises:
-            UsageError: There is no such folder, or it is of another stage.
-        """
+        """An existing run folder; raises UsageError if it is missing, or if its stage is not `stage` (None: any stage)."""
         folder = cls(path)
         if not folder.path.is_dir():
             raise UsageError(f"{path}: no such run folder")
         if not folder.config.is_file():
             raise UsageError(f"{path}: not a run folder (config.yaml is missing)")
         if stage is not None and folder.stage != stage:
-            raise UsageError(f"{path}: the folder of a {folder.stage}, not of a {stage}")
+            raise UsageError(f"{path}: this is the folder of a {folder.stage}, not of a {stage}")
         return folder
 
     @property
     def shown(self) -> str:
-        """The path for messages: relative to the working directory where it lies inside."""
+        """The path for messages: relative if it is below the working directory."""
         here = Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property
     def quoted(self) -> str:
-        """The same, quoted for a shell."""
+        """The path for messages, quoted for a shell."""
         return shlex.quote(self.shown)
 
     @property
@@ -114,7 +106,7 @@ class RunFolder:
 
     @property
     def stage(self) -> str:
-        """``"search"`` or ``"retrain"``. A retraining starts from a genotype; a search writes its own after the summary."""
+        """``"search"`` or ``"retrain"``. A retraining starts with a genotype file; a search writes one after the summary."""
         if self.summary.is_file() or self.finished:
             return str(self.read_summary()["stage"])
         return "retrain" if self.genotype.is_file() else "search"
@@ -125,15 +117,15 @@ class RunFolder:
         return RunFolder(self.path / "retrain")
 
     def source(self, trusted: tuple[str, ...]) -> ConfigSource:
-        """The run's resolved configuration. `trusted` is never stored, so the user repeats it."""
+        """The run's resolved configuration. No file stores `trusted`, so the user gives it again with each command."""
         return ConfigSource((self.config,), (), trusted)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a state to resume from."""
+        """Whether the run can be resumed from a checkpoint."""
         return self.last_checkpoint.exists() or (self.checkpoints / PREVIOUS).exists()
 
     def read_genotype(self) -> Genotype:
-        """The run's architecture; raises UsageError where there is none yet, or the file is damaged."""
+        """The run's architecture; raises UsageError if the file is missing or damaged."""
         if not self.genotype.is_file():
             raise UsageError(
                 f"{self.shown}: no genotype.json yet; finish the search with: nas search --resume {self.quoted}"
@@ -141,27 +133,27 @@ class RunFolder:
         return Genotype.load(self.genotype)
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary of a finished run; raises UsageError where the run is not finished, or the file is damaged."""
+        """The summary of a finished run; raises UsageError if the run is not finished, or the file is damaged."""
         summary = read_json(self.summary, f"{self.shown}: not finished (summary.json is missing)")
         if not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
             raise UsageError(f"{self.summary}: damaged")
         return summary
 
     def check_unchanged(self) -> None:
-        """Raises UsageError where the configuration of a finished run was changed, and says how to resume with it."""
+        """Raises UsageError if the configuration of a finished run was edited; the message says how to resume."""
         manifest = read_json(self.manifest, f"{self.shown}: not finished (manifest.json is missing)")
         digests = manifest.get("sha256")
         known = digests.get(self.config.name) if isinstance(digests, dict) else None
         if known is not None and known != sha256(self.config):
             raise UsageError(
-                f"{self.shown}: the run is finished, and its config.yaml was changed since; to resume with the changed file, remove "
+                f"{self.shown}: config.yaml was changed after the run finished; to resume with the changed file, remove "
                 "summary.json, genotype.json and manifest.json, and add --force"
             )
 
     def wait_for_events(self) -> None:
-        """Waits, at most two seconds, until a new event file gets a later second in its name than the present ones.
+        """Waits up to two seconds, so that the next event file gets a later timestamp in its name than existing files.
 
-        TensorBoard reads the files of a run in the order of their names, which orders time only by whole seconds.
+        TensorBoard reads event files in the order of their names, and the timestamps are whole seconds.
         """
         names = [path.name.split(".") for path in self.path.glob("events.out.tfevents.*")]
         newest = max((int(words[3]) for words in names if words[3].isdecimal()), default=0)
@@ -170,10 +162,10 @@ class RunFolder:
             time.sleep(0.02)
 
     def finish(self, summary: Mapping[str, Any], genotype: Genotype) -> None:
-        """Writes summary.json, genotype.json, and manifest.json last."""
+        """Writes summary.json, then genotype.json, then manifest.json."""
         write_json(self.summary, summary)
         genotype.save(self.genotype)
-        ours = (self.manifest, self.path / LOCK)  # opening the lock's file here would lose the lock
+        ours = (self.manifest, self.path / LOCK)  # opening and closing the lock file would release the lock
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ours)
         files = [p for p in files if self.retrain.path not in p.parents]
         manifest = {
@@ -185,7 +177,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that influence a run's numbers."""
+    """Versions of Python and of the packages that affect a run's numbers."""
     result = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

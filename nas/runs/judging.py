@@ -1,4 +1,4 @@
-"""Architectures judged with the weights of the supernet: at the end of a search, and while it runs."""
+"""Evaluates architectures with the weights of the supernet, during and after a search."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nas.supernet.modules import eval_mode
 from nas.training.search_module import SearchModule
 
 NUM_BATCHES = 2
-"""Batches of each split while a search runs: enough for a curve, at the cost of a few steps."""
+"""Batches of each split that an evaluation during a search reads; it takes about the time of a few steps."""
 
 
 def searched_of(
     module: SearchModule, data: SearchDataModule, device: torch.device, limits: Sequence[Limit] = ()
 ) -> Searched:
-    """The view that a derive strategy has of a search: both splits of the training set, never the test set."""
+    """The input of a derive strategy: the supernet and both splits of the training set, never the test set."""
     supernet = module.supernet.to(device)
     return Searched(
         supernet=supernet,
@@ -42,24 +42,20 @@ def searched_of(
 
 
 class SearchJudge:
-    """Judges architectures while a search runs, with the weights of the moment, on `NUM_BATCHES` batches of each split.
-
-    Args:
-        data: The data of the search.
-    """
+    """Evaluates architectures during a search, with the current weights, on `NUM_BATCHES` batches of each split."""
 
     def __init__(self, data: SearchDataModule) -> None:
         self.data = data
         self._known: InheritedScore | None = None
 
     def score(self, module: SearchModule, choices: Mapping[str, Any]) -> float:
-        """Minus the loss on the arch split, for :class:`nas.callbacks.Guards`."""
+        """Negative loss on the arch split, for :class:`nas.callbacks.Guards`."""
         return self._score(module)(choices)
 
     def gap(self, module: SearchModule, genotype: Genotype) -> dict[str, float]:
         """The task's first metric of the derived network, and of the supernet with its probabilities as op weights.
 
-        Nothing where a derived network cannot take the supernet's weights, or the space refuses the genotype.
+        Empty if a derived network cannot inherit the supernet's weights, or if the space refuses the genotype.
         """
         if not (module.space.inherits_weights and passes(module.space.check_genotype, genotype.choices)):
             return {}
@@ -72,6 +68,6 @@ class SearchJudge:
             return {tag: score.metrics(network)[name] for tag, network in networks.items()}
 
     def _score(self, module: SearchModule) -> InheritedScore:
-        if self._known is None:  # its batches are read once
+        if self._known is None:  # keeps its batches in memory
             self._known = InheritedScore(searched_of(module, self.data, module.device), num_batches=NUM_BATCHES)
         return self._known

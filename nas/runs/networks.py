@@ -1,4 +1,4 @@
-"""The network of a run, with its best weights so far."""
+"""The network of a run: retrained, or else derived with inherited weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Found(NamedTuple):
     """A network of a run.
 
     Attributes:
-        network: With weights, on `device` or the CPU.
-        origin: The origin of the weights, in words.
-        folder: Of the retraining where it is finished, else of the search.
-        experiment: Loaded for the folder's stage.
+        network: The network with its weights, on `device` or the CPU.
+        origin: A description of the weights.
+        folder: The folder of a finished retraining, otherwise of the search.
+        experiment: The configuration, loaded for the folder's stage.
         genotype: The architecture.
-        task: The task of its training.
-        device: Where to run it.
-        plain: Whether it is a derived network, and not a supernet that runs one architecture.
+        task: The task of the training.
+        device: The configured device.
+        plain: False if `network` is a supernet that runs one architecture.
     """
 
     network: nn.Module
@@ -43,20 +43,20 @@ class Found(NamedTuple):
     plain: bool = True
 
     def check_plain(self) -> None:
-        """Raises UsageError where `plain` is false."""
+        """Raises UsageError if `plain` is false."""
         if not self.plain:
             raise UsageError(
-                f"{self.folder.shown}: networks of this space cannot take the supernet's weights; "
-                f"train one first: nas retrain --run {self.folder.quoted}"
+                f"{self.folder.shown}: networks of this space cannot inherit the supernet's weights; "
+                f"retrain the network first: nas retrain --run {self.folder.quoted}"
             )
 
 
 def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
-    """The retrained network of a run, else the derived one with inherited weights.
+    """The retrained network of a run, otherwise the derived network with inherited weights.
 
     Raises:
-        UsageError: The folder is not of a run, or not finished.
-        ValueError: No checkpoint is whole.
+        UsageError: The folder is not a run folder, or the run is not finished.
+        ValueError: No checkpoint is intact.
     """
     folder = RunFolder.open(path)
     if folder.stage == "search" and folder.retrain.finished:

@@ -1,4 +1,4 @@
-"""First checks of a configuration, without torch, so that wrong usage is reported at once."""
+"""First checks of a configuration. They need no torch import, so usage errors appear immediately."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nas.io.reading import MAX_CONFIG_BYTES, read_text
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
 GROUPS = ("trainer", "model", "model.guards", "retrain")
-"""Sections that are set key by key. The parser would read a text in the place of one as the name of a file."""
+"""Sections that must be mappings: the parser would treat a string as the name of a file."""
 MAX_VALUES = 2_000
-"""Of keys and values in a configuration."""
+"""Largest number of keys and values in a configuration."""
 MAX_DEPTH = 100
-"""Of mappings and lists inside each other."""
+"""Deepest nesting of mappings and lists."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -28,9 +28,9 @@ class ConfigSource(NamedTuple):
     """The origin of a configuration.
 
     Attributes:
-        files: YAML files; later ones override earlier ones.
-        overrides: ``--KEY VALUE`` words, which override the files.
-        trusted: The user's own modules that the configuration may name.
+        files: YAML files; later files override earlier files.
+        overrides: ``--KEY=VALUE`` words that override the files.
+        trusted: Modules of the user that the configuration may name.
     """
 
     files: tuple[Path, ...]
@@ -39,23 +39,23 @@ class ConfigSource(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The last file's name without its ending, which is also the run folder's name."""
+        """The last file's name without its ending, used for the run folder."""
         return self.files[-1].stem
 
     def overridden(self, key: str, value: Any) -> ConfigSource:
-        """The same with one more override."""
+        """A copy with one more override."""
         text = value if isinstance(value, str) else json.dumps(value)
         return self._replace(overrides=(*self.overrides, f"--{key}={text}"))
 
 
 def check_key(key: str, source: str) -> None:
-    """Raises UsageError, which begins with `source`, where a text is not the key of a setting, but an option of a command, for example."""
+    """Raises UsageError if `key` is not the key of a setting, for example an option of a command. `source` begins the message."""
     if not KEY.fullmatch(key):
         raise UsageError(f"{source}: {key!r:.80} is not a key of {', '.join(SECTIONS[1:])}")
 
 
 def normalized(values: Any) -> Any:
-    """Plain values without empty ``init_args``: a class without arguments may be written with or without them."""
+    """Plain values without empty ``init_args``, so that both spellings of a class without arguments compare equal."""
     if isinstance(values, dict):
         is_class = "class_path" in values
         return {key: normalized(item) for key, item in values.items() if item or not (is_class and key == "init_args")}
@@ -63,12 +63,12 @@ def normalized(values: Any) -> Any:
 
 
 def trust_words(trusted: tuple[str, ...]) -> str:
-    """The ``--trust-module`` words of a printed command."""
+    """The ``--trust-module`` options of a printed command."""
     return "".join(f" --trust-module {name}" for name in trusted)
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that also refuses a key given twice, and small texts with a huge content."""
+    """A safe loader that also refuses duplicate keys, and aliases that expand to huge values."""
 
     num_values = depth = 0
 
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError("a value that contains itself")
         self.num_values = before + self.sizes[id(node)]
         if self.num_values > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES} values, with those behind an alias counted at each use")
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values (an alias counts at each use)")
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -113,11 +113,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def check_texts(value: Any, source: str) -> None:
-    """Refuses texts inside of values that become huge by aliases, since the parser reads them as YAML again.
-
-    Raises:
-        UsageError: There is such a text; the message begins with `source`.
-    """
+    """Raises UsageError for strings that expand to huge values through aliases: the parser reads strings as YAML again."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -132,7 +128,7 @@ def check_texts(value: Any, source: str) -> None:
 
 
 def check_yaml(path: Path) -> dict[str, Any]:
-    """The content of a configuration file; raises UsageError where that is not readable YAML with the keys of a configuration."""
+    """The content of a configuration file; raises UsageError if it is not YAML with the keys of a configuration."""
     text = read_text(path, MAX_CONFIG_BYTES)
     try:
         content = yaml.load(text, _Loader)
@@ -148,6 +144,6 @@ def check_yaml(path: Path) -> dict[str, Any]:
     model = content.get("model")
     guards = model.get("guards") if isinstance(model, dict) else None
     for key, value in {**content, "model.guards": guards}.items():
-        if isinstance(value, str) and key in GROUPS:  # the parser would read a file of that name
+        if isinstance(value, str) and key in GROUPS:  # the parser would read the file of this name
             raise UsageError(f"{path}: {key} must be a mapping of keys to values, got {value!r:.80}")
     return content

@@ -1,4 +1,4 @@
-"""TensorBoard's view of a finished run: hyperparameters with the result, and pages of text."""
+"""TensorBoard pages of a finished run: hyperparameters with the result, and text."""
 
 from __future__ import annotations
 
@@ -22,14 +22,9 @@ from nas.runs.folder import RunFolder
 def write_pages(
     folder: RunFolder, experiment: Experiment, genotype: Genotype, summary: Mapping[str, Any], step: int
 ) -> None:
-    """Writes hyperparameters, final figures, and the pages config, genotype and summary; warns where that fails.
+    """Writes hyperparameters, final figures, and the pages config, genotype and summary; a failure only warns.
 
-    Args:
-        folder: The run folder. Earlier pages of the same `step` are replaced.
-        experiment: The configuration of the run.
-        genotype: The architecture.
-        summary: The content of summary.json.
-        step: Batches done.
+    Replaces earlier pages of the same `step`, the number of batches done.
     """
     folder.wait_for_events()
     try:
@@ -39,8 +34,8 @@ def write_pages(
             writer.add_text("config", fenced(experiment.yaml(), "yaml"), step + 1)
             writer.add_text("genotype", markdown_table(("choice", "chosen", "probability"), genotype.rows()), step + 1)
             writer.add_text("summary", fenced(json.dumps(summary, indent=2, default=str), "json"), step + 1)
-    except Exception as error:  # the result of hours of search must not be lost with its pages
-        warnings.warn(f"no pages of the run for TensorBoard: {describe(error)}", stacklevel=2)
+    except Exception as error:  # a failing page must not lose the result of the search
+        warnings.warn(f"the TensorBoard pages of the run cannot be written: {describe(error)}", stacklevel=2)
 
 
 def write_hparams(
@@ -49,7 +44,7 @@ def write_hparams(
     figures: Mapping[str, float],
     step: int,
 ) -> None:
-    """Adds a row to the HParams page: parameters and figures."""
+    """Adds a row with parameters and figures to the HParams page."""
     assert writer.file_writer is not None
     for part in hparams(dict(parameters), dict.fromkeys(figures, 0.0)):
         writer.file_writer.add_summary(part, step)
@@ -58,19 +53,19 @@ def write_hparams(
 
 
 def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype) -> None:
-    """Writes architecture.svg and architecture.dot; warns where they cannot be drawn."""
+    """Writes architecture.svg and architecture.dot; a failure only warns."""
     try:
         cells = experiment.model["space"].cells(genotype.choices)
         texts = {"svg": svg_text(draw_architecture(genotype, cells)), "dot": architecture_dot(genotype, cells)}
     except Exception as error:  # as above
-        warnings.warn(f"no picture of the architecture: {describe(error)}", stacklevel=2)
+        warnings.warn(f"the architecture cannot be drawn: {describe(error)}", stacklevel=2)
         return
     for ending, text in texts.items():
         write_atomic(folder.path / f"architecture.{ending}", text)
 
 
 def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The figures to compare runs by: the headline metric, parameters, MACs, seconds."""
+    """Figures for comparing runs: the headline metric, parameters, MACs, seconds."""
     metric = summary["metric"]
     figures = {f"{metric['split']}_{metric['name']}": metric["value"], **summary.get("cost", {})}
     figures |= {key: summary[key] for key in ("params", "macs", "search_seconds", "train_seconds") if key in summary}

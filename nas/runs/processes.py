@@ -1,4 +1,4 @@
-"""Several processes of one run: their ranks, and the way of the run folder's path from the first to the others."""
+"""Several processes of one run: their ranks, and how the first process sends the run folder's path to the others."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from nas.runs.folder import RunFolder
 
 FOLDER = "NAS_RUN_FOLDER"
 PATIENCE = 600
-"""Seconds that others wait for the first process, which makes the folder after all checks."""
+"""Seconds that the other processes wait while the first process checks the run and makes the folder."""
 
 
 class WorkerDone(Exception):
-    """The end of every process but the first, which alone works after a training."""
+    """Ends all processes except the first after a training; only the first process continues."""
 
     exit_code = 0
 
 
 class Averaging(DDPStrategy):
-    """Processes that hold equal copies of a module which averages its gradients itself; see :mod:`nas.io.distributed`."""
+    """A strategy for modules that average their gradients without Lightning; see :mod:`nas.io.distributed`."""
 
     def configure_ddp(self) -> None:
         """Leaves the module as it is."""
 
     def setup_distributed(self) -> None:
-        """Joins the other processes, with a part of torchrun's store for each start.
+        """Joins the other processes, with a separate prefix in torchrun's store for each start.
 
-        After a restart the store still holds the old addresses: with torch 2.14.1 and gloo, every restart ended in refused connections.
+        After a restart, the store still holds the old addresses: with torch 2.14.1 and gloo, connections were refused after every restart.
         """
         store = _store()
         if store is not None and not dist.is_initialized():
@@ -47,28 +47,23 @@ class Averaging(DDPStrategy):
 
 
 class Processes(NamedTuple):
-    """This process among those of a run.
-
-    Attributes:
-        rank: Its number; number 0 writes.
-        size: The number of processes.
-    """
+    """The rank of this process and the number of processes. Rank 0 writes the files."""
 
     rank: int
     size: int
 
     def writing(self, folder: RunFolder) -> AbstractContextManager[None]:
-        """The lock of the folder, in the first process."""
+        """Locks the folder, in the first process only."""
         return folder.writing() if self.rank == 0 else nullcontext()
 
     def folder(self, out: Path | None, make: Callable[[], RunFolder]) -> RunFolder:
-        """The run folder, which the first process makes by `make`; `out` is the folder that the user named.
+        """The run folder; the first process calls `make`. `out` is the folder that the user named.
 
-        Processes that Lightning starts get its path through the environment, and processes of torchrun through its store. After a
-        restart by torchrun, the folder is the same.
+        The path reaches processes of Lightning through the environment, and processes of torchrun through its store. A restart by torchrun
+        keeps the folder.
 
         Raises:
-            UsageError: The folder cannot be made, or its path does not reach the others.
+            UsageError: The folder cannot be made, or its path does not reach the other processes.
         """
         if self.size == 1:
             return make()
@@ -85,11 +80,11 @@ class Processes(NamedTuple):
             return folder
         path = os.environ.get(FOLDER) or (store.get(key).decode() if store is not None else out)
         if path is None:
-            raise UsageError("several nodes need --out DIR, a folder that all of them reach")
+            raise UsageError("a run on several nodes needs --out DIR, a folder that all nodes can access")
         folder, end = RunFolder(path), time.monotonic() + PATIENCE
         while not folder.config.exists():
             if time.monotonic() > end:
-                raise UsageError(f"{folder.shown}: the first process has not made it within {PATIENCE} s")
+                raise UsageError(f"{folder.shown}: the first process has not made the folder within {PATIENCE} s")
             time.sleep(0.1)
         return folder
 
@@ -100,7 +95,7 @@ def _num_restarts() -> int:
 
 
 def _store() -> dist.TCPStore | None:
-    """The store of torchrun's agent; None without one."""
+    """The store of torchrun's agent; None without torchrun."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)

@@ -1,4 +1,4 @@
-"""The conditions of a run's beginning, so that it resumes only under the same."""
+"""Records the conditions at the start of a run, so that the run resumes only under equal conditions."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NUM_SHOWN = 5
 
 
 class RunProvenance(Callback):
-    """Configuration, versions, sources of the user's modules, and number of processes, kept in every checkpoint.
+    """Stores configuration, versions, digests of the user's modules, and number of processes in every checkpoint.
 
     Args:
         configuration: The text of config.yaml.
-        trusted: The user's own modules.
-        force: Only warn of differences.
+        trusted: Modules of the user.
+        force: Whether differences only cause a warning.
     """
 
     state_key = "Record"  # in checkpoints
@@ -49,10 +49,10 @@ class RunProvenance(Callback):
         return self.present
 
     def compare(self, checkpoint: Mapping[str, Any], path: Path, trainer: pl.Trainer) -> None:
-        """Compares the present conditions with those in a checkpoint.
+        """Compares the current conditions with the conditions in a checkpoint.
 
         Raises:
-            UsageError: A condition that influences the run's numbers differs, unless forced; the message lists the differences.
+            UsageError: A condition that affects the run's numbers differs, unless `force` is set. The message lists the differences.
         """
         begun = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
         present = self.present | _of(trainer)
@@ -73,7 +73,7 @@ def _of(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def _source_of(name: str) -> str | None:
-    """A digest of the sources of a module and its imported submodules; None without sources."""
+    """A digest of the source files of a module and its imported submodules; None without source files."""
     modules = [key for key in sorted(sys.modules) if key == name or key.startswith(f"{name}.")]
     paths = [path for key in modules if (path := getattr(sys.modules[key], "__file__", None))]
     digests = [sha256(path)[:12] for path in paths]
@@ -96,5 +96,5 @@ def _changes(old: Any, new: Any, place: str) -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    text = "not there" if value is None else json.dumps(value, default=str)
+    text = "absent" if value is None else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""From a searched supernet to a plain network, its genotype, score and cost."""
+"""Derives the result of a search: the genotype with its score and cost."""
 
 from __future__ import annotations
 
@@ -33,17 +33,11 @@ from nas.training.search_module import SearchModule
 
 CONSTANT = "constant output"
 NUM_COMPARED = 2
-"""Samples on which the derived network is compared with the supernet."""
+"""Number of samples for the comparison of the derived network with the supernet."""
 
 
 class Derived(NamedTuple):
-    """The result of a search.
-
-    Attributes:
-        genotype: With space, probabilities, cost and provenance.
-        summary: Its part of summary.json.
-        seconds: Time of the strategy.
-    """
+    """The genotype of a search, its part of summary.json, and the seconds that the strategy took."""
 
     genotype: Genotype
     summary: dict[str, Any]
@@ -59,21 +53,19 @@ def derive_and_score(
     device: torch.device,
     seen: Sequence[Mapping[str, Any]] = (),
 ) -> Derived:
-    """Picks the architecture, and judges it with inherited weights on the arch split.
+    """Picks the architecture, and evaluates it with inherited weights on the arch split.
 
-    Keys of the summary beside those of the genotype: ``metric`` is the headline metric, with that of the best constant output where the
-    task knows one, and ``beats_constant`` compares them. ``target`` and ``target_met`` are the target report. ``standing`` is the rank in
-    the table of the space. ``replaced`` is the architecture that the skip guard replaced. ``best_so_far`` is an architecture that was the
-    most probable one earlier, and does better with the present weights. Each is null where there is none.
+    Keys of the summary in addition to the genotype's keys, each null if it does not apply:
 
-    Args:
-        experiment: The search.
-        retraining: The same, loaded for the stage ``"retrain"``.
-        module: In its trained state.
-        strategy: Picks the architecture.
-        folder: The run folder; only read.
-        device: Where to evaluate.
-        seen: Architectures that were the most probable one at an earlier moment.
+    - ``metric``: the headline metric; ``constant`` in it is the metric of the best constant output, if the task defines it.
+    - ``beats_constant``: whether the headline metric is better than the metric of the best constant output.
+    - ``target``, ``target_met``: the target report.
+    - ``standing``: the rank in the table of the space.
+    - ``replaced``: the architecture that the skip guard replaced.
+    - ``best_so_far``: an earlier most probable architecture that has a higher score with the current weights.
+
+    `retraining` is the same configuration, loaded for the stage ``"retrain"``. The run folder does not change. `seen` are the architectures
+    that were the most probable one earlier in the search.
 
     Raises:
         ValueError: The strategy's architecture breaks a limit, or the space refuses it.
@@ -99,7 +91,7 @@ def derive_and_score(
     module.space.check_genotype(found.choices)
     if module.space.inherits_weights:
         inputs = first_samples(next(iter(searched.arch_batches()))[0], NUM_COMPARED)
-        run_all = module.relaxation.num_active is None  # other candidates may never have been trained
+        run_all = module.relaxation.num_active is None  # if only some candidates run, others may be untrained
         check_derived(supernet, found, as_args(to_device(inputs, device)), run_all=run_all)
     constant = task.constant()
     network = score.network(found.choices)
@@ -140,24 +132,24 @@ def derive_and_score(
 def _guarded(
     strategy: DeriveStrategy, searched: Searched, max_share: float
 ) -> tuple[Genotype, Mapping[str, Any] | None]:
-    """The strategy's architecture; where it is mostly skip connections, its best other one, and the replaced one."""
+    """The strategy's architecture and None; if it has too many skip connections, another architecture and the replaced one."""
     found = strategy.genotype(searched)
     network = searched.supernet.network
     skips = skips_of(network)
     if not collapsed(skips, found.choices, max_share):
         return found, None
-    text = f"{skip_share(skips, found.choices):.0%} of the derived architecture are skip connections, more than model.guards.max_skip_share"
+    text = f"the derived architecture has {skip_share(skips, found.choices):.0%} skip connections, more than model.guards.max_skip_share"
     try:
         other = strategy.genotype(replace(searched, limits=[*searched.limits, skip_limit(network, max_share)]))
     except ValueError as error:
-        warnings.warn(f"{text}; it is kept: {error}", stacklevel=2)
+        warnings.warn(f"{text}; the architecture is kept: {error}", stacklevel=2)
         return found, None
-    warnings.warn(f"{text}; another one was taken", stacklevel=2)
+    warnings.warn(f"{text}; another architecture replaces it", stacklevel=2)
     return other, dict(found.choices)
 
 
 def _better(score: InheritedScore, found: Genotype) -> Mapping[str, Any] | None:
-    """The best of the architectures seen earlier, where its score is above that of the one found."""
+    """The best architecture seen earlier, if its score is higher than the score of `found`."""
     searched = score.searched
     others = [choices for choices in searched.seen if dict(choices) != dict(found.choices) and searched.allows(choices)]
     if not others:
@@ -168,13 +160,13 @@ def _better(score: InheritedScore, found: Genotype) -> Mapping[str, Any] | None:
 
 
 def _plain_network(module: SearchModule, genotype: Genotype) -> nn.Module:
-    """The network of a space whose networks cannot inherit weights, in the sizes of the search."""
+    """A fresh network with the sizes of the search, for spaces whose networks cannot inherit weights."""
     with untouched_rng(), architecture(genotype):
         return module.space.network("search")
 
 
 def has_learned(task: Task, scores: Mapping[str, float]) -> bool | None:
-    """Whether the headline metric is better than that of the best constant output, in `scores`; None where it is not known."""
+    """Whether the headline metric is better than the metric of the best constant output; None if this is unknown."""
     name, metric = next(iter(task.metrics().items()))
     if CONSTANT not in scores or metric.higher_is_better is None:
         return None
@@ -182,7 +174,7 @@ def has_learned(task: Task, scores: Mapping[str, float]) -> bool | None:
 
 
 def headline(task: Task, scores: Mapping[str, float]) -> dict[str, Any]:
-    """The task's first metric."""
+    """Name and value of the task's first metric."""
     name = next(iter(task.metrics()))
     return {"name": name, "value": scores[name]}
 
@@ -195,5 +187,5 @@ def example_inputs(network: nn.Module, data: SearchDataModule) -> tuple[Any, ...
 
 
 def cost_of(network: nn.Module, data: SearchDataModule) -> dict[str, int]:
-    """Parameters, and MACs of one sample."""
+    """Number of parameters, and MACs of one sample."""
     return {"params": num_params(network), "macs": num_macs(network, example_inputs(network, data))}

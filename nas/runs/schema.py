@@ -25,19 +25,19 @@ from nas.training.search_module import SearchModule
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
-    """How the derived network is trained.
+    """Settings for training the derived network.
 
     Attributes:
-        trainer: Trainer options that differ from the search's.
+        trainer: Trainer options that differ from the search.
         optimizer: Optimizer of the weights.
-        scheduler: Learning rate over the training.
+        scheduler: Schedule of the learning rate.
         gradient_clip_norm: Largest norm of the gradient; null: no limit.
-        max_skipped_batches: Largest number of batches with a loss or gradient that is not finite. They are left out; one more stops the
-            training.
-        num_micro_batches: Parts of each batch that run one after the other; their gradients are added up.
-        space: init_args of the space that differ when retraining, for example channels.
-        data: init_args of the data that differ when retraining, for example batch_size.
-        task: Task to train on, for example with label smoothing; null: the search's.
+        max_skipped_batches: Largest number of skipped batches. A batch is skipped if its loss or gradient is not finite. One more such
+            batch stops the training.
+        num_micro_batches: Number of parts of each batch. The parts run one after the other, and their gradients are added.
+        space: init_args of the space that differ from the search, for example channels.
+        data: init_args of the data that differ from the search, for example batch_size.
+        task: Task of the retraining, for example with label smoothing; null: the task of the search.
         inherit: Start from the weights of the search.
     """
 
@@ -47,20 +47,16 @@ class RetrainOptions:
     gradient_clip_norm: float | None = None
     max_skipped_batches: int = 0
     num_micro_batches: int = 1
-    space: dict | None = None  # not dict[str, Any]: jsonargparse would take class paths inside for classes to make
+    space: dict | None = None  # not dict[str, Any]: jsonargparse would instantiate class paths inside it
     data: dict | None = None
     task: Task | None = None
     inherit: bool = False
 
 
 class Target(NamedTuple):
-    """A cost of the retrained network, and its limit.
+    """A cost of the retrained network, its limit, and the weight of its penalty in the search.
 
-    Attributes:
-        name: A word of `COSTS`, or the dotted path of a function of the user's.
-        max: The limit, above 0.
-        weight: Factor of the penalty while searching.
-        function: Computes the cost.
+    `name` is a key of `COSTS`, or the dotted path of a function of the user.
     """
 
     name: str
@@ -70,7 +66,7 @@ class Target(NamedTuple):
 
 
 def make_parser() -> ArgumentParser:
-    """The parser of configurations; also the one source of their defaults."""
+    """The parser of configurations. It is the only source of their defaults."""
     parser = ArgumentParser(prog="nas", exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--seed_everything", type=int, default=0)
@@ -85,17 +81,15 @@ def make_parser() -> ArgumentParser:
 
 
 def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Target, ...]:
-    """The targets of ``model.cost`` (cost name -> {max, weight}); raises UsageError on unknown costs and keys, and wrong numbers."""
+    """The targets of ``model.cost`` (cost name -> {max, weight}); raises UsageError for unknown costs or keys and wrong numbers."""
     targets = []
     for name, options in values.items():
         if not isinstance(name, str) or (name not in COSTS and "." not in name):
             raise UsageError(
-                f"no cost is called {name!r}; there are {', '.join(COSTS)}, or the dotted path of a function of yours"
+                f"unknown cost {name!r}; expected {', '.join(COSTS)}, or the dotted path of your own function"
             )
         if not isinstance(options, Mapping) or "max" not in options or not set(options) <= {"max", "weight"}:
-            raise UsageError(
-                f"{name} must be given as {{max: NUMBER}}, or {{max: NUMBER, weight: NUMBER}}, got {options!r:.80}"
-            )
+            raise UsageError(f"{name} must be {{max: NUMBER}} or {{max: NUMBER, weight: NUMBER}}, got {options!r:.80}")
         for key, value in options.items():
             number = _number(value)
             if not math.isfinite(number) or number < 0 or (key == "max" and number == 0):
@@ -106,7 +100,7 @@ def read_targets(values: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Tar
 
 
 def _number(value: Any) -> float:
-    """A number, also as text of the command line; NaN where the value is none."""
+    """A number, or a string from the command line as a number; NaN for any other value."""
     try:
         return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Search spaces and their genotypes, read from files."""
+"""Reads search spaces and genotypes from files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,10 @@ from nas.supernet.search_space import SearchSpace
 
 
 def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "space") -> SearchSpace:
-    """The search space of a class path and its arguments.
-
-    Args:
-        spec: ``{"class_path", "init_args"}``.
-        trusted: Modules that the spec may name.
-        source: The beginning of error messages.
+    """The search space of ``{"class_path", "init_args"}``. `source` begins the messages of errors.
 
     Raises:
-        UsageError: The class may not be named, or the arguments do not fit.
+        UsageError: The class is not allowed, or the arguments do not fit.
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.add_argument("--space", type=SearchSpace, required=True)
@@ -39,7 +34,7 @@ def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "s
 
 
 def load_space_of(source: ConfigSource) -> SearchSpace:
-    """The search space of a resolved configuration, without its data; raises UsageError where it cannot be made."""
+    """The search space of a resolved configuration, without its data; raises UsageError if the space cannot be made."""
     path = source.files[-1]
     model = check_yaml(path).get("model")
     spec = model.get("space") if isinstance(model, dict) else None
@@ -49,24 +44,24 @@ def load_space_of(source: ConfigSource) -> SearchSpace:
 
 
 def load_genotype(path: Path, space: SearchSpace) -> Genotype:
-    """Reads a genotype.json, or a text in the space's own published notation; raises UsageError where the file is neither."""
+    """Reads genotype.json or the published notation of the space; raises UsageError if the file has neither format."""
     text = read_text(path, MAX_JSON_BYTES)
     if text.lstrip().startswith("{"):
         return Genotype.from_json(text, str(path))
     if len(text) > MAX_NOTATION_BYTES:
         raise UsageError(
-            f"{path}: neither a genotype.json nor, with more than {MAX_NOTATION_BYTES} bytes, a notation of one"
+            f"{path}: neither a genotype.json nor a genotype in the space's notation (at most {MAX_NOTATION_BYTES} bytes)"
         )
     with as_usage_error(str(path)):
         return space.parse_genotype(text.strip())
 
 
 def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
-    """The architecture of a genotype file; raises UsageError where it is not of the configuration's space."""
+    """The architecture of a genotype file; raises UsageError if it belongs to another space than the configuration's."""
     genotype = load_genotype(path, experiment.model["space"])
     expected = experiment.values["model"]["space"]["class_path"]
     if genotype.space is not None and genotype.space["class_path"] != expected:
         raise UsageError(
-            f"{path}: a genotype of {genotype.space['class_path']}, but the configuration's space is {expected}"
+            f"{path}: this is a genotype of {genotype.space['class_path']}, but the configuration's space is {expected}"
         )
     return genotype

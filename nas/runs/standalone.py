@@ -1,4 +1,4 @@
-"""Stand-alone trainings: scores of architectures by the training of ``nas retrain``."""
+"""Stand-alone trainings: scores architectures with the training of ``nas retrain``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from nas.runs.trainer import prepare_machine, train
 from nas.supernet.structure import all_choices, random_choices
 
 NUM_FOLDS = 4
-"""Validation trainings leave out a quarter of the training set. Seeds rotate it, so four seeds leave out every sample once."""
+"""Validation trainings hold out a quarter of the training set. The seed chooses the quarter, so four seeds hold out each sample once."""
 NUM_TRIES = 1000
-"""Largest number of draws for each architecture, where limits refuse most."""
+"""Largest number of draws for each architecture, since limits may refuse most architectures."""
 
 
 def architectures(experiment: Experiment, num: int) -> list[dict[str, Any]]:
-    """Different random architectures that the space accepts and the configuration's limits allow; all where there are at most `num`.
+    """`num` different random architectures that the space and the limits allow; all architectures of a space of at most `num`.
 
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-        num: Their number; the first ones are the same for every number.
+    `experiment` is loaded for the stage ``"retrain"``. A larger `num` gives the same architectures first.
     """
     module = build_search(experiment)
     network = module.supernet.network
@@ -51,26 +49,17 @@ def architectures(experiment: Experiment, num: int) -> list[dict[str, Any]]:
 
 
 class Score(NamedTuple):
-    """The result of one training.
-
-    Attributes:
-        value: The task's first metric.
-        seconds: Time in training.
-    """
+    """The task's first metric after one training, and the training time."""
 
     value: float
     seconds: float
 
 
 def standalone_score(experiment: Experiment, genotype: Genotype, part: Part, seed: int) -> Score:
-    """Trains one architecture and scores it.
+    """Trains one architecture and scores it. `experiment` is loaded for the stage ``"retrain"``.
 
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-        genotype: The architecture.
-        part: ``"validation"``: trains on three quarters of the training set and scores on the rest; the test set is not read. ``"test"``:
-            trains on the whole training set and scores on the test set.
-        seed: Seed of weights and data order; for validation it also chooses the quarter.
+    The part ``"validation"`` trains on three quarters of the training set and scores on the rest, without reading the test set. The seed
+    also chooses the quarter. The part ``"test"`` trains on the whole training set and scores on the test set.
 
     Raises:
         UsageError: Genotype, space and data do not fit together.

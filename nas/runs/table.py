@@ -1,4 +1,4 @@
-"""Tables of scores of a space's architectures, and the rank of an architecture among them."""
+"""Tables of the scores of a space's architectures, and the rank of an architecture in a table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DOCUMENT = Document("a table", "gumbel-nas/table")
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDER = "tables"
-"""Beside the module of a space."""
+"""Name of the folder of tables, beside the module of a space."""
 LOADING = ("arch_fraction", "num_workers", "pin_memory", "prefetch_factor")
-"""Arguments of data that do not change a stand-alone training."""
+"""Arguments of the data module that do not affect a stand-alone training."""
 
 Values = dict[Part, dict[int, float]]
 
@@ -33,9 +33,9 @@ class Table:
     """Scores of stand-alone trainings of architectures of one space.
 
     Attributes:
-        training: Space, data and settings of the trainings; only searches with equal ones are compared with the table.
-        metric: Name of the scores.
-        rows: Architecture -> part -> seed -> score. Validation scores are of a part of the training set.
+        training: Space, data and settings of the trainings. Searches are compared with the table only if these are equal.
+        metric: Name of the metric.
+        rows: Architecture -> part -> seed -> score. Validation scores come from a part of the training set.
         seconds: Mean time of a training.
         provenance: Versions, hardware, date and command.
     """
@@ -56,13 +56,13 @@ class Table:
         return statistics.fmean(scores.values()) if scores else None
 
     def column(self, part: Part) -> dict[str, float]:
-        """Architecture -> mean score, for architectures with scores."""
+        """Architecture -> mean score over seeds, for architectures with scores."""
         return {key: statistics.fmean(values[part].values()) for key, values in self.rows.items() if values[part]}
 
     def standing(self, choices: Mapping[str, Any], part: Part) -> dict[str, float] | None:
-        """Rank of an architecture (1 is best), number of architectures, value, and regret (best value minus this one).
+        """Rank of an architecture (1 is best), number of architectures, value, and regret (best value minus this value).
 
-        None where the table does not have the architecture.
+        None if the table does not have the architecture.
         """
         value = self.value(choices, part)
         if value is None:
@@ -72,7 +72,7 @@ class Table:
         return {"rank": rank, "num": len(column), "value": value, "regret": max(column) - value}
 
     def save(self, path: Path) -> None:
-        """Writes the table, whole or not at all."""
+        """Writes the table, completely or not at all."""
         rows = [{"choices": json.loads(key), **values} for key, values in sorted(self.rows.items())]
         about = {
             "training": self.training,
@@ -84,7 +84,7 @@ class Table:
 
     @classmethod
     def load(cls, path: Path) -> Table:
-        """Reads a table; raises UsageError where the file is not one."""
+        """Reads a table; raises UsageError if the file is missing or damaged."""
         content = DOCUMENT.load(path, f"{path}: no such table")
         try:
             seconds = content["seconds"]
@@ -104,11 +104,11 @@ class Table:
 
 
 def training_of(experiment: Experiment) -> dict[str, Any]:
-    """The settings that a score depends on, beside architecture and seed; `experiment` is loaded for the stage ``"retrain"``."""
+    """The settings that affect a score, except architecture and seed; `experiment` is loaded for the stage ``"retrain"``."""
     values = experiment.applied
     trainer = values["trainer"]
     kept = ["optimizer", "scheduler", "gradient_clip_norm", "task"]
-    if values["retrain"]["num_micro_batches"] > 1:  # batch norms see each part alone
+    if values["retrain"]["num_micro_batches"] > 1:  # batch norms see each part separately
         kept.append("num_micro_batches")
     data = values["data"]
     loaded = {name: value for name, value in data.get("init_args", {}).items() if name not in LOADING}
@@ -122,7 +122,7 @@ def training_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def find_table(experiment: Experiment) -> Table | None:
-    """The table of a retraining's space, data and training, from the folder ``tables`` beside the space's module; None without one."""
+    """The table with equal training settings in the folder ``tables`` beside the space's module; None if there is no such table."""
     try:
         folder = Path(inspect.getfile(type(experiment.model["space"]))).parent / FOLDER
     except (TypeError, OSError):
@@ -131,8 +131,8 @@ def find_table(experiment: Experiment) -> Table | None:
     for path in sorted(folder.glob("*.json")):
         try:
             table = Table.load(path)
-        except UsageError as error:  # a foreign file must not end a search
-            warnings.warn(f"left out: {error}", stacklevel=2)
+        except UsageError as error:  # an unrelated file must not end a search
+            warnings.warn(f"table ignored: {error}", stacklevel=2)
             continue
         if normalized(dict(table.training)) == normalized(wanted):
             return table

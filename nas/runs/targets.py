@@ -1,4 +1,4 @@
-"""Cost targets of a configuration: tables, the penalty while searching, feasibility, and the report."""
+"""Cost targets of a configuration: tables, the penalty during the search, feasibility, and the report."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ FILE = "cost_tables.json"
 
 
 def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
-    """The cost model of the retrained networks, which limits apply to.
+    """The cost model of the retrained networks, because limits apply to these.
 
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-        device: Where modules are timed.
+    `experiment` is loaded for the stage ``"retrain"``. Modules are timed on `device`.
 
     Raises:
         UsageError: The network does not run, or costs cannot be tabulated.
@@ -51,16 +49,12 @@ def _one_sample(experiment: Experiment, device: torch.device) -> tuple[Any, ...]
 def cost_tables(
     experiment: Experiment, device: torch.device, costs: Mapping[str, CostFunction], *, measure: bool
 ) -> dict[str, CostTable]:
-    """The tables of several costs.
+    """The tables of several costs (name -> function). `measure` allows measuring unknown latencies on `device`.
 
-    Args:
-        experiment: Loaded for the stage ``"retrain"``.
-        device: Where latencies are measured.
-        costs: cost name -> function.
-        measure: Whether unknown latencies may be measured.
+    `experiment` is loaded for the stage ``"retrain"``.
 
     Raises:
-        UsageError: A cost cannot be tabulated, or a latency is not known.
+        UsageError: A cost cannot be tabulated, or a latency is unknown.
     """
     if not costs:
         return {}
@@ -82,17 +76,17 @@ def cost_tables(
 
 
 def targets_tables(experiment: Experiment, device: torch.device) -> dict[str, CostTable]:
-    """The tables of an experiment's targets, from latencies that were measured before."""
+    """The tables of an experiment's targets; latencies must have been measured before."""
     return cost_tables(experiment, device, {t.name: t.function for t in experiment.targets}, measure=False)
 
 
 def target_report(targets: Sequence[Target], **known: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """For every cost target its limit, the known values of the cost, and whether the limit is met.
+    """For every cost target: its limit, the known values of the cost, and whether the limit is met.
 
     Args:
         targets: The targets of a configuration.
-        **known: Kind of value -> cost name -> value. Kinds are ``table`` (by the cost table), ``network`` (of the network itself) and
-            ``smallest`` (of any architecture). The last kind decides; a latency is measured with noise, so its table decides.
+        **known: Kind of value -> cost name -> value. The kinds are ``table`` (from the cost table), ``network`` (of the network itself)
+            and ``smallest`` (over all architectures). The last kind decides, but the table decides for noisy latencies.
     """
     report = {}
     for target in targets:
@@ -103,7 +97,7 @@ def target_report(targets: Sequence[Target], **known: Mapping[str, float]) -> di
 
 
 def target_lines(report: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """A line of text for every row of a target report, also of one that an earlier version wrote without ``met``."""
+    """A line of text for every row of a target report. Reports of earlier versions have no ``met``."""
     lines = {}
     for name, row in report.items():
         parts = [f"{words} {format_cost(row[kind])}" for kind, words in _KINDS.items() if row.get(kind) is not None]
@@ -120,7 +114,7 @@ _KINDS = {"max": "at most", "table": "by the table", "network": "the network has
 def report_of(
     retraining: Experiment, tables: Mapping[str, CostTable], choices: Mapping[str, Any], device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """The target report of an architecture: costs by the tables, and of the retrained network (a latency is measured again)."""
+    """The target report of an architecture: costs from the tables, and costs of the retrained network (latency is measured again)."""
     if not retraining.targets:
         return {}
     with untouched_rng(), architecture(choices):
@@ -134,12 +128,12 @@ def report_of(
 
 
 def limits_of(targets: Sequence[Target], tables: Mapping[str, CostTable]) -> list[Limit]:
-    """The limits of targets."""
+    """The targets as limits on their cost tables."""
     return [Limit(tables[target.name], target.max) for target in targets]
 
 
 def infeasibility(module: SearchModule, limits: Sequence[Limit]) -> str:
-    """The reason why no architecture keeps the limits, with the smallest cost; empty where one does."""
+    """The reason why no architecture keeps the limits, with the smallest cost; empty if an architecture keeps them."""
     if limits:
         supernet = module.supernet
         try:
@@ -150,15 +144,13 @@ def infeasibility(module: SearchModule, limits: Sequence[Limit]) -> str:
 
 
 def penalise(module: SearchModule, targets: Sequence[Target], tables: Mapping[str, CostTable]) -> None:
-    """Adds the penalties of targets to a search; raises UsageError where the retrained network has other choices."""
+    """Adds the penalties of targets to a search; raises UsageError if the retrained network has other choices."""
     several = num_chosen(module.supernet)
     for target in targets:
         try:
             expected = ExpectedCost(tables[target.name], module.supernet.choices, several)
         except (KeyError, ValueError):
-            raise UsageError(
-                "model.cost: the network that is retrained has other choices than the one that is searched"
-            ) from None
+            raise UsageError("model.cost: the retrained network has other choices than the searched network") from None
         module.regularizers.append(CostPenalty(expected, target.max, target.weight))
 
 
@@ -169,11 +161,11 @@ def save_tables(tables: Mapping[str, CostTable], folder: Path) -> None:
 
 
 def load_tables(targets: Sequence[Target], folder: Path) -> dict[str, CostTable]:
-    """The tables of a run's beginning; raises UsageError where the file is missing or damaged."""
+    """The cost tables from the start of a run; raises UsageError if the file is missing or damaged."""
     if not targets:
         return {}
     path = folder / FILE
-    content = read_json(path, f"{path}: missing, so the run's cost targets are not known", MAX_COST_TABLE_BYTES)
+    content = read_json(path, f"{path}: missing, but the run has cost targets", MAX_COST_TABLE_BYTES)
     try:
         return {target.name: CostTable.from_json(content[target.name]) for target in targets}
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -32,21 +32,22 @@ MAX_THREADS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """The part of Lightning's Trainer that a configuration sets; the rest belongs to the framework.
+    """The options of Lightning's Trainer that a configuration can set; the framework sets the others.
 
     Attributes:
-        max_epochs: Epochs, at least 1. An epoch of a search is one pass over the larger split of the training set.
-        accelerator: auto, cpu, gpu or another of Lightning's.
-        devices: Devices of the accelerator, with a process for each. The batch size is that of one process.
-        num_nodes: Number of machines. The command, or torchrun, is started on each.
-        precision: fp16 is not offered: its loss scaling and gradient clipping disagree under manual optimization. Use bf16.
+        max_epochs: Number of epochs, at least 1. An epoch of a search is one pass over the larger split of the training set.
+        accelerator: auto, cpu, gpu or another accelerator of Lightning.
+        devices: Devices of the accelerator, with one process for each. The batch size applies to one process.
+        num_nodes: Number of machines. Start the command, or torchrun, on each machine.
+        precision: Number format. fp16 is not supported, because its loss scaling conflicts with gradient clipping under manual
+            optimization; use bf16.
         deterministic: Refuse operations that are not deterministic on a GPU. Runs on the CPU are always deterministic.
         limit_train_batches: Largest number of batches in an epoch, or a share of the epoch; null: all.
-        num_threads: CPU threads of torch's operations; null: torch's own choice. Sums round differently with another number of threads, so
-            runs are equal between machines only where this is set. Small networks are as fast with 1.
-        checkpoint_seconds: Smallest time between checkpoints at the ends of epochs; 0: one at every end.
-        checkpoint_minutes: Smallest time between checkpoints in the middle of an epoch; null: none there.
-        num_images: Moments of a search, at even distances, at which TensorBoard gets pictures and the discretization gap; 0: none.
+        num_threads: CPU threads for torch operations; null: torch's default. The number of threads affects rounding, so set it for equal
+            results on different machines. For small networks, 1 thread is as fast.
+        checkpoint_seconds: Shortest time between checkpoints at the ends of epochs; 0: a checkpoint after every epoch.
+        checkpoint_minutes: Shortest time between checkpoints within an epoch; null: no checkpoint within an epoch.
+        num_images: Number of times, evenly spaced, that a search writes pictures and the discretization gap to TensorBoard; 0: never.
     """
 
     max_epochs: int = 40
@@ -62,11 +63,7 @@ class TrainerOptions:
     num_images: int = 20
 
     def __post_init__(self) -> None:
-        """Checks the ranges that Lightning does not check.
-
-        Raises:
-            ValueError: A number out of range.
-        """
+        """Checks the ranges that Lightning does not check; raises ValueError."""
         for name, holds, expected in (
             ("max_epochs", lambda value: value >= 1, "be at least 1"),
             ("num_nodes", lambda value: value >= 1, "be at least 1"),
@@ -82,26 +79,21 @@ class TrainerOptions:
 
 
 class Trained(NamedTuple):
-    """The end of a training.
-
-    Attributes:
-        seconds: Time in training, all resumed parts included.
-        device: The device of the training.
-    """
+    """The training time, including all resumed parts, and the device."""
 
     seconds: float
     device: torch.device
 
 
 def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
-    """Raises ValueError where a share of an epoch leaves no batch."""
+    """Raises ValueError if ``limit_train_batches`` is a share that leaves no batch."""
     limit = options.limit_train_batches
     if isinstance(limit, float) and int(len(loader) * limit) < 1:
-        raise ValueError(f"trainer: limit_train_batches {limit} leaves none of the {len(loader)} batches of an epoch")
+        raise ValueError(f"trainer: limit_train_batches {limit} of {len(loader)} batches is less than one batch")
 
 
 def prepare_machine(options: TrainerOptions) -> torch.device:
-    """One device of the options; also sets the number of threads. Raises UsageError where the machine lacks the device."""
+    """Sets the number of threads; returns the first configured device. Raises UsageError if the machine lacks the device."""
     first = options.devices[:1] if isinstance(options.devices, list) else 1
     trainer = _make(replace(options, devices=first, num_nodes=1), enable_checkpointing=False, logger=False)
     if options.num_threads is not None:
@@ -110,7 +102,7 @@ def prepare_machine(options: TrainerOptions) -> torch.device:
 
 
 def processes_of(options: TrainerOptions) -> Processes:
-    """This process among those of the options; raises UsageError where the machine lacks devices."""
+    """Rank and number of processes for the options; raises UsageError if the machine lacks devices."""
     trainer = _make(options, enable_checkpointing=False, logger=False)
     return Processes(trainer.global_rank, trainer.world_size)
 
@@ -125,23 +117,17 @@ def train(
     callbacks: Sequence[pl.Callback] = (),
     record: RunProvenance | None = None,
 ) -> Trained:
-    """Trains into `folder`, from its checkpoint where there is one.
+    """Trains a module in a run folder. If the folder has a checkpoint, resumes from it.
 
-    Args:
-        options: The trainer options of the configuration.
-        module: The module to train.
-        loader: Its batches.
-        folder: For checkpoints, metrics, system figures and TensorBoard events.
-        title: The name of the run in the progress display; None: no display.
-        again: The command that resumes after an interruption.
-        callbacks: More callbacks; they run after metrics are written and before checkpoints are.
-        record: The present conditions of the run, to compare with those of its beginning; None: no comparison.
+    `title` is the title of the progress display (None: no display). `again` is the command that resumes after an interruption. The given
+    callbacks run after the metrics and before checkpoints are written. `record` holds the current conditions of the run, which are
+    compared with the conditions at its start (None: no comparison).
 
     Raises:
-        Interrupted: A signal came; the state is saved.
-        UsageError: The run was begun under other conditions.
-        WorkerDone: In every process but the first, when training is done.
-        ValueError: No checkpoint is whole.
+        Interrupted: A signal arrived; the state is saved.
+        UsageError: The run started under other conditions.
+        WorkerDone: In every process except the first, after the training.
+        ValueError: No checkpoint is intact.
         FloatingPointError: A loss, gradient or weight is not finite.
         OSError: A file cannot be written.
     """
@@ -179,7 +165,7 @@ def train(
         except Interrupted as stop:
             raise Interrupted(stop.signum, f"resume with: {again}") from None
         finally:
-            if isinstance(loader, ResumableLoader):  # a loader of the user's has no workers of ours
+            if isinstance(loader, ResumableLoader):  # a loader of the user manages its own workers
                 loader.close()
     leave()
     if processes.rank > 0:
@@ -204,7 +190,7 @@ def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
 
 
 class _Events(TensorBoardLogger):
-    """Writes event files alone: the configuration has its own file, and callbacks write the scalars."""
+    """Writes only event files: the configuration has its own file, and callbacks write the scalars."""
 
     scalars_are_written = True
 
@@ -214,7 +200,7 @@ class _Events(TensorBoardLogger):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences Lightning's hints on devices and loaders, which do not concern the result."""
+    """Silences Lightning's hints about devices and loaders, which do not affect the result."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

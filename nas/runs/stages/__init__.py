@@ -1,1 +1,1 @@
-"""The stages of a run: each is one command."""
+"""The stages of a run, one module for each command."""

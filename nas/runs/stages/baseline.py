@@ -1,4 +1,4 @@
-"""Random search: the result of chance at a known cost, which every search must beat."""
+"""Random search, the baseline that every search must beat at equal cost."""
 
 from __future__ import annotations
 
@@ -23,20 +23,13 @@ SUMMARY = "summary.json"
 
 
 def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Trains random architectures as ``nas retrain`` does, for a validation score and for a test score.
+    """Trains random architectures as ``nas retrain`` does, once for a validation score and once for a test score.
 
-    Each finished training is kept, so the same command resumes.
-
-    Args:
-        source: The configuration.
-        num: Number of architectures, at least 1.
-        out: The folder; None: ``runs/<config name>_baseline``.
-
-    Returns:
-        The folder, and the content of its summary.json.
+    Each finished training is saved, so the same command resumes. Returns the folder (default: ``runs/<config name>_baseline``) and the
+    content of its summary.json.
 
     Raises:
-        UsageError: The configuration does not work, or the folder holds a baseline of another one.
+        UsageError: The configuration does not work, or the folder holds the baseline of another configuration.
     """
     if num < 1:
         raise UsageError(f"--num must be at least 1, got {num}")
@@ -53,7 +46,7 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     with locked(folder):
         table = Table.load(folder / TABLE)
         if table.training != training:
-            raise UsageError(f"{folder}: holds the baseline of another configuration; name another folder with --out")
+            raise UsageError(f"{folder} holds the baseline of another configuration; name another folder with --out")
         seconds = [table.seconds] * sum(len(scores) for values in table.rows.values() for scores in values.values())
         for choices in drawn:
             for part in PARTS:
@@ -69,10 +62,7 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
 
 
 def summarised(table: Table, drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result of random search over these architectures.
-
-    The best one is chosen by its validation score, as a search must choose. Its test score is the result of random search.
-    """
+    """The summary of random search. The validation score chooses the best architecture; its test score is the result."""
     values = {part: [table.column(part)[key_of(choices)] for choices in drawn] for part in PARTS}
     best = max(range(len(drawn)), key=values["validation"].__getitem__)
     return {

@@ -1,4 +1,4 @@
-"""Deriving again from a finished or running search."""
+"""Derives again from a finished or running search."""
 
 from __future__ import annotations
 
@@ -18,17 +18,13 @@ from nas.runs.trainer import prepare_machine
 def derive_run(
     path: Path, *, strategy: str | None = None, out: Path | None = None, trusted: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Derives from the last checkpoint of a search; its folder is only read.
+    """Derives from the last checkpoint of a search, and writes the genotype to `out`. The run folder does not change.
 
-    Args:
-        path: The run folder.
-        strategy: Class path of a derive strategy; None: the configuration's.
-        out: The genotype file to write; None: none.
-        trusted: The user's own modules.
+    `strategy` is the class path of a derive strategy; None: the strategy of the configuration.
 
     Raises:
-        UsageError: The folder is not of a search, or there is no such strategy.
-        ValueError: No checkpoint is whole.
+        UsageError: The folder is not the folder of a search, or the strategy does not exist.
+        ValueError: No checkpoint is intact.
     """
     folder = RunFolder.open(path, "search")
     source = folder.source(trusted)
@@ -53,5 +49,5 @@ def _strategy(class_path: str, trusted: tuple[str, ...]) -> DeriveStrategy:
         return found()
     except TypeError as error:
         raise UsageError(
-            f"--strategy: {class_path} cannot be made without arguments ({error}); set model.derive"
+            f"--strategy: {class_path} needs arguments ({error}); set model.derive in the configuration"
         ) from None

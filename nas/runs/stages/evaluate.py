@@ -12,15 +12,11 @@ from nas.runs.results import cost_of, example_inputs
 
 
 def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Test metrics of the retrained network, else of the derived one with inherited weights.
-
-    Args:
-        path: Run folder of a search or a retraining.
-        trusted: The user's own modules.
+    """Test metrics and costs of the retrained network, otherwise of the derived network with inherited weights.
 
     Raises:
-        UsageError: The folder is not of a run, or not finished.
-        ValueError: No checkpoint is whole.
+        UsageError: The folder is not a run folder, or the run is not finished.
+        ValueError: No checkpoint is intact.
     """
     found = find_network(path, trusted)
     network, data = found.network, found.experiment.data

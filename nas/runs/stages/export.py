@@ -1,4 +1,4 @@
-"""Exporting a run's network, or that of a genotype file."""
+"""Exports the network of a run or of a genotype file."""
 
 from __future__ import annotations
 
@@ -38,18 +38,13 @@ def export_run(
     fold_bn: bool = False,
     trusted: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Exports the retrained network of a run, else the derived one with inherited weights.
+    """Exports the retrained network of a run, otherwise the derived network with inherited weights.
 
-    Args:
-        path: Run folder of a search or a retraining.
-        formats: Names of formats.
-        out: The folder to make; None: ``export`` inside the run folder.
-        fold_bn: Fold batch norms into the layers before them.
-        trusted: The user's own modules.
+    `path` is the folder of a search or a retraining. `out` is the folder to make; None: ``export`` inside the run folder.
 
     Raises:
         UsageError: The run is not finished, a format is unknown, or the folder exists.
-        ValueError: No format can hold the network; no files remain.
+        ValueError: No format can hold the network. No files remain.
     """
     chosen = check_formats(formats)
     out = out if out is not None else RunFolder.open(path).path / "export"
@@ -63,18 +58,11 @@ def export_run(
 def export_genotype(
     genotype: Path, source: ConfigSource, formats: Sequence[str], out: Path, *, fold_bn: bool = False
 ) -> dict[str, Any]:
-    """Exports the network of a genotype file, its weights drawn from the seed.
-
-    Args:
-        genotype: A genotype.json, or a text in the space's published notation.
-        source: Configuration of its space.
-        formats: Names of formats.
-        out: The folder to make.
-        fold_bn: Fold batch norms into the layers before them.
+    """Exports the network of a genotype file, initialized from the seed of the configuration.
 
     Raises:
-        UsageError: The genotype is of another space, a format is unknown, or the folder exists.
-        ValueError: No format can hold the network; no files remain.
+        UsageError: The genotype belongs to another space, a format is unknown, or the folder exists.
+        ValueError: No format can hold the network. No files remain.
     """
     chosen = check_formats(formats)
     check_free(out)
@@ -94,34 +82,34 @@ def export_network(
     formats: Sequence[str] = ("python", "safetensors", "pt2"),
     fold_bn: bool = False,
 ) -> dict[str, Any]:
-    """Exports any plain network, for example a derived one from your own training loop.
+    """Exports any plain network, for example a derived network from your own training loop.
 
     Args:
         network: A network without choices; it is not changed.
-        inputs: A batch of inputs: a tensor, or one for each positional argument. The first dimension is the batch's.
+        inputs: A batch of inputs: a tensor, or one tensor for each positional argument. The first dimension is the batch dimension.
         out: The folder to make.
-        genotype: Its architecture, for the format genotype, the picture and the model card.
+        genotype: The architecture, for the format genotype, the picture and the model card.
         formats: Some of genotype, python, safetensors, onnx and pt2.
         fold_bn: Fold batch norms into the layers before them.
 
     Returns:
         Format -> result of the check in a fresh interpreter; see :func:`nas.export.verify.verify`. A format that cannot hold the network
-        has ``{"ok": False, "detail": "refused: ..."}`` and no files; the other formats are written.
+        has the result ``{"ok": False, "detail": "refused: ..."}`` and no files. The other formats are written.
 
     Raises:
         ValueError: The network has choices, a format is unknown, the folder exists, or no format can hold the network.
     """
     chosen, out = check_formats(formats), Path(out)
     if "genotype" in chosen and genotype is None:
-        raise UsageError("the format genotype needs the architecture; give genotype=")
+        raise UsageError("the format genotype needs the architecture; pass the argument genotype")
     if any(isinstance(module, (ChoiceModule, Supernet)) for module in network.modules()):
-        raise UsageError("the network has choices in it; export the network of supernet.derive(genotype)")
+        raise UsageError("the network contains choices; export the network that supernet.derive(genotype) returns")
     plain = copied(network).cpu().eval()
     args = example_inputs((inputs,) if isinstance(inputs, Tensor) else tuple(inputs))
     facts = {
         **dict.fromkeys(("stage", "metric", "space", "task", "data", "seed")),
         "title": type(network).__name__,
-        "origin": "of the network that was exported",
+        "origin": "taken from the exported network",
         "input": _described(args, ""),
         "versions": versions(),
     }
@@ -172,7 +160,7 @@ def _described(inputs: Sequence[Tensor], preprocessing: str) -> dict[str, Any]:
 
 
 def _public(spec: Any) -> Any:
-    """A configuration's values without paths of this machine."""
+    """Values of a configuration without local paths."""
     if isinstance(spec, Mapping):
         return {key: _public(value) for key, value in spec.items() if not _is_place(value)}
     return [_public(item) for item in spec if not _is_place(item)] if isinstance(spec, list) else spec

@@ -1,4 +1,4 @@
-"""A network in one line, from a run or an export."""
+"""Loads a network from a run or an export."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from nas.supernet.building import architecture
 
 
 def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
-    """The network of a run or of an export, with its weights, on the CPU and in eval mode.
+    """The network of a run or an export with its weights, on the CPU and in eval mode.
 
-    Of a run it is the retrained network, else the derived one with inherited weights. Of an export it is built from ``config.json`` and
-    ``model.safetensors``, so the export must have the format safetensors; no code of the folder runs.
+    For a run, this is the retrained network, otherwise the derived network with inherited weights. For an export, the network is built
+    from ``config.json`` and ``model.safetensors``, so the export must have the format safetensors. Code in the folder does not run.
 
     Args:
         path: A run folder or an export folder.
-        trust_modules: Modules of yours that its configuration may name.
+        trust_modules: Your own modules that the configuration in the folder may name.
 
     Raises:
-        UsageError: The folder is neither, unfinished, damaged, or names a module that is not trusted.
+        UsageError: The folder is no run and no export, is unfinished or damaged, or names a module that is not trusted.
     """
     folder = Path(path)
     if not _is_export(folder):
@@ -51,20 +51,20 @@ def create_model(
     in_chans: int | None = None,
     trust_modules: Sequence[str] = (),
 ) -> nn.Module:
-    """The network of a run or an export of images, for another number of classes or channels, as ``timm.create_model`` gives it.
+    """An image network of a run or an export, with another number of classes or channels, like ``timm.create_model``.
 
-    Weights whose shape changes are drawn again, except those of the first convolution: its input channels are summed for one channel, and
-    otherwise repeated and scaled, so that activations keep their size.
+    Weights are initialized again if their shape changes. For another number of image channels, the weights of a convolution are kept: they
+    are summed over the input channels for one channel, and otherwise repeated and scaled, so that activations keep their scale.
 
     Args:
         path: A run folder or an export folder.
-        pretrained: Use its weights; otherwise all weights are drawn again.
+        pretrained: Use the weights in the folder; otherwise all weights are initialized again.
         num_classes: Number of outputs; None: unchanged.
         in_chans: Channels of the images; None: unchanged.
-        trust_modules: Modules of yours that its configuration may name.
+        trust_modules: Your own modules that the configuration in the folder may name.
 
     Raises:
-        UsageError: As for :func:`load`, or the space has no ``num_classes`` or ``in_channels``.
+        UsageError: See :func:`load`; or the space has no argument ``num_classes`` or ``in_channels``.
     """
     folder = Path(path)
     wanted = {"num_classes": num_classes, "in_channels": in_chans}
@@ -84,21 +84,21 @@ def create_model(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of an export folder, whose files are compared with the manifest.
-
-    Raises:
-        UsageError: There is no config.json, or a file is damaged.
-    """
+    """The content of an export's config.json; raises UsageError if a file is missing or differs from the manifest."""
     manifest = read_manifest(folder)
     files = {name: digest for name, digest in manifest["sha256"].items() if name in (CONFIG, WEIGHTS)}
     if len(files) < 2:
-        raise UsageError(f"{folder}: an export without the format safetensors; nas.load needs {CONFIG} and {WEIGHTS}")
+        raise UsageError(
+            f"{folder}: the export does not have the format safetensors; nas.load needs {CONFIG} and {WEIGHTS}"
+        )
     if broken := broken_files(folder, files):
         raise UsageError(f"{folder}: {'; '.join(broken)}")
     config = read_json(folder / CONFIG, f"{folder / CONFIG}: missing")
     space = config.get("space")
     if space is None and "space" in config:
-        raise UsageError(f"{folder}: exported from a network that no search space builds; use load() of its network.py")
+        raise UsageError(
+            f"{folder}: the exported network does not come from a search space; call load() in the network.py of the folder"
+        )
     if not isinstance(space, dict) or not isinstance(space.get("class_path"), str):
         raise UsageError(f"{folder / CONFIG}: space.class_path is missing")
     if not isinstance(config.get("choices"), dict):
@@ -107,12 +107,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a folder is an export. A run has a manifest too."""
+    """Whether a folder is an export and not a run, which also has a manifest."""
     return (folder / MANIFEST).is_file() and not (folder / "config.yaml").exists()
 
 
 def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Space, stage and choices of a network, and its weights."""
+    """The configuration of a network (space, stage, choices), and its weights."""
     if _is_export(folder):
         return read_config(folder), read_tensors(folder / WEIGHTS)
     found = _found(folder, trusted)
@@ -126,7 +126,7 @@ def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any]
 
 
 def _found(folder: Path, trusted: tuple[str, ...]) -> Found:
-    """The derived network of a run; restores the caller's random state and threads."""
+    """The network of a run. Restores the caller's random state and number of threads."""
     python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     try:
         with torch.random.fork_rng():
@@ -160,7 +160,7 @@ def _load_weights(network: nn.Module, folder: Path, tensors: dict[str, Tensor]) 
 
 @torch.no_grad()
 def _adapted(old: Tensor, fresh: Tensor) -> Tensor:
-    """Weights of a convolution for another number of input channels; the fresh ones for any other change of shape."""
+    """The weights of a convolution adapted to another number of input channels; `fresh` for any other change of shape."""
     if old.dim() != 4 or old.shape[0] != fresh.shape[0] or old.shape[2:] != fresh.shape[2:]:
         return fresh
     wanted, have = fresh.shape[1], old.shape[1]

@@ -1,4 +1,4 @@
-"""Training a derived network on all training data, and testing it once."""
+"""Trains a derived network on all training data, and tests it once."""
 
 from __future__ import annotations
 
@@ -28,15 +28,9 @@ from nas.runs.trainer import prepare_machine, processes_of, train
 def retrain_run(
     path: Path, *, seed: int | None, inherit: bool, out: Path | None, trusted: tuple[str, ...], force: bool = False
 ) -> RunFolder:
-    """Retrains the architecture of a search.
+    """Retrains the architecture of a search, in `out` or in ``retrain`` inside the run folder.
 
-    Args:
-        path: Run folder of the search.
-        seed: Seed of weights and data order; None: the search's.
-        inherit: Start from the supernet's weights.
-        out: The folder to make; None: ``retrain`` inside the run folder.
-        trusted: The user's own modules.
-        force: Resume an unfinished retraining although versions or the user's modules have changed.
+    With `force`, resumes an unfinished retraining even if versions or the user's modules have changed.
 
     Raises:
         UsageError: An error found before the first file is written.
@@ -56,7 +50,9 @@ def retrain_run(
         searched = load_experiment(run.source(trusted))
         module = restore_search(run, searched)
         if not module.space.inherits_weights:
-            raise UsageError(f"--inherit: networks of {type(module.space).__name__} cannot take the supernet's weights")
+            raise UsageError(
+                f"--inherit: networks of {type(module.space).__name__} cannot inherit the supernet's weights"
+            )
         score = InheritedScore(searched_of(module, searched.data, module.device))
         weights = score.network(genotype.choices).state_dict()
     return _retrain(experiment, genotype, out or run.retrain.path, run.path.name, weights, force)
@@ -65,14 +61,9 @@ def retrain_run(
 def retrain_genotype(
     genotype: Path, source: ConfigSource, *, seed: int | None, out: Path | None, force: bool = False
 ) -> RunFolder:
-    """Trains the architecture of any genotype file.
+    """Trains the architecture of any genotype file, in `out` or ``runs/<config name>/<n>``.
 
-    Args:
-        genotype: A genotype.json, or a text in the space's published notation.
-        source: Configuration of its space.
-        seed: Seed of weights and data order; None: the configuration's.
-        out: The folder to make; None: ``runs/<config name>/<n>``.
-        force: Resume an unfinished retraining although versions or the user's modules have changed.
+    With `force`, resumes an unfinished retraining even if versions or the user's modules have changed.
 
     Raises:
         UsageError: An error found before the first file is written.
@@ -82,7 +73,7 @@ def retrain_genotype(
     experiment = load_experiment(source, stage="retrain")
     found = read_genotype_of(genotype, experiment)
     if experiment.retrain.inherit:
-        raise UsageError("retrain.inherit: inherited weights come from a run; use nas retrain --run DIR --inherit")
+        raise UsageError("retrain.inherit: a genotype file has no weights; use nas retrain --run DIR --inherit")
     return _retrain(experiment, found, out, source.name, None, force)
 
 
@@ -130,14 +121,14 @@ def _retrain(
 
 
 def _folder(experiment: Experiment, genotype: Genotype, out: Path | None, name: str) -> RunFolder:
-    """A new folder, or an unfinished one of the same retraining."""
+    """A new folder, or the folder of the same unfinished retraining."""
     if out is not None and (out / "config.yaml").exists():
         folder = RunFolder.open(out, "retrain")
         if folder.finished:
             raise UsageError(f"{folder.shown} holds a finished retraining; name another folder with --out")
         if folder.config.read_text() != experiment.yaml() or folder.read_genotype() != genotype:
             raise UsageError(
-                f"{folder.shown} holds an unfinished retraining of other settings; name another with --out"
+                f"{folder.shown} holds an unfinished retraining with other settings; name another folder with --out"
             )
         return folder
 
@@ -152,4 +143,6 @@ def _inherit(network: nn.Module, weights: dict[str, Any]) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise UsageError(f"--inherit: the retrained network has other sizes than the searched one: {error}") from None
+        raise UsageError(
+            f"--inherit: the retrained network has other sizes than the searched network: {error}"
+        ) from None

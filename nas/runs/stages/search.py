@@ -1,4 +1,4 @@
-"""Searching and resuming."""
+"""Starts and resumes searches."""
 
 from __future__ import annotations
 
@@ -37,11 +37,7 @@ NUM_TRIED = 3
 
 
 def search(source: ConfigSource, out: Path | None) -> RunFolder:
-    """Searches in a new run folder.
-
-    Args:
-        source: The configuration.
-        out: The folder to make; None: ``runs/<config name>/<n>``.
+    """Searches in a new run folder, `out` or ``runs/<config name>/<n>``.
 
     Raises:
         UsageError: An error found before the first file is written.
@@ -76,16 +72,13 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
 
 
 def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunFolder:
-    """Resumes a stopped search exactly; a finished one does not change.
+    """Resumes a stopped search exactly; does nothing to a finished search.
 
-    Args:
-        path: The run folder.
-        trusted: The user's own modules.
-        force: Resume although configuration, versions or the user's modules have changed.
+    With `force`, resumes even if configuration, versions or the user's modules have changed.
 
     Raises:
-        UsageError: The folder is not of a search, its configuration does not load, or settings have changed.
-        ValueError: No checkpoint is whole.
+        UsageError: The folder is not the folder of a search, its configuration does not load, or settings have changed.
+        ValueError: No checkpoint is intact.
     """
     folder = RunFolder.open(path, "search")
     if folder.finished:
@@ -99,13 +92,10 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
 
 
 def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
-    """Tries the steps after a search.
+    """Tries the steps after a search; raises UsageError if a step does not work.
 
-    Architectures must be derivable after a step of training, their outputs must equal the supernet's with one-hot op weights, and their
-    choices must be those of the retrained network.
-
-    Raises:
-        UsageError: A step does not work.
+    The search network and the retrained network must have equal choices. After a training step, the output of a derived network must equal
+    the output of the supernet with one-hot op weights.
     """
     inputs, target = data.example()
     supernet = module.supernet
@@ -114,8 +104,8 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
         if retrained != supernet.choices:
             name = next(n for n in [*supernet.choices, *retrained] if supernet.choices.get(n) != retrained.get(n))
             raise ValueError(
-                f'network("retrain") has other choices than network("search"): {name!r} has labels '
-                f"{retrained.get(name, 'none')} there, {supernet.choices.get(name, 'none')} here"
+                f'network("retrain") has other choices than network("search"): {name!r} has the labels '
+                f"{retrained.get(name, 'none')} instead of {supernet.choices.get(name, 'none')}"
             )
         trained = after_a_step(module, inputs, target)
         if not module.space.inherits_weights:
@@ -133,7 +123,7 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
     epochs = experiment.trainer.max_epochs
     if module.supernet.choices and module.warmup_epochs >= epochs and experiment.derive.needs_alpha:
         raise UsageError(
-            f"model.warmup_epochs {module.warmup_epochs} leaves none of trainer.max_epochs {epochs} in which alpha is trained"
+            f"model.warmup_epochs is {module.warmup_epochs} and trainer.max_epochs is {epochs}, so alpha would never be trained"
         )
     with as_usage_error():
         experiment.data.prepare_data()
@@ -171,7 +161,7 @@ def _run(
     guards = Guards(experiment.guards, judge.score)
     record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
     with processes.writing(folder):
-        if folder.finished:  # by another process, before this one had the lock
+        if folder.finished:  # another process finished the run before this process got the lock
             return folder
         trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
         module.use_average()

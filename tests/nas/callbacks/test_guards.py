@@ -102,7 +102,7 @@ def test_a_stable_architecture_with_entropy_left_goes_on(run):
 def test_too_many_skips_are_exchanged_and_said(run):
     mostly = [[0.0, 9.0], [0.0, 3.0], [0.0, 9.0], [0.0, 9.0]]  # the second choice is the least certain one
     with pytest.warns(
-        UserWarning, match="100% of the derived architecture are skip connections.*another one was taken"
+        UserWarning, match="the derived architecture has 100% skip connections.*another architecture replaces it"
     ):
         answer = run([EVEN, EVEN, EVEN, mostly], **{"model.guards": {"max_skip_share": 0.75}})
     assert answer.result["genotype"] == every("identity") | {"two": "conv"}

@@ -141,7 +141,7 @@ def test_a_space_of_ones_own_is_searched_when_trusted(run_cli, config, tmp_path)
     path = config({"model.space": {"class_path": "mine.Mine", "init_args": {"width": 12}}})
     refused = run_cli("search", "--config", path)
     assert refused.code == 2 and refused.complaint.endswith(
-        "\"model.space\": 'mine.Mine' is not of a trusted module; if the module is yours, add --trust-module mine"
+        "\"model.space\": 'mine.Mine' is not in a trusted module; if the module is yours, add --trust-module mine"
     )
     assert not (tmp_path / "runs").exists()
     answer = run_cli("search", "--config", path, "--trust-module", "mine", "--out", "own")

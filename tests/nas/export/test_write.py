@@ -119,7 +119,7 @@ def test_search_derive_export_verify(run_cli, config, name):
     )
     assert run_cli("search", "--config", path, "--out", "run").code == 0
     if name == "partial channels":
-        assert "cannot take the supernet's weights" in run_cli("export", "--run", "run").complaint
+        assert "cannot inherit the supernet's weights" in run_cli("export", "--run", "run").complaint
     else:
         answer = run_cli("export", "--run", "run", "--formats", ALL, "--out", "derived", "--json")
         assert_proven(answer.result, "derived")

@@ -67,4 +67,4 @@ def test_latency_adds_up_roughly(run_cli, config):
 def test_bad_input(run_cli, config):
     assert "required: --config" in run_cli("profile").complaint
     answer = run_cli("profile", "--config", config({"model.cost": {"nothing": {"max": 1}}}))
-    assert answer.code == 2 and "no cost is called 'nothing'" in answer.complaint
+    assert answer.code == 2 and "unknown cost 'nothing'" in answer.complaint

@@ -131,7 +131,7 @@ def run(run_cli, config, tmp_path):
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        ("Unused", "choice 'ghost' is in no forward pass"),
+        ("Unused", "the forward pass does not use choice 'ghost'"),
         ("Swallowed", "width 'w' reaches no layer"),
         ("Gated", "the derived network differs from the supernet: outputs differ"),
     ],
@@ -156,7 +156,7 @@ def test_metrics_that_are_vectors_are_logged_by_element(run):
 
 def test_the_first_metric_must_be_one_number(run):
     task = {"class_path": "own_before.PerClass", "init_args": {"first": "none"}}
-    assert "metric 'accuracy' comes first" in run(**{"model.task": task}).complaint
+    assert "metric 'accuracy' must be one number" in run(**{"model.task": task}).complaint
 
 
 def test_a_hook_that_stands_in_for_another_class_is_the_same_class():
@@ -216,7 +216,7 @@ def test_a_search_that_learned_nothing_says_so(run, run_cli):
 
 def test_pages_and_left_overs_do_not_end_a_search(run, monkeypatch):
     monkeypatch.setattr(pages, "hyperparameters", lambda values: 1 / 0)
-    with pytest.warns(UserWarning, match="no pages of the run"):
+    with pytest.warns(UserWarning, match="the TensorBoard pages of the run cannot be written"):
         assert run().code == 0
 
 
@@ -239,7 +239,7 @@ def test_a_foreign_file_among_tables_is_left_out(tmp_path, monkeypatch):
     class Experiment:
         model = {"space": None}  # noqa: RUF012
 
-    with pytest.warns(UserWarning, match=r"left out: .*mine.json: not a table"):
+    with pytest.warns(UserWarning, match=r"table ignored: .*mine.json: not a table"):
         assert table.find_table(Experiment()) is None
 
 

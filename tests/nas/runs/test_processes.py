@@ -162,7 +162,7 @@ def test_two_machines_search_like_one_with_two_processes(search, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_two_processes_end_where_one_process_does_and_do_so_again(search, tmp_path, name):
-    """The last losses of both halves, among those of five seeds of one process with the same batch of all processes.
+    """The last losses of both splits, among those of five seeds of one process with the same batch of all processes.
 
     A norm looks at its own process's half of the batch, so the runs are not equal: two standard deviations of the seeds are allowed.
     """

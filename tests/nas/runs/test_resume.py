@@ -429,7 +429,7 @@ def test_retraining_goes_on_exactly_when_called_again(run_cli, config, tmp_path,
     stop_at(monkeypatch, RetrainModule, 14, how)
     assert run_cli("retrain", "--run", "run", "--out", "cut").code != 0
     assert (
-        "unfinished retraining of other settings"
+        "unfinished retraining with other settings"
         in run_cli("retrain", "--run", "run", "--out", "cut", "--seed", 9).complaint
     )
     assert run_cli("retrain", "--run", "run", "--out", "cut").code == 0

@@ -178,7 +178,7 @@ def test_a_cost_of_the_users_own(run_cli, config):
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
-        ({"flops": {"max": 1}}, "no cost is called 'flops'; there are params, macs, activations, latency_ms"),
+        ({"flops": {"max": 1}}, "unknown cost 'flops'; expected params, macs, activations, latency_ms"),
         ({"macs": {"max": -1}}, "macs.max must be a number above 0, got -1"),
         ({"macs": {"max": 0}}, "macs.max must be a number above 0, got 0"),
         ({"macs": {"max": float("nan")}}, "macs.max must be a number above 0, got nan"),
@@ -186,9 +186,9 @@ def test_a_cost_of_the_users_own(run_cli, config):
         ({"macs": {"max": "many"}}, "macs.max must be a number above 0, got 'many'"),
         ({"macs": {"max": True}}, "macs.max must be a number above 0, got True"),
         ({"macs": {"max": 10, "weight": -1}}, "macs.weight must be a number above 0, got -1"),
-        ({"macs": 10}, "macs must be given as {max: NUMBER}"),
-        ({"macs": {}}, "macs must be given as {max: NUMBER}"),
-        ({"macs": {"max": 1, "min": 0}}, "macs must be given as {max: NUMBER}"),
+        ({"macs": 10}, "macs must be {max: NUMBER}"),
+        ({"macs": {}}, "macs must be {max: NUMBER}"),
+        ({"macs": {"max": 1, "min": 0}}, "macs must be {max: NUMBER}"),
         ({"os.system": {"max": 1}}, "--trust-module os"),
     ],
 )

@@ -73,7 +73,4 @@ def test_a_finished_run_with_another_configuration_says_so(run_cli, original, tm
     assert run_cli("search", "--resume", tmp_path / "run").code == 0
     path = tmp_path / "run" / "config.yaml"
     path.write_text(path.read_text().replace("max_epochs: 3", "max_epochs: 5"))
-    assert (
-        "the run is finished, and its config.yaml was changed since"
-        in run_cli("search", "--resume", tmp_path / "run").complaint
-    )
+    assert "config.yaml was changed after the run finished" in run_cli("search", "--resume", tmp_path / "run").complaint
