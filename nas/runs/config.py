@@ -133,10 +133,11 @@ def _retraining(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **values,
         "trainer": {**values["trainer"], **(retrain["trainer"] or {})},
-        "model": {**model, "space": _with_arguments(model["space"], retrain["space"])},
-        "data": _with_arguments(values["data"], retrain["data"]),
+        "model": {**model, "space": with_arguments(model["space"], retrain["space"])},
+        "data": with_arguments(values["data"], retrain["data"]),
     }
 
 
-def _with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+def with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A class path and its arguments, some of them changed."""
     return {**spec, "init_args": {**spec.get("init_args", {}), **(changes or {})}}

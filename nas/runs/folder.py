@@ -38,6 +38,7 @@ class RunFolder:
         self.metrics_csv = self.path / "metrics.csv"
         self.system_csv = self.path / "system.csv"
         self.genotype = self.path / "genotype.json"
+        self.derived = self.path / "derived.safetensors"
         self.summary = self.path / "summary.json"
         self.manifest = self.path / "manifest.json"
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.derive.inherited import InheritedScore
 from nas.genotype import Genotype
-from nas.io.errors import UsageError, as_usage_error
+from nas.io import checkpoint_io
+from nas.io.errors import UsageError, as_usage_error, describe
 from nas.runs.build import restore_network, restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
+from nas.runs.kept import read_kept
+from nas.runs.spaces import load_space_of
 from nas.runs.trainer import prepare_machine
+from nas.supernet.building import architecture
+from nas.supernet.search_space import SearchSpace
 from nas.tasks import Task
+
+INHERITED = "derived, inherited weights"
 
 
 class Found(NamedTuple):
@@ -58,18 +66,70 @@ def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
         UsageError: The folder is not a run folder, or the run is not finished.
         ValueError: No checkpoint is intact.
     """
+    folder = network_folder(path)
+    experiment = load_experiment(folder.source(trusted), stage=folder.stage)
+    device = prepare_machine(experiment.trainer)
+    genotype = folder.read_genotype()
+    if folder.stage == "retrain":
+        network, task = restore_network(folder, experiment), experiment.retrain_task
+        return Found(network, "retrained", folder, experiment, genotype, task, device)
+    space, task = experiment.model["space"], experiment.model["task"]
+    if not space.inherits_weights or (weights := read_kept(folder, genotype.choices)) is None:
+        module = restore_search(folder, experiment)
+        with as_usage_error(str(folder.genotype)):
+            network = InheritedScore(searched_of(module, experiment.data, device)).network(genotype.choices)
+    else:
+        network = _filled(folder, space, genotype, weights).to(device)
+    return Found(network, INHERITED, folder, experiment, genotype, task, device, space.inherits_weights)
+
+
+def read_network(path: Path, trusted: tuple[str, ...] = ()) -> tuple[RunFolder, Genotype, nn.Module]:
+    """The network that :func:`find_network` gives, on the CPU, without the data, task and optimizers of its configuration.
+
+    A search of an earlier version, or one whose genotype was changed, is derived from its checkpoint, which needs all of them.
+
+    Returns:
+        The folder of the network, its architecture, and the network.
+
+    Raises:
+        UsageError: The folder is not of a run, or not finished, or its space is not trusted.
+        ValueError: No checkpoint is whole.
+    """
+    folder = network_folder(path)
+    genotype = folder.read_genotype()
+    space = load_space_of(folder.source(trusted), folder.stage)
+    if folder.stage == "retrain":
+        state = checkpoint_io.load(folder.last_checkpoint, fall_back=False)["state_dict"]
+        weights: dict[str, Tensor] | None = {
+            key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
+        }
+    else:
+        weights = read_kept(folder, genotype.choices) if space.inherits_weights else None
+    if weights is None:
+        found = find_network(path, trusted)
+        found.check_plain()
+        return folder, genotype, found.network.cpu()
+    return folder, genotype, _filled(folder, space, genotype, weights)
+
+
+def network_folder(path: Path) -> RunFolder:
+    """The folder of the retraining of a run where it is finished, else of the search; raises UsageError where neither is."""
     folder = RunFolder.open(path)
     if folder.stage == "search" and folder.retrain.finished:
         folder = folder.retrain
-    experiment = load_experiment(folder.source(trusted), stage=folder.stage)
-    device = prepare_machine(experiment.trainer)
     if folder.stage == "retrain":
         folder.read_summary()  # refuses a retraining that is not finished
-        network, task = restore_network(folder, experiment), experiment.retrain_task
-        return Found(network, "retrained", folder, experiment, folder.read_genotype(), task, device)
-    genotype = folder.read_genotype()
-    module = restore_search(folder, experiment)
-    with as_usage_error(str(folder.genotype)):
-        network = InheritedScore(searched_of(module, experiment.data, device)).network(genotype.choices)
-    plain = module.space.inherits_weights
-    return Found(network, "derived, inherited weights", folder, experiment, genotype, module.task, device, plain)
+    return folder
+
+
+def _filled(folder: RunFolder, space: SearchSpace, genotype: Genotype, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a genotype with weights of its run."""
+    with as_usage_error(str(folder.genotype)), architecture(genotype):
+        network = space.network(folder.stage)
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise UsageError(
+            f"{folder.shown}: weights do not fit the network of genotype.json: {describe(error)}"
+        ) from None
+    return network

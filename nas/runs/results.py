@@ -37,11 +37,19 @@ NUM_COMPARED = 2
 
 
 class Derived(NamedTuple):
-    """The genotype of a search, its part of summary.json, and the seconds that the strategy took."""
+    """The result of a search.
+
+    Attributes:
+        genotype: The architecture, with its provenance.
+        summary: The part of summary.json that describes it.
+        seconds: Time of the strategy.
+        network: The recalibrated derived network; None if networks of the space cannot inherit weights.
+    """
 
     genotype: Genotype
     summary: dict[str, Any]
     seconds: float
+    network: nn.Module | None
 
 
 def derive_and_score(
@@ -126,7 +134,7 @@ def derive_and_score(
         "replaced": replaced,
         "best_so_far": better,
     }
-    return Derived(genotype, summary, seconds)
+    return Derived(genotype, summary, seconds, network if module.space.inherits_weights else None)
 
 
 def _guarded(

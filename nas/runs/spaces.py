@@ -12,7 +12,7 @@ from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.reading import MAX_JSON_BYTES, MAX_NOTATION_BYTES, read_text
 from nas.runs.class_paths import check_named, reading_files
-from nas.runs.config import Experiment
+from nas.runs.config import Experiment, with_arguments
 from nas.runs.options import ConfigSource, check_texts, check_yaml
 from nas.supernet.search_space import SearchSpace
 
@@ -33,14 +33,26 @@ def load_space(spec: Mapping[str, Any], trusted: Sequence[str], source: str = "s
     return space
 
 
-def load_space_of(source: ConfigSource) -> SearchSpace:
-    """The search space of a resolved configuration, without its data; raises UsageError if the space cannot be made."""
+def space_spec(source: ConfigSource, stage: str = "search") -> dict[str, Any]:
+    """Class path and arguments of the space in a resolved configuration; raises UsageError where there is none.
+
+    Args:
+        source: The configuration.
+        stage: ``"search"``, or ``"retrain"`` to apply the arguments of the retrain section.
+    """
     path = source.files[-1]
-    model = check_yaml(path).get("model")
+    values = check_yaml(path)
+    model, retrain = values.get("model"), values.get("retrain")
     spec = model.get("space") if isinstance(model, dict) else None
     if not isinstance(spec, dict):
         raise UsageError(f"{path}: model.space must be a class path with its arguments, got {spec!r:.80}")
-    return load_space(spec, source.trusted, f"{path}: model.space")
+    changes = retrain.get("space") if stage == "retrain" and isinstance(retrain, dict) else None
+    return with_arguments(spec, changes)
+
+
+def load_space_of(source: ConfigSource, stage: str = "search") -> SearchSpace:
+    """The search space of a resolved configuration, without its data; raises UsageError where it cannot be made."""
+    return load_space(space_spec(source, stage), source.trusted, f"{source.files[-1]}: model.space")
 
 
 def load_genotype(path: Path, space: SearchSpace) -> Genotype:

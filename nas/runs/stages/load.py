@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from nas.export.batch_norm import strip_batch_norms
 from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_manifest, read_tensors
 from nas.export.parametrized import strip_parametrizations
+from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error, describe
 from nas.io.json_file import read_json
-from nas.runs.networks import Found, find_network
-from nas.runs.spaces import load_space
+from nas.runs.folder import RunFolder
+from nas.runs.networks import read_network
+from nas.runs.spaces import load_space, space_spec
 from nas.supernet.building import architecture
 
 
@@ -36,7 +38,7 @@ def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
     """
     folder = Path(path)
     if not _is_export(folder):
-        return _found(folder, tuple(trust_modules)).network.cpu().eval()
+        return _read(folder, tuple(trust_modules))[2].eval()
     with torch.random.fork_rng():
         network = _build(folder, read_config(folder), tuple(trust_modules), {})
     _load_weights(network, folder, read_tensors(folder / WEIGHTS))
@@ -115,28 +117,26 @@ def _description(folder: Path, trusted: tuple[str, ...]) -> tuple[dict[str, Any]
     """The configuration of a network (space, stage, choices), and its weights."""
     if _is_export(folder):
         return read_config(folder), read_tensors(folder / WEIGHTS)
-    found = _found(folder, trusted)
+    of, genotype, network = _read(folder, trusted)
     config = {
-        "space": found.experiment.applied["model"]["space"],
-        "stage": found.folder.stage,
-        "choices": dict(found.genotype.choices),
+        "space": space_spec(of.source(trusted), of.stage),
+        "stage": of.stage,
+        "choices": dict(genotype.choices),
         "folded": [],
     }
-    return config, {key: tensor.cpu() for key, tensor in found.network.state_dict().items()}
+    return config, network.state_dict()
 
 
-def _found(folder: Path, trusted: tuple[str, ...]) -> Found:
-    """The network of a run. Restores the caller's random state and number of threads."""
+def _read(folder: Path, trusted: tuple[str, ...]) -> tuple[RunFolder, Genotype, nn.Module]:
+    """The network of a run; restores the caller's random state and threads."""
     python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     try:
         with torch.random.fork_rng():
-            found = find_network(folder, trusted)
+            return read_network(folder, trusted)
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_num_threads(threads)
-    found.check_plain()
-    return found
 
 
 def _build(folder: Path, config: dict[str, Any], trusted: tuple[str, ...], changes: dict[str, int]) -> nn.Module:

@@ -21,6 +21,7 @@ from nas.runs.config import Experiment, load_experiment, load_retraining
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
 from nas.runs.judging import SearchJudge, searched_of
+from nas.runs.kept import keep_network
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.processes import Processes
@@ -184,5 +185,7 @@ def _run(
         }
         write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
         write_drawings(folder, experiment, derived.genotype)
+        if derived.network is not None:
+            keep_network(folder, derived.network, derived.genotype.choices)
         folder.finish(summary, derived.genotype)
     return folder
