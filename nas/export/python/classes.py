@@ -1,4 +1,4 @@
-"""The classes of the file: one for all modules of a kind that differ in plain values only."""
+"""The classes of the file: modules of a kind that differ in plain values only share one class."""
 
 from __future__ import annotations
 
@@ -15,55 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.export.python.code import (
-    WIDTH,
-    call,
-    is_identifier,
-    is_plain,
-    join,
-    kind_of,
-    parsed,
-    plain,
-    structure,
-    text,
-    unparsed,
-)
+from nas.export.python.code import WIDTH, call, is_identifier, is_plain, join, parsed, plain, signature, structure, text
 from nas.export.python.layers import CONTAINERS, attributes_set, constructor, container, shortened, torch_name
 from nas.export.python.names import Names
-from nas.export.python.read import (
-    PRESENT,
-    OwnModule,
-    attributes_read,
-    attributes_stored,
-    find_own_modules,
-    fold,
-    located,
-    torch_base,
-)
+from nas.export.python.read import OwnModule, attributes_read, find_own_modules, folded, located, torch_base
 
 NETWORK = "Network"
-MAX_VARIANTS = 3
-"""Classes that differ in structure alone; where there would be more, the modules inside become parameters."""
-MAX_VALUES = 1024
-"""Values of a tensor outside the state dict, which are written into the file."""
-Body = dict[str, ast.expr]
-"""Attribute -> value, or the call that registers the attribute; the empty name stands for the base's constructor."""
-Group = list[OwnModule]
-"""Modules that share a class."""
+MAX_VARIANTS = 3  # classes that differ in structure alone; if there are more, the modules inside become parameters
+MAX_VALUES = 1024  # values of a tensor outside the state dict, which are written into the file
+Group = list[OwnModule]  # modules that share a class
 
 
 def class_sources(network: nn.Module, names: Names, endings: Sequence[str]) -> list[str]:
-    """The classes of a network, its own last and called ``Network``; `endings` end the constructor of that one."""
-    modules, used = find_own_modules(network)
-    stored = {name for own in modules for source, _ in own.methods.values() for name in attributes_stored(source)}
-    calls: dict[int, ast.Call] = {}
-    sources = []
+    """The classes of a network; the last one is ``Network``, and its constructor ends with the lines in `endings`."""
+    modules, used, stored = find_own_modules(network)
+    calls, sources = dict[int, ast.Call](), list[str]()
     for height in sorted({own.height for own in modules}):
         level = [own for own in modules if own.height == height]
         for own in level:
             with located(own.path, own.module):
-                own.attributes = plain_attributes(own, used)
-                own.body = body(own, calls, names)
+                set_body(own, used, calls, names)
         for group in _groups(level):
             with located(group[0].path, group[0].module):
                 sources.append(_class(group, calls, names, used, stored, endings))
@@ -82,7 +53,7 @@ def _groups(level: Iterable[OwnModule]) -> list[Group]:
         registered = any(map(is_registered, groups[0][0].body.values()))  # such an attribute cannot be a parameter
         if len(groups) > MAX_VARIANTS and groups[0][0].base is nn.Module and not registered:
             groups = [list(itertools.chain(*groups))]
-            # in the order of one with most modules: attributes that are None elsewhere are set among them
+            # the order of attributes is that of the module with most children, which are None in other modules
             order = max(groups[0], key=lambda own: sum(isinstance(value, ast.Call) for value in own.body.values())).body
             for own in groups[0]:
                 own.body = {name: own.body[name] for name in order}
@@ -95,11 +66,10 @@ def _class(
 ) -> str:
     """The class of a group; the calls that build its modules are added."""
     first = group[0]
-    methods = _folded(group, stored)
+    methods = folded(group, stored)
     read = used.union(*[attributes_read(source) for source, _ in methods.values()])
     unread = set() if "*" in read else first.attributes.keys() - read
-    bodies = [{name: value for name, value in own.body.items() if name not in unread} for own in group]
-    shared, columns = join(bodies)
+    shared, columns = join([{k: v for k, v in own.body.items() if k not in unread} for own in group])
     name = NETWORK if not first.path else names.free(type(first.module).__name__.lstrip("_") or "Part")
     for i, own in enumerate(group):
         calls[id(own.module)] = call(name, **{key: column[i] for key, column in columns.items()})
@@ -110,59 +80,24 @@ def _class(
     lines = [f"class {name}({torch_name(base)}):", *_docstring(type(first.module), name)]
     if buffers := [key for key, value in shared.items() if is_registered(value, "register_buffer")]:
         lines += ["", *[f"    {key}: Tensor" for key in buffers]]
-    statements = [statement(key, shortened(value)) for key, value in shared.items()]
+    statements = [] if "" in shared else ["super().__init__()"]
+    statements += [statement(key, shortened(value)) for key, value in shared.items()]
     statements += [] if first.path else endings
-    if "" not in shared:
-        statements.insert(0, "super().__init__()")
     if len(statements) > 1 or shared:
-        lines += ["", *_signature(columns), *[f"        {line}" for line in statements]]
+        lines += ["", *signature(columns), *[f"        {line}" for line in statements]]
     for source in written:
         lines += ["", textwrap.indent(source.rstrip("\n"), "    ")]
     return "\n".join(lines) + "\n"
 
 
-def _folded(group: Group, stored: set[str]) -> dict[str, tuple[str, FunctionType]]:
-    """The methods without branches that no module of the group takes."""
-    facts = [_facts(own) for own in group]
-    known = {
-        name: value
-        for name, value in facts[0].items()
-        if not {name, "*"} & stored and all(name in other and repr(other[name]) == repr(value) for other in facts)
-    }
-    return {name: (fold(source, known), function) for name, (source, function) in group[0].methods.items()}
-
-
-def _facts(own: OwnModule) -> dict[str, Any]:
-    """What conditions may ask of a module and never changes."""
-    simple = {n: v for n, v in own.attributes.items() if v is None or type(v) in (bool, int, float, str)}
-    present = {**own.module._modules, **own.module._parameters}.items()
-    return simple | {name: PRESENT for name, item in present if item is not None}
-
-
-def _unrolled(shared: Body) -> tuple[type[nn.Module], Body, list[str]]:
-    """A sequence of named modules as a class whose forward calls them one by one; one of numbered modules stays a sequence."""
+def _unrolled(shared: dict[str, ast.expr]) -> tuple[type[nn.Module], dict[str, ast.expr], list[str]]:
+    """Turns a sequence of named modules into a class whose forward calls them; a sequence of numbered modules stays as it is."""
     match shared[""]:
         case ast.Call(args=[ast.Call(func=ast.Name(id="OrderedDict"), keywords=[_, *_] as children)]):
             lines = [f"    x = self.{child.arg}(x)\n" for child in children]
             forward = f"def forward(self, x: Tensor) -> Tensor:\n{''.join(lines)}    return x\n"
             return nn.Module, {str(child.arg): child.value for child in children}, [forward]
     return nn.Sequential, shared, []
-
-
-def _signature(columns: Mapping[str, Sequence[ast.expr]]) -> list[str]:
-    words = ["self", *[f"{name}: {_annotation(values)}" for name, values in columns.items()]]
-    line = f"    def __init__({', '.join(words)}) -> None:"
-    if len(line) <= WIDTH:
-        return [line]
-    return ["    def __init__(", *[f"        {word}," for word in words], "    ) -> None:"]
-
-
-def _annotation(values: Sequence[ast.expr]) -> str:
-    kinds = {kind_of(value) for value in values if kind_of(value)}
-    layers = {unparsed(value).partition("(")[0] for value in values if not kind_of(value)}
-    if layers:
-        kinds.add(layers.pop() if len(layers) == 1 and min(layers).startswith("nn.") else "nn.Module")
-    return " | ".join(sorted(kinds, key=lambda kind: (kind == "None", kind)))
 
 
 def _docstring(kind: type, name: str) -> list[str]:
@@ -178,28 +113,26 @@ def _docstring(kind: type, name: str) -> list[str]:
     return [f'    """{first}', *[f"    {line}" for line in others], '    """']
 
 
-def plain_attributes(own: OwnModule, used: set[str]) -> dict[str, Any]:
-    """Values that methods read of a module and that no constructor of torch sets; `used` are attributes that any method uses."""
+def plain_attributes(own: OwnModule, by_base: set[str], used: set[str]) -> dict[str, Any]:
+    """Attributes of a module that its methods read and its base does not set; `used` are the names that any method uses."""
     module, values = own.module, vars(own.module)
     reads = {name for source, _ in own.methods.values() for name in attributes_read(source)}
     plain_names = {name for name, value in values.items() if is_plain(value)}
     reads |= plain_names if "*" in reads else plain_names & used
-    registered = (module._parameters, module._buffers, module._modules)
-    skipped = {*vars(nn.Module()), *own.methods, "*"}.union(*registered)
-    by_base = attributes_set(module, own.base)
+    registered = {**module._parameters, **module._buffers, **module._modules}
+    skipped = {*vars(nn.Module()), *own.methods, *registered, "*"}
     result = {}
     for name in [name for name in values if name in reads] + sorted(reads - set(values)):
         inherited = name in by_base if name in values else hasattr(own.base, name)
         if name not in skipped and not inherited and hasattr(module, name):  # a method may ask whether it exists
             result[name] = getattr(module, name)
-    empty = [name for group in registered for name, item in group.items() if item is None and name not in by_base]
-    return result | dict.fromkeys(empty)
+    return result | {name: None for name, item in registered.items() if item is None and name not in by_base}
 
 
-def body(own: OwnModule, calls: Mapping[int, ast.Call], names: Names) -> Body:
-    """What the constructor of a module's class sets, in order; `calls` build the modules with a class of their own, by their ids."""
-    module, result = own.module, Body()
-    by_base = attributes_set(module, own.base)
+def set_body(own: OwnModule, used: set[str], calls: Mapping[int, ast.Call], names: Names) -> None:
+    """Finds the values that the constructor of a module's class sets, in order; `calls` map ids of modules to calls of their classes."""
+    module, result, by_base = own.module, own.body, attributes_set(own.module, own.base)
+    own.attributes = plain_attributes(own, by_base, used)
     if own.base is not nn.Module:
         result[""] = _built(module, own.base, own.path, calls)
     for name, value in own.attributes.items():
@@ -217,7 +150,6 @@ def body(own: OwnModule, calls: Mapping[int, ast.Call], names: Names) -> Body:
         if child is not None and name not in by_base and own.base not in CONTAINERS:
             value = expression(child, f"{own.path}.{name}" if own.path else name, calls)
             result[name] = value if is_identifier(name) else call("self.add_module", plain(name), value)
-    return result
 
 
 def expression(module: nn.Module, path: str, calls: Mapping[int, ast.Call]) -> ast.Call:
@@ -244,9 +176,7 @@ def _empty(tensor: Tensor) -> ast.Call:
 
 def _values(name: str, tensor: Tensor) -> ast.Call:
     if tensor.numel() > MAX_VALUES:
-        raise ValueError(
-            f"tensor {name!r} is not in the state dict and has more than {MAX_VALUES} values; make it a persistent buffer"
-        )
+        raise ValueError(f"tensor {name!r} is not in the state dict; over {MAX_VALUES} values must be persistent")
     return call("torch.tensor", plain(tensor.tolist()), dtype=plain(tensor.dtype))
 
 
@@ -279,4 +209,4 @@ def statement(name: str, value: ast.expr) -> str:
 
 def is_registered(value: ast.expr, how: str = "") -> bool:
     """Whether a value of a body is a call that registers the attribute."""
-    return unparsed(value).startswith(f"self.{how}")
+    return text(value).startswith(f"self.{how}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import keyword
 import math
 import re
@@ -11,10 +12,9 @@ from typing import Any
 
 import torch
 
-WIDTH = 88
-"""Columns of a written line."""
+WIDTH = 88  # columns of a written line
 _PREFERRED = ("out_channels", "out_features", "in_channels", "in_features", "dilation", "kernel_size")
-_Found = dict[tuple[str, ...], tuple[ast.Name, Sequence[ast.expr], list[tuple[str, str]]]]
+_Found = dict[tuple[str, ...], tuple[ast.Name, Sequence[ast.expr], str, list[str]]]
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
@@ -24,12 +24,10 @@ def parsed(text: str) -> Any:
 
 
 def plain(value: Any) -> ast.expr:
-    """The expression of a plain value: a number, a text, None, a dtype, or a collection of plain values."""
+    """The expression of a plain value: a number, a string, None, a dtype, or a collection of plain values."""
     kind = type(value)
-    if kind in (tuple, torch.Size):
-        return ast.Tuple([plain(item) for item in value], ast.Load())
-    if kind is list:
-        return ast.List([plain(item) for item in value], ast.Load())
+    if kind in (tuple, torch.Size, list):
+        return (ast.List if kind is list else ast.Tuple)([plain(item) for item in value], ast.Load())
     if kind is dict:
         return ast.Dict([plain(key) for key in value], [plain(item) for item in value.values()])
     if kind is torch.dtype:
@@ -51,7 +49,7 @@ def is_plain(value: Any) -> bool:
 
 
 def kind_of(node: ast.AST) -> str:
-    """The annotation of a plain value's type; empty for an expression that is no plain value."""
+    """The annotation of a plain value's type; empty for any other expression."""
     try:
         value = ast.literal_eval(node)
     except ValueError:
@@ -63,7 +61,7 @@ def kind_of(node: ast.AST) -> str:
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a text can be a name in source."""
+    """Whether a string can be a name in source."""
     return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
 
 
@@ -73,17 +71,17 @@ def call(function: str, /, *args: ast.expr, **keywords: ast.expr) -> ast.Call:
 
 
 def unparsed(node: ast.AST) -> str:
-    """The text of a node on one line, ASCII only, with double quotes where they need no backslash."""
-    return _STRING.sub(lambda match: _quoted(ast.literal_eval(match[0])), ast.unparse(node).strip())
+    """The text of a node on one line, ASCII only, with double quotes if they need no backslash."""
 
+    def quoted(match: re.Match[str]) -> str:
+        value = ascii(ast.literal_eval(match[0]))
+        return value if '"' in value or "\\" in value else f'"{value[1:-1]}"'
 
-def _quoted(value: str) -> str:
-    text = ascii(value)
-    return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\" not in text else text
+    return _STRING.sub(quoted, ast.unparse(node).strip())
 
 
 def text(node: ast.AST, indent: int = 0, before: int = 0, after: int = 0) -> str:
-    """The text of an expression, on one line where it fits with as many columns before and after it, otherwise on several."""
+    """The text of an expression: one line if it fits with `before` and `after` columns around it, otherwise several lines."""
     line, outer, inner = unparsed(node), "    " * indent, "    " * (indent + 1)
     if len(outer) + before + len(line) + after <= WIDTH:
         return line
@@ -110,27 +108,24 @@ def text(node: ast.AST, indent: int = 0, before: int = 0, after: int = 0) -> str
     return f"{opening}\n{''.join(lines)}{outer}{closing}"
 
 
-class _Types(ast.NodeTransformer):
-    def visit(self, node: ast.AST) -> ast.AST:
-        kind = kind_of(node).partition("[")[0]
-        return ast.Name(kind) if kind else super().visit(node)
-
-    def visit_Dict(self, node: ast.Dict) -> ast.Dict:
-        return ast.Dict(node.keys, [self.visit(value) for value in node.values])  # type: ignore[misc]
-
-
-def structure(node: ast.AST) -> str:
-    """The text of an expression with types in the place of plain values."""
-    return unparsed(_Types().visit(parsed(unparsed(node)))) if isinstance(node, ast.expr) else ""
+def structure(node: Any) -> Any:
+    """An expression as nested tuples, with types in place of plain values."""
+    if isinstance(node, list):
+        return tuple(map(structure, node))
+    if not isinstance(node, ast.AST):
+        return node
+    if isinstance(node, ast.Dict) and not kind_of(node):
+        return *map(unparsed, filter(None, node.keys)), structure(node.values)
+    fields = [value for _, value in ast.iter_fields(node)]
+    return kind_of(node).partition("[")[0] or (type(node), *map(structure, fields))
 
 
 def join(expressions: Sequence[Mapping[str, ast.expr]]) -> tuple[dict[str, ast.expr], dict[str, Sequence[ast.expr]]]:
-    """One expression for each attribute of several modules, and parameters in place of values that differ: name -> arguments."""
+    """One expression for each attribute of several modules, with parameters in place of different values: name -> arguments."""
     found = _Found()
     shared = {name: _joined([other[name] for other in expressions], name, name, found) for name in expressions[0]}
     columns: dict[str, Sequence[ast.expr]] = {}
-    for node, values, places in found.values():
-        words, attribute = [argument for _, argument in places], places[0][0]
+    for node, values, attribute, words in found.values():
         wanted = next((word for word in _PREFERRED if word in words), words[0])
         for unit in ("channels", "features"):
             if {f"in_{unit}", f"out_{unit}"} <= set(words):
@@ -143,13 +138,13 @@ def join(expressions: Sequence[Mapping[str, ast.expr]]) -> tuple[dict[str, ast.e
 
 
 def _joined(nodes: Sequence[Any], attribute: str, argument: str, found: _Found) -> Any:
-    """One node for several that belong to an argument in the value of an attribute; new parameters are added to `found`."""
+    """One node for the nodes of several modules; new parameters are added to `found`."""
     first, texts = nodes[0], tuple(map(unparsed, nodes))
     if len(set(texts)) == 1:
         return first
     if kind_of(first) or len(set(map(structure, nodes))) > 1:
-        name, _, places = found.setdefault(texts, (ast.Name(""), nodes, []))
-        places.append((attribute, argument))
+        name, _, _, words = found.setdefault(texts, (ast.Name(""), nodes, attribute, []))
+        words.append(argument)
         return name
     if isinstance(first, ast.keyword):
         argument = str(first.arg)
@@ -163,10 +158,24 @@ def _joined(nodes: Sequence[Any], attribute: str, argument: str, found: _Found) 
     return type(first)(**fields)
 
 
+def signature(columns: Mapping[str, Sequence[ast.expr]]) -> list[str]:
+    """The first lines of a constructor that takes one parameter for each column of arguments."""
+    words = ["self", *[f"{name}: {_annotation(values)}" for name, values in columns.items()]]
+    line = f"    def __init__({', '.join(words)}) -> None:"
+    if len(line) <= WIDTH:
+        return [line]
+    return ["    def __init__(", *[f"        {word}," for word in words], "    ) -> None:"]
+
+
+def _annotation(values: Sequence[ast.expr]) -> str:
+    kinds = {kind_of(value) for value in values if kind_of(value)}
+    layers = {unparsed(value).partition("(")[0] for value in values if not kind_of(value)}
+    if layers:
+        kinds.add(layers.pop() if len(layers) == 1 and min(layers).startswith("nn.") else "nn.Module")
+    return " | ".join(sorted(kinds, key=lambda kind: (kind == "None", kind)))
+
+
 def free_name(wanted: str, taken: Container[str]) -> str:
-    """The name, with a number behind it where it is taken."""
-    name, number = wanted, 1
-    while name in taken:
-        number += 1
-        name = f"{wanted}{number}"
-    return name
+    """The name, with a number at its end if the name is taken."""
+    numbered = (f"{wanted}{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([wanted], numbered) if name not in taken)

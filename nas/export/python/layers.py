@@ -1,4 +1,4 @@
-"""The calls that build layers and containers of torch, read off the modules and proven by building the layers again."""
+"""The calls that build layers and containers of torch: read from the modules, and checked by building the layers again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from nas.export.python.code import call, is_identifier, is_plain, kind_of, parse
 
 CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
-MIN_REPEATS = 3
-"""Equal neighbors from which on a comprehension replaces them."""
+MIN_REPEATS = 3  # equal neighbors that a comprehension replaces
 _MISSING = object()
 _FRESH = frozenset(vars(nn.Module()))
 _TRANSFORMER = {
@@ -46,7 +45,7 @@ _READERS: Mapping[type[nn.Module], Mapping[str, Any]] = {
     nn.modules.pooling._MaxPoolNd: _POOLING,
     nn.modules.pooling._AvgPoolNd: _POOLING,
 }
-"""Arguments that are not kept in an attribute of their own name."""
+"""Readers of the arguments that a layer does not store under the same name."""
 
 
 def is_torch_layer(kind: type) -> bool:
@@ -63,7 +62,7 @@ def constructor(module: nn.Module, kind: type[nn.Module]) -> ast.Call:
     """The call, with all arguments, of a class of torch that builds a layer of the same sizes and settings, without its weights."""
     arguments = _arguments(module, kind)
     if _built(kind, arguments, module) is None:
-        raise ValueError(f"the arguments of {torch_name(kind)} cannot be read off it")
+        raise ValueError(f"the arguments of {torch_name(kind)} cannot be read from the layer")
     for name, value in arguments.items():
         if isinstance(value, tuple) and value and all(type(item) is int and item == value[0] for item in value):
             if _built(kind, {**arguments, name: value[0]}, module) is not None:
@@ -107,10 +106,8 @@ class _Short(ast.NodeTransformer):
     def visit_List(self, node: ast.List) -> ast.expr:
         self.generic_visit(node)
         node.elts = _with_repeats(node.elts)
-        match node.elts:
-            case [ast.Starred(value=repeats)]:
-                return repeats
-        return node
+        only = node.elts[0] if len(node.elts) == 1 else None
+        return only.value if isinstance(only, ast.Starred) else node
 
 
 def _with_repeats(items: Sequence[ast.expr]) -> list[ast.expr]:
@@ -141,11 +138,11 @@ def _arguments(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
             continue
         value = readers[name](module) if name in readers else getattr(module, name, _MISSING)
         if name == "bias" and not isinstance(value, bool):
-            value = isinstance(value, torch.Tensor) or getattr(module, "weight", module) is None  # nor any bias
+            value = isinstance(value, torch.Tensor) or getattr(module, "weight", module) is None  # no weight, no bias
         if is_plain(value) or isinstance(value, nn.Module):
             result[name] = value
         elif parameter.default is parameter.empty:
-            raise ValueError(f"{torch_name(kind)}: argument {name} cannot be read off it")
+            raise ValueError(f"{torch_name(kind)}: argument {name} cannot be read from the layer")
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
     if dtype is not None and dtype != torch.get_default_dtype() and "dtype" in parameters(kind):
@@ -154,56 +151,45 @@ def _arguments(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
 
 
 def _built(kind: type[nn.Module], arguments: Mapping[str, Any], model: nn.Module) -> nn.Module | None:
-    """The layer that such arguments build, on no device; None where it differs from `model`, or there is none."""
+    """The layer that these arguments build, on the meta device; None if there is none, or if it differs from `model`."""
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = kind(**arguments)
-    except Exception:  # whatever a constructor raises for arguments that do not fit
+    except Exception:  # constructors raise anything for arguments that do not fit
         return None
-    return module if _alike(module, model) else None
+    (parts, settings), (model_parts, model_settings) = _facts(module), _facts(model)
+    same = parts == model_parts and all(model_settings.get(k, _MISSING) == v for k, v in settings.items())
+    return module if same else None  # a subclass of `kind` may have further settings
 
 
-def _alike(new: nn.Module, old: nn.Module) -> bool:
-    """Whether an old layer has all settings and children of a new one, and tensors of the same shapes."""
-    settings = [name for name in vars(new) if name not in _FRESH]
-    if list(new._modules) != list(old._modules) or new._non_persistent_buffers_set != old._non_persistent_buffers_set:
-        return False
-    children = zip(new._modules.values(), old._modules.values(), strict=True)
-    return (
-        _shapes(new) == _shapes(old)
-        and all(name in vars(old) and _setting(vars(new)[name]) == _setting(vars(old)[name]) for name in settings)
-        and all(a is b is None or (a is not None and b is not None and _alike(a, b)) for a, b in children)
-    )
-
-
-def _setting(value: Any) -> Any:
-    return value if is_plain(value) else type(value)  # tensors inside it are compared elsewhere
-
-
-def _shapes(module: nn.Module) -> dict[str, Any]:
-    tensors = {**module._parameters, **module._buffers}.items()
-    return {name: tensor if tensor is None else (tensor.shape, tensor.dtype) for name, tensor in tensors}
+def _facts(module: nn.Module) -> tuple[list[Any], dict[str, Any]]:
+    """Of a layer and the layers inside it: names, shapes and types of tensors, and settings by dotted name."""
+    parts, settings = list[Any](), dict[str, Any]()
+    for path, part in module.named_modules(remove_duplicate=False):
+        tensors = {**part._parameters, **part._buffers}.items()
+        shapes = {name: tensor if tensor is None else (tensor.shape, tensor.dtype) for name, tensor in tensors}
+        parts.append((path, shapes, part._non_persistent_buffers_set))
+        own = {name: value for name, value in vars(part).items() if name not in _FRESH}
+        settings |= {f"{path}.{name}": value if is_plain(value) else type(value) for name, value in own.items()}
+    return parts, settings
 
 
 def container(module: nn.Module, kind: type[nn.Module], children: Mapping[str, ast.expr]) -> ast.Call:
-    """The expression that builds a Sequential, ModuleList or ModuleDict of such children."""
+    """The expression that builds a Sequential, ModuleList or ModuleDict from expressions of its children."""
     if len(children) != len(module._modules):
         raise ValueError("a container with an empty place cannot be written")
-    numbered, names, items = (
-        list(children) == [str(i) for i in range(len(children))],
-        list(children),
-        list(children.values()),
-    )
+    names, items = list(children), list(children.values())
+    numbered = names == [str(i) for i in range(len(names))]
     if kind is nn.ModuleList and not numbered:
         raise ValueError("a ModuleList whose numbers have gaps cannot be written")
-    if kind is nn.ModuleList and children:
+    if kind is nn.ModuleList and items:
         items = [ast.List(items, ast.Load())]
-    elif kind is nn.ModuleDict and children:
+    elif kind is nn.ModuleDict and items:
         items = [ast.Dict([plain(name) for name in names], items)]
     elif not numbered and all(map(is_identifier, names)):
         items = [call("OrderedDict", **children)]
     elif not numbered:
-        pairs: list[ast.expr] = [ast.Tuple([plain(name), item], ast.Load()) for name, item in children.items()]
-        items = [call("OrderedDict", ast.List(pairs, ast.Load()))]
+        pairs = [ast.Tuple([plain(name), item], ast.Load()) for name, item in children.items()]
+        items = [call("OrderedDict", ast.List([*pairs], ast.Load()))]
     return call(torch_name(kind), *items)

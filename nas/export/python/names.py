@@ -1,4 +1,4 @@
-"""Names that a function uses from outside: imported where possible, otherwise written into the file too."""
+"""Global names that a function uses: imported if possible, otherwise written into the file too."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ from torch import nn
 from nas.export.python.code import free_name, is_plain, plain, text, unparsed
 from nas.export.python.read import source_of
 
-_INCLUDED = ("nas", "search_spaces", "torchvision")  # packages whose code is written into the file
+_INCLUDED = ("nas", "search_spaces", "torchvision", "__main__")  # packages whose code is written into the file
 _PLAIN_MODULES = ("nas.supernet.candidates", "nas.export.plain")  # of the framework; their functions work without it
 _NAMED = (type, FunctionType, BuiltinFunctionType)
 _MISSING = object()
 
-Import = tuple[str, str]
-"""``from module import name`` or, without a name, ``import module``."""
+Import = tuple[str, str]  # ``from module import name`` or, without a name, ``import module``
 _USUAL: Mapping[str, Import] = {
     "Path": ("pathlib", "Path"),
     "OrderedDict": ("collections", "OrderedDict"),
@@ -40,7 +39,7 @@ _USUAL: Mapping[str, Import] = {
 
 
 class Names:
-    """The imports, constants and functions of one file, in which some functions replace others and some names are reserved."""
+    """The imports, constants and functions of one file; `replacements` maps functions to the functions that are written for them."""
 
     def __init__(self, replacements: Mapping[Any, Any], reserved: tuple[str, ...]) -> None:
         self.imports = dict(_USUAL)  # name in the file -> import; imports that the file does not use are not written
@@ -57,7 +56,7 @@ class Names:
         return name
 
     def add_import(self, module: str, name: str, wanted: str = "") -> str:
-        """Imports something; its name in the file."""
+        """Adds an import; returns the name in the file."""
         dotted = f"{module}.{name}".strip(".")  # the same for "import torch.nn as nn" and "from torch import nn"
         for known, other in self.imports.items():
             if ".".join(other).strip(".") == dotted:
@@ -67,13 +66,13 @@ class Names:
         return free
 
     def rewritten(self, source: str, origin: str, new_name: str = "") -> str:
-        """A function or class, perhaps renamed, whose names mean in this file what they meant in the module of origin."""
+        """The source of a function or class with its names replaced, so that they have the same meaning as in the module of origin."""
         wrapper, module = MetadataWrapper(cst.parse_module(source)), sys.modules[origin]
         self.origins[origin.partition(".")[0]] = None
         parents, scopes = wrapper.resolve(ParentNodeProvider), wrapper.resolve(ScopeProvider)
         accesses = {access.node: access for scope in scopes.values() if scope for access in scope.accesses}
         changes: dict[cst.CSTNode, str] = {wrapper.module.body[0].name: new_name} if new_name else {}  # type: ignore[union-attr]
-        for name in parents:  # in a fixed order, which the accesses of a scope do not have
+        for name in parents:  # in a fixed order, unlike the accesses of a scope
             if not isinstance(name, cst.Name) or name not in accesses:
                 continue
             access = accesses[name]
@@ -95,7 +94,7 @@ class Names:
         return wrapper.module.visit(_Replace(changes)).code
 
     def include(self, item: Any, name: str) -> str:
-        """Writes a function, class or constant into the file; its name there."""
+        """Writes a function, class or constant into the file; returns its name there."""
         item = self._replacements.get(id(item), item)
         key = (name, unparsed(plain(item))) if is_plain(item) else id(item)
         if key in self._included:
@@ -118,14 +117,14 @@ class Names:
         return free
 
     def _meaning(self, words: list[str], module: ModuleType) -> tuple[int, str]:
-        """The number of words of a dotted name that are replaced, and the name that replaces them."""
+        """The number of words of a dotted name to replace, and the new name for them."""
         for length, word in enumerate(words, start=1):
             found, item = _imported(module).get(word), getattr(module, word, _MISSING)
             if item is _MISSING:
                 if found is None:
                     raise ValueError(f"{module.__name__} does not know the name {word}")
                 item = _load(found)  # imported for type checkers only
-            elif found is None or _load(found) is not item:  # bound anew after the import
+            elif found is None or _load(found) is not item:  # the module assigned the name again
                 found = (item.__module__ or "builtins", item.__name__) if isinstance(item, _NAMED) else None
             if found is not None and not is_included(found[0]):
                 return length, self.add_import(*found, word)
@@ -145,16 +144,15 @@ class _Replace(cst.CSTTransformer):
         self._changes = changes
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
-        if original_node not in self._changes:
+        if (new := self._changes.get(original_node)) is None:
             return updated_node
-        new = cst.parse_expression(self._changes[original_node])
-        return new.with_changes(lpar=original_node.lpar, rpar=original_node.rpar)
+        return cst.parse_expression(new).with_changes(lpar=original_node.lpar, rpar=original_node.rpar)
 
 
 def is_included(module: str) -> bool:
     """Whether a module's code is written into the file: the framework's code, and code that no package installs."""
     package = module.partition(".")[0]
-    if package in _INCLUDED or package == "__main__":
+    if package in _INCLUDED:
         return True
     files = (getattr(sys.modules.get(name), "__file__", None) for name in (module, package))
     origin = next(filter(None, files), None)  # a package without __init__.py has no file

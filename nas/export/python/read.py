@@ -1,4 +1,4 @@
-"""Reads a network: the modules that need a class of their own, and the source of their methods without branches never taken."""
+"""Reads a network: the modules that need a class in the file, and the source of their methods without branches never taken."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from torch.nn.utils import parametrize
 
 from nas.export.python.layers import CONTAINERS, is_torch_layer
 
-Methods = dict[str, tuple[str, FunctionType]]
-"""Name -> source and function."""
+Methods = dict[str, tuple[str, FunctionType]]  # name -> source and function
 
 # the last of these reads old files
 _UNWRITTEN = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
@@ -30,11 +29,10 @@ _STATE = {"state_dict", "load_state_dict", "_save_to_state_dict", "__getattr__",
 class _Present:
     """An attribute of which nothing is known except that it is not None."""
 
-    def __bool__(self) -> bool:
+    def __bool__(self, *_: object) -> bool:
         raise TypeError
 
-    def __eq__(self, other: object) -> bool:
-        raise TypeError
+    __eq__ = __bool__
 
 
 PRESENT = _Present()
@@ -46,15 +44,13 @@ def source_of(item: Any) -> str:
     name = getattr(item, "__qualname__", repr(item))
     try:
         source = textwrap.dedent(inspect.getsource(item))
+        if getattr(ast.parse(source).body[0], "name", "") == item.__name__:
+            return source
     except (OSError, TypeError):
         raise ValueError(f"the source of {name} cannot be found; put it into a file of its own") from None
-    try:
-        found = getattr(ast.parse(source).body[0], "name", "")
     except SyntaxError:
-        found = ""
-    if found != item.__name__:
-        raise ValueError(f"the source of {name} cannot be read; its file may have changed since it was imported")
-    return source
+        pass
+    raise ValueError(f"the source of {name} cannot be read; its file may have changed since it was imported")
 
 
 @cache
@@ -63,7 +59,7 @@ def _nodes(source: str) -> tuple[ast.AST, ...]:
 
 
 def _self_name(source: str) -> str:
-    """The name of a method's object, empty for a static method."""
+    """The name of the first parameter of a method; empty for a static method."""
     function: Any = _nodes(source)[1]
     arguments = [*function.args.posonlyargs, *function.args.args]
     static = any(_is_name(decorator, "staticmethod") for decorator in function.decorator_list)
@@ -71,7 +67,7 @@ def _self_name(source: str) -> str:
 
 
 def attributes_read(source: str) -> set[str]:
-    """Attributes of its object that a method reads; ``*`` for an access by computed name."""
+    """Attributes that a method reads of ``self``; ``*`` for an access by computed name."""
     own, nodes = _self_name(source), _nodes(source)
     names = {n.attr for n in nodes if isinstance(n, ast.Attribute) and _is_name(n.value, own)}
     calls = [n for n in nodes if isinstance(n, ast.Call) and _is_name(n.func, "getattr", "vars")]
@@ -79,7 +75,7 @@ def attributes_read(source: str) -> set[str]:
 
 
 def attributes_stored(source: str) -> set[str]:
-    """Attributes of any object that a method sets or deletes; ``*`` for one by computed name."""
+    """Attributes of any object that a method sets or deletes; ``*`` for an access by computed name."""
     stored = {n.attr for n in _nodes(source) if isinstance(n, ast.Attribute) and not isinstance(n.ctx, ast.Load)}
     return stored | {"*" for node in _nodes(source) if _is_call(node, "setattr", "delattr")}
 
@@ -98,8 +94,20 @@ def _is_call(node: ast.AST, *names: str) -> bool:
 
 
 def fold(source: str, known: Mapping[str, Any]) -> str:
-    """A method without the branches that are never taken, where some attributes of its object are known."""
+    """A method without the branches that are never taken, given known attributes of ``self``."""
     return cst.parse_module(source).visit(_Fold(_self_name(source), known)).code
+
+
+def folded(group: Sequence[OwnModule], stored: set[str]) -> Methods:
+    """The methods of modules that share a class, without branches that none of them takes; `stored` attributes may change."""
+    facts = []
+    for own in group:
+        simple = {n: v for n, v in own.attributes.items() if v is None or type(v) in (bool, int, float, str)}
+        present = {**own.module._modules, **own.module._parameters}.items()
+        facts.append(simple | {name: PRESENT for name, item in present if item is not None})
+    shared = set.intersection(*[{(name, repr(value)) for name, value in each.items()} for each in facts])
+    known = {n: v for n, v in facts[0].items() if (n, repr(v)) in shared and not {n, "*"} & stored}
+    return {name: (fold(source, known), function) for name, (source, function) in group[0].methods.items()}
 
 
 class _Fold(cst.CSTTransformer):
@@ -120,8 +128,7 @@ class _Fold(cst.CSTTransformer):
         if original_node in self._elifs:
             otherwise = cst.Else(updated_node.body, leading_lines=updated_node.leading_lines)
             return otherwise if taken else left or cst.RemoveFromParent()
-        statements = _statements(left)
-        if statements:
+        if statements := _statements(left):
             comments = [*updated_node.leading_lines, *statements[0].leading_lines]
             statements[0] = statements[0].with_changes(leading_lines=comments)
         return cst.FlattenSentinel(statements)
@@ -178,19 +185,21 @@ def _truth(test: ast.expr, scope: dict[str, Any]) -> bool | None:
 
 @dataclass
 class OwnModule:
-    """A module that needs a class of its own, which extends `base`."""
+    """A module that needs a class in the file; the class extends `base`."""
 
     path: str  # empty for the network itself
     module: nn.Module
     base: type[nn.Module]
     methods: Methods
-    height: int  # the number of such modules below each other inside it
+    height: int  # levels of such modules inside it
     attributes: dict[str, Any] = field(default_factory=dict)
-    body: dict[str, ast.expr] = field(default_factory=dict)
+    body: dict[str, ast.expr] = field(
+        default_factory=dict
+    )  # values, or registering calls; "" is the base's constructor
 
 
-def find_own_modules(network: nn.Module) -> tuple[list[OwnModule], set[str]]:
-    """The modules with a class of their own, inner ones first, and the attributes of any object that their methods use."""
+def find_own_modules(network: nn.Module) -> tuple[list[OwnModule], set[str], set[str]]:
+    """Modules that need a class, inner ones first; the attributes of any object that their methods use; and those that they set."""
     found: dict[int, OwnModule] = {}
     _walk(network, "", found)
     before, used = None, set[str]()
@@ -200,11 +209,11 @@ def find_own_modules(network: nn.Module) -> tuple[list[OwnModule], set[str]]:
                 own.methods = _methods(type(own.module), own.base, used)
         sources = [source for own in found.values() for source, _ in own.methods.values()]
         before, used = used, set().union(*map(all_attributes, sources))
-    return list(found.values()), used
+    return list(found.values()), used, set().union(*map(attributes_stored, sources))
 
 
 def _walk(module: nn.Module, path: str, found: dict[int, OwnModule]) -> int:
-    """Adds a module and those inside it; one more than the height of the highest."""
+    """Adds a module and the modules inside it; returns the height of a module that contains it."""
     if id(module) in found:
         return found[id(module)].height + 1
     with located(path, module):
@@ -244,7 +253,7 @@ def torch_base(module: nn.Module) -> type[nn.Module]:
 
 
 def _methods(kind: type, base: type, used: set[str]) -> Methods:
-    """Methods that a class and its bases below `base` change, and those that are used somewhere."""
+    """Methods that a class and its bases below `base` override, and methods whose name is in `used`."""
     result: Methods = {}
     owners = list(kind.__mro__[: kind.__mro__.index(base)])
     for i, owner in enumerate(owners):
@@ -260,7 +269,7 @@ def _methods(kind: type, base: type, used: set[str]) -> Methods:
 
 
 def _method(owner: type, name: str, bases: Sequence[type]) -> tuple[str, FunctionType]:
-    """Source and function of a method, where it can be written into a class without those bases of its own."""
+    """Source and function of a method, which is written into a class without the bases in `bases`."""
     place, item = f"{owner.__name__}.{name}", vars(owner)[name]
     function = item.fget if isinstance(item, property) else getattr(item, "__func__", item)
     if not isinstance(function, FunctionType):
@@ -272,15 +281,9 @@ def _method(owner: type, name: str, bases: Sequence[type]) -> tuple[str, Functio
     if set(function.__code__.co_freevars) - {"__class__"} or "<locals>" in owner.__qualname__:
         raise ValueError(f"{owner.__name__} is made inside a function; define it in its module")
     source = source_of(function)
-    if private := [
-        word for word in sorted(all_attributes(source)) if word.startswith("__") and not word.endswith("__")
-    ]:
+    if private := sorted(n for n in all_attributes(source) if n.startswith("__") and not n.endswith("__")):
         raise ValueError(f"{place} uses {private[0]}, whose name depends on its class; use one underscore")
-    for node in _nodes(source):
-        if (
-            isinstance(node, ast.Attribute)
-            and _is_call(node.value, "super")
-            and any(node.attr in vars(b) for b in bases)
-        ):
-            raise ValueError(f"{place} calls super().{node.attr}, of another class of its own")
+    supers = {n.attr for n in _nodes(source) if isinstance(n, ast.Attribute) and _is_call(n.value, "super")}
+    if called := sorted(supers & {attribute for base in bases for attribute in vars(base)}):
+        raise ValueError(f"{place} calls super().{called[0]}, of another class of its own")
     return source, function

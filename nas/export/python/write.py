@@ -15,7 +15,7 @@ from nas.export.manifest import WEIGHTS
 from nas.export.python.classes import NETWORK, class_sources
 from nas.export.python.code import is_identifier
 from nas.export.python.layers import is_torch_layer
-from nas.export.python.names import Import, Names
+from nas.export.python.names import Names
 from nas.supernet.mixed_op import mixed_sum
 from nas.supernet.sampling import checkpoint
 
@@ -53,20 +53,11 @@ def load(weights: str | Path | None = None) -> Network:
 
 
 def network_source(network: nn.Module, about: str, weights_sha256: str = "") -> str:
-    """A Python file that builds a network without this framework.
+    """A Python file that builds a plain network without this framework; a ValueError names a module that cannot be written.
 
-    It has a class ``Network``, whose state dict has the same keys, and a function ``load`` that reads the weights from the file beside it.
-    Layers of torch are built by their constructors with the arguments that they have; other modules get a class with their own forward
-    methods, and the file has the functions that these methods call. Branches that the network never takes are left out, and modules that
-    differ in plain values only share a class. Nothing in the file is text from outside: names are checked, values go through ``repr``.
-
-    Args:
-        network: A plain network.
-        about: For the docstring: the network and its origin.
-        weights_sha256: Digest of the weights' file, which ``load`` checks unless the digest is empty.
-
-    Raises:
-        ValueError: A module cannot be written; the message names its place and the reason.
+    The file has a class ``Network``, whose state dict has the same keys, and a function ``load`` that reads the weights from the file
+    beside it and compares their digest unless `weights_sha256` is empty. `about` is the docstring. No text from outside becomes code: names
+    are checked, and values go through ``repr``.
     """
     names = Names(_REPLACEMENTS, (NETWORK, "load", "WEIGHTS", "WEIGHTS_SHA256"))
     endings = [f"{place} = {earlier}" for place, earlier in _ties(network)]
@@ -89,27 +80,25 @@ def _docstring(about: str, names: Names) -> str:
 def _imports(names: Names, code: str) -> str:
     """Import statements for the names that the code uses, the standard library first, one for each module."""
     used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
-    modules = dict[tuple[str, bool], list[str]]()
-    for bound, (module, name) in sorted(names.imports.items(), key=_import_order):
+    modules = dict[tuple[bool, str], list[tuple[int, str, str]]]()
+    for bound, (module, name) in names.imports.items():
         if bound in used:
             imported = name or module
-            words = imported if imported == bound else f"{imported} as {bound}"
-            modules.setdefault((module, not name), []).append(words)
+            part = imported if imported == bound else f"{imported} as {bound}"
+            order = 0 if imported.isupper() and len(imported) > 1 else 1 if imported[0].isupper() else 2
+            modules.setdefault((bool(name), module), []).append(
+                (order, imported, part)
+            )  # constants, classes, functions
     blocks: tuple[list[str], list[str]] = ([], [])
-    for (module, whole), parts in sorted(modules.items(), key=lambda item: (not item[0][1], item[0][0])):
-        line = f"import {parts[0]}" if whole else f"from {module} import {', '.join(parts)}"
+    for (has_parts, module), parts in sorted(modules.items()):
+        words = ", ".join(part for _, _, part in sorted(parts))
+        line = f"from {module} import {words}" if has_parts else f"import {words}"
         blocks[module.partition(".")[0] not in sys.stdlib_module_names].append(line)
     return "\n".join("\n".join(block) + "\n" for block in blocks if block)
 
 
-def _import_order(item: tuple[str, Import]) -> tuple[int, str]:
-    """Constants, classes, functions, as is usual."""
-    name = item[1][1] or item[1][0]
-    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
-
-
 def _ties(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """Places that have the same module or parameter as an earlier one: (place, earlier place)."""
+    """(place, earlier place) of each module or parameter that is registered twice."""
     places, tied = dict[int, str](), list[str]()
     modules = network.named_modules(remove_duplicate=False)
     for path, item in [*modules, *network.named_parameters(remove_duplicate=False)]:
@@ -134,14 +123,12 @@ def _place(network: nn.Module, path: str) -> str:
 
 
 def _frozen(module: nn.Module, path: str) -> Iterator[str]:
-    """The outermost frozen layers and containers, and single frozen parameters where others beside them are trained."""
-    trained, prefix = [parameter.requires_grad for parameter in module.parameters()], f"{path}." if path else ""
+    """The outermost frozen layers and containers, and the frozen parameters of layers that are partly trained."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
     if path and trained and not any(trained):
         yield path
     elif not all(trained):
         for name, child in module.named_children():
-            yield from _frozen(child, f"{prefix}{name}")
-        if is_torch_layer(type(module)):  # the classes of other modules say it of their own parameters
-            yield from (
-                f"{prefix}{name}" for name, p in module._parameters.items() if p is not None and not p.requires_grad
-            )
+            yield from _frozen(child, f"{path}.{name}".lstrip("."))
+        if is_torch_layer(type(module)):  # the classes of other modules freeze their own parameters
+            yield from (name for name, p in module.named_parameters(path, recurse=False) if not p.requires_grad)

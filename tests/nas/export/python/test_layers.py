@@ -1,4 +1,4 @@
-"""Calls of torch's constructors, read off layers."""
+"""Calls of torch's constructors, read from layers."""
 
 import pytest
 import torch

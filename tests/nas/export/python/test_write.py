@@ -473,7 +473,7 @@ REFUSED = {
     "large tensors outside the state dict": (large, "'noise' is not in the state dict"),
     "layers that cannot be read": (
         lambda: nn.Transformer(4, 2, 1, 1, 8, batch_first=True),
-        "cannot be read off it",
+        "cannot be read from the layer",
     ),
 }
 
