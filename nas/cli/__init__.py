@@ -1,4 +1,4 @@
-"""The command line: help and usage errors come without importing torch."""
+"""The command line. Help and usage errors do not import torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STOPPING = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") els
 
 
 class Stopped(BaseException):
-    """A signal outside training; the argument is its number."""
+    """A signal outside of training; the argument is its number."""
 
 
 def entry() -> NoReturn:
@@ -41,10 +41,9 @@ def entry() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 SIGINT and SIGUSR1, 143 SIGTERM.
+    """Runs the command in `argv` (default: the words of this process) and returns its exit code.
 
-    Args:
-        argv: Words after ``nas``; None: those of this process.
+    0: done. 1: failed. 2: wrong usage or configuration. 130: SIGINT or SIGUSR1. 143: SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -127,7 +126,7 @@ def _code(signum: int) -> int:
 
 
 def _catch_signals() -> dict[int, Any]:
-    """Lets signals end the command with an exit code of their own. During training, the run has handlers that save first."""
+    """Makes signals end the command with their exit codes. During training, other handlers save the run first."""
 
     def stop(signum: int, frame: Any) -> None:
         raise Stopped(signum)

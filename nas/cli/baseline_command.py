@@ -3,7 +3,7 @@
 Each architecture is trained twice as 'nas retrain' does: on three quarters of
 the training set for validation, and on all of it for the test. The command
 prints mean and standard deviation, and the best architecture in validation.
-The same command continues after a stop.
+After a stop, the same command continues.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def show(result: dict[str, Any]) -> None:
         f"{part} {metric}, mean ± std of {result['num']}": f"{result[part]['mean']:.4f} ± {result[part]['std']:.4f}"
         for part in ("validation", "test")
     }
-    lines |= {f"{part} {metric} of the one best in validation": f"{best[part]:.4f}" for part in ("validation", "test")}
+    lines |= {f"{part} {metric} of the best in validation": f"{best[part]:.4f}" for part in ("validation", "test")}
     lines["best in validation"] = choices_text(best["genotype"])
     lines["one training"] = f"{result['seconds_per_training']:.1f} s"
     lines["folder"] = result["baseline"]

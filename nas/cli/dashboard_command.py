@@ -1,7 +1,7 @@
 """Serve TensorBoard on 127.0.0.1 for all runs of a folder.
 
-TensorBoard gets the settings that the pages of runs need. The command prints
-the address and runs until Ctrl-C.
+The command sets the options of TensorBoard that runs need, prints the address,
+and runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -37,4 +37,4 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints nothing: the address was printed at the start."""
+    """Prints nothing, because the address was printed at the start."""

@@ -13,7 +13,7 @@ PARSER = CommandParser("doctor", __doc__, trust=False)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Collects the facts."""
+    """Returns versions, devices and backends."""
     import torch
 
     from nas.ops import fused

@@ -17,7 +17,7 @@ PARSER.add_argument("class_path", nargs="?", metavar="CLASS", help="dotted path;
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Signature and docstrings of the class."""
+    """Returns signature and docstrings of the class."""
     if options.class_path is None:
         return {"commands": overview()}
     from nas.runs.class_paths import import_class

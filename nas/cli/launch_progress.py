@@ -45,18 +45,18 @@ def live(plan: Plan, trials: Sequence[Trial]) -> Iterator[OnEvent]:
 
 
 def progress_table(plan: Plan, trials: Sequence[Trial], states: Mapping[str, str], seconds: float) -> Table:
-    """The state of each trial, running trials first, and below the number of trials in each state and the seconds so far."""
+    """A row for each trial, running trials first; the caption counts the trials in each state and the seconds."""
     rank = {FINISHED: 2, WAITING: 1}
     table = Table("search", "state", "epochs", "loss", "metric")
     for trial in sorted(trials, key=lambda trial: rank.get(states[trial.name], 0))[:MAX_ROWS]:
         table.add_row(trial.name, Text(shown(states[trial.name])), *_last_epoch(plan, trial))
-    counts = Counter(state if state in rank else "at work" for state in states.values())
+    counts = Counter(state if state in rank else "running" for state in states.values())
     table.caption = ", ".join(f"{number} {state}" for state, number in counts.items()) + f"; {seconds:.0f} s"
     return table
 
 
 def _last_epoch(plan: Plan, trial: Trial) -> list[str]:
-    """Epochs, loss and first metric so far, of the arch split or, while alpha is frozen, of the train split."""
+    """Epochs, loss and first metric so far: of the arch split, or of the train split while alpha is frozen."""
     try:
         row = last_row(plan.run(trial).metrics_csv)
     except (OSError, ValueError):  # no file yet

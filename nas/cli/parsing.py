@@ -1,4 +1,4 @@
-"""Command lines to options, without importing torch."""
+"""The options of commands. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -41,12 +41,7 @@ FORCE: Option = {
 class CommandParser(argparse.ArgumentParser):
     """The parser of one command; its errors are :class:`UsageError`.
 
-    Args:
-        command: The command's name.
-        description: Docstring of the command's module.
-        epilog: Text below the options; None: how a configuration is overridden, where the command has one.
-        overrides: Accept ``--KEY VALUE`` words for the configuration.
-        trust: Accept ``--trust-module``.
+    `overrides` accepts ``--KEY VALUE`` words for the configuration; `trust` accepts ``--trust-module``.
     """
 
     def __init__(
@@ -80,23 +75,14 @@ class CommandParser(argparse.ArgumentParser):
         common.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
     def parse(self, words: list[str]) -> argparse.Namespace:
-        """The options, with the override words in ``overrides``."""
+        """Returns the options; ``overrides`` holds the words that override the configuration."""
         options, others = self.parse_known_args(words) if self._overrides else (self.parse_args(words), [])
         options.overrides = tuple(others)
         options.trust_module = tuple(getattr(options, "trust_module", ()))
         return options
 
     def refuse(self, options: argparse.Namespace, reason: str, *names: str) -> None:
-        """Refuses options that do not go with another one.
-
-        Args:
-            options: The parsed options.
-            reason: Why they do not.
-            *names: Attributes of `options`.
-
-        Raises:
-            UsageError: One of them is given; the message lists all that are.
-        """
+        """Refuses the options in `names`; the UsageError begins with `reason` and lists all of them that are given."""
         given = [f"--{name.replace('_', '-')}" for name in names if name != "overrides" and getattr(options, name)]
         if "overrides" in names:
             given += options.overrides
@@ -109,11 +95,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def config_source(options: argparse.Namespace) -> ConfigSource:
-    """The configuration of ``--config`` and the override words, after a first check without torch.
-
-    Raises:
-        UsageError: A file cannot be read or is not a configuration.
-    """
+    """The configuration of ``--config`` and the override words; a UsageError if a file is not a configuration."""
     files = tuple(Path(path) for path in options.config)
     for path in files:
         check_yaml(path)
@@ -121,7 +103,7 @@ def config_source(options: argparse.Namespace) -> ConfigSource:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """A type of options: a whole number that is not too small."""
+    """The type of an option: an integer of at least `minimum`."""
 
     def integer(text: str) -> int:
         if (value := int(text)) < minimum:
@@ -133,5 +115,5 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 def _module_name(text: str) -> str:
     if not all(part.isidentifier() for part in text.split(".")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a module's name (without .py, dots for folders)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a module name: write dots for folders, and no .py")
     return text

@@ -1,4 +1,4 @@
-"""Plain lines for people."""
+"""Result lines of commands."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
-    """Lines about a derived architecture: constant output, targets, rank, skip guard, and a better architecture.
-
-    Args:
-        result: Summary of a derivation; a line that does not apply is left out.
-    """
+    """The lines that apply to a derived architecture: constant output, targets, rank, skip guard, and a better architecture."""
     from nas.runs.targets import target_lines
 
     lines = {}
@@ -38,7 +34,7 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def choices_text(choices: Mapping[str, Any]) -> str:
-    """The labels of an architecture in one line."""
+    """The labels of an architecture, or the values of settings, in one line."""
     return ", ".join(f"{name}={value}" for name, value in choices.items())
 
 

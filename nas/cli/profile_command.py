@@ -22,7 +22,7 @@ _UNITS = {"macs": "MACs", "activations": "acts", "latency_ms": "ms"}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Profiles; returns everything."""
+    """Profiles; returns the figures."""
     source = config_source(options)
     if options.genotype is not None:
         from nas.profile.report import profile_genotype
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints tables of candidates, costs and memory, and the targets; of one architecture, its costs."""
+    """Prints tables of candidates, costs and memory, and the targets; for one architecture, only its costs."""
     if "choices" in result:
         _show_architecture(result)
         return

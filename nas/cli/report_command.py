@@ -18,7 +18,7 @@ PARSER.add_argument(
     "--format",
     choices=("html", "md"),
     default="html",
-    help="html: with pictures, all in the file (default); md: without pictures",
+    help="html: pictures are in the file (default); md: no pictures",
 )
 PARSER.add_argument(
     "--out", type=Path, metavar="FILE", help="file to write (report.html or report.md in the run folder)"

@@ -1,7 +1,7 @@
 """Search a space, then derive and evaluate the architecture.
 
 The evaluation uses the weights of the search. --resume continues a stopped
-search at the exact step; of a finished search it prints the summary.
+search at the exact step. For a finished search it prints the summary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ common keys of a configuration; --KEY VALUE overrides the files:
   model.task            nas.tasks.Classification, Regression, Segmentation
   model.weight_optimizer, model.arch_optimizer    classes of torch.optim
   model.warmup_epochs   epochs before alpha is trained
-  model.warmup_paths    paths until then: nas.paths.Fair, Uniform; null: the
+  model.warmup_paths    paths of the warm-up: nas.paths.Fair, Uniform; null: the
                         relaxation draws them
   model.num_paths       parts of a batch, each with its own path (1);
                         num_micro_batches: parts that run in turn

@@ -1,1 +1,1 @@
-"""Many searches: seeds and settings of one configuration, each a run of its own."""
+"""Many searches: seeds and settings of one configuration, each in its own run folder."""

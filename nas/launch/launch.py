@@ -42,23 +42,9 @@ def launch(
     num_baseline: int,
     progress: Progress,
 ) -> tuple[Path, dict[str, Any]]:
-    """Searches with every combination of seeds and settings.
+    """Searches with every combination of seeds and settings; returns the folder and the content of its summary.json.
 
-    Args:
-        source: The configuration.
-        seeds: Values of seed_everything.
-        settings: Key -> values that override the configuration.
-        engine: Runs the trials.
-        out: The new folder; None: ``runs/<config name>_launch``.
-        retrain: Retrain and test each architecture that is found.
-        num_baseline: Number of random architectures to train for comparison.
-        progress: Shows the states of trials.
-
-    Returns:
-        The folder, and the content of its summary.json.
-
-    Raises:
-        UsageError: The configuration or a setting does not load, or the folder exists.
+    `out` is ``runs/<config name>_launch`` by default. A UsageError if the folder exists, or a setting does not load.
     """
     trials = make_trials(seeds, settings)
     _check_settings(source, trials)
@@ -73,11 +59,7 @@ def launch(
 def resume_launch(
     folder: Path, engine: Engine, trusted: tuple[str, ...], progress: Progress
 ) -> tuple[Path, dict[str, Any]]:
-    """Continues a launch; finished trials do not run again.
-
-    Raises:
-        UsageError: The folder is not that of a launch, or another process runs the launch.
-    """
+    """Continues a launch; finished trials do not run again. A UsageError if another process runs the launch."""
     plan, trials, num_baseline = read_launch(folder, trusted)
     with locked(folder):
         _check_settings(plan.source, trials)
@@ -92,11 +74,7 @@ def resume_launch(
 
 
 def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Trial], int]:
-    """Reads launch.json: plan, trials, and the number of random architectures to compare with.
-
-    Raises:
-        UsageError: The file is missing, or a key or value in it is not one of a launch.
-    """
+    """Reads launch.json: plan, trials, and the number of random architectures. A UsageError names an invalid key or value."""
     path = folder / LAUNCH
     content = DOCUMENT.load(path, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
     for key, kind in (("trials", list), ("retrain", bool), ("num_baseline", int)):
@@ -119,13 +97,7 @@ def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
 def summarised(
     found: Sequence[Mapping[str, Any]], failed: Mapping[str, str], compared: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Mean, standard deviation and best trial of each combination of settings.
-
-    Args:
-        found: The row of each trial.
-        failed: Name of a trial -> why it failed.
-        compared: The summary of random search; None: there was none.
-    """
+    """Mean, standard deviation and best trial of each combination of settings; `compared` is the summary of random search."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in found:
         groups.setdefault(json.dumps(_settings_of(row)), []).append(row)

@@ -1,4 +1,4 @@
-"""Searches as processes of this machine."""
+"""Searches as processes on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Local:
     _stopped: bool = field(default=False, init=False)
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs the unfinished trials; returns, by name, why trials failed."""
+        """Runs the unfinished trials; returns name -> reason of each failed trial."""
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(self.num_parallel) as pool:
             futures = {pool.submit(self._attempts, plan, trial, on_event): trial for trial in plan.unfinished(trials)}
@@ -46,7 +46,7 @@ class Local:
         return failed
 
     def _attempts(self, plan: Plan, trial: Trial, on_event: OnEvent) -> str | None:
-        """Runs a trial until it is finished; returns why it failed."""
+        """Runs a trial until it is finished; returns the reason of a failure, or None."""
         on_event(trial, "running")
         failures = 0
         while True:

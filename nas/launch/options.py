@@ -1,4 +1,4 @@
-"""What the options of a launch mean. This module does not import torch."""
+"""The meaning of the options of a launch. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 def make_engine(
     name: str, *, job: Sequence[str], num_parallel: int | None, max_failures: int, address: str | None, asha: bool
 ) -> Engine:
-    """The engine that runs the searches of a launch; arguments are the options of the same names.
-
-    Raises:
-        UsageError: An option does not go with the engine, or the engine's package is not installed.
-    """
+    """The engine that runs the searches; a UsageError if an option does not fit the engine, or its package is not installed."""
     resources = _parse_job(job)
     if name != "ray" and (address or asha):
         raise UsageError("--address and --asha need --engine ray")
@@ -62,11 +58,7 @@ def _parse_job(words: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds of ``0-9`` or ``0,3,5``.
-
-    Raises:
-        UsageError: The text has another form.
-    """
+    """The seeds in ``0-9`` or ``0,3,5``; a UsageError for any other form."""
     try:
         first, dash, last = text.partition("-")
         found = list(range(int(first), int(last) + 1)) if dash else [int(word) for word in text.split(",")]
@@ -78,11 +70,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, list[str]]:
-    """Key -> values, from ``KEY=V,W`` texts.
-
-    Raises:
-        UsageError: A text has another form, or a key is given twice.
-    """
+    """Key -> values, from words ``KEY=V,W``; a UsageError for any other form, and for a repeated key."""
     settings: dict[str, list[str]] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -97,7 +85,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that are outside of brackets, braces and quotes."""
+    """Splits a text at the commas that are outside of brackets, braces and quotes."""
     parts, closing = [""], ""
     for sign in text:
         if sign == "," and not closing:

@@ -56,7 +56,7 @@ class RayTune:
     num_gpus: int | None = None
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs the unfinished trials; returns, by name, why trials failed.
+        """Runs the unfinished trials; returns name -> reason of each failed trial.
 
         Raises:
             ConnectionError: No cluster answers at the address.
@@ -145,9 +145,9 @@ def _search(plan: Plan, trial: Trial) -> None:
 
 
 def epochs(path: Path) -> list[dict[str, float]]:
-    """What a scheduler receives for each epoch of a search: its number from 1, and the loss of the arch split.
+    """The values that a scheduler receives for each epoch of a search: its number from 1, and the loss of the arch split.
 
-    While alpha is frozen it is the loss of the train split; all searches are compared at the same epoch.
+    While alpha is frozen, the loss is that of the train split. All searches are compared at the same epoch.
     """
     try:
         rows = [row for _, row in read_columns(path)]

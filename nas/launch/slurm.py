@@ -68,7 +68,7 @@ class Slurm:
         self.parameters = parameters
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs the unfinished trials; returns, by name, why trials failed."""
+        """Runs the unfinished trials; returns name -> reason of each failed trial."""
         (plan.folder / "jobs").mkdir(exist_ok=True)
         # a new folder: submitit unpickles results, and another user's results may be in an old folder
         jobs_folder = tempfile.mkdtemp(dir=plan.folder / "jobs", prefix=time.strftime("%Y%m%d_%H%M%S."))

@@ -1,4 +1,4 @@
-"""The searches of a launch, and how one runs: by the command that a person would type."""
+"""The searches of a launch. Each runs as a command ``nas search``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "replac
 MAX_TRIALS = 10_000
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,119}")
 WAIT_SECONDS = 60.0
-"""For a search to save and stop after its launch was killed."""
+"""Time for a search to save and stop after its launch was killed."""
 
 
 class Trial(NamedTuple):
@@ -41,11 +41,7 @@ class Trial(NamedTuple):
 
     @classmethod
     def read(cls, row: Any, source: str) -> Trial:
-        """The trial of a row of launch.json.
-
-        Raises:
-            UsageError: A key or value is not one that a launch writes.
-        """
+        """The trial of a row of launch.json; a UsageError for a key or value that no launch writes."""
         if not isinstance(row, dict) or set(row) != set(cls._fields) or not isinstance(row["settings"], dict):
             raise UsageError(f"{source}: a trial must have the keys {', '.join(cls._fields)}, got {row!r:.80}")
         trial = cls(**row)
@@ -67,7 +63,7 @@ class Trial(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What all trials of a launch share.
+    """The settings that all trials of a launch share.
 
     Attributes:
         folder: Folder of the launch.
@@ -86,7 +82,7 @@ class Plan(NamedTuple):
 
     @property
     def source(self) -> ConfigSource:
-        """The same, to be loaded."""
+        """The source that loads this configuration."""
         return ConfigSource((self.config,), (), self.trusted)
 
     def run(self, trial: Trial) -> RunFolder:
@@ -94,7 +90,7 @@ class Plan(NamedTuple):
         return RunFolder(self.folder / "trials" / trial.name)
 
     def stopped(self, trial: Trial) -> Path:
-        """The file that says after how many epochs a scheduler stopped the trial for good."""
+        """The file that exists if a scheduler stopped the trial for good; it holds the number of epochs."""
         return self.folder / "stopped" / f"{trial.name}.json"
 
     def unfinished(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -104,7 +100,7 @@ class Plan(NamedTuple):
 
 
 OnEvent = Callable[[Trial, str], None]
-"""Receives a trial and its state: ``running``, ``finished``, or why it failed."""
+"""Receives a trial and its state: ``running``, ``finished``, or the reason of a failure."""
 
 Runner = Callable[[list[str], Path], int]
 """Runs a command with its output in a file, and returns the exit code."""
@@ -114,15 +110,11 @@ class Engine(Protocol):
     """Runs trials."""
 
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
-        """Runs the unfinished trials; returns, by name, why trials failed."""
+        """Runs the unfinished trials; returns name -> reason of each failed trial."""
 
 
 def make_trials(seeds: Sequence[int], settings: Mapping[str, Sequence[str]]) -> list[Trial]:
-    """Every combination of settings with every seed.
-
-    Raises:
-        UsageError: A seed or a setting is given twice, or there are too many trials.
-    """
+    """Every combination of settings with every seed; a UsageError for a repeated seed or setting, and for too many trials."""
     combinations = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
     if len(combinations) * len(seeds) > MAX_TRIALS:
         raise UsageError(f"{len(combinations) * len(seeds)} searches; at most {MAX_TRIALS} are launched")
@@ -140,10 +132,10 @@ def _name(number: int, settings: Mapping[str, str], seed: int) -> str:
 
 
 def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
-    """Starts or continues a search and its retraining; finished ones are skipped.
+    """Starts or continues a search and its retraining, unless they are finished.
 
     Raises:
-        RuntimeError: A command failed; the message is the last line of its output.
+        RuntimeError: A command failed; the message ends with the last line of its output.
     """
     run, trust = plan.run(trial), [word for name in plan.trusted for word in ("--trust-module", name)]
     log = plan.folder / "logs" / f"{trial.name}.txt"
@@ -164,7 +156,7 @@ def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
 
 
 def last_line(text: str, default: str) -> str:
-    """The last line of a text that has any."""
+    """The last line of a text; `default` if the text is empty."""
     return next(reversed(text.strip().splitlines()), default)
 
 

@@ -228,7 +228,7 @@ def test_a_module_that_fails_to_import_is_named(run_cli, config, tmp_path):
         (("help", "nas.tau"), "not a class"),
         (("help", "nas"), "not a class"),
         (("search", "--config", "tiny.yaml", "--out", "run", "--trainer.max_epoch", "3"), "--trainer.max_epoch"),
-        (("search", "--config", "tiny.yaml", "--out", "run", "--trust-module", "up/x.py"), "not a module's name"),
+        (("search", "--config", "tiny.yaml", "--out", "run", "--trust-module", "up/x.py"), "is not a module name"),
     ],
 )
 def test_words(run_cli, config, words, message):

@@ -130,7 +130,7 @@ def test_the_live_table_shows_what_is_at_work_first(config, tmp_path):
     row = next(line for line in lines if "seed29" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["seed29", "running", "5", "2.0000", "0.2500"]
     assert next(line for line in lines if "seed" in line) == row and not any("seed0 " in line for line in lines)
-    assert "1 finished, 28 waiting, 1 at work; 12 s" in lines[-1]
+    assert "1 finished, 28 waiting, 1 running; 12 s" in lines[-1]
 
 
 def test_what_failed_is_named_and_done_later(run_cli, config, tmp_path):

@@ -167,7 +167,7 @@ def test_baseline(run_cli, config, experiment):
         }
     assert result["search_seconds"] == pytest.approx(3 * result["seconds_per_training"])
     shown = run_cli("baseline", "--config", "tiny.yaml", "--num", 3, "--out", "b").out
-    assert f"test accuracy of the one best in validation: {values['test'][best]:.4f}" in shown
+    assert f"test accuracy of the best in validation: {values['test'][best]:.4f}" in shown
 
 
 def test_a_baseline_goes_on_where_it_stopped(run_cli, config, monkeypatch):
