@@ -1,1 +1,1 @@
-"""What is known of a search before it runs: costs, architectures, memory, whether targets can be met."""
+"""Forecasts of a search: costs, number of architectures, memory, and whether targets can be met."""

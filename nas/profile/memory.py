@@ -1,4 +1,4 @@
-"""Forecast of a search's peak memory, from two small batches."""
+"""Forecast of the peak memory of a search, from two small batches."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Forecast:
     saved_per_sample: float
 
     def saved(self, batch_size: int) -> float:
-        """Tensors that autograd keeps for the backward pass."""
+        """Bytes of the tensors that autograd saves for the backward pass."""
         return self.saved_fixed + self.saved_per_sample * batch_size
 
     def total(self, batch_size: int) -> float:
-        """The sum."""
+        """Bytes of the whole step."""
         return self.weights + self.gradients + self.optimizer_states + self.saved(batch_size)
 
     def largest_batch(self, memory: float) -> int:
@@ -58,15 +58,10 @@ class Forecast:
 
 
 def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
-    """The forecasts of three ways to run candidates.
+    """Forecasts for three ways to run candidates; `example` is a batch (inputs, target) of two samples.
 
-    Args:
-        module: On the CPU; a copy of it runs on the meta device, which computes sizes alone, or on the CPU if an operation does not.
-        example: A batch (inputs, target) of two samples.
-
-    Returns:
-        ``soft``: all candidates run. ``sampled``: one candidate of each choice runs, the mean over random paths. ``sampled_largest``:
-        the path whose candidates keep most.
+    ``soft``: all candidates run. ``sampled``: one candidate of each choice runs; the mean over random paths. ``sampled_largest``: the path
+    whose candidates save the most tensors. A copy of `module` runs on the meta device, which computes sizes only, or else on the CPU.
     """
     try:
         return _forecast(copied(module).to("meta"), tree_map_only(Tensor, lambda t: t.to("meta"), example))
@@ -123,12 +118,7 @@ def _state_bytes(factory: OptimizerFactory, parameters: Sequence[nn.Parameter]) 
 
 
 def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages that autograd keeps for the backward pass of `forward`.
-
-    Args:
-        forward: Called once.
-        exclude: Tensors that do not count: parameters, buffers, inputs.
-    """
+    """Bytes of the distinct storages that autograd saves for the backward pass of `forward`, without those of `exclude`."""
     known = {_storage_id(tensor) for tensor in exclude}
     kept: dict[int, int] = {}
 
@@ -144,12 +134,12 @@ def saved_bytes(forward: Callable[[], Any], exclude: Iterable[Tensor]) -> int:
 
 
 def _storage_id(tensor: Tensor) -> int:
-    """The same for views of one storage; the meta device has no addresses."""
+    """An id of the storage, equal for its views; the meta device has no addresses."""
     return tensor.untyped_storage()._cdata
 
 
 def _batch_of(example: Any, size: int) -> Any:
-    """A batch of `size` samples that repeats those of `example`."""
+    """A batch of `size` samples that repeats the samples of `example`."""
     return tree_map_only(Tensor, lambda t: t.repeat(-(-size // len(t)), *[1] * (t.dim() - 1))[:size], example)
 
 
@@ -170,7 +160,7 @@ def _path(module: SearchModule, index: Tensor) -> OpWeights:
 
 
 def _even_paths(module: SearchModule) -> list[OpWeights]:
-    """Random paths that run the candidates of a choice equally often, as far as their number allows."""
+    """Random paths that run the candidates of a choice equally often, or nearly so."""
     sizes = [len(labels) for labels in module.supernet.choices.values()]
     if not sizes:
         return [_all_candidates(module)]
@@ -180,7 +170,7 @@ def _even_paths(module: SearchModule) -> list[OpWeights]:
 
 
 def _largest_path(module: SearchModule, example: Any) -> OpWeights:
-    """The path of the candidates that keep most."""
+    """The path of the candidates that save the most bytes for the backward pass."""
     supernet = module.supernet
     if not supernet.choices:
         return _all_candidates(module)
@@ -190,7 +180,7 @@ def _largest_path(module: SearchModule, example: Any) -> OpWeights:
 
 
 def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int]:
-    """(choice, label) -> bytes that the modules of that label keep in a step of all candidates."""
+    """(choice, label) -> bytes that the modules of this label save in a step of all candidates."""
     kept: dict[tuple[str, str], dict[int, int]] = {}
     inside: list[Any] = []
     there = {_storage_id(tensor) for tensor in (*module.parameters(), *module.buffers())}
@@ -205,7 +195,7 @@ def _bytes_inside(module: SearchModule, batch: Any) -> dict[tuple[str, str], int
 
     def leave(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            pack(output)  # the mixture keeps the output for the gradient of its weight
+            pack(output)  # the mixture saves the output for the gradient of its op weight
         inside.pop()
 
     handles = []

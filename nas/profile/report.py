@@ -1,4 +1,4 @@
-"""The profile of a configuration, and that of one architecture."""
+"""The profiles of a configuration and of one architecture."""
 
 from __future__ import annotations
 
@@ -37,11 +37,7 @@ NUM_RANDOM = 1000
 
 
 def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any]:
-    """Costs, memory and targets of a search, before it runs.
-
-    Args:
-        source: The configuration.
-        memory: Memory of the device in bytes; None: its real memory.
+    """Costs, memory and targets of a search, before it runs; `memory` replaces the bytes of the device.
 
     Raises:
         UsageError: The configuration does not work.
@@ -68,14 +64,10 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
 
 
 def profile_genotype(path: Path, source: ConfigSource) -> dict[str, Any]:
-    """The costs of the retrained network of a genotype, for one sample.
-
-    Args:
-        path: A genotype.json, or a text in the published notation of the space.
-        source: Configuration of the space.
+    """The costs of the retrained network of a genotype, for one sample; `path` is a genotype.json or a file in published notation.
 
     Raises:
-        UsageError: The file cannot be read, or is of another space.
+        UsageError: The file cannot be read, or has a genotype of another space.
     """
     experiment = load_experiment(source, stage="retrain")
     genotype = read_genotype_of(path, experiment)
@@ -98,7 +90,7 @@ def _cost_functions(experiment: Experiment) -> dict[str, Callable[..., Any]]:
 def _candidate_rows(
     supernet: Supernet, tables: Mapping[str, CostTable], shapes: Mapping[tuple[str, str], tuple[int, ...]]
 ) -> list[dict[str, Any]]:
-    """For each candidate: the shape of its output for one sample, and the most that it adds to each cost."""
+    """For each candidate: the shape of its output for one sample, and the largest amount that it adds to each cost."""
     return [
         {
             "choice": name,
@@ -123,7 +115,7 @@ def _cost_range(network: nn.Module, table: CostTable, space: SearchSpace) -> dic
 
 
 def _random_architectures(network: nn.Module, space: SearchSpace) -> list[dict[str, Any]]:
-    """Labels of all choices, active or not; architectures that gates or the space do not allow are drawn again."""
+    """Labels of all choices, active or not, of random architectures that gates and the space allow."""
     places, source = find_rows(network), random.Random(0)
     drawn = (draw_choices(places, source) for _ in range(100 * NUM_RANDOM))
     valid = (choices for choices in drawn if allows(network, choices) and passes(space.check_genotype, choices))
@@ -159,7 +151,7 @@ def memory_report(
         ways.append("model.relaxation nas.relaxations.SampledPath at this batch size")
     elif mode == "soft" and (largest := sampled["largest_batch"]):
         ways.append(f"model.relaxation nas.relaxations.SampledPath with data.batch_size {largest}")
-    advice = f"would fit: {', or '.join(ways)}" if ways else "no batch size would fit; take a smaller space"
+    advice = f"would fit: {', or '.join(ways)}" if ways else "no batch size would fit; use a smaller space"
     return {
         "batch_size": batch_size,
         "mode": mode,
@@ -176,7 +168,7 @@ def _targets(
     tables: Mapping[str, CostTable],
     ranges: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """The target report with the smallest costs, and whether all limits can be kept at once."""
+    """The target report with the smallest costs, and whether one architecture can keep all limits."""
     if not targets:
         return {}
     report = target_report(targets, smallest={name: row["smallest"] for name, row in ranges.items()})

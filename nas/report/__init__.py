@@ -1,1 +1,1 @@
-"""TensorBoard with the settings that the pages of runs need, and reports in one file."""
+"""Reports in one file, and TensorBoard with the options that runs need."""

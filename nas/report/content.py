@@ -33,7 +33,7 @@ class Content(NamedTuple):
         folder: The run folder.
         genotype: The architecture.
         facts: Figures of the search.
-        retrained: Figures of the retraining; empty if there is none.
+        retrained: Figures of the retraining; empty without one.
         history: (batches, tag -> value) of metrics.csv.
         config: Text of config.yaml.
         provenance: Seed, device, commit and versions.
@@ -56,11 +56,7 @@ class Content(NamedTuple):
 
 
 def read_content(path: Path, trusted: tuple[str, ...] = ()) -> Content:
-    """Reads a finished run.
-
-    Raises:
-        UsageError: The path is not a run folder, or the run is unfinished or damaged.
-    """
+    """Reads a finished run; a UsageError if the run is unfinished or damaged."""
     folder = RunFolder.open(path)
     check_yaml(folder.config)
     try:

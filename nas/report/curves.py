@@ -13,7 +13,7 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def draw_curves(history: History) -> Iterator[tuple[str, Figure]]:
-    """(title, figure) for the losses, each metric, tau and entropy, if they were measured."""
+    """(title, figure) of each measured curve: losses, metrics, tau, entropy."""
     tags = list(dict.fromkeys(tag for _, row in history for tag in row))
     groups: dict[str, list[str]] = {}
     for tag in tags:

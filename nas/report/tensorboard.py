@@ -11,7 +11,7 @@ from nas.io.parent import python_command
 
 HOST = "127.0.0.1"
 SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"
-"""How much of a tag is kept: by default TensorBoard keeps ten images. 0 means all in its help, but leaves charts empty."""
+"""Points of a tag that TensorBoard keeps; by default it keeps ten images. Its help says that 0 keeps all, but 0 leaves charts empty."""
 
 
 def command(folder: Path, port: int) -> list[str]:
@@ -22,22 +22,14 @@ def command(folder: Path, port: int) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that is free at present."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Starts TensorBoard.
-
-    Args:
-        folder: Contains runs, at any depth.
-        port: The port to listen on.
-
-    Raises:
-        UsageError: The folder does not exist, or has no run in it.
-    """
+    """Starts TensorBoard for the runs in a folder, at any depth; a UsageError if there is no run."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     if not any(folder.rglob("events.out.*")):

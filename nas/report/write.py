@@ -1,4 +1,4 @@
-"""Writing a report as one HTML file that loads nothing from elsewhere, or as Markdown."""
+"""Writes a report as one HTML file that loads no other file, or as Markdown."""
 
 from __future__ import annotations
 
@@ -37,13 +37,7 @@ _HEAD = ("choice", "chosen", "probability")
 
 
 def write_report(path: Path, form: Literal["html", "md"], out: Path | None, trusted: tuple[str, ...] = ()) -> Path:
-    """Writes the report of a finished run.
-
-    Args:
-        path: Run folder of a search or a retraining.
-        form: ``"html"``: one file with pictures; ``"md"``: without pictures.
-        out: The file; None: ``report.html`` or ``report.md`` in the run folder.
-        trusted: The user's own modules.
+    """Writes the report of a finished run; `out` is ``report.html`` or ``report.md`` in the run folder by default.
 
     Raises:
         UsageError: The run is not finished, or the file cannot be written.

@@ -134,7 +134,7 @@ def test_what_does_not_fit_says_what_would():
     assert soft.total(BATCH // 2) <= tight["device_bytes"] < soft.total(BATCH // 2 + 1)
     assert ("SampledPath at this batch size" in tight["advice"]) == (sampled.total(BATCH) <= tight["device_bytes"])
     none = memory_report(module, found, Experiment, 1000)
-    assert none["advice"] == "no batch size would fit; take a smaller space"
+    assert none["advice"] == "no batch size would fit; use a smaller space"
 
 
 def test_averaged_weights_are_counted():
