@@ -1,4 +1,4 @@
-"""Fused attention: torch.export runs such layers with other kernels than eager mode, so that last bits differ."""
+"""Fused attention: torch.export and eager mode run different kernels, so the last bits of outputs differ."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ _LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDeco
 def fused_attention(network: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
     """Dotted names of torch's attention layers, and of modules whose forward calls ``scaled_dot_product_attention``.
 
-    Args:
-        network: In eval mode; it runs once.
-        inputs: A batch.
+    `network` is in eval mode and runs once on the batch `inputs`.
     """
     with _Calls() as calls, ExitStack() as hooks:
         for module in network.modules():

@@ -1,4 +1,4 @@
-"""Batch norms folded into the layer before them."""
+"""Folds batch norms into the layers before them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,12 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def fold_batch_norms(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Pairs]:
-    """A copy in which each batch norm is folded into the convolution or linear layer directly before it.
+    """A copy with each batch norm folded into the convolution or linear layer directly before it, and the pairs (layer, norm).
 
-    An identity replaces the norm, so that no other key of the state dict changes.
-
-    Args:
-        network: In eval mode.
-        inputs: A batch, for tracing and for the comparison.
-
-    Returns:
-        The copy, and the pairs (layer, norm).
+    An identity replaces each norm, so other keys of the state dict do not change.
 
     Raises:
-        ValueError: No norm can be folded, or the outputs differ by more than the tolerance.
+        ValueError: No norm can be folded, or the outputs for `inputs` differ by more than the tolerance.
     """
     pairs = _find(network, inputs)
     if not pairs:

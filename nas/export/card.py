@@ -39,13 +39,7 @@ _LOADING = {
 
 
 def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str] = ()) -> str:
-    """README.md of an export folder, with front matter for model hubs.
-
-    Args:
-        subject: The exported network.
-        formats: Formats in the folder.
-        attention: Layers that make pt2 differ in its last bits.
-    """
+    """README.md of an export folder, with front matter for model hubs; `attention` names the layers of fused attention."""
     about = subject.about
     head = {"library_name": "pytorch", "tags": ["neural-architecture-search", "gumbel-nas"]}
     inputs = ", ".join(

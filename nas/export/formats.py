@@ -1,4 +1,4 @@
-"""Writing each format of an export."""
+"""Writers of the formats of an export."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ DEFAULT = ("genotype", "python", "safetensors", "pt2")
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    """The formats without repetitions.
-
-    Raises:
-        UsageError: No format, an unknown format, or a format whose package is not installed.
-    """
+    """The formats without repetitions; a UsageError for no format, an unknown one, or one whose package is not installed."""
     chosen = tuple(dict.fromkeys(formats))
     if not chosen:
         raise UsageError(f"--formats: name at least one of {', '.join(WRITERS)}")
@@ -138,7 +134,7 @@ def _dynamic(subject: Subject) -> tuple[dict[int, Any], ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the messages of exporters, which are not for users."""
+    """Hides the messages of exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Runs exported files in an interpreter that cannot import this framework.
 
-Command: ``python -I fresh.py FOLDER RESULT FORMAT...``. The script writes RESULT, a safetensors file with the outputs of each format
-under ``FORMAT/output.BATCH.I``, and prints one JSON object: format -> null, or an error.
+Command: ``python -I fresh.py FOLDER RESULT FORMAT...``. The script writes the outputs of each format to RESULT, a safetensors file with the
+keys ``FORMAT/output.BATCH.I``. It prints one JSON object: format -> null, or an error.
 """
 
 import importlib.util

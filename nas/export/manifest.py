@@ -1,4 +1,4 @@
-"""The manifest of an export folder: its files, their digests, and where they were made."""
+"""The manifest of an export folder: its files, their digests, and the machine that wrote them."""
 
 from __future__ import annotations
 
@@ -47,11 +47,7 @@ def machine() -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an export folder, with its values checked.
-
-    Raises:
-        UsageError: It is missing or damaged, or it names a file outside of the folder.
-    """
+    """The checked manifest of an export folder; a UsageError if it is missing or damaged, or names a file outside of the folder."""
     path = folder / MANIFEST
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
@@ -79,11 +75,7 @@ def _check_tolerance(stated: Any, path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UsageError: The file cannot be read or is damaged.
-    """
+    """The tensors of a safetensors file; a UsageError if the file cannot be read."""
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
@@ -91,7 +83,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """A line for each file that is missing, a link, too large, or not as it was written."""
+    """A line for each file that is missing, a link, too large, or changed."""
     lines = []
     for name, digest in files.items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""Computed weights made plain: parametrizations, the older norms with hooks, and pruning."""
+"""Replaces computed weights by plain ones: parametrizations, the older norms with hooks, and pruning."""
 
 from __future__ import annotations
 
@@ -27,17 +27,10 @@ _BY_HOOK: Mapping[type, Callable[[nn.Module, str], Any]] = {
 
 
 def fold_parametrizations(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Places]:
-    """A copy whose weights are all plain, or the network itself if they are.
-
-    Args:
-        network: In eval mode; it is not changed.
-        inputs: A batch, for the comparison.
-
-    Returns:
-        The copy, and the places (module, tensor) of computed weights.
+    """A copy with plain weights (the network itself if it has no other), and the places (module, tensor) of computed weights.
 
     Raises:
-        ValueError: The outputs differ by more than the tolerance.
+        ValueError: The outputs for `inputs` differ by more than the tolerance.
     """
     # inner modules first: a parametrization may be parametrized itself
     modules = reversed(list(network.named_modules()))
@@ -81,7 +74,7 @@ def _make_plain(module: nn.Module, name: str) -> None:
     holder: Any = _lists(module)[name] if listed else module
     wanted = list(holder._parameters) if listed else [f"{name}_{ending}" for ending in ("orig", "g", "v")]
     sources = {key: holder._parameters[key] for key in wanted if holder._parameters.get(key) is not None}
-    for key, source in sources.items():  # removers write into them, and modules may share them
+    for key, source in sources.items():  # removers write into the sources, and modules may share them
         setattr(holder, key, nn.Parameter(source.detach().clone(), source.requires_grad))
     if listed:
         _own_class(module)
@@ -94,7 +87,7 @@ def _make_plain(module: nn.Module, name: str) -> None:
 
 
 def _own_class(module: nn.Module) -> None:
-    """Gives a parametrized module its own class: copies share one, and torch removes the tensor's property from it."""
+    """Gives a parametrized module its own class: copies share a class, and torch removes the property of the tensor from it."""
     kind = type(module)
     content = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
     module.__class__ = type(kind.__name__, kind.__bases__, content)

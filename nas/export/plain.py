@@ -1,4 +1,4 @@
-"""Functions that replace those of the framework in exported files; in a network without choices they compute the same."""
+"""Functions that replace functions of the framework in exported files; they compute the same in a network without choices."""
 
 from __future__ import annotations
 

@@ -41,14 +41,7 @@ class Subject:
 
 
 def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Samples for the comparison, repeated if there are too few.
-
-    Args:
-        args: Inputs of a network, one batch.
-
-    Raises:
-        ValueError: An input is not a tensor.
-    """
+    """Samples for the comparison, repeated if the batch `args` has too few; a ValueError if an input is not a tensor."""
     result = []
     for i, item in enumerate(args):
         if not isinstance(item, Tensor):
@@ -59,27 +52,18 @@ def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def examples(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Inputs, and the outputs of the network at each batch size, with names for a safetensors file.
-
-    Raises:
-        ValueError: An output is not a tensor.
-    """
+    """Inputs, and the outputs of the network at each batch size, with names for a safetensors file."""
     result = {f"input.{i}": tensor for i, tensor in enumerate(inputs)}
     for size in BATCHES:
-        outputs = run(
-            network, [tensor[:size].clone() for tensor in inputs]
-        )  # sums may depend on the alignment of memory
+        # a clone: sums may depend on the alignment of memory
+        outputs = run(network, [tensor[:size].clone() for tensor in inputs])
         result |= {f"output.{size}.{i}": output for i, output in enumerate(outputs)}
     return result
 
 
 @torch.no_grad()
 def run(network: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs of a network as a flat list of new tensors; one thread fixes the order of sums.
-
-    Raises:
-        ValueError: An output is not a tensor.
-    """
+    """Outputs of a network as a flat list of new tensors; one thread fixes the order of sums. A ValueError for other outputs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -101,11 +85,7 @@ def check_same(
     *,
     floor: float = 1.0,
 ) -> None:
-    """Compares a changed copy with its original.
-
-    Raises:
-        ValueError: Outputs differ by more than the tolerance, relative to the largest output or to `floor`.
-    """
+    """Raises a ValueError if the outputs differ by more than the tolerance, relative to the largest output or to `floor`."""
     before, after = (run(net, [tensor.clone() for tensor in inputs]) for net in (network, changed))
     difference, scale = largest_difference(after, before, floor)
     if not difference <= tolerance * scale:
@@ -113,7 +93,7 @@ def check_same(
 
 
 def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor], floor: float = 1.0) -> tuple[float, float]:
-    """The largest difference of any value, and the largest expected value, at least `floor`."""
+    """The largest difference, and the largest expected value, at least `floor`."""
     pairs = zip(found, expected, strict=True)
     difference = max(float((one.double() - other.double()).abs().max()) for one, other in pairs)
     return difference, max(floor, *[float(tensor.double().abs().max()) for tensor in expected])

@@ -1,4 +1,4 @@
-"""Checks of an export folder: its files, and what they compute in an interpreter that does not know this framework."""
+"""Checks of an export folder: its files, and their outputs in an interpreter that cannot import this framework."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nas.io.json_file import read_json
 ONNX_TOLERANCE = 1e-5
 """Largest difference of an output, relative to the largest output or to 1."""
 OTHER_MACHINE = 1e-4
-"""The same for an export of another kind of machine or another torch, where the last bits may differ."""
+"""The same for an export from another kind of machine or another torch, whose last bits may differ."""
 TIMEOUT_SECONDS = 1800
 
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -36,19 +36,15 @@ FILES: Mapping[str, tuple[str, ...]] = {
 }
 RUNNABLE = ("python", "pt2", "onnx")
 SCRIPT = Path(__file__).with_name("fresh.py")
-"""Runs exported files in an interpreter of its own."""
+"""Runs exported files in a separate interpreter."""
 
 Report = dict[str, dict[str, Any]]
 
 
 def verify(folder: Path) -> Report:
-    """Checks everything in an export folder. This runs its network.py.
+    """Checks the files and formats of an export folder; this runs its network.py.
 
-    Returns:
-        Format (``files`` for the files themselves) -> ``{"ok": bool, "detail": str}``, with ``max_abs_diff`` where outputs were compared.
-
-    Raises:
-        UsageError: The folder is not an export, or its manifest is damaged.
+    Format (``files`` for the files themselves) -> ``{"ok": bool, "detail": str}``, with ``max_abs_diff`` if outputs were compared.
     """
     manifest = read_manifest(folder)
     formats, files = manifest["formats"], manifest["sha256"]

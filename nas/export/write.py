@@ -1,4 +1,4 @@
-"""Writing a whole export folder, which is checked before it gets its name."""
+"""Writes an export folder, and checks it before it gets its name."""
 
 from __future__ import annotations
 
@@ -47,20 +47,13 @@ class Written(NamedTuple):
 def write_export(
     subject: Subject, formats: Sequence[str], out: Path, *, fold_bn: bool = False, rebuild: Rebuild | None = None
 ) -> Written:
-    """Writes an export folder, which gets its name after a check.
+    """Writes an export folder without the formats that cannot be written or that fail their check.
 
-    A format that cannot be written, or that fails its check, is left out; the others are written.
-
-    Args:
-        subject: What is exported; computed weights are written as plain ones.
-        formats: Names, checked.
-        out: The new folder.
-        fold_bn: Fold batch norms into the layers before them.
-        rebuild: Builds the network from config.json and the weights of the folder, for a comparison; None: nothing can.
+    `rebuild` builds the network from config.json and the weights of the folder, for a comparison.
 
     Raises:
-        UsageError: The folder exists, or cannot be made.
-        ValueError: The network cannot be written in any of the formats; no file is left.
+        UsageError: The folder exists, or cannot be created.
+        ValueError: No format is left; then no file is left either.
     """
     check_free(out)
     network, places = fold_parametrizations(subject.network, subject.inputs)
@@ -75,7 +68,7 @@ def write_export(
 
 
 def check_free(out: Path) -> None:
-    """Raises UsageError if anything has that name, even a broken link."""
+    """Raises a UsageError if the path exists, even as a broken link."""
     if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; name another folder with --out")
 
@@ -108,11 +101,7 @@ def _fill(subject: Subject, formats: Sequence[str], folder: Path, rebuild: Rebui
 
 
 def _remaining(formats: Sequence[str], refused: Mapping[str, str], folder: Path) -> list[str]:
-    """The formats that were not refused; files that only the others need are removed.
-
-    Raises:
-        ValueError: No format remains.
-    """
+    """The formats that were not refused; removes files that only refused formats need. A ValueError if no format remains."""
     remaining = [name for name in formats if name not in refused]
     if not remaining:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
@@ -152,6 +141,6 @@ def _rebuilt(rebuild: Rebuild, folder: Path, subject: Subject, expected: Mapping
 
 
 def _reason(text: str, folder: Path) -> str:
-    """A short line without paths of this machine, because exported files are passed on."""
+    """A short line without paths of this machine, because users share exported files."""
     line = _PLACE_OR_COLOR.sub("", text.replace(f"{folder}{os.sep}", ""))
     return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON - 3]}..."
