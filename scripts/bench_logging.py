@@ -1,10 +1,10 @@
-"""What logging costs a search: the seconds that scalars and pictures take, beside the whole.
+"""The cost of logging: seconds of a search that are spent on scalars and pictures.
 
 Command: python scripts/bench_logging.py --config configs/dilation_gumbel_digits.yaml
 
-Runs one search and adds up, in the same process, the time inside the callbacks that write scalars (metrics.csv, system.csv, TensorBoard)
-and inside the one that draws pictures and measures the discretisation gap. "share" is that of the whole search, from its configuration
-to its summary.
+The script runs one search and adds up, in the same process, the time inside the callbacks that write scalars (metrics.csv, system.csv,
+TensorBoard) and inside the callback that draws pictures and measures the discretization gap. "share" is relative to the whole search, from
+its configuration to its summary.
 """
 
 from __future__ import annotations

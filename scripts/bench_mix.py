@@ -1,17 +1,17 @@
-"""Forward and backward of the mixing operation, beside other ways to compute it and beside plain copies.
+"""Forward and backward of the mixing operation, compared with other implementations and with plain copies.
 
 Command: python scripts/bench_mix.py --threads 1
 
-All contestants run in one process and take turns, in an order drawn anew each round, on inputs that rotate through more memory than the
-caches hold; tiny tensors stay in the caches. Threads are pinned. Measured is a row of --depth mixes, each of which mixes the result of
-the one before with K - 1 tensors of its own, then the gradients of all tensors and weights in one backward call, whose own cost is that of
-a small mix; shown is the time for one mix. The memory of all results is allocated as in training. Times are of CPU with one thread, so that
-busy neighbours count less, and of the clock on the wall with more. "copies" moves the least number of bytes that a mix takes (reads
-K + K + 1, writes 1 + K), half read and half written, between buffers that exist. A ratio is the median over rounds of contestant / native:
-above 1, native is faster.
+All implementations run in one process and take turns, in a new random order each round. Inputs rotate through more memory than the caches
+hold; tiny tensors stay in the caches. Threads are pinned. A measurement is a row of --depth mixes, then the gradients of all tensors
+and weights in one backward call, because the overhead of a backward call is as large as a small mix. Each mix combines the previous result
+with K - 1 new tensors. The output is the time of one mix. The memory of all results is allocated as in training. Times are CPU times with
+one thread, so that other processes matter less, and wall-clock times with more threads. "copies" moves the least number of bytes that a mix
+needs (reads K + K + 1, writes 1 + K), half read and half written, between existing buffers. A ratio is the median over rounds of
+implementation / native: above 1, native is faster.
 
-The system's allocator gives freed memory back and takes it again page by page, which costs every contestant as much as the mixing itself;
---malloc keep lets it keep what it has, as the allocators do that are recommended for training.
+The allocator of the system returns freed memory and requests it again page by page, which costs every implementation as much as the mixing
+itself. --malloc keep lets it keep freed memory, like the allocators that are recommended for training.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Forward and backward of a whole supernet, beside a plain `sum(w * op(x))` supernet and the discrete network it stands for.
+"""Forward and backward of a whole supernet, compared with a plain `sum(w * op(x))` supernet and with the derived network.
 
 Command: python scripts/bench_step.py --threads 1
 
-The NAS-Bench-201 supernet (16 channels, one cell a stage, batch 32 of 32 x 32 images). "plain" runs every candidate, multiplies what it
-puts out and adds, in torch's own operations; "soft" is this project's with the same weights and the same draw. "sampled" runs one candidate
-of each choice; "discrete" is the derived network of the same path. "grown" is a chain of six choices of K convolutions, of which one each
-is sampled. Times are of draw, forward, loss and backward.
+The NAS-Bench-201 supernet (16 channels, one cell a stage, batch 32 of 32 x 32 images). "plain" runs every candidate, multiplies its
+output and adds, in torch's own operations; "soft" is the supernet of this project with the same weights and the same draw. "sampled" runs
+one candidate of each choice; "discrete" is the derived network of the same path. "grown" is a chain of six choices of K convolutions, with
+one sampled candidate each. Times include draw, forward, loss and backward.
 
-How time is taken, and what a ratio is, says scripts/bench_mix.py. Figures that do not depend on the clock: "operations" are what torch's
-dispatcher is asked for, views and allocations too, and one for each call of a native kernel; "bytes" are those of all tensors that
-operations other than views and allocations read and write; "kept" is the memory of all tensors that autograd saves, each once.
+scripts/bench_mix.py describes how times and ratios are measured. Other figures do not depend on the clock: "operations" counts the calls of
+torch's dispatcher, views and allocations included, and one call for each native kernel; "bytes" counts all tensors that operations read and
+write, except views and allocations; "kept" is the memory of all tensors that autograd saves, each counted once.
 """
 
 from __future__ import annotations

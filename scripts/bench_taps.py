@@ -1,14 +1,15 @@
-"""A mixed operation of five dilated depthwise convolutions, as one convolution with few taps and in other ways.
+"""A mixed operation of five dilated depthwise convolutions: as one convolution with few taps, and in other ways.
 
 Command: python scripts/bench_taps.py --threads 1
 
-Kernel size 3, float32, batch 32; sequences of 1024 with dilations 1, 2, 4, 8, 16 and images of 32 x 32 with dilations 1 to 5. Measured is
+Kernel size 3, float32, batch 32; sequences of 1024 with dilations 1, 2, 4, 8, 16 and images of 32 x 32 with dilations 1 to 5. Measured:
 forward and backward, with the gradients of the input, of all five kernels and of the five op weights. "five convolutions" computes each
-and mixes the results as plain torch does; "one F.conv" merges the kernels into a dense one that is mostly zeros, "native" into the taps
-that are not zero (11 and 41). "copies" moves the least number of bytes by Tensor.copy_: reads x, writes y; reads dy and x, writes dx.
+convolution and mixes the results in plain torch; "one F.conv" merges the kernels into a dense kernel of mostly zeros, "native" into the
+taps that are not zero (11 and 41). "copies" moves the least number of bytes by Tensor.copy_: reads x, writes y; reads dy and x, writes dx.
 
-How time is taken, and what a ratio is, says scripts/bench_mix.py. "kept" is the memory of all tensors that are saved for the backward
-pass, each once. "difference" is the largest of any gradient from that of five convolutions in float64, relative to the largest gradient.
+scripts/bench_mix.py describes how times and ratios are measured. "kept" is the memory of all tensors that are saved for the backward
+pass, each counted once. "difference" is the largest difference of any gradient from five convolutions in float64, relative to the largest
+gradient.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-r"""The truth about a small space: every architecture trained on its own, several times.
+r"""A table of all architectures of a small space, each trained alone, several times.
 
 Command: python scripts/enumerate_space.py --config configs/dilation_digits.yaml --seeds 3 --num-workers 2 \
     --out search_spaces/tables/dilation_digits.json
 
-Trains with the configuration's own retrain section. For each architecture and seed there are two trainings: one on three quarters of the
-training set, scored on the fourth (seeds take turns at which), and one on all of it, scored on the test set. A table in `tables` beside
-the module of its space is found by `nas search`, which then says where the found architecture stands. Every finished training is kept
-in a file beside the table, so a command that is repeated goes on.
+The retrain section of the configuration describes the training. Each architecture is trained twice for each seed: on three quarters of the
+training set, with a score on the last quarter (which quarter depends on the seed), and on the whole training set, with a score on the test
+set. `nas search` finds a table in the folder `tables` beside the module of its space, and prints the rank of its architecture. A file
+beside the table keeps every finished training, so the same command continues after a stop.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Bias and variance of every estimator's alpha gradient over a grid of tau, on problems whose exact gradient is known by enumeration.
+"""Bias and variance of the alpha gradient of every estimator over a grid of tau, with the exact gradient from enumeration.
 
 Command: python scripts/estimator_study.py --out runs/estimator_study
 
-Writes into the folder: table.md (the tables that README quotes), estimators.csv (every figure), estimators.png (bias and spread against
-tau) and surface.png (how the loss surface flattens and steepens as tau falls).
+The script writes table.md (the tables that README quotes), estimators.csv (every figure), estimators.png (bias and spread against
+tau) and surface.png (the loss surface at several tau) into the folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Checks the layout of the code: sizes of files and packages, directions of imports, who asks for kinds of choices, tests, words.
+"""Checks the layout of the code: sizes of files and packages, directions of imports, uses of kinds of choices, tests, words.
 
-Command: ``python scripts/house.py [--seed N]``; the exit code is 1 where a limit does not hold. Only the standard library is used.
+Command: ``python scripts/house.py [--seed N]``; the exit code is 1 if a value is over its limit. Only the standard library is used.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Accuracy against cost: searches under a range of limits, with random architectures of the same space beside them.
+"""Accuracy against cost: searches under a range of limits, and random architectures of the same space for comparison.
 
 Command: python scripts/pareto.py --config configs/macro_digits.yaml --cost macs --out runs/pareto
 
-Each limit lies evenly between the cheapest and the most_expensive architecture. What a search finds is retrained, and so is every random
-architecture, with the configuration's own retrain section; the accuracy is that of the test set. Writes pareto.csv (every network),
-pareto.png, and the table that it prints as pareto.md; the run folders stay beside them. A command that is repeated goes on: finished
-runs are read, not run again.
+Limits are evenly spaced between the cheapest and the most expensive architecture. The architecture of each search and all random
+architectures are retrained by the retrain section of the configuration; the accuracy is that of the test set. The script writes pareto.csv
+(every network), pareto.png, and the printed table as pareto.md; the run folders stay beside them. After a stop, the same command continues:
+it reads finished runs instead of running them again.
 """
 
 from __future__ import annotations

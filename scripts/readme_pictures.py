@@ -1,9 +1,9 @@
-"""The README's pictures: TensorBoard's custom scalars of a real search, and the cells of DARTS_V2.
+"""The pictures of README: TensorBoard's custom scalars of a real search, and the cells of DARTS_V2.
 
 Command: python scripts/readme_pictures.py
 
-Runs a search whose alpha moves (configs/dilation_gumbel_digits.yaml) in a temporary folder and opens it in headless Chromium, so
-it needs what tests/nas/report/test_browser.py needs: chromium and chromedriver (Debian: chromium-driver), and selenium.
+The script runs a search that trains alpha (configs/dilation_gumbel_digits.yaml) in a temporary folder and opens it in headless Chromium. It
+has the requirements of tests/nas/report/test_browser.py: chromium and chromedriver (Debian: chromium-driver), and selenium.
 """
 
 from __future__ import annotations

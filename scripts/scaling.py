@@ -1,18 +1,18 @@
-"""What a search over several processes sends and waits for, measured with 1 and 2, and a projection to 8 and 64 GPUs.
+"""The communication of a search over several processes, measured with 1 and 2 processes, and a projection to 8 and 64 GPUs.
 
 Command: python scripts/scaling.py --config configs/nasbench201_digits.yaml
 
-Measured, on the processes of this machine's CPU (gloo): milliseconds of a step, messages and bytes that a step averages over processes
-(gradients of both parameter sets and the buffers), milliseconds in them, operations that a step asks the device for, and milliseconds
-in which one loader process makes a batch pair.
+Measured with CPU processes of this machine (gloo): milliseconds of a step; messages and bytes that a step averages over processes
+(gradients of both parameter sets, and the buffers), and their milliseconds; operations of a step; and milliseconds in which one loader
+process makes a pair of batches.
 
 The projection is arithmetic, not a measurement. It assumes
 - weak scaling: every process keeps its batch, so its own work stays the same;
-- a step that takes no longer than its operations take to launch: the least that a GPU can need, and so the least efficiency;
-- nothing of the averaging hidden behind work: a message of b bytes over N processes takes 2 log2(N) times the latency (up and down a tree)
-  and 2 (N - 1) / N * b / bandwidth (the least there is); between machines at the network's bandwidth, within one at the link's;
-- loader processes that do not disturb each other.
-Options change each number that is assumed.
+- that a step takes as long as launching its operations, the least time of a GPU, which gives the lowest efficiency;
+- that averaging overlaps with no other work: a message of b bytes over N processes takes 2 log2(N) times the latency (up and down a tree)
+  and 2 (N - 1) / N * b / bandwidth (the theoretical least), with the bandwidth of the network between machines and of the link within one;
+- that loader processes do not slow down each other.
+An option sets each assumed number.
 """
 
 from __future__ import annotations

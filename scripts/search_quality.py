@@ -1,17 +1,17 @@
-r"""Is a search better than chance at equal cost? Every method against the truth of a space, with random search beside it.
+r"""Quality of search methods at equal cost: every method by the table of a space, compared with random search.
 
 Command: python scripts/search_quality.py --config configs/dilation_digits.yaml --seeds 0-9 \
     --table search_spaces/tables/dilation_digits.json --out runs/quality
 
-A method is a set of changes to the configuration (METHODS below). Each is searched with every seed; what it found is looked up in the
-table, or trained as often as the table's other architectures where the table (one of random architectures) does not have it. The cost is
-the wall time of search and derivation in units of one stand-alone training, timed right after it in the same process. Beside each
-method stands the random search that the same time buys: n architectures, the best chosen by one training's validation score, and judged
-by the others.
+A method is a set of changes to the configuration (METHODS below). Each method searches with every seed. The table gives the score of the
+resulting architecture; an architecture that is not in the table (of random architectures) is trained as often as the architectures of the
+table. The cost is the wall time of search and derivation in units of one stand-alone training, timed right after the search in the same
+process. The random search of equal cost chooses the best of n architectures by the validation score of one training, and is scored
+by the other trainings.
 
 Methods are compared, and defaults chosen, in the validation column. `--final` reads the test column instead.
 
-Writes searches.csv, quality.md and quality.png into --out; finished searches are not run again.
+The script writes searches.csv, quality.md and quality.png into --out; finished searches are not run again.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Calls into this project's code in one training step, and in one forward of a supernet.
+"""Number of calls into this project's code in one training step, and in one forward of a supernet.
 
 Command: python scripts/step_calls.py
 
 "step" is one soft training step, first order, of three choices of five dilated convolutions: everything inside Lightning's
-``training_step``. "forward" is one forward of the NAS-Bench-201 supernet, 18 choices. Both are counted after they have run twice. A
+``training_step``. "forward" is one forward of the NAS-Bench-201 supernet, 18 choices. Both are counted after two runs. A
 call is a call, or the resumption of a generator, of a function, comprehension or class body in a file of nas/ or search_spaces/;
-"files" are the files that are entered. Python 3.12 inlines comprehensions, so its figures are lower.
+"files" counts these files. Python 3.12 inlines comprehensions, so its figures are lower.
 """
 
 from __future__ import annotations
