@@ -35,7 +35,7 @@ Split = tuple[Tensor, Tensor]
 
 
 def split(seed: int) -> dict[str, Split]:
-    """Training, held-out training and test images of digits 0 to 7, and test images of the others; flat."""
+    """Training, held-out training and test images of digits 0 to 7, and test images of digits 8 and 9; flattened."""
     found: dict[str, Split] = {}
     for name in ("train", "test"):
         images, labels = digits(name == "train")
@@ -115,12 +115,12 @@ def measured(network: nn.Module, data: dict[str, Split], seed: int) -> dict[str,
 
 
 def likelihood(probabilities: Tensor, y: Tensor) -> float:
-    """The mean negative logarithm of the targets' probabilities."""
+    """The mean negative logarithm of the probabilities of the targets."""
     return float(-probabilities.gather(1, y[:, None]).clamp_min(1e-12).log().mean())
 
 
 def recovered_rate(rate: float, seed: int, num_steps: int = 600, num_draws: int = 256) -> float:
-    """The learned rate of a regression whose inputs are dropped at a known one."""
+    """The learned rate of a regression whose inputs are dropped at a known rate."""
     generator = keyed_generator(seed, "regression")
     truth = 1 + torch.rand(6, generator=generator)
     x = torch.randn(2000, 6, generator=generator)
@@ -166,7 +166,12 @@ def main() -> None:
     for seed in seeds:
         for name, row in compare(seed):
             found.setdefault(name, []).append(row)
-    columns = {"accuracy": "accuracy", "nll": "negative log-likelihood", "ece": "calibration error", "auroc": "doubt"}
+    columns = {
+        "accuracy": "accuracy",
+        "nll": "negative log-likelihood",
+        "ece": "calibration error",
+        "auroc": "detection of unseen digits",
+    }
     cells = [(name, *(spread([row[key] for row in rows]) for key in columns)) for name, rows in found.items()]
     print(f"{markdown_table(('rates', *columns.values()), cells)}\n")
     layers = [spread([row[f"rate {i}"] for row in found["learned"]]) for i in range(3)]

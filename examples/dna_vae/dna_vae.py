@@ -35,7 +35,7 @@ BONUS = 0.05
 
 
 def motif_odds() -> Tensor:
-    """Log-odds of each letter at each place of the motif against even letters: (6, 4)."""
+    """Log-odds of each letter at each place of the motif against uniform letters: (6, 4)."""
     chances = torch.full((len(MOTIF), 4), (1 - FAITH) / 3)
     for place, letter in enumerate(MOTIF):
         chances[place, LETTERS.index(letter)] = FAITH
@@ -67,7 +67,7 @@ def recovery(written: Tensor) -> float:
 
 
 class Autoencoder(nn.Module):
-    """Encodes sequences, and writes them letter by letter, reading its own letters."""
+    """Encodes sequences, and writes sequences letter by letter; each step reads the previous letter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
         """Writes sequences from codes of the inputs, and from codes of the prior.
 
         Returns:
-            Letters and logits of both halves, (2 B, length, 4) each, and the codes' divergence from the prior (B,).
+            Letters and logits of both groups, (2 B, length, 4) each, and the divergence of the codes from the prior (B,).
         """
         mean, log_variance = self.encode(x)
         code = mean + noise * (log_variance / 2).exp()
@@ -132,7 +132,7 @@ def losses(judge: nn.Module, x: Tensor, letters: Tensor, logits: Tensor, diverge
 
 
 def train(tau: TauSchedule, seed: int, *, reinforce: bool = False, bonus: float = 0.0) -> Result:
-    """Trains and judges one autoencoder."""
+    """Trains and evaluates one autoencoder."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet, judge = nas.Supernet(Autoencoder()), critic()
     model: Any = supernet.network
@@ -179,7 +179,7 @@ def advantage(loss: Tensor) -> Tensor:
 
 @torch.no_grad()
 def judged(model: Any, tau: float, seed: int) -> Result:
-    """Judges sequences that a model writes from the prior."""
+    """Evaluates sequences that a model writes from the prior."""
     generator = keyed_generator(seed, "judged")
     code = torch.randn(NUM_JUDGED, CODE, generator=generator)
     letters, logits = model.write(code, partial(drawn, generator=generator))

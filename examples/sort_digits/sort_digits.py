@@ -139,8 +139,8 @@ def by_score(num_steps: int, seed: int) -> float:
 
 METHODS: dict[str, Callable[[int, int], float]] = {
     "Gumbel-Sinkhorn": partial(by_permutation, GumbelSinkhorn()),
-    "rows for themselves (GumbelSoftmax)": partial(by_permutation, GumbelSoftmax()),
-    "one score, pairs (RankNet)": by_score,
+    "separate rows (GumbelSoftmax)": partial(by_permutation, GumbelSoftmax()),
+    "one score per image (RankNet)": by_score,
 }
 
 

@@ -35,7 +35,7 @@ HIDDEN, CODE, BATCH, NUM_STEPS = 64, 16, 64, 600
 NUM_JUDGED = 1000
 LURE = "LETTER"
 COLLAPSE = (0.4, 0.6)
-"""Shares of the training between which the generator is paid for one word alone."""
+"""Start and end of the collapse, as shares of the training: the generator is rewarded for one word alone."""
 MOMENTS = {"before": COLLAPSE[0], "collapsed": COLLAPSE[1], "a twentieth later": COLLAPSE[1] + 0.05, "at the end": 1.0}
 EVERY = 10
 MIN_ENTROPY = 0.3
@@ -66,7 +66,7 @@ class TrigramModel:
 
     Args:
         texts: Training words.
-        shares: Weights of 3-grams, 2-grams and 1-grams; each 1-gram is counted once more than it occurs.
+        shares: Weights of 3-grams, 2-grams and 1-grams; one is added to the count of each 1-gram.
     """
 
     def __init__(self, texts: Sequence[str], shares: tuple[float, float, float] = (0.7, 0.2, 0.1)) -> None:
@@ -121,7 +121,7 @@ class Quality(NamedTuple):
     Attributes:
         words: Share of different words.
         trigrams: Share of different 3-grams.
-        surprise: Under the 3-gram model, nats a character.
+        surprise: Nats per character under the 3-gram model.
     """
 
     words: float
@@ -164,7 +164,7 @@ def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
 
 @torch.no_grad()
 def judged(network: nn.Module, model: TrigramModel, seed: int) -> Quality:
-    """Judges words that a generator writes."""
+    """Evaluates words that a generator writes."""
     generator = keyed_generator(seed, "judged")
     code = torch.randn(NUM_JUDGED, CODE, generator=generator)
     letters, _ = network(code, partial(drawn, generator=generator))
