@@ -167,7 +167,7 @@ _PURE = (ast.Attribute, ast.Name, ast.Constant, ast.Compare, ast.UnaryOp, ast.cm
 
 
 def _truth(test: ast.expr, scope: dict[str, Any]) -> bool | None:
-    """Whether a condition is true; None where its value is unknown."""
+    """Whether a condition is true; None if its value is unknown."""
     if isinstance(test, ast.BoolOp):
         values = [_truth(value, scope) for value in test.values]
         decisive = isinstance(test.op, ast.Or)
@@ -239,7 +239,7 @@ def located(path: str, module: nn.Module) -> Iterator[None]:
 
 
 def torch_base(module: nn.Module) -> type[nn.Module]:
-    """The class of torch that a module extends; a ValueError where its state cannot be written."""
+    """The class of torch that a module extends; a ValueError if its state cannot be written."""
     if any(is_lazy(tensor) for tensor in module.parameters(recurse=False)):
         raise ValueError("it has no shapes yet; call the network once before")
     if parametrize.is_parametrized(module):
