@@ -51,7 +51,7 @@ class Perturbation(DeriveStrategy):
     def genotype(self, searched: Searched) -> Genotype:
         score = InheritedScore(searched, num_batches=self.num_batches)
         supernet, space = searched.supernet, searched.space
-        weights = searched.relaxation.probabilities(supernet.alpha, supernet.mask).detach()
+        weights = supernet.probability_rows(searched.relaxation).detach()
         worth = searched.probabilities()
         with untouched_rng():
             mixed = Mixed(copied(supernet), OpWeights(supernet.fill_input_rows(weights))).to(searched.device)

@@ -21,7 +21,7 @@ from nas.evaluation import first_samples
 from nas.io.errors import as_usage_error
 from nas.profile.memory import Forecast, device_memory, forecast
 from nas.runs.build import build_network, build_search, check_retraining
-from nas.runs.config import Experiment, load_experiment, load_retraining
+from nas.runs.config import Experiment, load_experiment
 from nas.runs.options import ConfigSource
 from nas.runs.results import example_inputs
 from nas.runs.schema import Target
@@ -42,7 +42,8 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     Raises:
         UsageError: The configuration does not work.
     """
-    experiment, retraining = load_experiment(source), load_retraining(source)
+    experiment = load_experiment(source)
+    retraining = experiment.for_retrain()
     device = prepare_machine(experiment.trainer)
     module = build_search(experiment)
     supernet, space = module.supernet, module.space

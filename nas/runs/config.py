@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -26,6 +26,7 @@ class Experiment:
     """An instantiated configuration.
 
     Attributes:
+        source: Files, overrides and trusted modules that it was read from.
         seed: The value of ``seed_everything``.
         trainer: Trainer options.
         model: Arguments of :class:`nas.SearchModule`.
@@ -36,9 +37,9 @@ class Experiment:
         retrain: Settings of the retraining.
         values: The resolved configuration as plain values.
         applied: `values`, in the stage ``"retrain"`` with the changes of the retrain section.
-        trusted: Modules of the user that the configuration may name.
     """
 
+    source: ConfigSource
     seed: int
     trainer: TrainerOptions
     model: dict[str, Any]
@@ -49,7 +50,11 @@ class Experiment:
     retrain: RetrainOptions
     values: dict[str, Any]
     applied: dict[str, Any]
-    trusted: tuple[str, ...]
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """Modules of the user that the configuration may name."""
+        return self.source.trusted
 
     @property
     def data(self) -> SearchDataModule:
@@ -62,13 +67,23 @@ class Experiment:
         task: Task = self.retrain.task or self.model["task"]
         return task
 
+    def for_retrain(self) -> Experiment:
+        """The stage ``"retrain"``, with the same data object unless the retrain section changes the data.
+
+        Raises:
+            UsageError: The retrain section does not fit.
+        """
+        with as_usage_error("retrain"), reading_files(self.source.shown, self.trusted):
+            made = _instantiated(self.source, self.values, _retraining(self.values))
+        return made if self.values["retrain"]["data"] else replace(made, make_data=self.make_data)
+
     def yaml(self) -> str:
         """The text of config.yaml."""
         return yaml.safe_dump(self.values, sort_keys=False, width=120)
 
 
 def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experiment:
-    """Reads, checks and instantiates a configuration.
+    """Reads, checks and instantiates a configuration; its data are made when they are first used.
 
     The stage ``"retrain"`` applies the changes of the retrain section to trainer, space and data.
 
@@ -77,36 +92,45 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
     """
     for path in source.files:
         check_yaml(path)
-    where = ", ".join(str(path) for path in source.files)
     parser = make_parser()
-    with reading_files(where, source.trusted):
+    with reading_files(source.shown, source.trusted):
         check_texts([word.partition("=")[2] or word for word in source.overrides], "overrides")
         words = [word for path in source.files for word in ("--config", str(path))]
         parsed = parser.parse_args([*words, *source.overrides])
         check_named(parsed, source.trusted)
         values: dict[str, Any] = normalized(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
         values.pop("config", None)
-        applied = values
-        if stage == "retrain":
-            applied = _retraining(values)
-            parsed = parser.parse_object(applied)
-            check_named(parsed, source.trusted)
-        data = Namespace(data=parsed.pop("data"))
-        made = parser.instantiate(parsed)
-        if not isinstance(made.seed_everything, int):
-            raise ValueError(f"seed_everything must be a whole number, got {made.seed_everything}")
-        model = dict(vars(made.model))
-        derive, guards = model.pop("derive"), model.pop("guards")
-        with as_usage_error("model.cost"):
-            targets = read_targets(model.pop("cost"), source.trusted)
+        return _instantiated(source, values, values if stage == "search" else _retraining(values))
+
+
+def load_retraining(source: ConfigSource) -> Experiment:
+    """The configuration for the stage ``"retrain"``; raises UsageError if the retrain section does not fit."""
+    with as_usage_error("retrain"):
+        return load_experiment(source, stage="retrain")
+
+
+def _instantiated(source: ConfigSource, values: dict[str, Any], applied: dict[str, Any]) -> Experiment:
+    """The experiment of `applied`: the resolved configuration, or the same with the changes of its retrain section."""
+    parser = make_parser()
+    parsed = parser.parse_object(applied)
+    check_named(parsed, source.trusted)
+    data = Namespace(data=parsed.pop("data"))
+    made = parser.instantiate(parsed)
+    if not isinstance(made.seed_everything, int):
+        raise ValueError(f"seed_everything must be a whole number, got {made.seed_everything}")
+    model = dict(vars(made.model))
+    derive, guards = model.pop("derive"), model.pop("guards")
+    with as_usage_error("model.cost"):
+        targets = read_targets(model.pop("cost"), source.trusted)
 
     @cache
     def make_data() -> SearchDataModule:
-        with reading_files(where, source.trusted):
+        with reading_files(source.shown, source.trusted):
             result: SearchDataModule = parser.instantiate(data).data
         return result
 
     return Experiment(
+        source=source,
         seed=made.seed_everything,
         trainer=made.trainer,
         model=model,
@@ -117,14 +141,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         retrain=made.retrain,
         values=values,
         applied=applied,
-        trusted=source.trusted,
     )
-
-
-def load_retraining(source: ConfigSource) -> Experiment:
-    """The configuration for the stage ``"retrain"``; raises UsageError if the retrain section does not fit."""
-    with as_usage_error("retrain"):
-        return load_experiment(source, stage="retrain")
 
 
 def _retraining(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class SearchJudge:
         if not (module.space.inherits_weights and passes(module.space.check_genotype, genotype.choices)):
             return {}
         name, supernet = next(iter(module.task.metrics())), module.supernet
-        rows = module.relaxation.probabilities(supernet.alpha, supernet.mask).detach()
+        rows = supernet.probability_rows(module.relaxation).detach()
         soft = BoundSupernet(supernet, OpWeights(supernet.fill_input_rows(rows)))
         score = self._score(module)
         with eval_mode(module), untouched_rng():

@@ -42,6 +42,11 @@ class ConfigSource(NamedTuple):
         """The last file's name without its ending, used for the run folder."""
         return self.files[-1].stem
 
+    @property
+    def shown(self) -> str:
+        """The files, for messages."""
+        return ", ".join(map(str, self.files))
+
     def overridden(self, key: str, value: Any) -> ConfigSource:
         """A copy with one more override."""
         text = value if isinstance(value, str) else json.dumps(value)

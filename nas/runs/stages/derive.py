@@ -9,7 +9,7 @@ from nas.derive import DeriveStrategy
 from nas.io.errors import UsageError
 from nas.runs.build import restore_search
 from nas.runs.class_paths import import_class
-from nas.runs.config import load_experiment, load_retraining
+from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.results import derive_and_score
 from nas.runs.trainer import prepare_machine
@@ -28,7 +28,8 @@ def derive_run(
     """
     folder = RunFolder.open(path, "search")
     source = folder.source(trusted)
-    experiment, retraining = load_experiment(source), load_retraining(source)
+    experiment = load_experiment(source)
+    retraining = experiment.for_retrain()
     chosen = experiment.derive if strategy is None else _strategy(strategy, trusted)
     device = prepare_machine(experiment.trainer)
     module = restore_search(folder, experiment)

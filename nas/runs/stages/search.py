@@ -17,7 +17,7 @@ from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import write_atomic
 from nas.io.rng import keyed_generator, untouched_rng
 from nas.runs.build import build_search, check_retraining, try_once
-from nas.runs.config import Experiment, load_experiment, load_retraining
+from nas.runs.config import Experiment, load_experiment
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
 from nas.runs.judging import SearchJudge, searched_of
@@ -43,7 +43,8 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     Raises:
         UsageError: An error found before the first file is written.
     """
-    experiment, retraining = load_experiment(source), load_retraining(source)
+    experiment = load_experiment(source)
+    retraining = experiment.for_retrain()
     processes = processes_of(experiment.trainer)
     made: list[tuple[SearchModule, ResumableLoader]] = []
 
@@ -86,7 +87,8 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
         folder.check_unchanged()
         return folder
     source = folder.source(trusted)
-    experiment, retraining = load_experiment(source), load_retraining(source)
+    experiment = load_experiment(source)
+    retraining = experiment.for_retrain()
     processes = processes_of(experiment.trainer)
     module, loader = _begun(experiment, processes, folder)
     return _run(experiment, retraining, processes, module, loader, folder, force)

@@ -1,0 +1,68 @@
+"""One experiment for both stages: files are read once, and the data are made once, when they are used."""
+
+from functools import wraps
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.data import SequentialDigits
+from nas.runs import config as module
+from nas.runs.config import load_experiment, load_retraining
+from nas.runs.options import ConfigSource
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Counts the data modules that are made."""
+    found = []
+    make = SequentialDigits.__init__
+
+    @wraps(make)
+    def counted(self, *args, **options):
+        found.append(options)
+        make(self, *args, **options)
+
+    monkeypatch.setattr(SequentialDigits, "__init__", counted)
+    return found
+
+
+def test_both_stages_share_the_data(config, made):
+    experiment = load_experiment(ConfigSource((config(),)))
+    retraining = experiment.for_retrain()
+    assert made == []
+    assert retraining.data is experiment.data and len(made) == 1
+
+
+def test_data_that_the_retrain_section_changes_are_made_anew(config, made):
+    experiment = load_experiment(ConfigSource((config({"retrain.data": {"batch_size": 16}}),)))
+    retraining = experiment.for_retrain()
+    assert retraining.data.batch_size == 16 != experiment.data.batch_size and len(made) == 2
+
+
+def test_the_stage_after_a_search_is_the_one_that_is_loaded_by_itself(config):
+    source = ConfigSource((config({"retrain.trainer": {"max_epochs": 7}}),), ("--seed_everything=3",))
+    one, other = load_experiment(source).for_retrain(), load_retraining(source)
+    assert one.applied == other.applied and one.values == other.values
+    assert one.trainer == other.trainer and one.trainer.max_epochs == 7 and one.seed == other.seed == 3
+    assert one.applied["trainer"]["max_epochs"] == 7 != one.values["trainer"]["max_epochs"]
+
+
+def test_a_search_checks_each_file_once_after_the_command_line(config, run_cli, made, monkeypatch):
+    read, check = [], module.check_yaml
+
+    def counted(path):
+        read.append(Path(path).name)
+        return check(path)
+
+    monkeypatch.setattr(module, "check_yaml", counted)
+    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+    assert read == ["tiny.yaml"] and len(made) == 1
+    values = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert values == load_experiment(ConfigSource((Path("run/config.yaml"),))).values
+
+
+def test_a_wrong_retrain_section_is_named(config, run_cli):
+    answer = run_cli("search", "--config", config({"retrain.space": {"no_such_size": 3}}), "--out", "run")
+    assert answer.code == 2 and "retrain" in answer.complaint and "no_such_size" in answer.complaint
+    assert not Path("run").exists()
