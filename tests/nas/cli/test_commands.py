@@ -54,8 +54,9 @@ def test_search_writes_the_run_folder_and_says_what_it_found(run_cli, config, tm
         "system.csv",
         "architecture.svg",
         "architecture.dot",
+        "derived.safetensors",
     } < names
-    assert len([name for name in names if name.startswith("events.out")]) == 2 and len(names) == 11
+    assert len([name for name in names if name.startswith("events.out")]) == 2 and len(names) == 12
     genotype = Genotype.load(folder / "genotype.json")
     summary = json.loads((folder / "summary.json").read_text())
     assert genotype.choices == summary["genotype"] and set(genotype.choices) == {"layer1.conv", "layer2.conv"}

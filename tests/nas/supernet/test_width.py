@@ -176,7 +176,7 @@ def test_a_network_with_widths_outside_a_supernet_says_so():
             r"Embedding has weights \(weight\) that nas.width cannot cut; it cuts weights of Linear, Conv1d",
         ),
         (lambda w: nas.Supernet(nn.Conv2d(4, w, 1, groups=2)), "a convolution of 2 groups"),
-        (lambda w: nas.Supernet(nn.Conv2d(w, 8, 1, groups=w)), "in_channels and out_channels must be too"),
+        (lambda w: nas.Supernet(nn.Conv2d(w, 8, 1, groups=w)), "in_channels and out_channels must be widths too"),
     ],
 )
 def test_what_would_be_silently_wrong_is_refused_at_once(use, message):

@@ -51,7 +51,7 @@ def rates(run_cli, config):
         values = yaml.safe_load(Path("run/config.yaml").read_text())
         values["trainer"]["max_epochs"] = then
         Path("run/config.yaml").write_text(yaml.safe_dump(values))
-        with pytest.warns(UserWarning, match=r"began with other settings|at their end"):
+        with pytest.warns(UserWarning, match=r"began with other settings|already ended"):
             assert run_cli("search", "--resume", "run", "--force").code == 0
         rows = list(csv.DictReader(Path("run/metrics.csv").read_text().splitlines()))
         return [float(row["lr/weight"]) for row in rows], [float(row["search/tau"]) for row in rows]
