@@ -27,8 +27,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "class": options.class_path,
         "signature": str(inspect.signature(found)).replace("'", ""),
         "doc": inspect.getdoc(found) or "",
-        "options": "" if found.__init__ is object.__init__ else inspect.getdoc(found.__init__) or "",  # type: ignore[misc]
+        "options": _constructor_doc(found),
     }
+
+
+def _constructor_doc(found: type) -> str:
+    """The docstring of the constructor itself; those of object and torch's Module say nothing about a class."""
+    owner = next(base for base in found.__mro__ if "__init__" in vars(base))
+    if owner is object or owner.__module__ == "torch.nn.modules.module":
+        return ""
+    return inspect.cleandoc(vars(owner)["__init__"].__doc__ or "")
 
 
 def show(result: dict[str, Any]) -> None:

@@ -244,6 +244,16 @@ def test_doctor_and_help(run_cli):
     assert "lr" in run_cli("help", "torch.optim.AdamW").out
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["nas.relaxations.GumbelSoftmax", "nas.tau.Constant", "nas.bilevel.Joint", "nas.data.Digits", "nas.derive.Ranked"],
+)
+def test_help_of_a_class_ends_with_its_own_words(run_cli, name):
+    """Not with a sentence of Python or torch about any constructor."""
+    out = run_cli("help", name).out
+    assert "nitialize" not in out and len(out.strip().splitlines()) >= 3
+
+
 def test_running_as_a_module():
     done = subprocess.run([sys.executable, "-m", "nas", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("gumbel-nas ")
