@@ -105,21 +105,29 @@ def _weights(subject: Subject, folder: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
 
 
+def _program(subject: Subject) -> torch.export.ExportedProgram:
+    """The network as a graph, without the paths of the source files that its operations come from."""
+    program = torch.export.export(subject.network, subject.inputs, dynamic_shapes=_dynamic(subject))
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program
+
+
 def _pt2(subject: Subject, folder: Path) -> None:
     with _quiet():
-        program = torch.export.export(subject.network, subject.inputs, dynamic_shapes=_dynamic(subject))
-        torch.export.save(program, folder / "model.pt2")
+        torch.export.save(_program(subject), folder / "model.pt2")
 
 
 def _onnx(subject: Subject, folder: Path) -> None:
     names = [f"input{i}" if i else "input" for i in range(len(subject.inputs))]
     with _quiet():
         torch.onnx.export(
-            subject.network,
-            subject.inputs,
+            _program(subject),
+            (),
             folder / "model.onnx",
             dynamo=True,
-            dynamic_shapes=_dynamic(subject),
             external_data=False,
             input_names=names,
             output_names=["output"],

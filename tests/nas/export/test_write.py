@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,25 @@ def test_the_default_export_of_a_search(run_cli, exported):
     assert not network.training
     answer = run_cli("export", "--run", "run")
     assert answer.code == 2 and "exists already" in answer.complaint
+
+
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+def test_no_path_of_this_machine_is_written(tmp_path, form):
+    network = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 4, 3, padding=1),
+        torch.nn.BatchNorm1d(4),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, 3),
+    )
+    framework.export_network(network.eval(), torch.randn(3, 2, 8), tmp_path / "out", formats=(form,))
+    content = [path.read_bytes() for path in (tmp_path / "out").glob("model.*")]
+    if form == "pt2":
+        with zipfile.ZipFile(tmp_path / "out" / "model.pt2") as archive:
+            content += [archive.read(name) for name in archive.namelist()]
+    assert content
+    for place in (Path(torch.__file__).parents[1], Path(framework.__file__).parents[1], tmp_path):
+        assert not any(str(place).encode() in data for data in content)
 
 
 def test_damage_is_named(run_cli, exported, tmp_path):
