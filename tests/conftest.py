@@ -23,12 +23,22 @@ def pytest_addoption(parser):
     parser.addoption("--fault-seed", type=int, default=0, help="seed of the random faults in tests/faults")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    """Without a CUDA device one skipped case stands for all cases of a test."""
     if torch.cuda.is_available():
         return
+    kept, left_out = {}, []
     for item in items:
-        if item.get_closest_marker("gpu"):
+        is_gpu = item.get_closest_marker("gpu") is not None
+        if is_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        name = item.nodeid.partition("[")[0] if is_gpu else item.nodeid
+        if name in kept:
+            left_out.append(item)
+        else:
+            kept[name] = item
+    items[:] = kept.values()
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)
