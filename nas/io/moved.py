@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -61,12 +62,16 @@ def follow_old_paths() -> None:
 
 def metrics_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The metrics of each process in a checkpoint; older checkpoints call them meters."""
-    states = checkpoint["metrics"] if "metrics" in checkpoint else checkpoint["meters"]
-    return [{key.replace("meters", "metrics"): value for key, value in state.items()} for state in states]
+    if "metrics" in checkpoint:
+        return list(checkpoint["metrics"])
+    return [{_METERS.sub(r"\1_metrics.", key): value for key, value in state.items()} for state in checkpoint["meters"]]
 
 
 def rename_metrics(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """A hook before ``load_state_dict`` that renames the metrics of an older checkpoint."""
     old = f"{prefix}meters."
     for key in [key for key in state_dict if key.startswith(old)]:
-        state_dict[prefix + key.removeprefix(prefix).replace("meters", "metrics")] = state_dict.pop(key)
+        state_dict[f"{prefix}metrics." + _METERS.sub(r"\1_metrics.", key.removeprefix(old))] = state_dict.pop(key)
+
+
+_METERS = re.compile(r"^(\w+?)_meters\.")  # not the names of metrics, for example num_parameters

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 import nas
-from nas.io.moved import MOVED
+from nas.io.moved import MOVED, metrics_of, rename_metrics
 
 BEFORE = """
     arch_statistics bilevel building candidates checkpoint_io choice_module choices concrete_dropout cost_model cost_penalty cost_table
@@ -37,3 +37,16 @@ def test_packages_are_attributes_of_nas():
     subprocess.run([sys.executable, "-c", words], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = nas.nothing
+
+
+def test_metrics_of_older_checkpoints_keep_their_own_names():
+    """Only the framework's words are replaced: ``parameters`` ends in one of them."""
+    old = {"train_meters.num_parameters.value": 1, "train_meters.loss.weight": 2}
+    new = {"train_metrics.num_parameters.value": 1, "train_metrics.loss.weight": 2}
+    assert metrics_of({"meters": [old]}) == metrics_of({"metrics": [new]}) == [new]
+    for prefix in ("", "search."):
+        state = {f"{prefix}meters.{key}": value for key, value in old.items()} | {f"{prefix}network.meters.x": 3}
+        rename_metrics(None, state, prefix)
+        assert state == {f"{prefix}metrics.{key}": value for key, value in new.items()} | {
+            f"{prefix}network.meters.x": 3
+        }
