@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from nas.callbacks.guards import GuardOptions
 from nas.data import SearchDataModule
@@ -74,7 +74,9 @@ class Experiment:
             UsageError: The retrain section does not fit.
         """
         with as_usage_error("retrain"), reading_files(self.source.shown, self.trusted):
-            made = _instantiated(self.source, self.values, _retraining(self.values))
+            parser = make_parser()
+            applied, parsed = _retraining(self.values, parser, self.source)
+            made = _instantiated(self.source, parser, parsed, self.values, applied)
         return made if self.values["retrain"]["data"] else replace(made, make_data=self.make_data)
 
     def yaml(self) -> str:
@@ -100,7 +102,10 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
         check_named(parsed, source.trusted)
         values: dict[str, Any] = normalized(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
         values.pop("config", None)
-        return _instantiated(source, values, values if stage == "search" else _retraining(values))
+        applied = values
+        if stage == "retrain":
+            applied, parsed = _retraining(values, parser, source)
+        return _instantiated(source, parser, parsed, values, applied)
 
 
 def load_retraining(source: ConfigSource) -> Experiment:
@@ -109,11 +114,10 @@ def load_retraining(source: ConfigSource) -> Experiment:
         return load_experiment(source, stage="retrain")
 
 
-def _instantiated(source: ConfigSource, values: dict[str, Any], applied: dict[str, Any]) -> Experiment:
-    """The experiment of `applied`: the resolved configuration, or the same with the changes of its retrain section."""
-    parser = make_parser()
-    parsed = parser.parse_object(applied)
-    check_named(parsed, source.trusted)
+def _instantiated(
+    source: ConfigSource, parser: ArgumentParser, parsed: Namespace, values: dict[str, Any], applied: dict[str, Any]
+) -> Experiment:
+    """The experiment of `parsed`, which the parser has made from `applied`: `values`, perhaps with the changes of its retrain section."""
     data = Namespace(data=parsed.pop("data"))
     made = parser.instantiate(parsed)
     if not isinstance(made.seed_everything, int):
@@ -144,15 +148,20 @@ def _instantiated(source: ConfigSource, values: dict[str, Any], applied: dict[st
     )
 
 
-def _retraining(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the changes of its retrain section applied."""
+def _retraining(
+    values: Mapping[str, Any], parser: ArgumentParser, source: ConfigSource
+) -> tuple[dict[str, Any], Namespace]:
+    """The configuration with the changes of its retrain section, as plain values and parsed."""
     retrain, model = values["retrain"], values["model"]
-    return {
+    applied = {
         **values,
         "trainer": {**values["trainer"], **(retrain["trainer"] or {})},
         "model": {**model, "space": with_arguments(model["space"], retrain["space"])},
         "data": with_arguments(values["data"], retrain["data"]),
     }
+    parsed = parser.parse_object(applied)
+    check_named(parsed, source.trusted)
+    return applied, parsed
 
 
 def with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
