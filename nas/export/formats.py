@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nas.export.manifest import CONFIG, WEIGHTS
+from nas.export.manifest import CONFIG, WEIGHTS, own_tensors
 from nas.export.python import network_source
 from nas.export.subject import Subject
 from nas.export.verify import describe_tensors
@@ -100,9 +100,7 @@ def _safetensors(subject: Subject, folder: Path) -> None:
 def _weights(subject: Subject, folder: Path) -> None:
     path = folder / WEIGHTS
     if not path.exists():
-        state = subject.network.state_dict()  # each tensor gets its own memory
-        tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(own_tensors(subject.network), path, metadata={"format": "pt"})
 
 
 def _program(subject: Subject) -> torch.export.ExportedProgram:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from nas.export.attention import TOLERANCE
 from nas.io.errors import UsageError, describe
@@ -74,12 +73,23 @@ def _check_tolerance(stated: Any, path: Path) -> None:
         raise UsageError(f"{path}: pt2_tolerance.layers must be a list of module names")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; a UsageError if the file cannot be read."""
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network on the CPU, each tensor with its own memory, as safetensors files need it."""
+    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in network.state_dict().items()}
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; raises UsageError if the file cannot be read or is damaged."""
     try:
-        return dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: {describe(error)}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of :func:`read_safetensors`."""
+    return read_safetensors(path)[0]
 
 
 def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:

@@ -36,7 +36,7 @@ class Document:
 
     def to_json(self, content: Mapping[str, Any]) -> str:
         """The text of a file with this content."""
-        return _to_json({"format": self.format, "version": self.version, **content}, checksum=self.checksum)
+        return _to_json({"format": self.format, "version": self.version, **content}, with_checksum=self.checksum)
 
     def save(self, path: str | Path, content: Mapping[str, Any]) -> None:
         """Writes a file atomically."""
@@ -68,7 +68,7 @@ class Document:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file with a checksum atomically."""
-    write_atomic(path, _to_json(content, checksum=True))
+    write_atomic(path, _to_json(content, with_checksum=True))
 
 
 def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def read_json(path: Path, missing: str, max_bytes: int | None = None) -> dict[st
     return _parse(reading.read_text(path, max_bytes or reading.MAX_JSON_BYTES, missing), str(path))
 
 
-def _to_json(content: Mapping[str, Any], *, checksum: bool) -> str:
-    if checksum:
-        plain = json.loads(_to_json(content, checksum=False))
-        content = {**plain, CHECKSUM: _checksum(plain)}
+def _to_json(content: Mapping[str, Any], *, with_checksum: bool) -> str:
+    if with_checksum:
+        plain = json.loads(_to_json(content, with_checksum=False))
+        content = {**plain, CHECKSUM: checksum(plain)}
     return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 
@@ -97,7 +97,7 @@ def _finite(item: Any) -> Any:
     return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def checksum(content: Mapping[str, Any]) -> str:
     """SHA-256 of the values, independent of the layout of the file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -111,7 +111,7 @@ def _parse(text: str, source: str, *, verify: bool = True) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{source}: damaged, not an object")
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    if verify and CHECKSUM in content and content[CHECKSUM] != _checksum(rest):
+    if verify and CHECKSUM in content and content[CHECKSUM] != checksum(rest):
         raise UsageError(
             f"{source}: damaged or edited ({CHECKSUM} differs); if you edited the file, remove its key {CHECKSUM!r}"
         )

@@ -66,13 +66,6 @@ def build_network(experiment: Experiment, genotype: Genotype) -> nn.Module:
             return space.network("retrain")
 
 
-def restore_network(folder: RunFolder, experiment: Experiment) -> nn.Module:
-    """The trained network of a retraining; raises ValueError if no checkpoint is intact."""
-    module = RetrainModule(build_network(experiment, folder.read_genotype()), experiment.retrain_task)
-    restore_weights(module, folder)
-    return module.network
-
-
 def retrain_module(experiment: Experiment, network: nn.Module) -> RetrainModule:
     """The module that trains a network with the retrain settings; raises UsageError if the settings do not fit."""
     options = experiment.retrain

@@ -13,7 +13,7 @@ from nas.derive.inherited import InheritedScore
 from nas.genotype import Genotype
 from nas.io import checkpoint_io
 from nas.io.errors import UsageError, as_usage_error, describe
-from nas.runs.build import restore_network, restore_search
+from nas.runs.build import restore_search
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
@@ -24,14 +24,14 @@ from nas.supernet.building import architecture
 from nas.supernet.search_space import SearchSpace
 from nas.tasks import Task
 
-INHERITED = "derived, inherited weights"
+_PREFIX = "network."  # of the keys of RetrainModule.network
 
 
 class Found(NamedTuple):
     """A network of a run.
 
     Attributes:
-        network: The network with its weights, on `device` or the CPU.
+        network: The network with its weights, on `device`.
         origin: A description of the weights.
         folder: The folder of a finished retraining, otherwise of the search.
         experiment: The configuration, loaded for the folder's stage.
@@ -69,51 +69,47 @@ def find_network(path: Path, trusted: tuple[str, ...] = ()) -> Found:
     folder = network_folder(path)
     experiment = load_experiment(folder.source(trusted), stage=folder.stage)
     device = prepare_machine(experiment.trainer)
-    genotype = folder.read_genotype()
-    if folder.stage == "retrain":
-        network, task = restore_network(folder, experiment), experiment.retrain_task
-        return Found(network, "retrained", folder, experiment, genotype, task, device)
-    space, task = experiment.model["space"], experiment.model["task"]
-    if not space.inherits_weights or (weights := read_kept(folder, genotype.choices)) is None:
+    genotype, space = folder.read_genotype(), experiment.model["space"]
+    retrained = folder.stage == "retrain"
+    network = _kept_network(folder, space, genotype)
+    if network is None:
         module = restore_search(folder, experiment)
         with as_usage_error(str(folder.genotype)):
             network = InheritedScore(searched_of(module, experiment.data, device)).network(genotype.choices)
-    else:
-        network = _filled(folder, space, genotype, weights).to(device)
-    return Found(network, INHERITED, folder, experiment, genotype, task, device, space.inherits_weights)
+    return Found(
+        network=network.to(device),
+        origin="retrained" if retrained else "derived, inherited weights",
+        folder=folder,
+        experiment=experiment,
+        genotype=genotype,
+        task=experiment.retrain_task if retrained else experiment.model["task"],
+        device=device,
+        plain=retrained or space.inherits_weights,
+    )
 
 
 def read_network(path: Path, trusted: tuple[str, ...] = ()) -> tuple[RunFolder, Genotype, nn.Module]:
-    """The network that :func:`find_network` gives, on the CPU, without the data, task and optimizers of its configuration.
+    """The folder, architecture and network of :func:`find_network`, the network on the CPU.
 
-    A search of an earlier version, or one whose genotype was changed, is derived from its checkpoint, which needs all of them.
-
-    Returns:
-        The folder of the network, its architecture, and the network.
+    Only the space of the configuration is made. A search of an earlier version, or one with a changed genotype, is derived from its
+    checkpoint, which needs data, task and optimizers too.
 
     Raises:
-        UsageError: The folder is not of a run, or not finished, or its space is not trusted.
-        ValueError: No checkpoint is whole.
+        UsageError: The folder is not a run folder, the run is not finished, or its space is not trusted.
+        ValueError: No checkpoint is intact.
     """
     folder = network_folder(path)
     genotype = folder.read_genotype()
-    space = load_space_of(folder.source(trusted), folder.stage)
-    if folder.stage == "retrain":
-        state = checkpoint_io.load(folder.last_checkpoint, fall_back=False)["state_dict"]
-        weights: dict[str, Tensor] | None = {
-            key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
-        }
-    else:
-        weights = read_kept(folder, genotype.choices) if space.inherits_weights else None
-    if weights is None:
+    network = _kept_network(folder, load_space_of(folder.source(trusted), folder.stage), genotype)
+    if network is None:
         found = find_network(path, trusted)
         found.check_plain()
-        return folder, genotype, found.network.cpu()
-    return folder, genotype, _filled(folder, space, genotype, weights)
+        network = found.network.cpu()
+    return folder, genotype, network
 
 
 def network_folder(path: Path) -> RunFolder:
-    """The folder of the retraining of a run where it is finished, else of the search; raises UsageError where neither is."""
+    """The folder of a finished retraining, otherwise of the search; raises UsageError for an unfinished retraining."""
     folder = RunFolder.open(path)
     if folder.stage == "search" and folder.retrain.finished:
         folder = folder.retrain
@@ -122,14 +118,27 @@ def network_folder(path: Path) -> RunFolder:
     return folder
 
 
-def _filled(folder: RunFolder, space: SearchSpace, genotype: Genotype, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network of a genotype with weights of its run."""
-    with as_usage_error(str(folder.genotype)), architecture(genotype):
-        network = space.network(folder.stage)
+def fill(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network with these weights; raises a UsageError that begins with `source` if they do not fit."""
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise UsageError(
-            f"{folder.shown}: weights do not fit the network of genotype.json: {describe(error)}"
-        ) from None
+        raise UsageError(f"{source}: weights do not fit the network: {describe(error)}") from None
     return network
+
+
+def _kept_network(folder: RunFolder, space: SearchSpace, genotype: Genotype) -> nn.Module | None:
+    """The network with the weights in its folder; None if it must be derived from the checkpoint of the search."""
+    weights: Mapping[str, Tensor] | None = None
+    if folder.stage == "retrain":
+        state = checkpoint_io.load(folder.last_checkpoint, fall_back=not folder.finished)["state_dict"]
+        weights = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+    elif space.inherits_weights:
+        weights = read_kept(folder, genotype.choices)
+    if weights is None:
+        return None
+    with as_usage_error(str(folder.genotype)):
+        space.check_genotype(genotype.choices)
+        with architecture(genotype):
+            network = space.network(folder.stage)
+    return fill(network, weights, folder.shown)

@@ -15,10 +15,10 @@ from nas.export.batch_norm import strip_batch_norms
 from nas.export.manifest import CONFIG, MANIFEST, WEIGHTS, broken_files, read_manifest, read_tensors
 from nas.export.parametrized import strip_parametrizations
 from nas.genotype import Genotype
-from nas.io.errors import UsageError, as_usage_error, describe
+from nas.io.errors import UsageError, as_usage_error
 from nas.io.json_file import read_json
 from nas.runs.folder import RunFolder
-from nas.runs.networks import read_network
+from nas.runs.networks import fill, read_network
 from nas.runs.spaces import load_space, space_spec
 from nas.supernet.building import architecture
 
@@ -41,8 +41,7 @@ def load(path: str | Path, *, trust_modules: Sequence[str] = ()) -> nn.Module:
         return _read(folder, tuple(trust_modules))[2].eval()
     with torch.random.fork_rng():
         network = _build(folder, read_config(folder), tuple(trust_modules), {})
-    _load_weights(network, folder, read_tensors(folder / WEIGHTS))
-    return network.eval()
+    return fill(network, read_tensors(folder / WEIGHTS), str(folder)).eval()
 
 
 def create_model(
@@ -81,7 +80,7 @@ def create_model(
         for key, tensor in weights.items():
             changed = key in state and state[key].shape != tensor.shape
             state[key] = _adapted(tensor, state[key]) if changed else tensor
-        _load_weights(network, folder, state)
+        fill(network, state, str(folder))
     return network.train()
 
 
@@ -149,13 +148,6 @@ def _build(folder: Path, config: dict[str, Any], trusted: tuple[str, ...], chang
         strip_parametrizations(network, [(str(path), str(name)) for path, name in config.get("unparametrized", [])])
         strip_batch_norms(network, [(str(layer), str(norm)) for layer, norm in config.get("folded", [])])
     return network
-
-
-def _load_weights(network: nn.Module, folder: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UsageError(f"{folder}: weights do not fit the network: {describe(error)}") from None
 
 
 @torch.no_grad()
