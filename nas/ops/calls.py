@@ -41,7 +41,7 @@ def forward(
     kernel_weights = None if weights is None else _kernel_weights(weights, result.dtype)
     if kernel_weights is not None and prescaled:
         kernel_weights = _with_ones(kernel_weights, prescaled, num)
-    arrays = _ARRAYS[num](*map(address, outputs)), address(kernel_weights), address(result)
+    arrays = _ARRAYS[num](*map(Tensor.data_ptr, outputs)), address(kernel_weights), result.data_ptr()
     call(layout.library.forward, result, *layout.sizes(num), *arrays)
     return result
 
@@ -68,7 +68,7 @@ def backward(
         if num_bytes := _workspace(library, *sizes):
             workspace = torch.empty(num_bytes, dtype=torch.uint8, device=grad.device)
     array = _ARRAYS[len(needs)]
-    arrays = array(*map(address, outputs)) if outputs else None, address(kernel_weights), address(grad)
+    arrays = array(*map(Tensor.data_ptr, outputs)) if outputs else None, kernel_weights.data_ptr(), grad.data_ptr()
     results = array(*map(address, grads)), address(weight_grad), address(workspace)
     call(library.backward, grad, *sizes, *arrays, *results)
     if weight_grad is not None and kernel_weights is not weights:

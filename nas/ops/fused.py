@@ -167,7 +167,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(grad if needed else None for needed in ctx.needs_input_grad[1:])
+        return None, *[grad if needed else None for needed in ctx.needs_input_grad[1:]]
 
 
 def expression_backward(

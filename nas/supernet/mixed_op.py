@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from nas.io.rng import untouched_rng
 from nas.ops import mix, sum_outputs
 from nas.ops.mix import weighted
-from nas.supernet.base import CandidateChoice, Context, active_context, check_choice, context_of, present_context
+from nas.supernet.base import CandidateChoice, active_context, check_choice, context_of, present_context
 from nas.supernet.candidates import keep_input
 from nas.supernet.fused.folding import has_hooks
-from nas.supernet.fused.mixture import Outputs
+from nas.supernet.fused.mixture import Fused, Outputs
 from nas.supernet.modules import copied, eval_mode
 from nas.supernet.sampling import checkpoint, repeatable
 
@@ -82,8 +82,10 @@ class MixedOp(CandidateChoice):
         row = context.rows[self.name]
         active = context.active[row] if context.active else None
         if context.fused is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-            total = self.run(args[0]).total()
-            return total if total is not None else self._zeros(args[0], context)
+            total = self.run(context.fused, args[0]).total()
+            if total is None:  # every candidate that runs returns zeros
+                total = mix([torch.zeros_like(args[0])], context.op_weights[row][..., :1])
+            return total
         # a compiled graph runs all candidates, and a change of `_is_checked` would recompile it
         before = None if torch.compiler.is_compiling() or self._is_checked else versions_of((args, kwargs))
         indices = list(range(len(self.labels))) if active is None else active
@@ -98,10 +100,8 @@ class MixedOp(CandidateChoice):
             self._check_first(indices, result, args, kwargs, before)
         return result
 
-    def run(self, x: Tensor) -> Outputs:
+    def run(self, fused: Fused, x: Tensor) -> Outputs:
         """The terms of the sum, on the fast path."""
-        fused = context_of(self.name).fused
-        assert fused is not None, "only where op weights are folded"
         before = None if torch.compiler.is_compiling() or self._is_checked else versions_of(x)
         outputs = fused.run(self, x)
         self._check_outputs(outputs.candidates, outputs.tensors)
@@ -109,10 +109,6 @@ class MixedOp(CandidateChoice):
             ran = list(itertools.chain(*outputs.candidates))
             self._check_first(ran, outputs.tensors[0] if outputs.tensors else x, (x,), {}, before)
         return outputs
-
-    def _zeros(self, x: Tensor, context: Context) -> Tensor:
-        """The sum if every candidate that runs returns zeros."""
-        return mix([torch.zeros_like(x)], context.op_weights[context.rows[self.name]][..., :1])
 
     def _checkpointed(self, indices: list[int], weights: Tensor, args: tuple, kwargs: dict) -> Tensor:
         def run(candidate: nn.Module, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -219,7 +215,8 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
     weights: list[Tensor] = []
     for module, x in zip(modules, inputs, strict=True):
         if type(module) is MixedOp and context is not None and context.fused is not None and not has_hooks(module):
-            outputs = module.run(x)
+            context_of(module.name)  # refuses a choice of another supernet
+            outputs = module.run(context.fused, x)
             prescaled += [len(tensors) + i for i in outputs.prescaled]
             tensors += outputs.tensors
             weights.append(outputs.weights)

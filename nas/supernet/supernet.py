@@ -271,9 +271,10 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def after_arch_step(self, relaxation: Relaxation, sample: OpWeights) -> None:
         """Applies the relaxation's change of alpha after a step of the arch parameters. Rows that are not drawn do not change."""
-        before = self.alpha.clone()
-        relaxation.after_arch_step(self.alpha, sample)
-        self.alpha.copy_(self.input_rows.only_drawn(self.alpha, before))
+        if relaxation.acts_after_arch_step:
+            before = self.alpha.clone()
+            relaxation.after_arch_step(self.alpha, sample)
+            self.alpha.copy_(self.input_rows.only_drawn(self.alpha, before))
 
     def learned_alpha(self) -> Tensor:
         """Alpha without a gradient to frozen rows."""

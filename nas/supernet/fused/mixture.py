@@ -181,8 +181,8 @@ def _merge(terms: Sequence[Term], device: torch.device) -> list[Term]:
         layers = [term.layers[0] for term in members]
         kernel = merged_kernel(layers, device) if len(members) > 1 else None
         if kernel is not None:
-            groups |= dict.fromkeys([term.candidates[0] for term in members])
             candidates = [term.candidates[0] for term in members]
+            groups |= dict.fromkeys(candidates)
             groups[candidates[0]] = Term(candidates, None, [], layers, kernel)
     result = [groups.get(term.candidates[0], term) for term in terms]
     return [term for term in result if term is not None]
