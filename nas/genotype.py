@@ -133,3 +133,8 @@ def _is_label_list(value: Any) -> bool:
         and all(isinstance(item, str) for item in value)
         and value == sorted(set(value))
     )
+
+
+def choices_text(choices: Mapping[str, Any]) -> str:
+    """The labels of an architecture, or the values of settings, in one line."""
+    return ", ".join(f"{name}={value}" for name, value in choices.items())

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import CONFIG, CommandParser, config_source
-from nas.cli.printing import choices_text, print_pairs
+from nas.cli.printing import print_pairs
+from nas.genotype import choices_text
 
 PARSER = CommandParser("baseline", __doc__, overrides=True)
 PARSER.add_argument("--config", required=True, **CONFIG)

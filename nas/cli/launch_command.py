@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.parsing import CONFIG, CommandParser, at_least, config_source
-from nas.cli.printing import choices_text, print_pairs
+from nas.cli.printing import print_pairs
+from nas.genotype import choices_text
 from nas.io.errors import shown
 from nas.launch.options import ENGINES, make_engine, parse_seeds, parse_settings
 

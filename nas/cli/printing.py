@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nas.genotype import choices_text
 from nas.io.errors import shown
 
 
@@ -31,11 +32,6 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     if (better := result.get("best_so_far")) is not None:
         lines["earlier most probable architecture, better on the arch split"] = choices_text(better)
     return lines
-
-
-def choices_text(choices: Mapping[str, Any]) -> str:
-    """The labels of an architecture, or the values of settings, in one line."""
-    return ", ".join(f"{name}={value}" for name, value in choices.items())
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas.genotype import Genotype
+from nas.genotype import Genotype, choices_text
 from nas.io.csv_file import read_columns
 from nas.io.errors import UsageError
 from nas.io.json_file import read_json
@@ -98,7 +98,7 @@ def _facts(summary: Mapping[str, Any]) -> Table:
     facts |= {name: _number(summary[key]) for key, name in _NAMES.items() if key in summary}
     facts |= {_NAMES.get(key, key): _number(value) for key, value in (summary.get("cost") or {}).items()}
     if (replaced := summary.get("replaced")) is not None:
-        facts["replaced by model.guards.max_skip_share"] = ", ".join(f"{k}={v}" for k, v in replaced.items())
+        facts["replaced by model.guards.max_skip_share"] = choices_text(replaced)
     return facts | target_lines(summary.get("target") or {})
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nas.bilevel import Level
 from nas.io.rng import keyed_generator
 from nas.paths import Paths
 from nas.regularizers import ArchState, Regularizer
@@ -59,7 +60,7 @@ class Sampling:
                     f"{type(regularizer).__name__} changes the weights of candidates that do not run under {name}"
                 )
 
-    def draw(self, split: str, moment: Moment, batch_size: int, part: int = 0) -> OpWeights:
+    def draw(self, split: Level, moment: Moment, batch_size: int, part: int = 0) -> OpWeights:
         """The op weights for part number `part` of a batch of a data split."""
         tau = self.tau(moment.progress)
         generator = self._generator("noise", split, moment, part)
@@ -74,7 +75,7 @@ class Sampling:
             state = self.state(moment.progress)
             generator = self._generator("perturb", split, moment, part)
             for regularizer in self.regularizers:
-                weights = regularizer.perturb(sample.weights, state, split, generator)  # type: ignore[arg-type]
+                weights = regularizer.perturb(sample.weights, state, split, generator)
                 sample = sample._replace(weights=weights)
             sample = sample._replace(weights=self.supernet.fill_input_rows(sample.weights))
         return sample

@@ -193,9 +193,8 @@ class OwnModule:
     methods: Methods
     height: int  # levels of such modules inside it
     attributes: dict[str, Any] = field(default_factory=dict)
-    body: dict[str, ast.expr] = field(
-        default_factory=dict
-    )  # values, or registering calls; "" is the base's constructor
+    # values, or registering calls; "" is the base's constructor
+    body: dict[str, ast.expr] = field(default_factory=dict)
 
 
 def find_own_modules(network: nn.Module) -> tuple[list[OwnModule], set[str], set[str]]:

@@ -85,10 +85,9 @@ def _imports(names: Names, code: str) -> str:
         if bound in used:
             imported = name or module
             part = imported if imported == bound else f"{imported} as {bound}"
+            # constants, classes, functions
             order = 0 if imported.isupper() and len(imported) > 1 else 1 if imported[0].isupper() else 2
-            modules.setdefault((bool(name), module), []).append(
-                (order, imported, part)
-            )  # constants, classes, functions
+            modules.setdefault((bool(name), module), []).append((order, imported, part))
     blocks: tuple[list[str], list[str]] = ([], [])
     for (has_parts, module), parts in sorted(modules.items()):
         words = ", ".join(part for _, _, part in sorted(parts))
