@@ -33,6 +33,13 @@ _EXPORTS = {
     "Genotype": "nas.genotype",
     "SearchModule": "nas.training.search_module",
     "RetrainModule": "nas.training.retrain_module",
+    "search": "nas.runs.run",
+    "retrain": "nas.runs.run",
+    "experiment": "nas.runs.run",
+    "sample_architectures": "nas.runs.standalone",
+    "standalone_score": "nas.runs.standalone",
+    "Run": "nas.runs.run",
+    "ConfigSource": "nas.runs.options",
     "export_network": "nas.runs.stages.export",
     "load": "nas.runs.stages.load",
     "create_model": "nas.runs.stages.load",
@@ -43,9 +50,16 @@ __all__ = [*_EXPORTS, "__version__"]
 if TYPE_CHECKING:
     from nas.genotype import Genotype as Genotype
     from nas.relaxations import OpWeights as OpWeights
+    from nas.runs.options import ConfigSource as ConfigSource
+    from nas.runs.run import Run as Run
+    from nas.runs.run import experiment as experiment
+    from nas.runs.run import retrain as retrain
+    from nas.runs.run import search as search
     from nas.runs.stages.export import export_network as export_network
     from nas.runs.stages.load import create_model as create_model
     from nas.runs.stages.load import load as load
+    from nas.runs.standalone import sample_architectures as sample_architectures
+    from nas.runs.standalone import standalone_score as standalone_score
     from nas.supernet.building import architecture as architecture
     from nas.supernet.building import scope as scope
     from nas.supernet.candidates import Projection as Projection

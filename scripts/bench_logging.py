@@ -18,9 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nas
 from nas.callbacks import Dashboard, MetricsWriter, SystemWriter
-from nas.runs.options import ConfigSource
-from nas.runs.stages.search import search
 
 TIMED = {"scalars": (MetricsWriter, SystemWriter), "pictures": (Dashboard,)}
 HOOKS = ("on_train_start", "on_train_epoch_end")
@@ -51,7 +50,7 @@ def measure(config: Path, overrides: tuple[str, ...]) -> dict[str, float]:
                     setattr(owner, hook, timed(seconds, kind, originals[owner, hook]))
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            search(ConfigSource((config,), overrides), Path(folder) / "run")
+            nas.search(nas.ConfigSource((config,), overrides), out=Path(folder) / "run")
             whole = time.perf_counter() - start
     finally:
         for (owner, hook), method in originals.items():

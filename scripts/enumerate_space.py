@@ -24,14 +24,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nas
+from nas.benchmark import PARTS, Part, Table, training_of
 from nas.genotype import Genotype, key_of
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
-from nas.runs.config import Experiment, load_retraining
-from nas.runs.folder import versions
-from nas.runs.options import ConfigSource
-from nas.runs.standalone import architectures, standalone_score
-from nas.runs.table import PARTS, Part, Table, training_of
+from nas.io.versions import versions
 from nas.supernet.structure import num_architectures
 
 
@@ -51,23 +49,23 @@ def jobs(architectures: Sequence[Mapping[str, Any]], seeds: int, parts: Sequence
                 yield Job(key_of(choices), part, seed)
 
 
-_EXPERIMENT: list[Experiment] = []
+_EXPERIMENT: list[Any] = []
 
 
-def start_worker(source: ConfigSource) -> None:
+def start_worker(source: nas.ConfigSource) -> None:
     """Loads the configuration once a process."""
-    _EXPERIMENT[:] = [load_retraining(source)]
+    _EXPERIMENT[:] = [nas.experiment(source, stage="retrain")]
 
 
 def run_job(job: Job) -> tuple[Job, float, float]:
     """One training: job, score, seconds."""
-    score = standalone_score(_EXPERIMENT[0], Genotype(json.loads(job.choices)), job.part, job.seed)
+    score = nas.standalone_score(_EXPERIMENT[0], Genotype(json.loads(job.choices)), job.part, job.seed)
     return job, score.value, score.seconds
 
 
 @contextmanager
 def results(
-    wanted: Sequence[Job], source: ConfigSource, num_workers: int
+    wanted: Sequence[Job], source: nas.ConfigSource, num_workers: int
 ) -> Iterator[Iterator[tuple[Job, float, float]]]:
     """What :func:`run_job` says of each, in order, in this process or in several."""
     if num_workers == 1:
@@ -111,15 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust-module", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     options, overrides = parser.parse_known_args(argv)
-    source = ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
+    source = nas.ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
     parts = [part for part in PARTS if part in options.parts.split(",")]
     if min(options.seeds, options.num_workers, options.num_random or 1) < 1 or not parts:
         parser.error("--seeds, --num-workers and --num-random must be at least 1, and --parts name validation or test")
-    experiment = load_retraining(source)
+    experiment = nas.experiment(source, stage="retrain")
     number = num_architectures(experiment.model["space"].network("search"))
     if options.num_random is None and number > options.max_architectures:
         raise UsageError(f"{options.config}: {number} architectures are more than --max-architectures")
-    choices = architectures(experiment, options.num_random or number)
+    choices = nas.sample_architectures(experiment, options.num_random or number)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     progress = options.out.with_suffix(".jsonl")
     done = finished(progress)
@@ -138,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 flush=True,
             )
     metric = next(iter(experiment.model["task"].metrics()))
-    table = Table(training_of(experiment), metric)
+    table = Table(training_of(experiment.applied), metric)
     for job in wanted:
         table.add(json.loads(job.choices), job.part, job.seed, done[job][0])
     table.seconds = statistics.fmean(done[job][1] for job in wanted)

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
-    ("nas.io", "nas.ops", "nas.genotype", "nas.tau"),
+    ("nas.io", "nas.ops", "nas.genotype", "nas.benchmark", "nas.tau"),
     ("nas.relaxations", "nas.paths"),
     ("nas.supernet", "nas.dropout", "search_spaces"),
     (

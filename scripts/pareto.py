@@ -13,25 +13,17 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+import nas
 from nas.costs import COSTS
-from nas.costs.limits import format_cost, passes
+from nas.costs.limits import format_cost
 from nas.genotype import Genotype
-from nas.profile.report import profile
-from nas.runs.build import build_search
-from nas.runs.config import load_experiment, load_retraining
-from nas.runs.folder import RunFolder
-from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import retrain_genotype, retrain_run
-from nas.runs.stages.search import resume, search
-from nas.runs.targets import cost_tables
-from nas.runs.trainer import prepare_machine
-from nas.supernet.structure import random_choices
+from nas.profile.report import profile, profile_genotype
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -40,7 +32,7 @@ Row = dict[str, Any]
 
 
 def limits_between(smallest: float, largest: float, num: int) -> list[float]:
-    """`num` limits, evenly spaced from a step above the cheapest architecture to the most_expensive."""
+    """`num` limits, evenly spaced from a step above the cheapest architecture to the most expensive."""
     return [smallest + (largest - smallest) * (i + 1) / num for i in range(num)]
 
 
@@ -49,36 +41,29 @@ def folder_name(limit: float, seed: int) -> str:
     return f"at_most_{limit:.8g}_seed{seed}"
 
 
-def once(out: Path, run: Callable[[], RunFolder]) -> RunFolder:
-    """The finished run at `out`, or what `run` makes of it; a retraining goes on where it stopped."""
-    folder = RunFolder(out)
-    return folder if folder.finished else run()
+def retrained(source: nas.ConfigSource, genotype: Genotype, seed: int, out: Path) -> nas.Run:
+    """The finished retraining at `out`; an unfinished one continues."""
+    if out.exists() and nas.Run(out).finished:
+        return nas.Run(out, trust_modules=source.trusted)
+    return nas.retrain(genotype, source, out=out, seed_everything=seed)
 
 
-def searched(source: ConfigSource, cost: str, limit: float, seed: int, out: Path) -> Row:
+def searched(source: nas.ConfigSource, cost: str, limit: float, seed: int, out: Path) -> Row:
     """One search under a limit, and its retraining."""
-    source = source.overridden("model.cost", {cost: {"max": limit}}).overridden("seed_everything", seed)
     if (out / "config.yaml").exists():
-        resume(out, source.trusted)
+        run = nas.Run(out, trust_modules=source.trusted).resume()
     else:
-        search(source, out)
-    retrained = once(
-        out / "retrain", lambda: retrain_run(out, seed=seed, inherit=False, out=None, trusted=source.trusted)
-    )
-    summary = RunFolder(out).read_summary()
-    return row("search", limit, summary["target"][cost]["table"], seed, retrained.read_summary())
+        run = nas.search(source, out=out, model={"cost": {cost: {"max": limit}}}, seed_everything=seed)
+    again = retrained(source, run.genotype, seed, out / "retrain")
+    return row("search", limit, run.summary["target"][cost]["network"], seed, again.summary)
 
 
-def drawn(source: ConfigSource, cost_of: Callable[[Any], float], seed: int, out: Path) -> Row:
+def drawn(source: nas.ConfigSource, cost: str, genotype: Genotype, seed: int, out: Path) -> Row:
     """One random architecture, trained."""
-    module = build_search(load_experiment(source))
-    tries = (random_choices(module.supernet.network, seed + 1_000_000 * i) for i in range(1000))
-    genotype = Genotype(next(choices for choices in tries if passes(module.space.check_genotype, choices)))
     path = out.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     genotype.save(path)
-    folder = once(out, lambda: retrain_genotype(path, source, seed=seed, out=out))
-    return row("random", None, cost_of(genotype.choices), seed, folder.read_summary())
+    known = profile_genotype(path, source)["costs"][cost]
+    return row("random", None, known, seed, retrained(source, genotype, seed, out).summary)
 
 
 def row(kind: str, limit: float | None, cost: float, seed: int, summary: dict[str, Any]) -> Row:
@@ -129,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(argv)
     if min(options.num_limits, options.num_random, options.seeds) < 1:
         parser.error("--num-limits, --num-random and --seeds must be at least 1")
-    source = ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
+    source = nas.ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
     options.out.mkdir(parents=True, exist_ok=True)
     known = profile(source)["costs"][options.cost]
     limits = limits_between(known["smallest"], known["largest"], options.num_limits)
@@ -138,9 +123,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for limit in limits
         for seed in range(options.seeds)
     ]
-    cost_of = random_cost(source, options.cost)
-    rows += [drawn(source, cost_of, seed, options.out / f"random{seed}") for seed in range(options.num_random)]
-    metric = RunFolder(options.out / folder_name(limits[0], 0)).read_summary()["metric"]["name"]
+    pool = nas.sample_architectures(nas.experiment(source, stage="retrain"), options.num_random)
+    rows += [
+        drawn(source, options.cost, Genotype(choices), seed, options.out / f"random{seed}")
+        for seed, choices in enumerate(pool)
+    ]
+    metric = nas.Run(options.out / folder_name(limits[0], 0)).summary["metric"]["name"]
     with open(options.out / "pareto.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -150,12 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     plot(rows, options.cost, metric, options.out / "pareto.png")
     print(text)
     return 0
-
-
-def random_cost(source: ConfigSource, cost: str) -> Callable[[Any], float]:
-    """The table's cost of a genotype's choices."""
-    retraining = load_retraining(source)
-    return cost_tables(retraining, prepare_machine(retraining.trainer), {cost: COSTS[cost]}, measure=True)[cost].of
 
 
 if __name__ == "__main__":

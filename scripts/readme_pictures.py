@@ -16,10 +16,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nas
 from nas.drawing import draw_architecture, svg_text
 from nas.report.tensorboard import HOST, free_port, serve
-from nas.runs.options import ConfigSource
-from nas.runs.stages.search import search
 from search_spaces.darts import DARTS_V2, Darts
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     config = ROOT / "configs" / "dilation_gumbel_digits.yaml"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        search(ConfigSource((config,)), Path("runs") / config.stem)
+        nas.search(config, out=Path("runs") / config.stem)
         photograph(Path("runs"), PICTURES / "dashboard.png")  # a relative path, since the page shows it
         os.chdir(ROOT)
     return 0

@@ -34,6 +34,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import nas
 from nas.cli import main as nas_main
 from nas.data.loader import ResumableLoader
 from nas.io.markdown import markdown_table
@@ -204,10 +205,7 @@ def loading_ms(loader: ResumableLoader, num_batches: int) -> float:
 
 def run(config: str, num: int, num_batches: int, others: Sequence[str]) -> Measured:
     """Measures a search of so many processes, in processes of its own."""
-    from nas.runs.config import load_experiment
-    from nas.runs.options import ConfigSource
-
-    data = load_experiment(ConfigSource((Path(config),), tuple(others))).data
+    data = nas.experiment(nas.ConfigSource((Path(config),), tuple(others))).data
     per_epoch = len(data.search_loader(0, world_size=num))
     overrides = {
         "trainer.accelerator": "cpu",

@@ -30,19 +30,12 @@ from typing import Any
 import matplotlib
 from scipy.stats import kendalltau
 
+import nas
+from nas.benchmark import Part, Table, training_of
 from nas.cli.launch_command import parse_seeds
 from nas.derive import Ranked
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
-from nas.runs.build import restore_search
-from nas.runs.config import Experiment, load_experiment, load_retraining
-from nas.runs.folder import RunFolder
-from nas.runs.judging import searched_of
-from nas.runs.options import ConfigSource
-from nas.runs.stages.search import resume, search
-from nas.runs.standalone import architectures, standalone_score
-from nas.runs.table import Part, Table, training_of
-from nas.runs.trainer import prepare_machine
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -82,30 +75,27 @@ NUM_TIMED = 10
 Row = dict[str, Any]
 
 
-def searched(source: ConfigSource, seed: int, changes: dict[str, Any], out: Path) -> RunFolder:
+def searched(source: nas.ConfigSource, seed: int, changes: dict[str, Any], out: Path) -> nas.Run:
     """One search; a finished one is read, an unfinished one resumed."""
     for key, value in {**changes, "seed_everything": seed, "trainer.num_images": 0}.items():  # pictures are no search
         source = source.overridden(key, value)
     if (out / "config.yaml").exists():
-        return resume(out, source.trusted)
-    return search(source, out)
+        return nas.Run(out, trust_modules=source.trusted).resume()
+    return nas.search(source, out=out)
 
 
-def agreement(folder: RunFolder, table: Table, part: Part, trusted: tuple[str, ...]) -> float:
+def agreement(run: nas.Run, table: Table, part: Part) -> float:
     """Kendall's tau between the table and the supernet's ranking of its architectures: recalibrated, head fitted, not smoothed."""
-    experiment = load_experiment(folder.source(trusted))
-    module = restore_search(folder, experiment)
-    seen = searched_of(module, experiment.data, prepare_machine(experiment.trainer))
-    score = Ranked(refit_head=True, smooth=False).scorer(seen)
+    score = Ranked(refit_head=True, smooth=False).scorer(run.searched())
     pool = [(json.loads(key), value) for key, value in table.column(part).items()]
     return float(kendalltau([score(choices) for choices, _ in pool], [value for _, value in pool])[0])
 
 
-def worth(table: Table, experiment: Experiment, choices: dict[str, Any], part: Part, seeds: Sequence[int]) -> float:
+def worth(table: Table, experiment: Any, choices: dict[str, Any], part: Part, seeds: Sequence[int]) -> float:
     """What an architecture is worth; trained now where the table does not say."""
     if table.value(choices, part) is None:
         for seed in seeds:
-            table.add(choices, part, seed, standalone_score(experiment, Genotype(choices), part, seed).value)
+            table.add(choices, part, seed, nas.standalone_score(experiment, Genotype(choices), part, seed).value)
     value = table.value(choices, part)
     assert value is not None
     return value
@@ -135,10 +125,10 @@ def random_search(table: Table, part: Part, num: float, drawn: Sequence[str]) ->
     return total / NUM_DRAWS
 
 
-def training_seconds(experiment: Experiment, seed: int) -> float:
+def training_seconds(experiment: Any, seed: int) -> float:
     """The time of a stand-alone training on the whole training set, of a random architecture, now."""
-    drawn = architectures(experiment, NUM_TIMED)
-    return standalone_score(experiment, Genotype(drawn[seed % len(drawn)]), "test", seed).seconds
+    drawn = nas.sample_architectures(experiment, NUM_TIMED)
+    return nas.standalone_score(experiment, Genotype(drawn[seed % len(drawn)]), "test", seed).seconds
 
 
 def summarised(name: str, rows: Sequence[Row], table: Table, part: Part, drawn: Sequence[str]) -> Row:
@@ -207,14 +197,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust-module", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     options, overrides = parser.parse_known_args(argv)
-    source = ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
+    source = nas.ConfigSource((options.config,), tuple(overrides), tuple(options.trust_module))
     part: Part = "test" if options.final else "validation"
     names = options.methods.split(",")
     if unknown := [name for name in names if name not in METHODS]:
         parser.error(f"--methods: no method is called {unknown[0]!r}; there are {', '.join(METHODS)}")
-    retraining = load_retraining(source)
+    retraining = nas.experiment(source, stage="retrain")
     table = Table.load(options.table)
-    if table.training != training_of(retraining):
+    if table.training != training_of(retraining.applied):
         raise UsageError(f"{options.table}: of another space, data or training than {options.config}")
     drawn = list(table.rows)
     seeds = sorted(next(iter(table.rows.values()))[part])
@@ -224,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         for seed in parse_seeds(options.seeds):
             start = time.perf_counter()
-            folder = searched(source, seed, METHODS[name], options.out / f"{name}_{seed}")
-            summary = folder.read_summary()
+            run = searched(source, seed, METHODS[name], options.out / f"{name}_{seed}")
+            summary = run.summary
             unit = training_seconds(retraining, seed)
             found = summary["genotype"]
             row = {
@@ -235,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "training_seconds": unit,
                 "cost": summary["search_seconds"] / unit,
                 "worth": worth(table, retraining, found, part, seeds),
-                "tau": agreement(folder, table, part, source.trusted),
+                "tau": agreement(run, table, part),
                 "genotype": json.dumps(found),
             }
             row |= {key: (table.standing(found, part) or {})[key] for key in ("rank", "regret")}

@@ -67,3 +67,10 @@ def test_tests_lie_where_what_they_test_lies():
     for folder in ("nas", "search_spaces"):
         for path in (ROOT / "tests" / folder).rglob("test_*.py"):
             assert (ROOT / path.relative_to(ROOT / "tests")).parent.is_dir(), f"{path}: no package of that path"
+
+
+def test_scripts_and_examples_use_the_public_interface():
+    for folder in ("scripts", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            inner = [name for name in imports(path) if name.startswith("nas.runs")]
+            assert not inner, f"{path}: {inner}"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import nas as package
 from nas.io import checkpoint_io
 from nas.io.moved import MOVED
+from nas.io.versions import versions
 from nas.launch.launch import read_launch
-from nas.runs.folder import versions
 from search_spaces.dilation import DilationNet1d
 
 DATA = Path(__file__).parent / "data" / "v0"

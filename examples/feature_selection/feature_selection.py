@@ -17,14 +17,11 @@ from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import TensorDataset
 
+import nas
 from nas.cli.launch_command import parse_seeds
 from nas.data.breast_cancer import NUM_FEATURES
 from nas.genotype import Genotype
 from nas.io.markdown import markdown_table
-from nas.runs.config import load_experiment
-from nas.runs.options import ConfigSource
-from nas.runs.stages.retrain import retrain_genotype
-from nas.runs.stages.search import search
 from nas.supernet.gate import DROP, KEEP
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -87,12 +84,12 @@ def reading(genotype: Genotype, features: Sequence[int]) -> Genotype:
     return Genotype({**{name: KEEP if name in wanted else DROP for name in names}, **others})
 
 
-def compare(source: ConfigSource, seed: int, folder: Path) -> list[Row]:
+def compare(source: nas.ConfigSource, seed: int, folder: Path) -> list[Row]:
     """One search and the other methods, each trained and tested."""
     source = source.overridden("seed_everything", seed)
-    genotype = search(source, folder / "search").read_genotype()
+    genotype = nas.search(source, out=folder / "search").genotype
     features = chosen(genotype)
-    train = load_experiment(source).data.train_set(False)
+    train = nas.experiment(source).data.train_set(False)
     assert isinstance(train, TensorDataset)
     x, y = (tensor.numpy() for tensor in train.tensors)
     choosers: dict[str, Callable[[], list[int]]] = {
@@ -104,10 +101,8 @@ def compare(source: ConfigSource, seed: int, folder: Path) -> list[Row]:
     rows = []
     for number, (method, choose) in enumerate(choosers.items()):
         picked = choose()
-        path = folder / f"{number}.json"
-        reading(genotype, picked).save(path)
-        run = retrain_genotype(path, source, seed=seed, out=folder / f"retrain{number}")
-        accuracy = run.read_summary()["test_accuracy"]
+        run = nas.retrain(reading(genotype, picked), source, out=folder / f"retrain{number}")
+        accuracy = run.summary["test_accuracy"]
         rows.append(Row(method, len(picked), sum(i >= NUM_FEATURES for i in picked), accuracy))
     return rows
 
@@ -131,7 +126,7 @@ def main() -> None:
     rows: list[Any] = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            rows += compare(ConfigSource((options.config,), tuple(others)), seed, Path(folder))
+            rows += compare(nas.ConfigSource((options.config,), tuple(others)), seed, Path(folder))
     print(table(rows))
 
 

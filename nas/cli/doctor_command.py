@@ -16,8 +16,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Returns versions, devices and backends."""
     import torch
 
+    from nas.io.versions import versions
     from nas.ops import fused
-    from nas.runs.folder import versions
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nas.io.errors import UsageError
-from nas.runs.options import ConfigSource, check_yaml
+from nas.runs.options import ConfigSource
 
 OVERRIDES = """\
 --KEY VALUE overrides a key of the configuration: --trainer.max_epochs 20
@@ -96,10 +96,9 @@ class CommandParser(argparse.ArgumentParser):
 
 def config_source(options: argparse.Namespace) -> ConfigSource:
     """The configuration of ``--config`` and the override words; a UsageError if a file is not a configuration."""
-    files = tuple(Path(path) for path in options.config)
-    for path in files:
-        check_yaml(path)
-    return ConfigSource(files, options.overrides, options.trust_module)
+    source = ConfigSource(tuple(map(Path, options.config)), options.overrides, options.trust_module)
+    _ = source.contents  # reports errors of the files before torch is imported
+    return source
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

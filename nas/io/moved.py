@@ -34,6 +34,7 @@ MOVED: Mapping[str, str] = {
     "nas.cost_table": "nas.costs.table",
     "nas.concrete_dropout": "nas.dropout",
     "nas.replanning": "nas.training.schedules",
+    "nas.runs.table": "nas.benchmark",
 }
 """Old path -> new path."""
 

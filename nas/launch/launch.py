@@ -91,7 +91,7 @@ def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Tria
 def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
     """Loads the configuration with each combination of settings, so that errors are reported before the first search."""
     for trial in {json.dumps(trial.settings): trial for trial in trials}.values():
-        load_experiment(source._replace(overrides=(*source.overrides, *trial.words())))
+        load_experiment(source.extended(*trial.words()))
 
 
 def summarised(

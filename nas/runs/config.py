@@ -15,7 +15,7 @@ from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
 from nas.io.errors import as_usage_error
 from nas.runs.class_paths import check_named, reading_files
-from nas.runs.options import ConfigSource, check_texts, check_yaml, normalized
+from nas.runs.options import ConfigSource, normalized
 from nas.runs.schema import RetrainOptions, Target, make_parser, read_targets
 from nas.runs.trainer import TrainerOptions
 from nas.tasks import Task
@@ -92,13 +92,9 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
     Raises:
         UsageError: The configuration is wrong. The message names the file, key or value in one line.
     """
-    for path in source.files:
-        check_yaml(path)
-    parser = make_parser()
+    words, parser = source.words, make_parser()
     with reading_files(source.shown, source.trusted):
-        check_texts([word.partition("=")[2] or word for word in source.overrides], "overrides")
-        words = [word for path in source.files for word in ("--config", str(path))]
-        parsed = parser.parse_args([*words, *source.overrides])
+        parsed = parser.parse_args(words)
         check_named(parsed, source.trusted)
         values: dict[str, Any] = normalized(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
         values.pop("config", None)

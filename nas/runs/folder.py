@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,9 @@ from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, remove_temporary_files, sha256
 from nas.io.folder_lock import LOCK, locked
 from nas.io.json_file import read_json, write_json
+from nas.io.versions import git_commit, versions
 from nas.runs.options import ConfigSource
 
-PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")
 STAGES = ("search", "retrain")
 SUMMARY_KEYS = {"stage", "genotype", "metric"}
 
@@ -175,23 +172,3 @@ class RunFolder:
             "sha256": {p.relative_to(self.path).as_posix(): sha256(p) for p in files},
         }
         write_json(self.manifest, manifest)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect a run's numbers."""
-    result = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            result[package] = version(package)
-        except PackageNotFoundError:
-            result[package] = "not installed"
-    return result
-
-
-def git_commit() -> str | None:
-    """The commit of the working directory; None outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
 
 import yaml
 
@@ -21,10 +24,15 @@ MAX_VALUES = 2_000
 """Largest number of keys and values in a configuration."""
 MAX_DEPTH = 100
 """Deepest nesting of mappings and lists."""
+_FLOAT = re.compile(
+    r"([-+]?(\d[\d_]*\.[\d_]*|\.[\d_]+)([eE][-+]?\d+)?|[-+]?\d[\d_]*[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+)
+"""Floating-point numbers as the parser of configurations reads them: ``1e-3`` is one, other than in YAML 1.1."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class ConfigSource(NamedTuple):
+@dataclass(frozen=True)
+class ConfigSource:
     """The origin of a configuration.
 
     Attributes:
@@ -37,20 +45,63 @@ class ConfigSource(NamedTuple):
     overrides: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
 
+    @cached_property
+    def contents(self) -> tuple[dict[str, Any], ...]:
+        """The content of each file, read once; raises UsageError if a file is not a configuration."""
+        return tuple(check_yaml(path) for path in self.files)
+
+    @property
+    def words(self) -> list[str]:
+        """The contents and the overrides as words for the parser of configurations."""
+        check_texts([word.partition("=")[2] or word for word in self.overrides], "overrides")
+        return [*(f"--config={_yaml(content)}" for content in self.contents), *self.overrides]
+
     @property
     def name(self) -> str:
         """The last file's name without its ending, used for the run folder."""
-        return self.files[-1].stem
+        return self.files[-1].stem if self.files else "search"
 
     @property
     def shown(self) -> str:
         """The files, for messages."""
-        return ", ".join(map(str, self.files))
+        return ", ".join(map(str, self.files)) or "configuration"
 
     def overridden(self, key: str, value: Any) -> ConfigSource:
         """A copy with one more override."""
         text = value if isinstance(value, str) else json.dumps(value)
-        return self._replace(overrides=(*self.overrides, f"--{key}={text}"))
+        return self.extended(f"--{key}={text}")
+
+    def merged(self, changes: Mapping[str, Any]) -> ConfigSource:
+        """A copy with `changes` as one more file: key, possibly dotted -> value, possibly nested.
+
+        Raises:
+            UsageError: A value is not one that YAML can hold, or a key is not a section of configurations.
+        """
+        source = self
+        for key, value in changes.items():
+            for word in reversed(key.split(".")):
+                value = {word: value}
+            check_content(value, "overrides")
+            try:
+                source = source.extended(f"--config={_yaml(value)}")
+            except yaml.YAMLError:
+                raise UsageError(
+                    f"overrides: {key} has a value that no configuration can have: {value!r:.200}"
+                ) from None
+        return source
+
+    def extended(self, *words: str) -> ConfigSource:
+        """A copy with more override words."""
+        return self._changed(overrides=(*self.overrides, *words))
+
+    def trusting(self, modules: Sequence[str]) -> ConfigSource:
+        """A copy that trusts more modules."""
+        return self._changed(trusted=tuple(dict.fromkeys((*self.trusted, *modules))))
+
+    def _changed(self, **fields: tuple[str, ...]) -> ConfigSource:
+        changed = replace(self, **fields)  # type: ignore[arg-type]
+        vars(changed)["contents"] = self.contents  # so that no file is read again
+        return changed
 
 
 def check_key(key: str, source: str) -> None:
@@ -115,6 +166,22 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in ("float", "timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+class _Dumper(yaml.SafeDumper):
+    """A safe dumper that writes paths as text."""
+
+
+_Dumper.add_multi_representer(PurePath, lambda dumper, path: dumper.represent_str(str(path)))
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(content), Dumper=_Dumper, default_flow_style=True, sort_keys=False)
 
 
 def check_texts(value: Any, source: str) -> None:
@@ -142,13 +209,18 @@ def check_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid YAML: {reason}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a configuration; expected the keys {', '.join(SECTIONS)}")
+    check_content(content, str(path))
+    return content
+
+
+def check_content(content: Mapping[str, Any], source: str) -> None:
+    """Raises UsageError if `content` has unknown sections, or text where a section must be a mapping. `source` begins the message."""
     for key in content:
         if key not in SECTIONS:
-            raise UsageError(f"{path}: unknown key {key!r}; expected {', '.join(SECTIONS)}")
-    check_texts(content, str(path))
+            raise UsageError(f"{source}: unknown key {key!r}; expected {', '.join(SECTIONS)}")
+    check_texts(dict(content), source)
     model = content.get("model")
     guards = model.get("guards") if isinstance(model, dict) else None
     for key, value in {**content, "model.guards": guards}.items():
         if isinstance(value, str) and key in GROUPS:  # the parser would read the file of this name
-            raise UsageError(f"{path}: {key} must be a mapping of keys to values, got {value!r:.80}")
-    return content
+            raise UsageError(f"{source}: {key} must be a mapping of keys to values, got {value!r:.80}")

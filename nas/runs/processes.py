@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -51,6 +52,11 @@ class Processes(NamedTuple):
 
     rank: int
     size: int
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> Processes:
+        """Rank and number of the processes of a Trainer."""
+        return cls(trainer.global_rank, trainer.world_size)
 
     def writing(self, folder: RunFolder) -> AbstractContextManager[None]:
         """Locks the folder, in the first process only."""

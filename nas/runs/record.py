@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from nas.costs.latency import device_name
 from nas.io.errors import UsageError
 from nas.io.files import sha256
-from nas.runs.folder import versions
+from nas.io.versions import versions
 from nas.runs.options import normalized
 
 MACHINE = "machine"

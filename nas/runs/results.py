@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from nas.benchmark import Table, training_of
 from nas.callbacks.scoring import ScoringProgress
 from nas.costs.functions import num_macs, num_params
 from nas.data import SearchDataModule
@@ -20,17 +23,21 @@ from nas.derive.inherited import InheritedScore
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
 from nas.evaluation import as_args, first_samples, to_device
 from nas.genotype import Genotype
+from nas.io.errors import UsageError
 from nas.io.files import sha256
 from nas.io.rng import untouched_rng
+from nas.io.versions import versions
 from nas.runs.config import Experiment
-from nas.runs.folder import RunFolder, versions
+from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
-from nas.runs.table import find_table
+from nas.runs.options import normalized
 from nas.runs.targets import limits_of, load_tables, report_of
 from nas.supernet.building import architecture
 from nas.tasks import Task
 from nas.training.search_module import SearchModule
 
+TABLES = "tables"
+"""Name of the folder of tables, beside the module of a space."""
 CONSTANT = "constant output"
 NUM_COMPARED = 2
 """Number of samples for the comparison of the derived network with the supernet."""
@@ -197,3 +204,21 @@ def example_inputs(network: nn.Module, data: SearchDataModule) -> tuple[Any, ...
 def cost_of(network: nn.Module, data: SearchDataModule) -> dict[str, int]:
     """Number of parameters, and MACs of one sample."""
     return {"params": num_params(network), "macs": num_macs(network, example_inputs(network, data))}
+
+
+def find_table(experiment: Experiment) -> Table | None:
+    """The table with equal training settings in the folder ``tables`` beside the space's module; None if there is no such table."""
+    try:
+        folder = Path(inspect.getfile(type(experiment.model["space"]))).parent / TABLES
+    except (TypeError, OSError):
+        return None
+    wanted = training_of(experiment.applied)
+    for path in sorted(folder.glob("*.json")):
+        try:
+            table = Table.load(path)
+        except UsageError as error:  # an unrelated file must not end a search
+            warnings.warn(f"table ignored: {error}", stacklevel=2)
+            continue
+        if normalized(dict(table.training)) == normalized(wanted):
+            return table
+    return None

@@ -13,7 +13,7 @@ from nas.io.errors import UsageError, as_usage_error
 from nas.io.reading import MAX_JSON_BYTES, MAX_NOTATION_BYTES, read_text
 from nas.runs.class_paths import check_named, reading_files
 from nas.runs.config import Experiment, with_arguments
-from nas.runs.options import ConfigSource, check_texts, check_yaml
+from nas.runs.options import ConfigSource, check_texts
 from nas.supernet.search_space import SearchSpace
 
 
@@ -41,7 +41,7 @@ def space_spec(source: ConfigSource, stage: str = "search") -> dict[str, Any]:
         stage: ``"search"``, or ``"retrain"`` to apply the arguments of the retrain section.
     """
     path = source.files[-1]
-    values = check_yaml(path)
+    values = source.contents[-1]
     model, retrain = values.get("model"), values.get("retrain")
     spec = model.get("space") if isinstance(model, dict) else None
     if not isinstance(spec, dict):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nas.benchmark import Part
 from nas.evaluation import evaluate
 from nas.genotype import Genotype, key_of
 from nas.io.errors import as_usage_error
@@ -15,9 +16,8 @@ from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.results import headline
-from nas.runs.table import Part
 from nas.runs.targets import limits_of, targets_tables
-from nas.runs.trainer import prepare_machine, train
+from nas.runs.trainer import make_trainer, prepare_machine, train
 from nas.supernet.structure import all_choices, random_choices
 
 NUM_FOLDS = 4
@@ -26,7 +26,7 @@ NUM_TRIES = 1000
 """Largest number of draws for each architecture, since limits may refuse most architectures."""
 
 
-def architectures(experiment: Experiment, num: int) -> list[dict[str, Any]]:
+def sample_architectures(experiment: Experiment, num: int) -> list[dict[str, Any]]:
     """`num` different random architectures that the space and the limits allow; all architectures of a space of at most `num`.
 
     `experiment` is loaded for the stage ``"retrain"``. A larger `num` gives the same architectures first.
@@ -71,11 +71,11 @@ def standalone_score(experiment: Experiment, genotype: Genotype, part: Part, see
         else:
             loader, scored = data.retrain_loader(seed), data.test_dataloader()
     alone = replace(experiment.trainer, devices=1, num_nodes=1)
-    prepare_machine(alone)
+    trainer = make_trainer(alone)
     experiment = replace(experiment, seed=seed, trainer=alone)
     module = retrain_module(experiment, build_network(experiment, genotype))
     try_training(experiment, module, loader, test=False)
     with tempfile.TemporaryDirectory() as folder:
-        trained = train(experiment.trainer, module, loader, RunFolder(Path(folder)), None, "the same command")
+        trained = train(trainer, alone, module, loader, RunFolder(Path(folder)), None, "the same command")
     scores = evaluate(module.float().network, scored, module.task, trained.device)
     return Score(headline(module.task, scores)["value"], trained.seconds)

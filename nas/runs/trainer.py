@@ -23,7 +23,7 @@ from nas.io.checkpoint_io import VerifiedCheckpointIO
 from nas.io.distributed import leave
 from nas.io.errors import UsageError
 from nas.runs.folder import RunFolder
-from nas.runs.processes import Averaging, Processes, WorkerDone
+from nas.runs.processes import Averaging, WorkerDone
 from nas.runs.record import RunProvenance
 from nas.training.train_module import TrainModule
 
@@ -92,22 +92,32 @@ def check_batches(options: TrainerOptions, loader: ResumableLoader) -> None:
         raise ValueError(f"trainer: limit_train_batches {limit} of {len(loader)} batches is less than one batch")
 
 
+def make_trainer(options: TrainerOptions) -> pl.Trainer:
+    """The Trainer of one stage, without callbacks and logger; sets the number of threads.
+
+    Raises:
+        UsageError: An option is wrong, or the machine lacks the devices.
+    """
+    devices = options.devices
+    several = options.num_nodes > 1 or (
+        len(devices) > 1 if isinstance(devices, list) else isinstance(devices, int) and devices > 1
+    )
+    trainer = _make(options, Averaging() if several else "auto")
+    if trainer.world_size > 1 and not several:  # found among the devices of the machine
+        trainer = _make(options, Averaging())
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    return trainer
+
+
 def prepare_machine(options: TrainerOptions) -> torch.device:
     """Sets the number of threads; returns the first configured device. Raises UsageError if the machine lacks the device."""
     first = options.devices[:1] if isinstance(options.devices, list) else 1
-    trainer = _make(replace(options, devices=first, num_nodes=1), enable_checkpointing=False, logger=False)
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    return trainer.strategy.root_device
-
-
-def processes_of(options: TrainerOptions) -> Processes:
-    """Rank and number of processes for the options; raises UsageError if the machine lacks devices."""
-    trainer = _make(options, enable_checkpointing=False, logger=False)
-    return Processes(trainer.global_rank, trainer.world_size)
+    return make_trainer(replace(options, devices=first, num_nodes=1)).strategy.root_device
 
 
 def train(
+    trainer: pl.Trainer,
     options: TrainerOptions,
     module: TrainModule,
     loader: ResumableLoader,
@@ -119,9 +129,9 @@ def train(
 ) -> Trained:
     """Trains a module in a run folder. If the folder has a checkpoint, resumes from it.
 
-    `title` is the title of the progress display (None: no display). `again` is the command that resumes after an interruption. The given
-    callbacks run after the metrics and before checkpoints are written. `record` holds the current conditions of the run, which are
-    compared with the conditions at its start (None: no comparison).
+    `trainer` comes from :func:`make_trainer` with the same `options`, and trains once. `title` is the title of the progress display (None:
+    no display). `again` is the command that resumes after an interruption. The given callbacks run after the metrics and before checkpoints
+    are written. `record` holds the conditions of the run now, which are compared with the conditions at its start (None: no comparison).
 
     Raises:
         Interrupted: A signal arrived; the state is saved.
@@ -132,7 +142,6 @@ def train(
         OSError: A file cannot be written.
     """
     checkpoint, purge_step = None, None
-    processes = processes_of(options)
     if folder.has_checkpoint():
         checkpoint = folder.last_checkpoint
         state = checkpoint_io.load(checkpoint)
@@ -142,21 +151,17 @@ def train(
     folder.wait_for_events()
     checkpoints = Checkpoints(folder.checkpoints, options.checkpoint_seconds, options.checkpoint_minutes)
     system = SystemWriter(folder.system_csv)
-    trainer = _make(
-        options,
-        enable_checkpointing=True,
-        callbacks=[
-            system,
-            MetricsWriter(folder.metrics_csv),
-            *callbacks,
-            *([] if title is None else [Progress(title)]),
-            *([] if record is None else [record]),
-            checkpoints,
-            Interruption(checkpoints),
-        ],
-        logger=_Events(folder.path, name="", version="", default_hp_metric=False, purge_step=purge_step),
-        **({"strategy": Averaging(), "use_distributed_sampler": False} if processes.size > 1 else {}),
-    )
+    trainer.callbacks = [  # type: ignore[attr-defined]  # checkpoints last, as Lightning orders them
+        system,
+        MetricsWriter(folder.metrics_csv),
+        *callbacks,
+        *([] if title is None else [Progress(title)]),
+        *([] if record is None else [record]),
+        Interruption(checkpoints),
+        *trainer.callbacks,  # type: ignore[attr-defined]
+        checkpoints,
+    ]
+    trainer.logger = _Events(folder.path, name="", version="", default_hp_metric=False, purge_step=purge_step)
     if record is not None and checkpoint is not None:
         record.compare(state, Path(folder.shown) / checkpoint.relative_to(folder.path), trainer)
     with quiet():
@@ -168,22 +173,25 @@ def train(
             if isinstance(loader, ResumableLoader):  # a loader of the user manages its own workers
                 loader.close()
     leave()
-    if processes.rank > 0:
+    if trainer.global_rank > 0:
         raise WorkerDone
     return Trained(system.seconds, trainer.strategy.root_device)
 
 
-def _make(options: TrainerOptions, **ours: Any) -> pl.Trainer:
+def _make(options: TrainerOptions, strategy: Any) -> pl.Trainer:
     lightnings = signature(pl.Trainer).parameters
     with quiet():
         try:
             return pl.Trainer(
                 **{name: value for name, value in vars(options).items() if name in lightnings},
+                strategy=strategy,
                 plugins=[VerifiedCheckpointIO()],
+                logger=False,
+                enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                **ours,
+                use_distributed_sampler=False,
             )
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise UsageError(f"trainer: {error}") from None

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from nas.benchmark import Table
 from nas.genotype import key_of
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
-from nas.runs.table import Table
 
 LABELS = ("dilation_1", "dilation_8")
 

@@ -11,8 +11,8 @@ from nas.costs import num_macs, num_params
 from nas.genotype import key_of
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
+from nas.runs.results import find_table
 from nas.runs.standalone import standalone_score
-from nas.runs.table import find_table
 from nas.supernet.structure import all_choices
 from nas.testing import check_search_space
 from search_spaces.dilation import DilationNet1d, DilationNet2d, DilationSegmenter2d

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.benchmark import PARTS, Table, training_of
 from nas.genotype import Genotype, key_of
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import atomic_folder, write_atomic
@@ -15,8 +16,7 @@ from nas.io.folder_lock import locked
 from nas.io.json_file import write_json
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.standalone import architectures, standalone_score
-from nas.runs.table import PARTS, Table, training_of
+from nas.runs.standalone import sample_architectures, standalone_score
 
 TABLE = "table.json"
 SUMMARY = "summary.json"
@@ -36,9 +36,9 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     experiment = load_retraining(source)
     with as_usage_error():
         experiment.data.prepare_data()
-    drawn = architectures(experiment, num)
+    drawn = sample_architectures(experiment, num)
     folder = out if out is not None else Path("runs") / f"{source.name}_baseline"
-    training = {**training_of(experiment), "seed": experiment.seed}
+    training = {**training_of(experiment.applied), "seed": experiment.seed}
     if not (folder / TABLE).exists():
         with atomic_folder(folder) as new:
             write_atomic(new / "config.yaml", experiment.yaml())

@@ -17,9 +17,10 @@ from nas.export.subject import Subject, example_inputs
 from nas.export.write import check_free, write_export
 from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error
+from nas.io.versions import versions
 from nas.runs.build import build_network
 from nas.runs.config import Experiment, load_experiment
-from nas.runs.folder import RunFolder, versions
+from nas.runs.folder import RunFolder
 from nas.runs.networks import find_network
 from nas.runs.options import ConfigSource
 from nas.runs.spaces import read_genotype_of

@@ -19,10 +19,11 @@ from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.options import ConfigSource
 from nas.runs.pages import write_pages
+from nas.runs.processes import Processes
 from nas.runs.record import RunProvenance
 from nas.runs.results import cost_of, headline
 from nas.runs.spaces import read_genotype_of
-from nas.runs.trainer import prepare_machine, processes_of, train
+from nas.runs.trainer import make_trainer, train
 
 
 def retrain_run(
@@ -59,9 +60,9 @@ def retrain_run(
 
 
 def retrain_genotype(
-    genotype: Path, source: ConfigSource, *, seed: int | None, out: Path | None, force: bool = False
+    genotype: Path | Genotype, source: ConfigSource, *, seed: int | None, out: Path | None, force: bool = False
 ) -> RunFolder:
-    """Trains the architecture of any genotype file, in `out` or ``runs/<config name>/<n>``.
+    """Trains any architecture, or the architecture of a file, in `out` or ``runs/<config name>/<n>``.
 
     With `force`, resumes an unfinished retraining even if versions or the user's modules have changed.
 
@@ -71,7 +72,7 @@ def retrain_genotype(
     if seed is not None:
         source = source.overridden("seed_everything", seed)
     experiment = load_experiment(source, stage="retrain")
-    found = read_genotype_of(genotype, experiment)
+    found = genotype if isinstance(genotype, Genotype) else read_genotype_of(genotype, experiment)
     if experiment.retrain.inherit:
         raise UsageError("retrain.inherit: a genotype file has no weights; use nas retrain --run DIR --inherit")
     return _retrain(experiment, found, out, source.name, None, force)
@@ -85,8 +86,8 @@ def _retrain(
     weights: dict[str, Any] | None,
     force: bool,
 ) -> RunFolder:
-    prepare_machine(experiment.trainer)
-    processes = processes_of(experiment.trainer)
+    trainer = make_trainer(experiment.trainer)
+    processes = Processes.of(trainer)
     genotype = replace(genotype, space=experiment.values["model"]["space"])
     network, data = build_network(experiment, genotype), experiment.data
     if weights is not None:
@@ -100,7 +101,7 @@ def _retrain(
     again = f"the same nas retrain command with --out {folder.quoted}"
     with processes.writing(folder):
         record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
-        trained = train(experiment.trainer, module, loader, folder, "retrain", again, record=record)
+        trained = train(trainer, experiment.trainer, module, loader, folder, "retrain", again, record=record)
         module.float()
         scores = evaluate(network, data.test_dataloader(), module.task, trained.device)
         summary = {

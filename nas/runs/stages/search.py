@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 
 from nas.callbacks import Dashboard, Guards
@@ -28,7 +29,7 @@ from nas.runs.processes import Processes
 from nas.runs.record import RunProvenance
 from nas.runs.results import derive_and_score
 from nas.runs.targets import infeasibility, limits_of, load_tables, penalise, save_tables, targets_tables
-from nas.runs.trainer import check_batches, prepare_machine, processes_of, train
+from nas.runs.trainer import check_batches, make_trainer, train
 from nas.supernet.building import architecture
 from nas.supernet.structure import random_choices
 from nas.supernet.supernet import Supernet
@@ -45,12 +46,13 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     """
     experiment = load_experiment(source)
     retraining = experiment.for_retrain()
-    processes = processes_of(experiment.trainer)
+    trainer = make_trainer(experiment.trainer)
     made: list[tuple[SearchModule, ResumableLoader]] = []
 
     def make() -> RunFolder:
-        module, loader, device = _prepare(experiment, processes)
+        module, loader = _prepare(experiment, trainer)
         made.append((module, loader))
+        device = trainer.strategy.root_device
         check_choices(module, retraining, experiment.data)
         tables = targets_tables(retraining, device)
         penalise(module, experiment.targets, tables)
@@ -68,9 +70,9 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
 
         return RunFolder.create(out, source.name, fill)
 
-    folder = processes.folder(out, make)
-    module, loader = made[0] if made else _begun(experiment, processes, folder)
-    return _run(experiment, retraining, processes, module, loader, folder)
+    folder = Processes.of(trainer).folder(out, make)
+    module, loader = made[0] if made else _begun(experiment, trainer, folder)
+    return _run(experiment, retraining, trainer, module, loader, folder)
 
 
 def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunFolder:
@@ -89,9 +91,9 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
     source = folder.source(trusted)
     experiment = load_experiment(source)
     retraining = experiment.for_retrain()
-    processes = processes_of(experiment.trainer)
-    module, loader = _begun(experiment, processes, folder)
-    return _run(experiment, retraining, processes, module, loader, folder, force)
+    trainer = make_trainer(experiment.trainer)
+    module, loader = _begun(experiment, trainer, folder)
+    return _run(experiment, retraining, trainer, module, loader, folder, force)
 
 
 def check_choices(module: SearchModule, retraining: Experiment, data: SearchDataModule) -> None:
@@ -120,8 +122,7 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
                 retraining.model["space"].network("retrain")
 
 
-def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule, ResumableLoader, torch.device]:
-    device = prepare_machine(experiment.trainer)
+def _prepare(experiment: Experiment, trainer: pl.Trainer) -> tuple[SearchModule, ResumableLoader]:
     module = build_search(experiment)
     epochs = experiment.trainer.max_epochs
     if module.supernet.choices and module.warmup_epochs >= epochs and experiment.derive.needs_alpha:
@@ -135,16 +136,16 @@ def _prepare(experiment: Experiment, processes: Processes) -> tuple[SearchModule
                 module.relaxation, module.tau(progress), generator=keyed_generator(0, "try")
             )
         forward = partial(module.supernet, op_weights=sample)
-        loader = experiment.data.search_loader(experiment.seed, rank=processes.rank, world_size=processes.size)
+        loader = experiment.data.search_loader(experiment.seed, rank=trainer.global_rank, world_size=trainer.world_size)
         check_batches(experiment.trainer, loader)
         targets = experiment.data.train_targets()
         module.metric_names = try_once(module.supernet, forward, experiment.data, module.task, targets)
-    return module, loader, device
+    return module, loader
 
 
-def _begun(experiment: Experiment, processes: Processes, folder: RunFolder) -> tuple[SearchModule, ResumableLoader]:
+def _begun(experiment: Experiment, trainer: pl.Trainer, folder: RunFolder) -> tuple[SearchModule, ResumableLoader]:
     """The module and loader of an existing run."""
-    module, loader, _ = _prepare(experiment, processes)
+    module, loader = _prepare(experiment, trainer)
     penalise(module, experiment.targets, load_tables(experiment.targets, folder.path))
     return module, loader
 
@@ -152,7 +153,7 @@ def _begun(experiment: Experiment, processes: Processes, folder: RunFolder) -> t
 def _run(
     experiment: Experiment,
     retraining: Experiment,
-    processes: Processes,
+    trainer: pl.Trainer,
     module: SearchModule,
     loader: ResumableLoader,
     folder: RunFolder,
@@ -163,10 +164,12 @@ def _run(
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=judge.gap)
     guards = Guards(experiment.guards, judge.score)
     record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
-    with processes.writing(folder):
+    with Processes.of(trainer).writing(folder):
         if folder.finished:  # another process finished the run before this process got the lock
             return folder
-        trained = train(experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record)
+        trained = train(
+            trainer, experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record
+        )
         module.use_average()
         seen = [entry["choices"] for entry in guards.seen]
         derived = derive_and_score(
@@ -183,7 +186,7 @@ def _run(
             "skipped_batches": module.num_skipped_batches,
             "seed": experiment.seed,
             "device": str(trained.device),
-            "processes": processes.size,
+            "processes": trainer.world_size,
         }
         write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
         write_drawings(folder, experiment, derived.genotype)

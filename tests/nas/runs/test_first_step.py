@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from nas.runs import pages, results, table
+from nas.runs import pages, results
 from nas.runs.record import RunProvenance
 from nas.runs.stages import search
 
@@ -233,14 +233,14 @@ def test_a_left_over_temporary_folder_is_removed(original, tmp_path, run_cli):
 def test_a_foreign_file_among_tables_is_left_out(tmp_path, monkeypatch):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mine.json").write_text(json.dumps({"hello": 1}))
-    monkeypatch.setattr(table.inspect, "getfile", lambda kind: str(tmp_path / "space.py"))
-    monkeypatch.setattr(table, "training_of", lambda experiment: {})
+    monkeypatch.setattr(results.inspect, "getfile", lambda kind: str(tmp_path / "space.py"))
+    monkeypatch.setattr(results, "training_of", lambda values: {})
 
     class Experiment:
-        model = {"space": None}  # noqa: RUF012
+        model, applied = {"space": None}, None
 
     with pytest.warns(UserWarning, match=r"table ignored: .*mine.json: not a table"):
-        assert table.find_table(Experiment()) is None
+        assert results.find_table(Experiment()) is None
 
 
 def test_statistics_of_batch_norms_that_are_not_finite_are_not_saved():

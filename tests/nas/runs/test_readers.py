@@ -15,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from nas.benchmark import Table
 from nas.costs import latency
 from nas.costs.table import CostTable
 from nas.data import Npz
@@ -29,7 +30,6 @@ from nas.runs.options import ConfigSource
 from nas.runs.schema import read_targets
 from nas.runs.spaces import load_genotype, load_space_of
 from nas.runs.stages.load import read_config
-from nas.runs.table import Table
 from nas.runs.targets import load_tables
 from search_spaces.darts import Darts
 from search_spaces.nasbench201 import NASBench201

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from nas.benchmark import Table, training_of
 from nas.data import SequentialDigits
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
-from nas.runs.standalone import NUM_FOLDS, architectures, standalone_score
-from nas.runs.table import Table, find_table, training_of
+from nas.runs.results import find_table
+from nas.runs.standalone import NUM_FOLDS, sample_architectures, standalone_score
 
 LABELS = ("dilation_1", "dilation_8")
 EVERYTHING = [{"layer1.conv": a, "layer2.conv": b} for a in LABELS for b in LABELS]
@@ -65,10 +66,10 @@ def test_search_and_derive_never_read_the_test_set(run_cli, config, monkeypatch)
 
 
 def test_architectures_are_different_and_the_first_ones_do_not_depend_on_the_number(experiment):
-    assert architectures(experiment, 4) == architectures(experiment, 100) == EVERYTHING
-    three = architectures(experiment, 3)
+    assert sample_architectures(experiment, 4) == sample_architectures(experiment, 100) == EVERYTHING
+    three = sample_architectures(experiment, 3)
     assert len({json.dumps(choices) for choices in three}) == 3
-    assert architectures(experiment, 2) == three[:2]
+    assert sample_architectures(experiment, 2) == three[:2]
 
 
 def test_standing():
@@ -132,7 +133,7 @@ def test_a_search_says_where_its_find_stands_in_the_table_beside_the_space(run_c
     assert find_table(experiment) is None
     Path("tables").mkdir()
     filled(VALUES, {"space": "another"}).save(Path("tables/a.json"))
-    filled(VALUES, training_of(experiment)).save(Path("tables/b.json"))
+    filled(VALUES, training_of(experiment.applied)).save(Path("tables/b.json"))
     answer = run_cli("search", *words, "--out", "with")
     standing = json.loads(Path("with/summary.json").read_text())["standing"]
     found = json.loads(Path("with/genotype.json").read_text())["choices"]
@@ -151,7 +152,7 @@ def test_baseline(run_cli, config, experiment):
     answer = run_cli("baseline", "--config", "tiny.yaml", "--num", 3, "--out", "b", "--json")
     result = answer.result
     table = Table.load(Path("b/table.json"))
-    drawn = architectures(experiment, 3)
+    drawn = sample_architectures(experiment, 3)
     values = {part: [table.value(choices, part) for choices in drawn] for part in ("validation", "test")}
     assert values["test"][0] == standalone_score(experiment, Genotype(drawn[0]), "test", 3).value
     best = max(range(3), key=values["validation"].__getitem__)

@@ -1,11 +1,9 @@
-"""Tables of the scores of a space's architectures, and the rank of an architecture in a table."""
+"""Tabular benchmarks: the scores of stand-alone trainings of a space's architectures, and the rank of an architecture."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import statistics
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +12,10 @@ from typing import Any, Literal
 from nas.genotype import key_of
 from nas.io.errors import UsageError
 from nas.io.json_file import Document
-from nas.runs.config import Experiment
-from nas.runs.options import normalized
 
 DOCUMENT = Document("a table", "gumbel-nas/table")
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
-FOLDER = "tables"
-"""Name of the folder of tables, beside the module of a space."""
 LOADING = ("arch_fraction", "num_workers", "pin_memory", "prefetch_factor")
 """Arguments of the data module that do not affect a stand-alone training."""
 
@@ -103,9 +97,11 @@ class Table:
         return table
 
 
-def training_of(experiment: Experiment) -> dict[str, Any]:
-    """The settings that affect a score, except architecture and seed; `experiment` is loaded for the stage ``"retrain"``."""
-    values = experiment.applied
+def training_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that affect a score, except architecture and seed.
+
+    `values` are ``experiment.applied`` of a configuration that is loaded for the stage ``"retrain"``.
+    """
     trainer = values["trainer"]
     kept = ["optimizer", "scheduler", "gradient_clip_norm", "task"]
     if values["retrain"]["num_micro_batches"] > 1:  # batch norms see each part separately
@@ -119,21 +115,3 @@ def training_of(experiment: Experiment) -> dict[str, Any]:
         "retrain": {name: values["retrain"][name] for name in kept},
         "trainer": {name: trainer[name] for name in ("max_epochs", "precision", "limit_train_batches")},
     }
-
-
-def find_table(experiment: Experiment) -> Table | None:
-    """The table with equal training settings in the folder ``tables`` beside the space's module; None if there is no such table."""
-    try:
-        folder = Path(inspect.getfile(type(experiment.model["space"]))).parent / FOLDER
-    except (TypeError, OSError):
-        return None
-    wanted = training_of(experiment)
-    for path in sorted(folder.glob("*.json")):
-        try:
-            table = Table.load(path)
-        except UsageError as error:  # an unrelated file must not end a search
-            warnings.warn(f"table ignored: {error}", stacklevel=2)
-            continue
-        if normalized(dict(table.training)) == normalized(wanted):
-            return table
-    return None

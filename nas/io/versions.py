@@ -1,0 +1,29 @@
+"""What affects the numbers of a run besides its configuration: versions of packages, and the commit of the user's code."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("gumbel-nas", "torch", "torchvision", "pytorch-lightning", "tensorboard", "jsonargparse", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that affect a run's numbers."""
+    result = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            result[package] = "not installed"
+    return result
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory; None outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
