@@ -43,7 +43,7 @@ class Dashboard(Callback):
             comparison.
     """
 
-    def __init__(self, metrics_csv: Path, *, num_images: int = 20, gap: Gap | None = None) -> None:
+    def __init__(self, metrics_csv: Path, *, num_images: int = 10, gap: Gap | None = None) -> None:
         self.metrics_csv = metrics_csv
         self.num_images = num_images
         self.gap = gap

@@ -60,7 +60,7 @@ class TrainerOptions:
     num_threads: int | None = None
     checkpoint_seconds: float = 1.0
     checkpoint_minutes: float | None = 10.0
-    num_images: int = 20
+    num_images: int = 10
 
     def __post_init__(self) -> None:
         """Checks the ranges that Lightning does not check; raises ValueError."""

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from nas.costs.functions import batch_size
 from nas.data.loader import ResumableLoader
 from nas.evaluation import joined, split_batch
-from nas.io.distributed import average, average_gradients, check_equal, gathered
+from nas.io.distributed import average, average_gradients, check_equal, gathered, num_processes
 from nas.io.moved import metrics_of, rename_metrics
 from nas.io.rng import derive_seed, seed_global_generators
 from nas.tasks import Task
@@ -194,7 +194,8 @@ class TrainModule(pl.LightningModule):
             self._check.watch(name, tensor)
         if bad := self._check.first_bad():
             raise self._error(bad)
-        average([buffer for buffer in self.buffers() if buffer.is_floating_point()])  # processes have different batches
+        if num_processes() > 1:  # processes have different batches
+            average([buffer for buffer in self.buffers() if buffer.is_floating_point()])
         self.num_batches_done += 1
 
     def _error(self, name: str, ending: str = "") -> FloatingPointError:
