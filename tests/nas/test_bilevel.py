@@ -139,7 +139,8 @@ def search(bilevel, path, batches=None, **changes):
     }
     module = nas.SearchModule(bilevel=bilevel, **(arguments | changes)).double()
     loader = torch.utils.data.DataLoader(batches or data(), batch_size=None)
-    trainer.train(trainer.TrainerOptions(max_epochs=1, accelerator="cpu"), module, loader, RunFolder(path), "t", "a")
+    options = trainer.TrainerOptions(max_epochs=1, accelerator="cpu")
+    trainer.train(trainer.make_trainer(options), options, module, loader, RunFolder(path), "t", "a")
     return module
 
 

@@ -132,7 +132,9 @@ def test_a_compiled_search_learns_what_an_eager_one_does(tmp_path):
         module = search(compile=compile)
         loader = torch.utils.data.DataLoader(data, batch_size=None)
         options = trainer.TrainerOptions(max_epochs=2, accelerator="cpu")
-        trainer.train(options, module, loader, RunFolder(tmp_path / compile), "test", "again")
+        trainer.train(
+            trainer.make_trainer(options), options, module, loader, RunFolder(tmp_path / compile), "test", "again"
+        )
         found.append(module.state_dict())
     assert found[0].keys() == found[1].keys()
     for key, value in found[0].items():

@@ -18,7 +18,8 @@ def train(num_micro_batches, tmp_path):
     module = RetrainModule(network, Classification(2), num_micro_batches=num_micro_batches)
     loader = cast(Any, torch.utils.data.DataLoader(data, batch_size=None))
     folder = RunFolder(tmp_path / str(num_micro_batches))
-    trainer.train(trainer.TrainerOptions(max_epochs=2, accelerator="cpu"), module, loader, folder, None, "again")
+    options = trainer.TrainerOptions(max_epochs=2, accelerator="cpu")
+    trainer.train(trainer.make_trainer(options), options, module, loader, folder, None, "again")
     return network, folder.metrics_csv.read_text().splitlines()
 
 

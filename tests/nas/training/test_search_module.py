@@ -55,7 +55,7 @@ def module(**changes):
 def train(search, data, tmp_path, epochs=1):
     options = trainer.TrainerOptions(max_epochs=epochs, accelerator="cpu")
     loader = cast(Any, torch.utils.data.DataLoader(data, batch_size=None))
-    trainer.train(options, search, loader, RunFolder(tmp_path), "test", "again")
+    trainer.train(trainer.make_trainer(options), options, search, loader, RunFolder(tmp_path), "test", "again")
 
 
 def expected_step(search, batch, joint, penalty=0.0):
