@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from nas.derive.argmax import Argmax
@@ -20,7 +22,7 @@ class Ranked(DeriveStrategy):
     Args:
         num: Largest number of architectures to rank.
         refit_head: Refit the head for each architecture; the last layer must be linear.
-        smooth: Smooth the scores over architectures that share pairs of labels.
+        smooth: Smooth the logs of the losses over architectures that share pairs of labels.
         num_batches: Batches of each split to evaluate; null: all.
 
     Raises:
@@ -64,5 +66,13 @@ class Ranked(DeriveStrategy):
             scores.append(score(choices))
             searched.on_progress(len(scores), len(pool))
         if self.smooth:
-            scores = smoothed(pool, scores)
+            scores = smoothed(pool, logs(scores))
         return sorted(zip(pool, scores, strict=True), key=lambda pair: -pair[1])
+
+
+def logs(scores: Sequence[float]) -> list[float]:
+    """Negative logs of the losses of which `scores` are the negatives, since the noise of a loss grows with it.
+
+    Scores do not change if a loss is not above 0.
+    """
+    return [-math.log(-score) for score in scores] if all(score < 0 for score in scores) else list(scores)

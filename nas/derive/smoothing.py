@@ -10,19 +10,31 @@ from torch import Tensor
 
 from nas.genotype import labels_of
 
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Strengths of the ridge that are compared; a larger one moves scores closer to their mean."""
 
-def smoothed(architectures: Sequence[Mapping[str, Any]], scores: Sequence[float], penalty: float = 1.0) -> list[float]:
-    """Ridge regression of the scores on labels and pairs of labels. Larger `penalty` moves the scores closer to their mean.
+
+def smoothed(architectures: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> list[float]:
+    """Ridge regression of the scores on labels and pairs of labels, with the penalty that has the smallest leave-one-out error.
 
     The best of many noisy scores is too optimistic; scores of other architectures with the same pairs correct it. The regression is solved
-    in dual form: two architectures that agree in m labels share 1 + m + m (m - 1) / 2 features.
+    in dual form: two architectures that agree in m labels share 1 + m + m (m - 1) / 2 features. The error of each score under the fit to
+    all others is its residual divided by 1 - h, where h is its own weight in its fit.
+
+    Source: Allen 1974, "The Relationship Between Variable Selection and Data Augmentation and a Method for Prediction" (PRESS).
     """
-    if not scores:
-        return []
+    if len(scores) < 2:
+        return list(scores)
     values = torch.tensor(scores, dtype=torch.float64)
-    kernel = features_in_common(architectures)
-    identity = torch.eye(len(scores), dtype=torch.float64)
-    smooth: Tensor = kernel @ torch.linalg.solve(kernel + penalty * identity, values - values.mean()) + values.mean()
+    centered = values - values.mean()
+    eigenvalues, vectors = torch.linalg.eigh(features_in_common(architectures))
+    fits = []
+    for penalty in PENALTIES:
+        hat = (vectors * (eigenvalues.clamp_min(0) / (eigenvalues.clamp_min(0) + penalty))) @ vectors.T
+        fit = hat @ centered
+        error = ((centered - fit) / (1 - hat.diagonal())).square().mean()
+        fits.append((float(error), fit))
+    smooth = min(fits, key=lambda pair: pair[0])[1] + values.mean()
     return [float(value) for value in smooth]
 
 
