@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import yaml
@@ -13,9 +13,10 @@ from jsonargparse import ArgumentParser, Namespace
 from nas.callbacks.guards import GuardOptions
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy
-from nas.io.errors import as_usage_error
+from nas.io.errors import UsageError, as_usage_error
 from nas.runs.class_paths import check_named, reading_files
 from nas.runs.options import ConfigSource, normalized
+from nas.runs.record import RunProvenance
 from nas.runs.schema import RetrainOptions, Target, make_parser, read_targets
 from nas.runs.trainer import TrainerOptions
 from nas.tasks import Task
@@ -79,6 +80,11 @@ class Experiment:
             made = _instantiated(self.source, parser, parsed, self.values, applied)
         return made if self.values["retrain"]["data"] else replace(made, make_data=self.make_data)
 
+    def record(self, *, force: bool = False) -> RunProvenance:
+        """The conditions of a run of this configuration, for its checkpoints."""
+        resolve = partial(resolved, trusted=self.trusted)
+        return RunProvenance(self.yaml(), self.trusted, force=force, resolve=resolve)
+
     def yaml(self) -> str:
         """The text of config.yaml."""
         return yaml.safe_dump(self.values, sort_keys=False, width=120)
@@ -96,9 +102,7 @@ def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experimen
     with reading_files(source.shown, source.trusted):
         parsed = parser.parse_args(words)
         check_named(parsed, source.trusted)
-        values: dict[str, Any] = normalized(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
-        values.pop("config", None)
-        applied = values
+        values = applied = _plain(parser, parsed)
         if stage == "retrain":
             applied, parsed = _retraining(values, parser, source)
         return _instantiated(source, parser, parsed, values, applied)
@@ -158,6 +162,24 @@ def _retraining(
     parsed = parser.parse_object(applied)
     check_named(parsed, source.trusted)
     return applied, parsed
+
+
+def resolved(values: Any, trusted: Sequence[str]) -> Any:
+    """The plain values of a configuration with all defaults; unchanged if the parser refuses them."""
+    parser = make_parser()
+    try:
+        with reading_files("configuration", trusted):
+            parsed = parser.parse_object(values)
+            check_named(parsed, trusted)
+            return _plain(parser, parsed)
+    except UsageError:
+        return normalized(values)
+
+
+def _plain(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
+    values: dict[str, Any] = normalized(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
+    values.pop("config", None)
+    return values
 
 
 def with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,21 @@ class RunProvenance(Callback):
         configuration: The text of config.yaml.
         trusted: Modules of the user.
         force: Whether differences only cause a warning.
+        resolve: Fills in the defaults of keys that a configuration of an earlier version does not have.
     """
 
     state_key = "Record"  # in checkpoints
 
-    def __init__(self, configuration: str, trusted: Sequence[str], *, force: bool = False) -> None:
+    def __init__(
+        self,
+        configuration: str,
+        trusted: Sequence[str],
+        *,
+        force: bool = False,
+        resolve: Callable[[Any], Any] = normalized,
+    ) -> None:
         self.force = force
+        self.resolve = resolve
         self.present: dict[str, Any] = {
             "configuration": configuration,
             "versions": versions(),
@@ -57,7 +66,7 @@ class RunProvenance(Callback):
         begun = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
         present = self.present | _of(trainer)
         here, there = present.pop(MACHINE), begun.pop(MACHINE, None)
-        changes = list(_changes(_readable(begun), _readable({key: present.get(key) for key in begun}), ""))
+        changes = list(_changes(self._readable(begun), self._readable({key: present.get(key) for key in begun}), ""))
         if changes:
             more = f"; and {len(changes) - NUM_SHOWN} more" if len(changes) > NUM_SHOWN else ""
             text = f"{path}: the run began with other settings: {'; '.join(changes[:NUM_SHOWN])}{more}"
@@ -66,6 +75,12 @@ class RunProvenance(Callback):
             warnings.warn(text, stacklevel=2)
         elif there not in (None, here):
             warnings.warn(f"{path}: written on {there}, resumed on {here}; sums may round differently", stacklevel=2)
+
+    def _readable(self, record: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: self.resolve(yaml.safe_load(value)) if key == "configuration" else value
+            for key, value in record.items()
+        }
 
 
 def _of(trainer: pl.Trainer) -> dict[str, Any]:
@@ -78,12 +93,6 @@ def _source_of(name: str) -> str | None:
     paths = [path for key in modules if (path := getattr(sys.modules[key], "__file__", None))]
     digests = [sha256(path)[:12] for path in paths]
     return "+".join(digests) if digests else None
-
-
-def _readable(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: normalized(yaml.safe_load(value)) if key == "configuration" else value for key, value in record.items()
-    }
 
 
 def _changes(old: Any, new: Any, place: str) -> Iterator[str]:

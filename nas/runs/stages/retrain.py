@@ -14,13 +14,12 @@ from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import check_no_links, write_atomic
 from nas.runs.build import build_network, restore_search, retrain_module, try_training
-from nas.runs.config import Experiment, load_experiment
+from nas.runs.config import Experiment, load_experiment, resolved
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
-from nas.runs.options import ConfigSource
+from nas.runs.options import ConfigSource, check_yaml
 from nas.runs.pages import write_pages
 from nas.runs.processes import Processes
-from nas.runs.record import RunProvenance
 from nas.runs.results import cost_of, headline
 from nas.runs.spaces import read_genotype_of
 from nas.runs.trainer import make_trainer, train
@@ -100,7 +99,7 @@ def _retrain(
     folder = processes.folder(out, lambda: _folder(experiment, genotype, out, name))
     again = f"the same nas retrain command with --out {folder.quoted}"
     with processes.writing(folder):
-        record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
+        record = experiment.record(force=force)
         trained = train(trainer, experiment.trainer, module, loader, folder, "retrain", again, record=record)
         module.float()
         scores = evaluate(network, data.test_dataloader(), module.task, trained.device)
@@ -127,7 +126,8 @@ def _folder(experiment: Experiment, genotype: Genotype, out: Path | None, name: 
         folder = RunFolder.open(out, "retrain")
         if folder.finished:
             raise UsageError(f"{folder.shown} holds a finished retraining; name another folder with --out")
-        if folder.config.read_text() != experiment.yaml() or folder.read_genotype() != genotype:
+        begun = resolved(check_yaml(folder.config), experiment.trusted)
+        if begun != experiment.values or folder.read_genotype() != genotype:
             raise UsageError(
                 f"{folder.shown} holds an unfinished retraining with other settings; name another folder with --out"
             )
