@@ -55,6 +55,15 @@ class Step(Protocol):
     def arch_penalty(self) -> Tensor:
         """The sum of the regularizers' penalties, for the loss of the arch parameters."""
 
+    def draw_paths(self, num: int) -> Tensor:
+        """Independent paths from the distribution at this step's tau, (num, E) int64; every call within a step returns the same paths."""
+
+    def log_prob(self, paths: Tensor) -> Tensor:
+        """The log-probabilities (num,) of paths at this step's tau, differentiable in the arch parameters."""
+
+    def score(self, path: Sequence[int]) -> float:
+        """The log of the loss on the whole arch split of a path with the present weights, forward-only; remembered."""
+
     def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
         """Takes one optimizer step of each named parameter set on `loss`, or on a sum of losses. Computes no other gradients."""
 
@@ -68,6 +77,9 @@ class Bilevel(ABC):
 
     recomputes = True
     """Whether the method supports candidates that are recomputed in the backward pass (activation checkpointing)."""
+
+    weights_rest = False
+    """Whether the weights are trained in the warm-up alone."""
 
     accumulates = False
     """Whether the method uses ``step.losses``, so that only one part of a batch needs memory at a time (gradient accumulation)."""
@@ -177,6 +189,57 @@ class Unrolled(Bilevel):
             second = (up - down) * norm / (2 * self.radius)
             loss = loss - (second * parameter).sum()
         return loss
+
+
+class ScoreFunction(Bilevel):
+    """Trains the weights in the warm-up, and then alpha alone: by the score function of sampled paths that are scored forward-only.
+
+    A step draws paths x_i from the distribution at the current tau. The score f of a path is the log of the loss of its network on the
+    arch split, with inherited weights and recalibrated batch norms. The gradient of E[f] is estimated by the mean of
+    (f_i - mean of the other f_j) times the gradient of log p(x_i): unbiased, without a backward pass through the network. An architecture
+    is evaluated once, since the weights rest.
+
+    Args:
+        num_paths: Number of paths of a step, at least 2.
+        refit_head: Refit the head for each architecture; the last layer must be linear.
+        num_batches: Batches of each split to evaluate; null: all.
+
+    Raises:
+        ValueError: A number out of range.
+
+    Source: Williams 1992, "Simple Statistical Gradient-Following Algorithms"; Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline
+    for Free!" (leave-one-out).
+    """
+
+    accumulates = True
+    weights_rest = True
+
+    def __init__(self, num_paths: int = 5, refit_head: bool = False, num_batches: int | None = None) -> None:
+        if num_paths < 2:
+            raise ValueError(f"ScoreFunction: a leave-one-out baseline needs num_paths of at least 2, got {num_paths}")
+        if num_batches is not None and num_batches < 1:
+            raise ValueError(f"ScoreFunction: num_batches must be at least 1, got {num_batches}")
+        self.num_paths = num_paths
+        self.refit_head = refit_head
+        self.num_batches = num_batches
+
+    def step(self, step: Step) -> None:
+        if not step.arch_moves:
+            step.descend(step.losses("weight"), "weight")
+            return
+        paths = step.draw_paths(self.num_paths)
+        scores = torch.tensor([step.score(path) for path in paths.tolist()], device=paths.device)
+        step.descend(leave_one_out(scores, step.log_prob(paths)) + step.arch_penalty(), "arch")
+
+
+def leave_one_out(scores: Tensor, log_prob: Tensor) -> Tensor:
+    """A scalar whose gradient estimates that of the expected score, without bias for independent paths.
+
+    Shape:
+        - scores, log_prob: (P,), P at least 2
+    """
+    advantages = (scores - scores.mean()) * (len(scores) / (len(scores) - 1))
+    return (advantages.to(log_prob.dtype) * log_prob).mean()
 
 
 def _penalized(losses: Iterable[Tensor], penalty: Tensor) -> Iterator[Tensor]:

@@ -40,6 +40,8 @@ class Regularizer:
     """A term of the loss of the arch parameters, a perturbation of the op weights, or both."""
 
     needs_all_candidates = False
+    reads_rows = False
+    """Whether the term reads the rows of alpha, which are not all logits where choices depend on each other."""
 
     def penalty(self, state: ArchState) -> Tensor | None:
         """The 0-d term, multiplied by its weight; None: no term."""
@@ -87,6 +89,7 @@ class Entropy(Regularizer):
     def __init__(self, weight: float, end_weight: float | None = None, at_tau: bool = False) -> None:
         self.weight = Ramp(weight, end_weight)
         self.at_tau = at_tau
+        self.reads_rows = at_tau
 
     def penalty(self, state: ArchState) -> Tensor:
         probabilities = state.probabilities
@@ -125,6 +128,8 @@ class AlphaDecay(Regularizer):
         end_weight: Factor at the end of the search, reached linearly; null: `weight`.
     """
 
+    reads_rows = True
+
     def __init__(self, weight: float, end_weight: float | None = None) -> None:
         self.weight = Ramp(weight, end_weight)
 
@@ -141,6 +146,8 @@ class BetaDecay(Regularizer):
 
     Source: Ye et al. 2022, "beta-DARTS: Beta-Decay Regularization for Differentiable Architecture Search".
     """
+
+    reads_rows = True
 
     def __init__(self, weight: float = 0.0, end_weight: float | None = 50.0) -> None:
         self.weight = Ramp(weight, end_weight)

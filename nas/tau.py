@@ -59,19 +59,24 @@ class Constant(TauSchedule):
 
 
 class _Annealed(TauSchedule):
-    def __init__(self, start: float = 5.0, end: float = 0.2) -> None:
+    def __init__(self, start: float = 5.0, end: float = 0.2, delay: float = 0.0) -> None:
         """Sets the schedule.
 
         Args:
             start: Tau at the beginning, above 0.
             end: Tau at the end, above 0.
+            delay: Share of the search before tau moves, in [0, 1): for example the share of a warm-up.
         """
         super().__init__()
         self.start = _positive("start", start)
         self.end = _positive("end", end)
+        if not 0.0 <= delay < 1.0:
+            raise ValueError(f"tau: delay must lie in [0, 1), got {delay!r}")
+        self.delay = delay
 
     def forward(self, progress: float) -> Tensor:
-        return torch.tensor(self._value(_share(progress)))
+        share = max(0.0, _share(progress) - self.delay) / (1.0 - self.delay)
+        return torch.tensor(self._value(share))
 
     def _value(self, progress: float) -> float:
         raise NotImplementedError

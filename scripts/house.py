@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
     ("nas.io", "nas.ops", "nas.genotype", "nas.benchmark", "nas.tau"),
-    ("nas.relaxations", "nas.paths"),
+    ("nas.relaxations", "nas.paths", "nas.alpha"),
     ("nas.supernet", "nas.dropout", "search_spaces"),
     (
         "nas.costs",
@@ -45,6 +45,7 @@ KINDS = {"Gate", "InputChoice", "WidthRow", "MixedOp", "Repeat"}
 """Classes of choices, which speak for themselves outside of their package."""
 TESTED_BY = {
     "nas/__init__.py nas/__main__.py nas/cli/*": "nas/cli/test_commands.py",  # every command is called as a person calls it
+    "nas/alpha/*": "nas/alpha/test_joint.py",  # all kinds by the same rules
     "nas/cli/launch_*": "nas/launch/test_launch.py",
     "nas/callbacks/*": "nas/runs/test_resume.py",  # their state is compared with that of an undisturbed run
     "nas/costs/table.py nas/costs/limits.py nas/costs/module_key.py": "nas/costs/test_tabulate.py",

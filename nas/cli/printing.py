@@ -8,6 +8,9 @@ from typing import Any
 from nas.genotype import choices_text
 from nas.io.errors import shown
 
+NUM_PRINTED = 3
+"""Number of probable architectures in the result lines."""
+
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:
     """Prints a line ``key: value`` for each pair: floats with four significant digits, integers with separators."""
@@ -23,6 +26,11 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     if result.get("beats_constant") is False:
         lines["learned nothing"] = f"the best constant output has {_text(result['metric']['constant'])}"
     lines |= target_lines(result["target"])
+    if (known := result.get("distribution")) is not None and not known["says_nothing"]:
+        for place, entry in enumerate(known["most_probable"][:NUM_PRINTED], 1):
+            lines[f"architecture {place}, probability {entry['probability']:.3f}"] = choices_text(entry["choices"])
+    elif known is not None:
+        lines["alpha"] = "does not decide: all architectures are about equally probable"
     if (rank := result.get("standing")) is not None:
         lines["rank in the table of this space"] = (
             f"{rank['rank']} of {rank['num']} by {rank['value']:.4f} in validation, {rank['regret']:.4f} below the best"

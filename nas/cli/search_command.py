@@ -25,7 +25,8 @@ common keys of a configuration; --KEY VALUE overrides the files:
                         SampledPath, TwoPath, Dirichlet, Softmax, BinaryConcrete
   model.tau             nas.tau.Exponential, Linear, Cosine, Constant,
                         Reheating, LearnedTau
-  model.bilevel         nas.bilevel.FirstOrder, Unrolled, Joint
+  model.alpha           nas.alpha.Factorised, Autoregressive
+  model.bilevel         nas.bilevel.FirstOrder, Unrolled, Joint, ScoreFunction
   model.regularizers    nas.regularizers.Entropy, Sparsity, BetaDecay, ...
   model.task            nas.tasks.Classification, Regression, Segmentation
   model.weight_optimizer, model.arch_optimizer    classes of torch.optim

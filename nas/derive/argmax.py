@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.costs.limits import most_probable, passes
+from nas.alpha.joint import MAX_JOINT
+from nas.costs.limits import Infeasible, most_probable, passes
 from nas.derive.base import DeriveStrategy, Searched, discretized
 from nas.genotype import Genotype
 
@@ -16,10 +17,24 @@ class Argmax(DeriveStrategy):
 
     def genotype(self, searched: Searched) -> Genotype:
         supernet, space = searched.supernet, searched.space
+        if not supernet.distribution.is_factorised:
+            return self._mode(searched)
         if not searched.limits:
             found = discretized(supernet, searched.relaxation, space)
             if passes(space.check_genotype, found.choices):
                 return found
         return Genotype(
             most_probable(supernet.network, searched.probabilities(), searched.limits, space.check_genotype)
+        )
+
+    def _mode(self, searched: Searched) -> Genotype:
+        """The most probable allowed architecture of a distribution with dependent choices."""
+        supernet = searched.supernet
+        paths, _ = supernet.joint.most_probable(MAX_JOINT)
+        for path in paths.tolist():
+            found = supernet.prune(Genotype(supernet.labels_of_path(path)), searched.probabilities())
+            if searched.allows(found.choices):
+                return found
+        raise Infeasible(
+            f"none of the {len(paths)} most probable architectures keeps every limit and passes the space's check"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +12,18 @@ from typing import Any
 import torch
 
 from nas.costs.limits import Limit, passes
-from nas.genotype import Genotype
+from nas.genotype import Genotype, key_of
 from nas.relaxations import Relaxation
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 
 _CPU = torch.device("cpu")
+
+NUM_LISTED = 10
+"""Number of architectures in a summary."""
+NUM_MERGED = 1_000
+"""Number of paths whose probabilities are added up if they are the same architecture."""
 
 Batches = Callable[[], Iterable[Any]]
 """Starts a pass over (inputs, target) batches."""
@@ -89,5 +96,35 @@ class DeriveStrategy(ABC):
 
 def discretized(supernet: Supernet, relaxation: Relaxation, space: SearchSpace) -> Genotype:
     """The space's discretization of the probabilities, with active choices only, before limits and the space's check."""
+    if not supernet.distribution.is_factorised:
+        return supernet.discretize(relaxation)
     probabilities = supernet.probabilities(relaxation)
     return supernet.prune(space.discretize(probabilities), probabilities)
+
+
+def distribution_of(supernet: Supernet, choices: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The distribution over architectures that alpha describes; None without choices, or where choices have several labels.
+
+    Keys: ``entropy`` in nats and ``uniform_entropy`` of equally probable paths; ``exact``: whether the numbers come from all paths, and not
+    from draws; ``probability`` of the architecture `choices`; ``most_probable``: choices and probability of up to `NUM_LISTED`
+    architectures; ``says_nothing``: whether the entropy is within 1 % of that of equally probable paths.
+    """
+    if not supernet.choices or supernet.input_rows.has_any:
+        return None
+    joint = supernet.joint
+    paths, probabilities = joint.most_probable(NUM_MERGED)
+    known: dict[str, float] = {}
+    for path, probability in zip(paths.tolist(), probabilities.tolist(), strict=True):
+        key = key_of(supernet.prune(Genotype(supernet.labels_of_path(path))).choices)
+        known[key] = known.get(key, 0.0) + probability
+    listed = sorted(known, key=known.__getitem__, reverse=True)[:NUM_LISTED]
+    entropy, is_exact = joint.entropy()
+    largest = sum(math.log(len(labels)) for labels in supernet.choices.values())
+    return {
+        "entropy": entropy,
+        "uniform_entropy": largest,
+        "exact": is_exact,
+        "probability": known.get(key_of(choices)),
+        "most_probable": [{"choices": json.loads(key), "probability": known[key]} for key in listed],
+        "says_nothing": entropy > 0.99 * largest,
+    }

@@ -38,6 +38,7 @@ class Kind(NamedTuple):
 
 KINDS = (
     Kind("nas.relaxations", "nas.relaxations.Relaxation"),
+    Kind("nas.alpha", "nas.alpha.Alpha"),
     Kind("nas.tau", "nas.tau.TauSchedule"),
     Kind("nas.tasks", "nas.tasks.Task"),
     Kind("nas.data", "nas.data.SearchDataModule"),

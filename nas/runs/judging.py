@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from nas.bilevel import ScoreFunction
 from nas.costs.limits import Limit, passes
 from nas.data import SearchDataModule
 from nas.derive import Searched
@@ -39,6 +40,27 @@ def searched_of(
         device=device,
         seed=module.seed,
     )
+
+
+class PathJudge:
+    """The loss of an architecture on the arch split, for :class:`nas.bilevel.ScoreFunction`."""
+
+    def __init__(self, module: SearchModule, data: SearchDataModule, method: ScoreFunction) -> None:
+        self._make = lambda num_batches: InheritedScore(
+            searched_of(module, data, module.device), refit_head=method.refit_head, num_batches=num_batches
+        )
+        self._num_batches = method.num_batches
+        self._known: InheritedScore | None = None
+
+    def check(self, choices: Mapping[str, Any]) -> None:
+        """Raises an error if architectures cannot be scored."""
+        self._make(1)(choices)
+
+    def __call__(self, choices: Mapping[str, Any]) -> float:
+        """The loss; keeps its batches in memory."""
+        if self._known is None:
+            self._known = self._make(self._num_batches)
+        return -self._known(choices)
 
 
 class SearchJudge:

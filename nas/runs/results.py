@@ -18,6 +18,7 @@ from nas.callbacks.scoring import ScoringProgress
 from nas.costs.functions import num_macs, num_params
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
+from nas.derive.base import distribution_of
 from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
@@ -76,6 +77,7 @@ def derive_and_score(
     - ``beats_constant``: whether the headline metric is better than the metric of the best constant output.
     - ``target``, ``target_met``: the target report.
     - ``standing``: the rank in the table of the space.
+    - ``distribution``: the distribution over architectures; see :func:`nas.derive.base.distribution_of`.
     - ``replaced``: the architecture that the skip guard replaced.
     - ``best_so_far``: an earlier most probable architecture that has a higher score with the current weights.
 
@@ -137,6 +139,7 @@ def derive_and_score(
         "cost": genotype.cost,
         "target": report,
         "target_met": all(row["met"] for row in report.values()) if report else None,
+        "distribution": distribution_of(supernet, found.choices),
         "standing": None if known is None else known.standing(found.choices, "validation"),
         "replaced": replaced,
         "best_so_far": better,

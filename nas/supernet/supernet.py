@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from nas.alpha import Alpha, Factorised, Joint
 from nas.genotype import Genotype
 from nas.ops.fused import is_eager
 from nas.relaxations import OpWeights, Relaxation, Sampler, Softmax
@@ -20,6 +21,7 @@ from nas.supernet.fused.mixture import Fused, Plan
 from nas.supernet.input_rows import InputRows
 from nas.supernet.mixed_op import MixedOp
 from nas.supernet.narrowing import mask_readers
+from nas.supernet.selection import equal_shares, on_path, selected
 from nas.supernet.state import check_choices, encoded
 from nas.supernet.structure import (
     active_choices,
@@ -44,9 +46,10 @@ class Supernet(nn.Module):
             update their running statistics twice per step, as in torch's own checkpointing.
         fold_weights: Fold an op weight into the parameters of a candidate's last layer, if that layer is a batch norm, a convolution or
             linear. The result is equal up to rounding, with less memory and time.
+        distribution: The distribution of which alpha holds the logits; default :class:`nas.alpha.Factorised`.
 
     Raises:
-        ValueError: A choice name is used twice without ``shared=True``, or with different labels.
+        ValueError: A choice name is used twice without ``shared=True``, or with different labels, or the distribution does not fit.
 
     Attributes:
         network: The network, with its choices.
@@ -56,7 +59,14 @@ class Supernet(nn.Module):
         frozen: Names of the choices whose rows of alpha are not trained.
     """
 
-    def __init__(self, network: nn.Module, *, checkpoint_candidates: bool = False, fold_weights: bool = True) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        checkpoint_candidates: bool = False,
+        fold_weights: bool = True,
+        distribution: Alpha | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
             raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")
@@ -76,8 +86,14 @@ class Supernet(nn.Module):
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
         self.input_rows = InputRows([p.num_chosen for p in places.values()], [p.learned for p in places.values()])
-        self._ragged = len(set(sizes)) > 1
+        self.distribution = distribution if distribution is not None else Factorised()
+        self.distribution.build(sizes)
+        if self.input_rows.has_any and not self.distribution.is_factorised:
+            raise ValueError(
+                f"{type(self.distribution).__name__}: choices of nas.inputs have several labels; use Factorised"
+            )
         self._fewest = min(sizes, default=0)
+        self._is_full = self._fewest == width
         self.register_load_state_dict_pre_hook(check_choices)
         self._used: set[str] | None = None
         self._plan: Plan | None = None
@@ -92,13 +108,8 @@ class Supernet(nn.Module):
             self._used = None
 
     def every_candidate(self, sampler: Sampler | None = None) -> OpWeights:
-        """Op weights under which every candidate runs, each with an equal share.
-
-        Args:
-            sampler: Sampler for :func:`nas.sample` during the forward.
-        """
-        share = self.mask / self.mask.sum(-1, keepdim=True).clamp_min(1)
-        return OpWeights(self.fill_input_rows(share.to(self.alpha.dtype)).detach(), None, sampler)
+        """Op weights under which every candidate runs, each with an equal share; `sampler` is for :func:`nas.sample`."""
+        return equal_shares(self, sampler)
 
     def forward(self, *args: Any, op_weights: OpWeights, **kwargs: Any) -> Any:
         """Runs the network with one sample of op weights.
@@ -164,17 +175,13 @@ class Supernet(nn.Module):
         sampler = Sampler(relaxation, tau, generator)
         if not self.choices:
             return OpWeights(self.alpha, None, sampler)
-        logits: Tensor = self.alpha
-        mask = self.mask if self._ragged else None
         if num_samples is not None:
             check_per_sample(relaxation)
-            logits = logits[:, None].expand(-1, num_samples, -1)
-            mask = None if mask is None else mask[:, None]
         if relaxation.num_active is not None and relaxation.num_active > self._fewest:
             raise ValueError(
                 f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {self._fewest}"
             )
-        weights = relaxation(logits, tau, mask=mask, generator=generator)
+        weights = self.joint.draw(relaxation, tau, generator, num_samples)
         active = active_candidates(relaxation, weights)
         before = self.alpha.detach().clone() if relaxation.acts_after_arch_step else None
         return OpWeights(
@@ -182,11 +189,7 @@ class Supernet(nn.Module):
         )
 
     def fill_input_rows(self, weights: Tensor) -> Tensor:
-        """Replaces the rows of :func:`nas.inputs`, which are not drawn, by their deterministic values.
-
-        Shape:
-            - weights, result: (E, K), or (E, B, K) per sample
-        """
+        """Replaces the rows of :func:`nas.inputs`, which are not drawn, in op weights (E, K) or (E, B, K)."""
         return self.input_rows.fill(weights, self.alpha, self.mask)
 
     def one_hot(self, genotype: Genotype | Mapping[str, Any], *, run_all: bool = True) -> OpWeights:
@@ -199,29 +202,24 @@ class Supernet(nn.Module):
         Raises:
             ValueError: The genotype does not fit this supernet.
         """
-        active = checked_choices(self.network, _choices_of(genotype))
-        weights = torch.zeros_like(self.alpha, requires_grad=False)
-        first = []
-        for row, (name, labels) in enumerate(self.choices.items()):
-            value = active.get(name, labels[0])
-            chosen = [labels.index(label) for label in ([value] if isinstance(value, str) else value)]
-            weights[row, chosen] = 1.0
-            first.append(chosen[:1])
-        return OpWeights(weights, None if run_all or not self.choices else torch.tensor(first))
+        return selected(self, checked_choices(self.network, _choices_of(genotype)), run_all=run_all)
 
     def path(self, candidates: Sequence[int]) -> OpWeights:
-        """Op weights under which exactly one candidate of each choice runs.
-
-        Args:
-            candidates: Index of a candidate for each choice.
-        """
-        index = torch.tensor(candidates, dtype=torch.int64)[:, None]
-        weights = torch.zeros(self.alpha.shape).scatter_(1, index, 1.0).to(self.alpha)
-        return OpWeights(self.fill_input_rows(weights.detach()), index, unit_weights=True)
+        """Op weights under which exactly one candidate of each choice runs; `candidates` has the index of each."""
+        return on_path(self, candidates)
 
     def probability_rows(self, relaxation: Relaxation) -> Tensor:
-        """(E, K) probabilities under `relaxation`, differentiable in alpha."""
-        return relaxation.probabilities(self.alpha, self.mask)
+        """(E, K) marginal probabilities under `relaxation`, differentiable in alpha."""
+        return self.joint.marginals(relaxation)
+
+    @property
+    def joint(self) -> Joint:
+        """The distribution over architectures."""
+        return Joint(self.distribution, self.alpha, self.mask, self._is_full)
+
+    def labels_of_path(self, path: Sequence[int]) -> dict[str, str]:
+        """Choice name -> label, for the index of a candidate of each choice."""
+        return {name: labels[index] for (name, labels), index in zip(self.choices.items(), path, strict=True)}
 
     def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
         """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
@@ -234,9 +232,11 @@ class Supernet(nn.Module):
         }
 
     def discretize(self, relaxation: Relaxation | None = None) -> Genotype:
-        """The most probable label of every active choice; in a tie, the first."""
+        """The most probable architecture; in a tie, the first."""
         probabilities = self.probabilities(relaxation)
-        return self.prune(Genotype(argmax_choices(probabilities)), probabilities)
+        if self.distribution.is_factorised:
+            return self.prune(Genotype(argmax_choices(probabilities)), probabilities)
+        return self.prune(Genotype(self.labels_of_path(self.joint.most_probable(1)[0][0].tolist())), probabilities)
 
     def prune(self, genotype: Genotype, probabilities: Mapping[str, Mapping[str, float]] | None = None) -> Genotype:
         """The same genotype without inactive choices, and with invalid values replaced.
@@ -281,8 +281,8 @@ class Supernet(nn.Module):
         return self.input_rows.without_frozen(self.alpha)
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Alpha; empty without choices."""
-        return [self.alpha] if self.choices else []
+        """Alpha, and the parameters of its distribution; empty without choices."""
+        return [self.alpha, *self.distribution.parameters()] if self.choices else []
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """The parameters of the network."""

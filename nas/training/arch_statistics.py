@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from nas.alpha import Joint
+
 
 def kind_shares(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The mean probability of each label over the choices that have it, for labels that several choices have."""
@@ -57,6 +59,14 @@ def gradient_scalars(statistics: GradientStatistics) -> dict[str, float | None]:
     return {
         "search/alpha_grad_norm": None if norm is None else float(norm),
         "search/alpha_grad_snr": None if ratio is None or not torch.isfinite(ratio) else float(ratio),
+    }
+
+
+def joint_scalars(joint: Joint) -> dict[str, float | None]:
+    """The entropy (nats) of the distribution over architectures, and the probability of the most probable one."""
+    return {
+        "search/joint_entropy": joint.entropy()[0],
+        "search/mode_probability": float(joint.most_probable(1)[1][0]),
     }
 
 

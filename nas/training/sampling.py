@@ -54,7 +54,14 @@ class Sampling:
             raise ValueError(f"num_paths must be at least 1, got {self.num_paths}")
         if self.num_paths > 1 and (self.noise == "sample" or self.relaxation.acts_after_arch_step):
             raise ValueError(f"num_paths must be 1 with {'noise: sample' if self.noise == 'sample' else name}")
+        kind = self.supernet.distribution
+        if not kind.is_factorised and self.relaxation.acts_after_arch_step:
+            raise ValueError(f"{name} changes rows of alpha after a step; it needs alpha: nas.alpha.Factorised")
         for regularizer in self.regularizers:
+            if regularizer.reads_rows and not kind.is_factorised:
+                raise ValueError(
+                    f"{type(regularizer).__name__} reads rows of alpha; it needs alpha: nas.alpha.Factorised"
+                )
             if regularizer.needs_all_candidates and self.relaxation.num_active is not None:
                 raise ValueError(
                     f"{type(regularizer).__name__} changes the weights of candidates that do not run under {name}"
@@ -80,6 +87,12 @@ class Sampling:
             sample = sample._replace(weights=self.supernet.fill_input_rows(sample.weights))
         return sample
 
+    def draw_paths(self, moment: Moment, num: int) -> Tensor:
+        """Independent paths from the distribution at the current tau, (num, E) int64."""
+        return self.supernet.joint.draw_paths(
+            num, self.tau(moment.progress), self._generator("paths", "arch", moment, 0)
+        )
+
     def _generator(self, purpose: str, split: str, moment: Moment, part: int) -> torch.Generator:
         process = f"/process {moment.rank}" if self.noise_per_process and moment.rank else ""
         counters = (moment.batch, part) if part else (moment.batch,)
@@ -88,7 +101,7 @@ class Sampling:
     def state(self, progress: float) -> ArchState:
         """The current state for regularizers."""
         alpha, mask = self.supernet.learned_alpha(), self.supernet.mask
-        probabilities = self.relaxation.probabilities(alpha, mask)
+        probabilities = self.supernet.joint._replace(rows=alpha).marginals(self.relaxation)
         return ArchState(self.supernet.choices, alpha, mask, probabilities, self.tau(progress), progress)
 
     def penalty(self, progress: float) -> Tensor:

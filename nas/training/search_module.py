@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nas.alpha import Alpha
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.paths import Paths
 from nas.regularizers import Regularizer, entropy
@@ -18,9 +19,10 @@ from nas.supernet.search_space import SearchSpace
 from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 from nas.tau import TauSchedule
-from nas.training.arch_statistics import GradientStatistics, gradient_scalars, probability_scalars
+from nas.training.arch_statistics import GradientStatistics, gradient_scalars, joint_scalars, probability_scalars
 from nas.training.cost_penalty import CostPenalty
 from nas.training.lr_schedules import LRSchedule
+from nas.training.path_scores import PathScores
 from nas.training.sampling import Moment, Sampling
 from nas.training.schedules import OptimizerFactory, check_optimizer
 from nas.training.search_step import SearchStep
@@ -37,6 +39,7 @@ class SearchModule(TrainModule):
         relaxation: Draws op weights from alpha.
         tau: Temperature schedule.
         task: The loss and the metrics.
+        alpha: The distribution over architectures that the search learns; default :class:`nas.alpha.Factorised`.
         bilevel: Trains weights and alpha together; default :class:`nas.bilevel.FirstOrder`.
         weight_optimizer: Optimizer of the network's weights.
         arch_optimizer: Optimizer of alpha, and of parameters of `tau` and `relaxation`.
@@ -72,6 +75,7 @@ class SearchModule(TrainModule):
         relaxation: Relaxation,
         tau: TauSchedule,
         task: Task,
+        alpha: Alpha | None = None,
         bilevel: Bilevel | None = None,
         weight_optimizer: OptimizerFactory = AdamW,
         arch_optimizer: OptimizerFactory = Adam,
@@ -105,7 +109,10 @@ class SearchModule(TrainModule):
         if average_decay is not None and not 0.0 < average_decay < 1.0:
             raise ValueError(f"average_decay must lie between 0 and 1, got {average_decay}")
         self.space = space
-        self.supernet = Supernet(space.network("search"), checkpoint_candidates=checkpoint_candidates)
+        self.supernet = Supernet(
+            space.network("search"), checkpoint_candidates=checkpoint_candidates, distribution=alpha
+        )
+        self.scores = PathScores(self.supernet)
         self.averaged: AveragedModel | None = None
         if average_decay is not None:
             average = get_ema_multi_avg_fn(average_decay)
@@ -170,10 +177,11 @@ class SearchModule(TrainModule):
     def configure_optimizers(self) -> Any:
         """One optimizer and one schedule per parameter set; no arch optimizer without arch parameters."""
         optimizers = {"weight": self.weight_optimizer(self.weight_parameters())}
-        schedules: dict[str, tuple[LRSchedule, int]] = {"weight": (self.weight_schedule, self.num_batches_total)}
+        rest = self.warmup_epochs * self.num_batches_per_epoch
+        num_steps = rest if self.bilevel.weights_rest and rest else self.num_batches_total
+        schedules: dict[str, tuple[LRSchedule, int]] = {"weight": (self.weight_schedule, num_steps)}
         if arch_parameters := self.arch_parameters():
             optimizers["arch"] = self.arch_optimizer(arch_parameters)
-            rest = self.warmup_epochs * self.num_batches_per_epoch
             schedules["arch"] = (self.arch_schedule, max(1, self.num_batches_total - rest))
         return self.set_up_optimizers(optimizers, schedules)
 
@@ -249,6 +257,8 @@ class SearchModule(TrainModule):
         moved = self._argmax() != self._most_probable
         result["search/argmax_changes"] = None if bool((self._most_probable < 0).any()) else float(moved.sum())
         result |= gradient_scalars(self.alpha_gradient)
+        if self.supernet.choices and (self.bilevel.weights_rest or not self.supernet.distribution.is_factorised):
+            result |= joint_scalars(self.supernet.joint)
         return result | probability_scalars(self.supernet.probabilities(self.relaxation))
 
     def _argmax(self) -> Tensor:
@@ -265,6 +275,14 @@ class SearchModule(TrainModule):
         rows = entropy(self.supernet.probability_rows(self.relaxation)).tolist()
         named = zip(self.supernet.choices, rows, strict=True)
         return {name: value for name, value in named if name not in self.supernet.frozen}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["scores"] = self.scores.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.scores.load_state_dict(checkpoint.get("scores", []))
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:

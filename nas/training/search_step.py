@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -119,6 +119,18 @@ class SearchStep:
             measured=measured,
         )
         return total(list(losses))
+
+    def draw_paths(self, num: int) -> Tensor:
+        """Independent paths from the distribution at this step's tau: the same paths at every call."""
+        return self._module.sampling.draw_paths(self._moment, num)
+
+    def log_prob(self, paths: Tensor) -> Tensor:
+        """The log-probabilities of paths at this step's tau."""
+        return self.supernet.joint.log_prob(paths, self._module.tau(self._moment.progress))
+
+    def score(self, path: Sequence[int]) -> float:
+        """The log of the loss of a path on the arch split, forward-only; an architecture is evaluated once."""
+        return self._module.scores(path, self._moment.batch)
 
     def arch_penalty(self) -> Tensor:
         """The sum of the regularizers' penalties in the arch loss."""

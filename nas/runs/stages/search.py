@@ -8,6 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from nas.bilevel import ScoreFunction
 from nas.callbacks import Dashboard, Guards
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
@@ -21,17 +22,16 @@ from nas.runs.build import build_search, check_retraining, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
-from nas.runs.judging import SearchJudge, searched_of
+from nas.runs.judging import PathJudge, SearchJudge, searched_of
 from nas.runs.kept import keep_network
 from nas.runs.options import ConfigSource, trust_words
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.processes import Processes
-from nas.runs.record import RunProvenance
 from nas.runs.results import derive_and_score
 from nas.runs.targets import infeasibility, limits_of, load_tables, penalise, save_tables, targets_tables
 from nas.runs.trainer import check_batches, make_trainer, train
 from nas.supernet.building import architecture
-from nas.supernet.structure import random_choices
+from nas.supernet.structure import first_choices, random_choices
 from nas.supernet.supernet import Supernet
 from nas.training.search_module import SearchModule
 
@@ -140,6 +140,11 @@ def _prepare(experiment: Experiment, trainer: pl.Trainer) -> tuple[SearchModule,
         check_batches(experiment.trainer, loader)
         targets = experiment.data.train_targets()
         module.metric_names = try_once(module.supernet, forward, experiment.data, module.task, targets)
+    if isinstance(module.bilevel, ScoreFunction):
+        judge = PathJudge(module, experiment.data, module.bilevel)
+        with as_usage_error("model.bilevel"):
+            judge.check(first_choices(module.supernet.network))
+        module.scores.judge = judge
     return module, loader
 
 
@@ -163,7 +168,7 @@ def _run(
     judge = SearchJudge(experiment.data)
     dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=judge.gap)
     guards = Guards(experiment.guards, judge.score)
-    record = RunProvenance(experiment.yaml(), experiment.trusted, force=force)
+    record = experiment.record(force=force)
     with Processes.of(trainer).writing(folder):
         if folder.finished:  # another process finished the run before this process got the lock
             return folder

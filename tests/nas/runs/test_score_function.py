@@ -1,0 +1,141 @@
+"""Searches in which alpha learns from paths that are scored forward-only."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas
+from nas.costs.limits import Limit
+from nas.costs.table import CostTable, Term
+from nas.io import checkpoint_io
+from nas.io.errors import UsageError
+from nas.training.lr_schedules import rate_share
+from nas.training.search_module import SearchModule
+
+CHANGES = {
+    "model.space.init_args": {"num_layers": 2, "channels": 4, "dilations": [1, 8], "candidate_norms": True},
+    "model.relaxation": {"class_path": "nas.relaxations.SampledPath"},
+    "model.tau": {"class_path": "nas.tau.Exponential", "init_args": {"delay": 0.4}},
+    "model.alpha": {"class_path": "nas.alpha.Autoregressive"},
+    "model.bilevel": {"class_path": "nas.bilevel.ScoreFunction", "init_args": {"num_paths": 3}},
+    "model.warmup_epochs": 2,
+    "trainer.max_epochs": 5,
+}
+
+
+@pytest.fixture
+def path(config):
+    return config(CHANGES)
+
+
+def last(run):
+    return checkpoint_io.load(Path(run) / "checkpoints" / "last.ckpt")
+
+
+def test_weights_train_first_and_alpha_afterwards(path, monkeypatch):
+    seen = []
+    step = SearchModule.training_step
+
+    def noting(self, *args):
+        before = [p.detach().clone() for p in (*self.supernet.network.parameters(), *self.supernet.arch_parameters())]
+        step(self, *args)
+        after = [*self.supernet.network.parameters(), *self.supernet.arch_parameters()]
+        moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        seen.append((self.current_epoch, any(moved[:-2]), any(moved[-2:])))
+
+    monkeypatch.setattr(SearchModule, "training_step", noting)
+    run = nas.search(path, out="run", model={"weight_schedule": "one_cycle"})
+    assert all((weights, alpha) == (epoch < 2, False) for epoch, weights, alpha in seen if epoch < 2)
+    assert not any(weights for epoch, weights, _ in seen if epoch >= 2)
+    assert any(alpha for epoch, _, alpha in seen if epoch >= 2)
+    # the schedule of the weights spans the 12 batches of the warm-up
+    rate = last("run")["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(0.01 * rate_share("one_cycle", 11 / 12))
+    distribution = run.summary["distribution"]
+    assert distribution["exact"] and len(distribution["most_probable"]) == 4
+    assert sum(entry["probability"] for entry in distribution["most_probable"]) == pytest.approx(1, abs=1e-5)
+    assert distribution["most_probable"][0]["choices"] == run.summary["genotype"] == dict(run.genotype.choices)
+
+
+def test_a_path_is_scored_as_its_derived_network_and_once(path, monkeypatch):
+    nas.search(path, out="run")
+    scores = last("run")["scores"]
+    known = [choices for choices, _, _ in scores]
+    assert len(set(known)) == len(known) <= 4
+    judge = nas.derive.inherited.InheritedScore(nas.Run("run").searched())
+    for choices, loss, _ in scores:
+        assert loss == pytest.approx(-judge(json.loads(choices)), rel=1e-5)  # the weights rest
+
+
+def test_a_stopped_search_resumes_bit_for_bit(path, run_cli, monkeypatch):
+    assert run_cli("search", "--config", path, "--out", "whole").code == 0
+    step, done = SearchModule.training_step, []
+
+    def stopping(self, *args):
+        if self.num_batches_done == 20 and not done:
+            done.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    monkeypatch.setattr(SearchModule, "training_step", stopping)
+    assert run_cli("search", "--config", path, "--out", "cut").code == 143 and done
+    assert 0 < len(last("cut")["scores"])
+    assert run_cli("search", "--resume", "cut").code == 0
+    for name in ("metrics.csv", "genotype.json"):
+        one, other = (Path(folder, name).read_text() for folder in ("whole", "cut"))
+        if name == "genotype.json":
+            one, other = (json.loads(text)["choices"] for text in (one, other))
+        assert one == other
+    assert last("cut")["scores"] == last("whole")["scores"]
+    for key, value in last("whole")["state_dict"].items():
+        assert torch.equal(value, last("cut")["state_dict"][key]), key
+
+
+def test_limits_are_kept_by_the_mode_of_dependent_choices(path, config):
+    run = nas.search(path, out="run", trainer={"max_epochs": 3})
+    searched = run.searched()
+    best = run.summary["distribution"]["most_probable"]
+    table = CostTable("c", 0.0, (Term({k: frozenset({v}) for k, v in best[0]["choices"].items()}, 1.0),))
+    limited = nas.derive.Argmax().genotype(
+        nas.derive.Searched(
+            supernet=searched.supernet,
+            relaxation=searched.relaxation,
+            space=searched.space,
+            limits=[Limit(table, 0.5)],  # all architectures but the most probable one
+        )
+    )
+    assert dict(limited.choices) == best[1]["choices"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.bilevel.init_args.num_paths": 1}, "num_paths of at least 2, got 1"),
+        ({"model.bilevel.init_args.num_batches": 0}, "num_batches must be at least 1"),
+        ({"model.relaxation": "nas.relaxations.TwoPath"}, "TwoPath changes rows of alpha"),
+        (
+            {"model.regularizers": [{"class_path": "nas.regularizers.AlphaDecay", "init_args": {"weight": 1.0}}]},
+            "AlphaDecay reads rows of alpha",
+        ),
+        ({"model.tau.init_args.delay": 1.0}, r"delay must lie in \[0, 1\)"),
+        ({"model.alpha": "nas.tau.Constant"}, "alpha"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_folder(path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        nas.search(path, out="run", **changes)
+    assert not Path("run").exists()
+
+
+def test_an_alpha_of_another_kind_is_not_resumed(path, run_cli):
+    assert run_cli("search", "--config", path, "--out", "run", "--trainer.max_epochs", "3").code == 0
+    for name in ("summary.json", "genotype.json", "manifest.json"):
+        Path("run", name).unlink()
+    text = Path("run/config.yaml").read_text()
+    Path("run/config.yaml").write_text(text.replace("nas.alpha.Autoregressive", "nas.alpha.Factorised"))
+    answer = run_cli("search", "--resume", "run")
+    assert answer.code in (1, 2) and 'alpha.class_path was "nas.alpha.Autoregressive"' in answer.complaint
