@@ -14,6 +14,7 @@ import pytest
 from nas.launch.ray_tune import epochs
 
 pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = pytest.mark.integrations
 LAUNCH = [sys.executable, "-m", "nas", "launch"]
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 CLUSTER = """

@@ -16,9 +16,13 @@ from nas.report.tensorboard import HOST, free_port, serve
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[dev]'")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed (Debian: chromium-driver)"
-)
+pytestmark = [
+    pytest.mark.integrations,
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None,
+        reason="chromium and chromedriver are not installed (Debian: chromium-driver)",
+    ),
+]
 OPTIONS = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
 
 
