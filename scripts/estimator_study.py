@@ -31,7 +31,7 @@ from nas.relaxations import (
     TwoPath,
     gumbel_noise,
 )
-from nas.relaxations.estimators import exact_gradient, gradient_draws, mixture
+from nas.relaxations.estimators import exact_gradient, gradient_draws, leave_one_out_draws, mixture
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "sine": lambda y: torch.sin(2 * y).sum(-1),
     "log-cosh": lambda y: torch.log(torch.cosh(y)).sum(-1),
 }
-ESTIMATORS: dict[str, Relaxation] = {
+ESTIMATORS: dict[str, Relaxation | None] = {
     "Softmax": Softmax(),
     "GumbelSoftmax": GumbelSoftmax(),
     "GumbelSoftmax(hard)": GumbelSoftmax(hard=True),
@@ -52,7 +52,9 @@ ESTIMATORS: dict[str, Relaxation] = {
     "SampledPath": SampledPath(),
     "TwoPath": TwoPath(),
     "Dirichlet": Dirichlet(),
+    "leave-one-out(5)": None,  # the score function of 5 one-hot samples, which has no tau
 }
+NUM_PATHS = 5
 
 Row = dict[str, Any]
 
@@ -64,7 +66,10 @@ def measure(loss: str, estimator: str, tau: float, seed: int, num_draws: int) ->
     objective = mixture(LOSSES[loss], NUM_CHOICES, NUM_CANDIDATES, seed)
     relaxation = ESTIMATORS[estimator]
     exact = exact_gradient(objective, logits, relaxation)
-    draws = gradient_draws(relaxation, objective, logits, tau, num_draws, generator)
+    if relaxation is None:
+        draws = leave_one_out_draws(objective, logits, NUM_PATHS, num_draws, generator)
+    else:
+        draws = gradient_draws(relaxation, objective, logits, tau, num_draws, generator)
     mean, scale = draws.mean(0), float(exact.norm())
     total_variance = float(draws.var(0).sum())
     return {
@@ -123,7 +128,7 @@ def tau_slopes(seeds: int, num_draws: int, weight: float = -0.1) -> str:
 def draw_estimators(rows: list[Row], path: Path) -> None:
     """Bias and spread against tau, one column a loss."""
     figure, axes = plt.subplots(2, len(LOSSES), figsize=(12, 7), sharex=True, sharey="row", layout="constrained")
-    markers = "osD^vPX*"
+    markers = "osD^vPX*h"
     for column, loss in enumerate(LOSSES):
         for (name, _), marker in zip(ESTIMATORS.items(), markers, strict=True):
             for row, key in enumerate(("bias", "spread")):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.relaxations import Relaxation, Softmax
-from nas.relaxations.base import active_candidates
+from nas.relaxations.base import active_candidates, gumbel_max, one_hot
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -64,6 +64,25 @@ def gradient_draws(
         weights = weights * torch.zeros_like(weights).scatter(-1, active, 1.0)
     (gradients,) = torch.autograd.grad(objective(weights).sum(), copies)
     return gradients
+
+
+def leave_one_out_draws(
+    objective: Objective, logits: Tensor, num_paths: int, num_draws: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Independent draws of the leave-one-out score-function gradient, each from `num_paths` one-hot samples.
+
+    Source: Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
+
+    Shape:
+        - logits: (E, K)
+        - result: (num_draws, E, K)
+    """
+    copies = logits.detach().expand(num_draws * num_paths, *logits.shape)
+    paths = one_hot(gumbel_max(copies, generator), copies)
+    values = objective(paths).view(num_draws, num_paths)
+    advantages = (values - values.mean(-1, keepdim=True)) * (num_paths / (num_paths - 1))
+    scores = (paths - torch.softmax(copies, -1)).view(num_draws, num_paths, *logits.shape)
+    return torch.einsum("np,npek->nek", advantages.to(scores.dtype), scores) / num_paths
 
 
 def mixture(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nas.relaxations import GumbelSoftmax, SampledPath
-from nas.relaxations.estimators import exact_gradient, gradient_draws, quadratic
+from nas.relaxations.estimators import exact_gradient, gradient_draws, leave_one_out_draws, quadratic
 
 
 def test_exact_gradient_of_a_linear_objective_is_that_of_the_softmax():
@@ -41,3 +41,15 @@ def test_draws_are_those_of_single_calls_and_idle_candidates_contribute_nothing(
         dw = torch.where(weights.detach() > 0, dw, 0.0)
     (expected,) = torch.autograd.grad((weights * dw).sum(), again)
     torch.testing.assert_close(draws[0], expected, atol=1e-12, rtol=0)  # float64
+
+
+@pytest.mark.parametrize("num_paths", [2, 5])
+def test_the_leave_one_out_score_function_is_unbiased_and_more_paths_spread_less(num_paths):
+    logits = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    objective = quadratic(2, 3)
+    draws = leave_one_out_draws(objective, logits, num_paths, 40_000, torch.Generator().manual_seed(1))
+    exact = exact_gradient(objective, logits)
+    error = draws.std(0) / 40_000**0.5
+    assert bool(((draws.mean(0) - exact).abs() < 5 * error).all())  # 5 standard errors of 6 numbers
+    spread = leave_one_out_draws(objective, logits, 10, 40_000, torch.Generator().manual_seed(2)).var(0).sum()
+    assert float(spread) < float(draws.var(0).sum())
