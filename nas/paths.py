@@ -1,4 +1,4 @@
-"""Paths that train the supernet's weights while alpha is frozen."""
+"""Paths that train the supernet's weights: while alpha is frozen, or drawn from the distribution that it describes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from nas.alpha import Joint
 from nas.io.rng import derive_seed
+from nas.relaxations.base import Tau
 
 
 class Paths(ABC):
-    """Base class of path samplers. A path is a pure function of the seed and the path's number."""
+    """Base class of path samplers. A path is a pure function of the seed and the path's number, and perhaps of alpha.
+
+    Attributes:
+        follows_alpha: Whether the paths come from the distribution that is learned; such paths train the weights after the warm-up too.
+    """
+
+    follows_alpha = False
 
     @abstractmethod
     def candidates(self, sizes: Sequence[int], index: int, seed: int) -> list[int]:
@@ -24,6 +32,18 @@ class Paths(ABC):
         Returns:
             The index of one candidate of each choice.
         """
+
+    def path(self, joint: Joint, tau: Tau, index: int, num_paths: int, seed: int) -> list[int]:
+        """The same for a step of `num_paths` paths; by default, the distribution that is learned does not matter.
+
+        Args:
+            joint: The distribution.
+            tau: Temperature, above 0.
+            index: Number of earlier paths.
+            num_paths: Number of paths of a step.
+            seed: The run's seed.
+        """
+        return self.candidates(joint.num_candidates, index, seed)
 
 
 class Uniform(Paths):
@@ -54,3 +74,35 @@ class Fair(Paths):
             random.Random(derive_seed(seed, "fair paths", row, turn)).shuffle(order)
             chosen.append(order[position])
         return chosen
+
+
+class Stratified(Paths):
+    """Draws the paths of a step together, from the learned distribution at tau: each choice's numbers are stratified over the paths.
+
+    Each path alone is an exact sample. While alpha is at rest, all candidates are equally probable, and K paths run each of K candidates
+    exactly once (strict fairness, as in :class:`Fair`); as tau falls, the paths concentrate on probable architectures.
+
+    Source: Owen 2013, "Monte Carlo theory, methods and examples", chapter 10 (Latin hypercube sampling).
+    """
+
+    follows_alpha = True
+
+    def candidates(self, sizes: Sequence[int], index: int, seed: int) -> list[int]:
+        return [
+            int(uniform * size) for uniform, size in zip(self._uniforms(len(sizes), index, 1, seed), sizes, strict=True)
+        ]
+
+    def path(self, joint: Joint, tau: Tau, index: int, num_paths: int, seed: int) -> list[int]:
+        return joint.path_at(self._uniforms(len(joint.rows), index, num_paths, seed), tau)
+
+    def _uniforms(self, num_choices: int, index: int, num_paths: int, seed: int) -> list[float]:
+        """A number in [0, 1) for each choice; those of the paths of a step lie in different n-ths of the interval."""
+        step, place = divmod(index, num_paths)
+        result = []
+        for row in range(num_choices):
+            order = list(range(num_paths))
+            random.Random(derive_seed(seed, "strata", row, step)).shuffle(order)
+            result.append(
+                (order[place] + random.Random(derive_seed(seed, "strata", row, step, place)).random()) / num_paths
+            )
+        return result

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
     ("nas.io", "nas.ops", "nas.genotype", "nas.benchmark", "nas.tau"),
-    ("nas.relaxations", "nas.paths", "nas.alpha"),
+    ("nas.relaxations", "nas.alpha", "nas.paths"),
     ("nas.supernet", "nas.dropout", "search_spaces"),
     (
         "nas.costs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,18 +28,13 @@ class Joint(NamedTuple):
         kind: How the logits depend on earlier choices.
         rows: (E, K) logits, the supernet's parameter ``alpha``.
         mask: (E, K) bool, False in padded columns.
-        is_full: Whether there are no padded columns.
+        num_candidates: Number of candidates of each choice.
     """
 
     kind: Alpha
     rows: Tensor
     mask: Tensor
-    is_full: bool = False
-
-    @property
-    def num_candidates(self) -> list[int]:
-        """Number of candidates of each choice."""
-        return [int(size) for size in self.mask.sum(-1)]
+    num_candidates: Sequence[int]
 
     def draw(self, relaxation: Relaxation, tau: Tau, generator: torch.Generator | None, num: int | None) -> Tensor:
         """Relaxed or one-hot samples: independent choices all at once, other choices one by one.
@@ -53,7 +49,9 @@ class Joint(NamedTuple):
             rows, mask = self.rows, self.mask
             if num is not None:
                 rows, mask = rows[:, None].expand(-1, num, -1), mask[:, None]
-            return relaxation(rows, tau, mask=None if self.is_full else mask, generator=generator)
+            return relaxation(
+                rows, tau, mask=mask if min(self.num_candidates) < self.rows.shape[1] else None, generator=generator
+            )
         shape = () if num is None else (num,)
         drawn = self.rows.new_zeros((*shape, 0, self.rows.shape[1]))
         for row in range(len(self.rows)):
@@ -98,6 +96,20 @@ class Joint(NamedTuple):
             logits = self.kind.conditional(self.rows, row, hot).expand(num, -1)
             paths[:, row] = gumbel_max(masked_logits(logits, self.mask[row]) / checked_tau(tau), generator)[:, 0]
         return paths
+
+    @torch.no_grad()
+    def path_at(self, uniforms: Sequence[float], tau: Tau = 1.0) -> list[int]:
+        """The path at E numbers in [0, 1), through the inverse of each choice's cumulative probabilities at a temperature.
+
+        Independent uniform numbers give an exact sample.
+        """
+        path: list[int] = []
+        for row, uniform in enumerate(uniforms):
+            hot = F.one_hot(torch.tensor(path, dtype=torch.int64), self.rows.shape[1]).to(self.rows)
+            logits = masked_logits(self.kind.conditional(self.rows, row, hot), self.mask[row]).double()
+            ends = torch.softmax(logits / checked_tau(tau), -1).cumsum(-1)[: self.num_candidates[row] - 1]
+            path.append(int((ends <= uniform).sum()))
+        return path
 
     def support(self) -> tuple[Tensor, bool]:
         """All paths and True; of more than `MAX_JOINT` paths, the distinct ones among `NUM_DRAWN` draws of fixed noise, and False.

@@ -31,8 +31,8 @@ common keys of a configuration; --KEY VALUE overrides the files:
   model.task            nas.tasks.Classification, Regression, Segmentation
   model.weight_optimizer, model.arch_optimizer    classes of torch.optim
   model.warmup_epochs   epochs before alpha is trained
-  model.warmup_paths    paths of the warm-up: nas.paths.Fair, Uniform; null: the
-                        relaxation draws them
+  model.warmup_paths    paths of the warm-up: nas.paths.Fair, Uniform,
+                        Stratified; null: the relaxation draws them
   model.num_paths       parts of a batch, each with its own path (1);
                         num_micro_batches: parts that run in turn
   model.cost            limits: {macs: {max: 4.0e7}, latency_ms: {max: 3}}; also

@@ -93,7 +93,7 @@ class Supernet(nn.Module):
                 f"{type(self.distribution).__name__}: choices of nas.inputs have several labels; use Factorised"
             )
         self._fewest = min(sizes, default=0)
-        self._is_full = self._fewest == width
+        self._sizes = sizes
         self.register_load_state_dict_pre_hook(check_choices)
         self._used: set[str] | None = None
         self._plan: Plan | None = None
@@ -215,7 +215,7 @@ class Supernet(nn.Module):
     @property
     def joint(self) -> Joint:
         """The distribution over architectures."""
-        return Joint(self.distribution, self.alpha, self.mask, self._is_full)
+        return Joint(self.distribution, self.alpha, self.mask, self._sizes)
 
     def labels_of_path(self, path: Sequence[int]) -> dict[str, str]:
         """Choice name -> label, for the index of a candidate of each choice."""

@@ -71,10 +71,11 @@ class Sampling:
         """The op weights for part number `part` of a batch of a data split."""
         tau = self.tau(moment.progress)
         generator = self._generator("noise", split, moment, part)
-        if self.warmup_paths is not None and moment.warm_up and self.supernet.choices:
-            sizes = [len(labels) for labels in self.supernet.choices.values()]
+        paths = self.warmup_paths
+        if paths is not None and self.supernet.choices and self._on_path(paths, split, moment):
             index = moment.batch * self.num_paths + part
-            path = self.supernet.path(self.warmup_paths.candidates(sizes, index, self.seed))
+            candidates = paths.path(self.supernet.joint, tau, index, self.num_paths, self.seed)
+            path = self.supernet.path(candidates)
             return path._replace(sampler=Sampler(self.relaxation, tau, generator))
         num_samples = batch_size if self.noise == "sample" else None
         sample = self.supernet.sample(self.relaxation, tau, generator=generator, num_samples=num_samples)
@@ -86,6 +87,10 @@ class Sampling:
                 sample = sample._replace(weights=weights)
             sample = sample._replace(weights=self.supernet.fill_input_rows(sample.weights))
         return sample
+
+    @staticmethod
+    def _on_path(paths: Paths, split: Level, moment: Moment) -> bool:
+        return moment.warm_up or (paths.follows_alpha and split == "weight")
 
     def draw_paths(self, moment: Moment, num: int) -> Tensor:
         """Independent paths from the distribution at the current tau, (num, E) int64."""

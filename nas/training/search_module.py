@@ -46,7 +46,8 @@ class SearchModule(TrainModule):
         weight_schedule: Learning-rate schedule of the weights.
         arch_schedule: Learning-rate schedule of alpha, over the epochs after the warm-up.
         warmup_epochs: Number of epochs at the start in which alpha is frozen.
-        warmup_paths: Selects the candidates that the warm-up trains; null: the relaxation draws them from the frozen alpha.
+        warmup_paths: Selects the candidates that the warm-up trains, and :class:`nas.paths.Stratified` those that train the weights
+            afterwards; null: the relaxation draws them.
         num_paths: Number of parts of each batch, each with its own draw; gradients of the parts are averaged.
         num_micro_batches: Number of parts of each batch (or of a path's part) that run one after another; their gradients are summed
             (gradient accumulation). Only one part is in memory at a time. Without batch norms, the gradient is that of the whole batch.

@@ -27,7 +27,7 @@ def made(kind, seed=0):
     for parameter in kind.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     mask = torch.tensor([[k < size for k in range(3)] for size in SIZES])
-    return Joint(kind, rows, mask), [rows, *kind.parameters()]
+    return Joint(kind, rows, mask, SIZES), [rows, *kind.parameters()]
 
 
 def written_out(joint, tau=1.0):

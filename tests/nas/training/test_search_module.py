@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import nas
 from nas.bilevel import FirstOrder, Joint, Unrolled
-from nas.paths import Fair
+from nas.paths import Fair, Stratified
 from nas.regularizers import Entropy, entropy
 from nas.relaxations import GumbelSoftmax, Relaxation, SampledPath, TwoPath
 from nas.runs import trainer
@@ -19,6 +19,7 @@ from nas.runs.folder import RunFolder
 from nas.tasks import Classification, Regression
 from nas.tau import Constant, TauSchedule
 from nas.training.lr_schedules import make_lr_scheduler
+from nas.training.sampling import Moment
 from nas.training.search_step import SearchStep
 
 
@@ -334,6 +335,23 @@ def test_after_the_warm_up_the_relaxation_draws(tmp_path):
     search = module(relaxation=SampledPath(), warmup_epochs=1, warmup_paths=Fair())
     train(search, [tuple(pair)], tmp_path, epochs=3)
     assert search.supernet.alpha.detach().abs().min() > 0
+
+
+def test_stratified_paths_train_the_weights_after_the_warm_up_too(tmp_path):
+    """By the learned distribution: with a decided alpha, all paths of the weights are its mode; alpha's own draws stay relaxed."""
+    search = module(relaxation=GumbelSoftmax(), warmup_epochs=1, warmup_paths=Stratified(), num_paths=2)
+    train(search, batches(2), tmp_path, epochs=2)
+    with torch.no_grad():
+        search.supernet.alpha.copy_(torch.tensor([[0.0, 50.0], [50.0, 0.0]]))
+    after = Moment(batch=7, progress=0.5, warm_up=False, rank=0)
+    for part in range(2):
+        path = search.sampling.draw("weight", after, 8, part)
+        assert path.unit_weights and path.weights.tolist() == [[0, 1], [1, 0]]
+    assert search.sampling.draw("arch", after, 8).active is None
+    with torch.no_grad():
+        search.supernet.alpha.zero_()
+    both = [search.sampling.draw("weight", after, 8, part).weights for part in range(2)]
+    assert torch.equal(both[0] + both[1], torch.ones(2, 2))  # strict fairness at rest
 
 
 def test_a_step_of_several_paths_descends_their_mean_loss(tmp_path):
