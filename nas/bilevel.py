@@ -78,6 +78,9 @@ class Bilevel(ABC):
     recomputes = True
     """Whether the method supports candidates that are recomputed in the backward pass (activation checkpointing)."""
 
+    differentiates_weight_loss = False
+    """Whether the gradient of the arch parameters passes through the loss on the train split."""
+
     weights_rest = False
     """Whether the weights are trained in the warm-up alone."""
 
@@ -112,6 +115,7 @@ class Joint(Bilevel):
     Source: Xie et al. 2019, "SNAS: Stochastic Neural Architecture Search".
     """
 
+    differentiates_weight_loss = True
     accumulates = True
 
     def step(self, step: Step) -> None:
@@ -137,6 +141,7 @@ class Unrolled(Bilevel):
     Deviation: DARTS omits Nesterov momentum. Here the virtual step equals the optimizer's own step without gradient clipping.
     """
 
+    differentiates_weight_loss = True
     recomputes = False  # the recomputation would use the real weights, not the virtual ones
 
     def __init__(self, exact: bool = True, radius: float = 0.01) -> None:

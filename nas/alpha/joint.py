@@ -142,7 +142,7 @@ class Joint(NamedTuple):
                 found = torch.cat([found, each[None]])
             return found
         tables = relaxation.probabilities(self.logits(paths), self.mask)
-        joint = tables.gather(-1, paths[..., None])[..., 0].log().sum(-1).exp()
+        joint = tables.gather(-1, paths[..., None])[..., 0].prod(-1)
         return torch.einsum("p,pek->ek", joint, F.one_hot(paths, self.rows.shape[1]).to(joint.dtype))
 
     @torch.no_grad()

@@ -29,10 +29,10 @@ class Argmax(DeriveStrategy):
 
     def _mode(self, searched: Searched) -> Genotype:
         """The most probable allowed architecture of a distribution with dependent choices."""
-        supernet = searched.supernet
+        supernet, probabilities = searched.supernet, searched.probabilities()
         paths, _ = supernet.joint.most_probable(MAX_JOINT)
         for path in paths.tolist():
-            found = supernet.prune(Genotype(supernet.labels_of_path(path)), searched.probabilities())
+            found = supernet.prune(Genotype(supernet.labels_of_path(path)), probabilities)
             if searched.allows(found.choices):
                 return found
         raise Infeasible(

@@ -114,8 +114,9 @@ def distribution_of(supernet: Supernet, choices: Mapping[str, Any]) -> dict[str,
     joint = supernet.joint
     paths, probabilities = joint.most_probable(NUM_MERGED)
     known: dict[str, float] = {}
+    rows = supernet.probabilities()
     for path, probability in zip(paths.tolist(), probabilities.tolist(), strict=True):
-        key = key_of(supernet.prune(Genotype(supernet.labels_of_path(path))).choices)
+        key = key_of(supernet.prune(Genotype(supernet.labels_of_path(path)), rows).choices)
         known[key] = known.get(key, 0.0) + probability
     listed = sorted(known, key=known.__getitem__, reverse=True)[:NUM_LISTED]
     entropy, is_exact = joint.entropy()

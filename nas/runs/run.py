@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from nas.derive import Searched
+from nas.export.formats import DEFAULT
 from nas.genotype import Genotype
 from nas.runs.build import restore_search
 from nas.runs.config import Experiment, load_experiment
@@ -26,7 +27,6 @@ from nas.runs.trainer import prepare_machine
 
 Config = str | Path | Mapping[str, Any] | ConfigSource
 """A YAML file, its content, or files with ``--KEY=VALUE`` words."""
-FORMATS = ("genotype", "python", "safetensors", "pt2")
 
 
 class Run:
@@ -108,7 +108,7 @@ class Run:
         return evaluate_run(self.path, self._trusted)
 
     def export(
-        self, out: str | Path | None = None, *, formats: Sequence[str] = FORMATS, fold_bn: bool = False
+        self, out: str | Path | None = None, *, formats: Sequence[str] = DEFAULT, fold_bn: bool = False
     ) -> dict[str, Any]:
         """Writes :meth:`network` into files that need no gumbel-nas, each checked in a fresh interpreter.
 

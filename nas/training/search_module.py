@@ -21,6 +21,7 @@ from nas.tasks import Task
 from nas.tau import TauSchedule
 from nas.training.arch_statistics import GradientStatistics, gradient_scalars, joint_scalars, probability_scalars
 from nas.training.cost_penalty import CostPenalty
+from nas.training.fit import check_method
 from nas.training.lr_schedules import LRSchedule
 from nas.training.path_scores import PathScores
 from nas.training.sampling import Moment, Sampling
@@ -133,14 +134,18 @@ class SearchModule(TrainModule):
             seed=seed,
         )
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
-        if checkpoint_candidates and not self.bilevel.recomputes:
-            raise ValueError(
-                f"{type(self.bilevel).__name__} cannot recompute candidates: set checkpoint_candidates to false"
-            )
-        if num_micro_batches > 1 and not self.bilevel.accumulates:
-            raise ValueError(f"num_micro_batches must be 1 with {type(self.bilevel).__name__}")
+        check_method(
+            self.bilevel,
+            relaxation,
+            checkpoint_candidates=checkpoint_candidates,
+            compiled=compile != "off",
+            num_micro_batches=num_micro_batches,
+            warmup_epochs=warmup_epochs,
+            warmup_paths=warmup_paths,
+            average_decay=average_decay,
+        )
         if compile != "off":
-            self._compile(compile, checkpoint_candidates)
+            self.supernet.compile(fullgraph=True, mode=compile)  # at its first call, as one graph
         self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer))
         check_optimizer("arch_optimizer", arch_optimizer)
         self.weight_optimizer = weight_optimizer
@@ -154,19 +159,6 @@ class SearchModule(TrainModule):
         self._most_probable: Tensor  # of each choice, one epoch ago; -1 in the first epoch
         self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
 
-    def _compile(self, mode: str, checkpoint_candidates: bool) -> None:
-        """Compiles the supernet at its first call, as one graph."""
-        if self.relaxation.num_active is not None:
-            raise ValueError(
-                f"compile: {type(self.relaxation).__name__} runs different candidates at each step; set compile to off"
-            )
-        if not self.bilevel.recomputes or checkpoint_candidates:
-            name = "checkpoint_candidates" if checkpoint_candidates else type(self.bilevel).__name__
-            raise ValueError(
-                f"compile: {name} needs more than the first gradient of a compiled graph; set compile to off"
-            )
-        self.supernet.compile(fullgraph=True, mode=mode)
-
     def weight_parameters(self) -> list[nn.Parameter]:
         """Parameters of the network and the task."""
         return [*self.supernet.weight_parameters(), *self.task.parameters()]
@@ -178,10 +170,10 @@ class SearchModule(TrainModule):
     def configure_optimizers(self) -> Any:
         """One optimizer and one schedule per parameter set; no arch optimizer without arch parameters."""
         optimizers = {"weight": self.weight_optimizer(self.weight_parameters())}
-        rest = self.warmup_epochs * self.num_batches_per_epoch
-        num_steps = rest if self.bilevel.weights_rest and rest else self.num_batches_total
+        rest, arch_parameters = self.warmup_epochs * self.num_batches_per_epoch, self.arch_parameters()
+        num_steps = rest if self.bilevel.weights_rest and arch_parameters else self.num_batches_total
         schedules: dict[str, tuple[LRSchedule, int]] = {"weight": (self.weight_schedule, num_steps)}
-        if arch_parameters := self.arch_parameters():
+        if arch_parameters:
             optimizers["arch"] = self.arch_optimizer(arch_parameters)
             schedules["arch"] = (self.arch_schedule, max(1, self.num_batches_total - rest))
         return self.set_up_optimizers(optimizers, schedules)

@@ -115,6 +115,12 @@ def test_limits_are_kept_by_the_mode_of_dependent_choices(path, config):
     ("changes", "message"),
     [
         ({"model.bilevel.init_args.num_paths": 1}, "num_paths of at least 2, got 1"),
+        ({"model.warmup_epochs": 0}, "set warmup_epochs above 0"),
+        ({"model.average_decay": 0.9}, "average_decay to null"),
+        (
+            {"model.bilevel": "nas.bilevel.Joint", "model.warmup_paths": "nas.paths.Stratified"},
+            "Stratified leaves none; use nas",
+        ),
         ({"model.bilevel.init_args.num_batches": 0}, "num_batches must be at least 1"),
         ({"model.relaxation": "nas.relaxations.TwoPath"}, "TwoPath changes rows of alpha"),
         (

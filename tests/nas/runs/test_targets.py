@@ -226,6 +226,7 @@ def test_derive_reports_targets(run_cli, config):
             "target_met",
             "standing",
             "replaced",
+            "distribution",
             "beats_constant",
         )
     } | {"best_so_far": None}  # what a search saw on its way is not read again
