@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from nas.relaxations import OpWeights
+from nas.relaxations.estimators import leave_one_out
 
 Level = Literal["weight", "arch"]
 
@@ -234,17 +235,16 @@ class ScoreFunction(Bilevel):
             return
         paths = step.draw_paths(self.num_paths)
         scores = torch.tensor([step.score(path) for path in paths.tolist()], device=paths.device)
-        step.descend(leave_one_out(scores, step.log_prob(paths)) + step.arch_penalty(), "arch")
+        step.descend(score_loss(scores, step.log_prob(paths)) + step.arch_penalty(), "arch")
 
 
-def leave_one_out(scores: Tensor, log_prob: Tensor) -> Tensor:
+def score_loss(scores: Tensor, log_prob: Tensor) -> Tensor:
     """A scalar whose gradient estimates that of the expected score, without bias for independent paths.
 
     Shape:
         - scores, log_prob: (P,), P at least 2
     """
-    advantages = (scores - scores.mean()) * (len(scores) / (len(scores) - 1))
-    return (advantages.to(log_prob.dtype) * log_prob).mean()
+    return (leave_one_out(scores).to(log_prob.dtype) * log_prob).mean()
 
 
 def _penalized(losses: Iterable[Tensor], penalty: Tensor) -> Iterator[Tensor]:

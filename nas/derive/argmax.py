@@ -32,7 +32,7 @@ class Argmax(DeriveStrategy):
         supernet, probabilities = searched.supernet, searched.probabilities()
         paths, _ = supernet.joint.most_probable(MAX_JOINT)
         for path in paths.tolist():
-            found = supernet.prune(Genotype(supernet.labels_of_path(path)), probabilities)
+            found = supernet.genotype_of(path, probabilities)
             if searched.allows(found.choices):
                 return found
         raise Infeasible(

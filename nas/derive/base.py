@@ -116,7 +116,7 @@ def distribution_of(supernet: Supernet, choices: Mapping[str, Any]) -> dict[str,
     known: dict[str, float] = {}
     rows = supernet.probabilities()
     for path, probability in zip(paths.tolist(), probabilities.tolist(), strict=True):
-        key = key_of(supernet.prune(Genotype(supernet.labels_of_path(path)), rows).choices)
+        key = key_of(supernet.genotype_of(path, rows).choices)
         known[key] = known.get(key, 0.0) + probability
     listed = sorted(known, key=known.__getitem__, reverse=True)[:NUM_LISTED]
     entropy, is_exact = joint.entropy()

@@ -66,12 +66,19 @@ def gradient_draws(
     return gradients
 
 
+def leave_one_out(scores: Tensor) -> Tensor:
+    """Each score minus the mean of the others, along the last axis, which has at least two.
+
+    Source: Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
+    """
+    num = scores.shape[-1]
+    return (scores - scores.mean(-1, keepdim=True)) * (num / (num - 1))
+
+
 def leave_one_out_draws(
     objective: Objective, logits: Tensor, num_paths: int, num_draws: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Independent draws of the leave-one-out score-function gradient, each from `num_paths` one-hot samples.
-
-    Source: Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
 
     Shape:
         - logits: (E, K)
@@ -80,7 +87,7 @@ def leave_one_out_draws(
     copies = logits.detach().expand(num_draws * num_paths, *logits.shape)
     paths = one_hot(gumbel_max(copies, generator), copies)
     values = objective(paths).view(num_draws, num_paths)
-    advantages = (values - values.mean(-1, keepdim=True)) * (num_paths / (num_paths - 1))
+    advantages = leave_one_out(values)
     scores = (paths - torch.softmax(copies, -1)).view(num_draws, num_paths, *logits.shape)
     return torch.einsum("np,npek->nek", advantages.to(scores.dtype), scores) / num_paths
 

@@ -66,7 +66,8 @@ class RunProvenance(Callback):
         begun = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
         present = self.present | _of(trainer)
         here, there = present.pop(MACHINE), begun.pop(MACHINE, None)
-        changes = list(_changes(self._readable(begun), self._readable({key: present.get(key) for key in begun}), ""))
+        shown = {key: present.get(key) for key in begun}
+        changes = [] if begun == shown else list(_changes(_read(begun, self.resolve), _read(shown, normalized), ""))
         if changes:
             more = f"; and {len(changes) - NUM_SHOWN} more" if len(changes) > NUM_SHOWN else ""
             text = f"{path}: the run began with other settings: {'; '.join(changes[:NUM_SHOWN])}{more}"
@@ -75,12 +76,6 @@ class RunProvenance(Callback):
             warnings.warn(text, stacklevel=2)
         elif there not in (None, here):
             warnings.warn(f"{path}: written on {there}, resumed on {here}; sums may round differently", stacklevel=2)
-
-    def _readable(self, record: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: self.resolve(yaml.safe_load(value)) if key == "configuration" else value
-            for key, value in record.items()
-        }
 
 
 def _of(trainer: pl.Trainer) -> dict[str, Any]:
@@ -93,6 +88,11 @@ def _source_of(name: str) -> str | None:
     paths = [path for key in modules if (path := getattr(sys.modules[key], "__file__", None))]
     digests = [sha256(path)[:12] for path in paths]
     return "+".join(digests) if digests else None
+
+
+def _read(record: Mapping[str, Any], resolve: Callable[[Any], Any]) -> dict[str, Any]:
+    """A record with its configuration as plain values."""
+    return {key: resolve(yaml.safe_load(value)) if key == "configuration" else value for key, value in record.items()}
 
 
 def _changes(old: Any, new: Any, place: str) -> Iterator[str]:

@@ -217,9 +217,12 @@ class Supernet(nn.Module):
         """The distribution over architectures."""
         return Joint(self.distribution, self.alpha, self.mask, self._sizes)
 
-    def labels_of_path(self, path: Sequence[int]) -> dict[str, str]:
-        """Choice name -> label, for the index of a candidate of each choice."""
-        return {name: labels[index] for (name, labels), index in zip(self.choices.items(), path, strict=True)}
+    def genotype_of(
+        self, path: Sequence[int], probabilities: Mapping[str, Mapping[str, float]] | None = None
+    ) -> Genotype:
+        """The architecture of a path, the index of a candidate of each choice; see :meth:`prune`."""
+        chosen = {name: labels[index] for (name, labels), index in zip(self.choices.items(), path, strict=True)}
+        return self.prune(Genotype(chosen), probabilities)
 
     def probabilities(self, relaxation: Relaxation | None = None) -> dict[str, dict[str, float]]:
         """Choice name -> label -> probability under `relaxation` (softmax of alpha by default)."""
@@ -236,17 +239,14 @@ class Supernet(nn.Module):
         probabilities = self.probabilities(relaxation)
         if self.distribution.is_factorised:
             return self.prune(Genotype(argmax_choices(probabilities)), probabilities)
-        return self.prune(Genotype(self.labels_of_path(self.joint.most_probable(1)[0][0].tolist())), probabilities)
+        return self.genotype_of(self.joint.most_probable(1)[0][0].tolist(), probabilities)
 
     def prune(self, genotype: Genotype, probabilities: Mapping[str, Mapping[str, float]] | None = None) -> Genotype:
         """The same genotype without inactive choices, and with invalid values replaced.
 
         Gates without a kept element keep the most probable element. The most probable other label replaces a search-only label. An input
-        choice with one label gets the k labels of highest rank.
-
-        Args:
-            genotype: May name inactive choices.
-            probabilities: Probabilities for the replacements; None: softmax of alpha.
+        choice with one label gets the k labels of highest rank. `genotype` may name inactive choices; `probabilities` decide the
+        replacements (None: softmax of alpha).
 
         Raises:
             ValueError: An active choice is missing or has an unknown label.

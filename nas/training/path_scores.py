@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nas.genotype import Genotype, key_of
+from nas.genotype import key_of
 from nas.supernet.supernet import Supernet
 
 Judge = Callable[[Mapping[str, Any]], float]
@@ -57,9 +57,8 @@ class PathScores:
         """The active choices of a path."""
         name = tuple(path)
         if name not in self._architectures:
-            labels = self._supernet.labels_of_path(name)
             equal = {choice: dict.fromkeys(all_labels, 1.0) for choice, all_labels in self._supernet.choices.items()}
-            self._architectures[name] = dict(self._supernet.prune(Genotype(labels), equal).choices)
+            self._architectures[name] = dict(self._supernet.genotype_of(name, equal).choices)
         return self._architectures[name]
 
     def state_dict(self) -> list[list[Any]]:

@@ -11,7 +11,7 @@ from torch import nn
 import nas
 from nas.alpha import Autoregressive, Factorised, Joint
 from nas.alpha import joint as module
-from nas.bilevel import leave_one_out
+from nas.bilevel import score_loss
 from nas.relaxations import GumbelSoftmax, SampledPath, Softmax
 
 SIZES = (2, 3, 2)
@@ -128,7 +128,7 @@ def test_the_leave_one_out_estimate_has_the_exact_gradient_as_its_mean(kind, num
     exact = torch.autograd.grad((logs.exp() * scores).sum(), parameters, retain_graph=True)
     chance = logs.detach().exp()
     mean = sum(
-        chance[list(drawn)].prod() * leave_one_out(scores[list(drawn)], logs[list(drawn)])
+        chance[list(drawn)].prod() * score_loss(scores[list(drawn)], logs[list(drawn)])
         for drawn in itertools.product(range(len(PATHS)), repeat=num)
     )
     for one, other in zip(exact, torch.autograd.grad(mean, parameters), strict=True):
