@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from nas.alpha import Joint
 from nas.io.rng import derive_seed
-from nas.relaxations.base import Tau
 
 
 class Paths(ABC):
@@ -33,12 +32,11 @@ class Paths(ABC):
             The index of one candidate of each choice.
         """
 
-    def path(self, joint: Joint, tau: Tau, index: int, num_paths: int, seed: int) -> list[int]:
+    def path(self, joint: Joint, index: int, num_paths: int, seed: int) -> list[int]:
         """The same for a step of `num_paths` paths; by default, the distribution that is learned does not matter.
 
         Args:
-            joint: The distribution.
-            tau: Temperature, above 0.
+            joint: The distribution at its temperature.
             index: Number of earlier paths.
             num_paths: Number of paths of a step.
             seed: The run's seed.
@@ -92,8 +90,8 @@ class Stratified(Paths):
             int(uniform * size) for uniform, size in zip(self._uniforms(len(sizes), index, 1, seed), sizes, strict=True)
         ]
 
-    def path(self, joint: Joint, tau: Tau, index: int, num_paths: int, seed: int) -> list[int]:
-        return joint.path_at(self._uniforms(len(joint.rows), index, num_paths, seed), tau)
+    def path(self, joint: Joint, index: int, num_paths: int, seed: int) -> list[int]:
+        return joint.path_at(self._uniforms(len(joint.rows), index, num_paths, seed))
 
     def _uniforms(self, num_choices: int, index: int, num_paths: int, seed: int) -> list[float]:
         """A number in [0, 1) for each choice; those of the paths of a step lie in different n-ths of the interval."""

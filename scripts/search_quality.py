@@ -3,11 +3,11 @@ r"""Quality of search methods at equal cost: every method by the table of a spac
 Command: python scripts/search_quality.py --config configs/dilation_digits.yaml --seeds 0-9 \
     --table search_spaces/tables/dilation_digits.json --out runs/quality
 
-A method is a set of changes to the configuration (METHODS below). Each method searches with every seed. The table gives the score of the
-resulting architecture; an architecture that is not in the table (of random architectures) is trained as often as the architectures of the
-table. The cost is the wall time of search and derivation in units of one stand-alone training, timed right after the search in the same
-process. The random search of equal cost chooses the best of n architectures by the validation score of one training, and is scored
-by the other trainings.
+A method is a set of changes to configs/dilation_digits.yaml (search_methods.py). Each method searches with every seed. The table gives the
+score of the resulting architecture; an architecture that is not in the table (of random architectures) is trained as often as the
+architectures of the table. The cost is the wall time of search and derivation in units of one stand-alone training, timed right after the
+search in the same process. The random search of equal cost chooses the best of n architectures by the validation score of one training,
+and is scored by the other trainings.
 
 Methods are compared, and defaults chosen, in the validation column. `--final` reads the test column instead.
 
@@ -23,12 +23,13 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from scipy.stats import kendalltau
+from search_methods import METHODS
 
 import nas
 from nas.benchmark import Part, Table, training_of
@@ -40,36 +41,6 @@ from nas.io.errors import UsageError
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RANKED: dict[str, Any] = {"class_path": "nas.derive.Ranked", "init_args": {"num": 128, "refit_head": True}}
-ANNEALED = {"model.warmup_epochs": 120}
-METHODS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "uniform": {"model.warmup_paths": {"class_path": "nas.paths.Uniform"}},
-    "unrefitted": {"model.derive": {"class_path": "nas.derive.Ranked"}},
-    "unsmoothed": {"model.derive": {**RANKED, "init_args": {**RANKED["init_args"], "smooth": False}}},
-    "evolution": {"model.derive": {"class_path": "nas.derive.Evolution", "init_args": {"num": 64, "refit_head": True}}},
-    "annealed-ranked": {**ANNEALED},
-    "annealed-ranked-32": {**ANNEALED, "model.derive": {**RANKED, "init_args": {**RANKED["init_args"], "num": 32}}},
-    "annealed-argmax": {**ANNEALED, "model.derive": {"class_path": "nas.derive.Argmax"}},
-    "annealed-fine-tuned": {
-        **ANNEALED,
-        "model.derive": {"class_path": "nas.derive.FineTuned", "init_args": {"num": 8}},
-    },
-    "annealed-perturbation": {**ANNEALED, "model.derive": {"class_path": "nas.derive.Perturbation"}},
-    "straight-through-argmax": {  # configs/dilation_gumbel_digits.yaml
-        "model.space.init_args.candidate_norms": False,
-        "model.relaxation": {"class_path": "nas.relaxations.GumbelSoftmax", "init_args": {"hard": True}},
-        "trainer.max_epochs": 120,
-        "model.warmup_epochs": 20,
-        "model.warmup_paths": None,
-        "model.num_paths": 1,
-        "model.weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01, "weight_decay": 0.01}},
-        "model.weight_schedule": "constant",
-        "model.arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03, "betas": [0.5, 0.999]}},
-        "model.derive": {"class_path": "nas.derive.Argmax"},
-        "data.batch_size": 64,
-    },
-}
 NUM_DRAWS = 20_000
 NUM_TIMED = 10
 Row = dict[str, Any]
@@ -150,12 +121,44 @@ def summarised(name: str, rows: Sequence[Row], table: Table, part: Part, drawn: 
         "random": chance,
         "gain": (statistics.fmean(values) - chance) / error if error > 0 else math.nan,
         "tau": statistics.fmean(taus) if taus else math.nan,
+        "probability": mean_of(row["probability"] for row in rows),
+        "expected": mean_of(row["expected"] for row in rows),
     }
+
+
+def mean_of(values: Iterable[float | None]) -> float:
+    """The mean of the numbers that are known; NaN without any."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else math.nan
+
+
+def learned(run: nas.Run, table: Table, part: Part) -> dict[str, float | None]:
+    """The probability of the derived architecture, and the expected worth under the distribution; None if no distribution decided."""
+    supernet = run.searched().supernet
+    paths, probabilities = supernet.joint.most_probable(len(table.rows))
+    values = [table.value(dict(supernet.genotype_of(path).choices), part) for path in paths.tolist()]
+    known = run.summary["distribution"]
+    if known is None or known["says_nothing"] or any(value is None for value in values):
+        return {"probability": None, "expected": None}
+    total = sum(p * value for p, value in zip(probabilities.tolist(), values, strict=True) if value is not None)
+    return {"probability": known["probability"], "expected": total}
 
 
 def table_text(lines: Sequence[Row], part: Part, metric: str) -> str:
     """The lines as a table."""
-    heads = f"{part} {metric}", "worst", "rank", "regret", "cost", "random search", "gain (s.e.)", "Kendall's tau", "n"
+    heads = (
+        f"{part} {metric}",
+        "worst",
+        "rank",
+        "regret",
+        "cost",
+        "random search",
+        "gain (s.e.)",
+        "Kendall's tau",
+        "p(derived)",
+        "E[worth]",
+        "n",
+    )
     text = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for row in lines:
         cells = (
@@ -167,6 +170,8 @@ def table_text(lines: Sequence[Row], part: Part, metric: str) -> str:
             f"{row['random']:.4f}",
             f"{row['gain']:+.1f}",
             f"{row['tau']:.2f}",
+            f"{row['probability']:.2f}",
+            f"{row['expected']:.4f}",
             str(row["n"]),
         )
         text.append(f"| {row['method']} | " + " | ".join(cells) + " |")
@@ -228,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "tau": agreement(run, table, part),
                 "genotype": json.dumps(found),
             }
+            row |= learned(run, table, part)
             row |= {key: (table.standing(found, part) or {})[key] for key in ("rank", "regret")}
             rows.append(row)
             print(

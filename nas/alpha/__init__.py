@@ -3,5 +3,6 @@
 from nas.alpha.autoregressive import Autoregressive
 from nas.alpha.base import Alpha, Factorised
 from nas.alpha.joint import Joint
+from nas.alpha.pairwise import Pairwise
 
-__all__ = ["Alpha", "Autoregressive", "Factorised", "Joint"]
+__all__ = ["Alpha", "Autoregressive", "Factorised", "Joint", "Pairwise"]

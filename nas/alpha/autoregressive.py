@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.alpha.base import Alpha
+from nas.relaxations.base import Tau
 
 
 class Autoregressive(Alpha):
@@ -25,5 +26,5 @@ class Autoregressive(Alpha):
             torch.zeros(number, number, width, width)
         )  # [later, earlier, earlier's, later's candidate]
 
-    def conditional(self, rows: Tensor, row: int, earlier: Tensor) -> Tensor:
+    def conditional(self, rows: Tensor, row: int, earlier: Tensor, tau: Tau) -> Tensor:
         return rows[row] + torch.einsum("...jk,jkl->...l", earlier, self.pairs[row, :row])

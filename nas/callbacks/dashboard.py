@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from nas.callbacks.layout import custom_scalars
 from nas.callbacks.writers import write_scalars, writers
 from nas.derive import discretized
-from nas.drawing import draw_architecture, draw_heat_map, probability_history
+from nas.drawing import draw_architecture, draw_heat_map, draw_most_probable, draw_scores, probability_history
 from nas.genotype import Genotype
 from nas.io.csv_file import read_columns
 from nas.io.errors import describe
@@ -26,6 +26,7 @@ from nas.training.cost_penalty import CostPenalty
 from nas.training.search_module import SearchModule
 
 HEAT_MAP, ARCHITECTURE = "search/probabilities", "search/architecture"
+MOST_PROBABLE, SCORES = "search/most_probable", "search/scores"
 
 Gap = Callable[[SearchModule, Genotype], Mapping[str, float]]
 
@@ -41,9 +42,18 @@ class Dashboard(Callback):
         num_images: How many times pictures are written; the last time is the end of the search. 0: never.
         gap: Compares the network of the current genotype with the supernet, as tag -> value, whenever pictures are written; None: no
             comparison.
+        moments: The history of :class:`nas.callbacks.distribution.DistributionHistory`, which grows during the search.
     """
 
-    def __init__(self, metrics_csv: Path, *, num_images: int = 10, gap: Gap | None = None) -> None:
+    def __init__(
+        self,
+        metrics_csv: Path,
+        *,
+        num_images: int = 10,
+        gap: Gap | None = None,
+        moments: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.moments = moments
         self.metrics_csv = metrics_csv
         self.num_images = num_images
         self.gap = gap
@@ -85,6 +95,10 @@ class Dashboard(Callback):
         yield HEAT_MAP, draw_heat_map(history)
         known = replace(genotype, probabilities=module.supernet.probabilities(module.relaxation))
         yield ARCHITECTURE, draw_architecture(known, module.space.cells(genotype.choices))
+        if self.moments:
+            yield MOST_PROBABLE, draw_most_probable(self.moments)
+        if scored := [entry._asdict() for entry in module.scores.found.values()]:
+            yield SCORES, draw_scores(scored, {"most probable": genotype.choices})
 
 
 def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:

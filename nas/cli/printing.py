@@ -31,6 +31,8 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
             lines[f"architecture {place}, probability {entry['probability']:.3f}"] = choices_text(entry["choices"])
     elif known is not None:
         lines["alpha"] = "does not decide: all architectures are about equally probable"
+    if (stability := result.get("stability")) is not None:
+        lines["stability"] = _stability_text(stability)
     if (rank := result.get("standing")) is not None:
         lines["rank in the table of this space"] = (
             f"{rank['rank']} of {rank['num']} by {rank['value']:.4f} in validation, {rank['regret']:.4f} below the best"
@@ -42,11 +44,20 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     return lines
 
 
+def _stability_text(stability: Mapping[str, Any]) -> str:
+    """How stable the most probable architecture is."""
+    changed = "changed" if stability["changed_late"] else "did not change"
+    text = f"the most probable architecture {changed} in the last tenth of the search"
+    if (num := stability["num_halves"]) == 0:
+        return text
+    return f"{text}, and is the same for {stability['halves_agree']} of {num} random halves of the scored architectures"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
+        return f"{value:,.0f}" if value == round(value) and 1 <= abs(value) < 2**53 else f"{value:.4g}"
     return str(value)

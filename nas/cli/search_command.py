@@ -68,7 +68,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
         folder = search(source, options.out)
     words = f"--run {folder.quoted}{trust_words(options.trust_module)}"
-    return {"run": folder.shown, **folder.read_summary(), "next": [f"nas retrain {words}", f"nas evaluate {words}"]}
+    commands = [f"nas retrain {words}", f"nas evaluate {words}"]
+    summary = folder.read_summary()
+    if summary.get("runner_up") is not None:
+        trust = trust_words(options.trust_module)
+        name = f"{folder.quoted}/runner_up.json --config {folder.quoted}/config.yaml{trust}"
+        commands.append(f"nas retrain --genotype {name}  # the second choice")
+    return {"run": folder.shown, **summary, "next": commands}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from nas.costs.limits import Infeasible
 from nas.derive.argmax import Argmax
 from nas.derive.base import Searched
@@ -15,6 +17,7 @@ from nas.supernet.structure import all_choices, draw_choices, find_rows
 
 NUM_TRIES = 50
 """Largest number of draws for each requested architecture, since a distribution of low entropy repeats architectures."""
+NUM_AT_ONCE = 100
 
 
 def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
@@ -45,8 +48,14 @@ def candidates(searched: Searched, num: int) -> list[dict[str, Any]]:
 
 
 def draw(searched: Searched, source: random.Random) -> Iterator[dict[str, Any]]:
-    """An endless stream of architectures drawn from the probabilities, allowed or not."""
-    probabilities, places = searched.probabilities(), find_rows(searched.supernet.network)
+    """An endless stream of architectures drawn from the distribution, allowed or not."""
+    supernet, probabilities = searched.supernet, searched.probabilities()
+    if not supernet.distribution.is_factorised:
+        generator = torch.Generator(supernet.alpha.device).manual_seed(source.getrandbits(60))
+        while True:
+            for path in supernet.joint.draw_paths(NUM_AT_ONCE, generator).tolist():
+                yield dict(supernet.genotype_of(path, probabilities).choices)
+    places = find_rows(supernet.network)
     while True:
         yield pruned(searched, draw_choices(places, source, probabilities))
 

@@ -1,7 +1,16 @@
 """Pictures of architectures, and of probabilities during a search, with colors for color-blind readers."""
 
 from nas.drawing.architecture import architecture_dot, draw_architecture
+from nas.drawing.distribution import draw_most_probable, draw_scores
 from nas.drawing.heat_map import draw_heat_map, probability_history
 from nas.drawing.svg import svg_text
 
-__all__ = ["architecture_dot", "draw_architecture", "draw_heat_map", "probability_history", "svg_text"]
+__all__ = [
+    "architecture_dot",
+    "draw_architecture",
+    "draw_heat_map",
+    "draw_most_probable",
+    "draw_scores",
+    "probability_history",
+    "svg_text",
+]

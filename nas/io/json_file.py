@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,15 +86,17 @@ def _to_json(content: Mapping[str, Any], *, with_checksum: bool) -> str:
     if with_checksum:
         plain = json.loads(_to_json(content, with_checksum=False))
         content = {**plain, CHECKSUM: checksum(plain)}
-    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_storable(content), indent=2, allow_nan=False) + "\n"
 
 
-def _finite(item: Any) -> Any:
-    """Replaces NaN and infinity by None, because JSON cannot represent them."""
+def _storable(item: Any) -> Any:
+    """Replaces NaN and infinity by None, because JSON cannot represent them, and integers of more than 64 bits by the nearest float."""
     if isinstance(item, Mapping):
-        return {key: _finite(value) for key, value in item.items()}
+        return {key: _storable(value) for key, value in item.items()}
     if isinstance(item, (list, tuple)):
-        return [_finite(value) for value in item]
+        return [_storable(value) for value in item]
+    if isinstance(item, int) and not _in_range(item):
+        item = float(item) if abs(item) < sys.float_info.max else math.inf
     return None if isinstance(item, float) and not math.isfinite(item) else item
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas.genotype import Genotype, choices_text
+from nas.genotype import Genotype, choices_text, key_of
 from nas.io.csv_file import read_columns
 from nas.io.errors import UsageError
 from nas.io.json_file import read_json
+from nas.runs.decided import read_decided
 from nas.runs.folder import RunFolder
 from nas.runs.options import check_yaml, trust_words
 from nas.runs.targets import target_lines
@@ -34,6 +35,7 @@ class Content(NamedTuple):
         genotype: The architecture.
         facts: Figures of the search.
         retrained: Figures of the retraining; empty without one.
+        decided: The content of distribution.json; empty if no distribution over architectures was learned.
         history: (batches, tag -> value) of metrics.csv.
         config: Text of config.yaml.
         provenance: Seed, device, commit and versions.
@@ -44,10 +46,32 @@ class Content(NamedTuple):
     genotype: Genotype
     facts: Table
     retrained: Table
+    decided: Mapping[str, Any]
     history: list[tuple[int, dict[str, float]]]
     config: str
     provenance: Table
     commands: list[str]
+
+    @property
+    def probable(self) -> list[tuple[str, str, str, str]]:
+        """A row of text for each of the most probable architectures: place, choices, probability, and loss where it was scored."""
+        losses = {key_of(entry["choices"]): f"{entry['loss']:.4g}" for entry in self.decided.get("scored", ())}
+        moments = self.decided.get("moments") or [{"most_probable": ()}]
+        return [
+            (
+                str(place),
+                choices_text(entry["choices"]),
+                f"{entry['probability']:.3f}",
+                losses.get(key_of(entry["choices"]), ""),
+            )
+            for place, entry in enumerate(moments[-1]["most_probable"], 1)
+        ]
+
+    @property
+    def marked(self) -> dict[str, Mapping[str, Any]]:
+        """The architectures that pictures mark: text -> choices."""
+        named = {"chosen": self.decided["chosen"], "runner-up": self.decided["runner_up"]}
+        return {text: choices for text, choices in named.items() if choices is not None}
 
     @property
     def title(self) -> str:
@@ -79,6 +103,7 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
         genotype=folder.read_genotype(),
         facts=_facts(summary),
         retrained=_facts(folder.retrain.read_summary()) if retrained else {},
+        decided=read_decided(folder.path) or {},
         history=read_columns(folder.metrics_csv),
         config=folder.config.read_text(),
         provenance={

@@ -20,7 +20,7 @@ def draw_curves(history: History) -> Iterator[tuple[str, Figure]]:
         level, _, name = tag.partition("/")
         if level in ("weight", "arch", "train"):
             groups.setdefault(name, []).append(tag)
-    for tag in ("search/tau", "search/entropy"):
+    for tag in ("search/tau", "search/entropy", "search/joint_entropy", "search/mode_probability"):
         if tag in tags:
             groups[tag.removeprefix("search/")] = [tag]
     for name, members in groups.items():

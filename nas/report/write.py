@@ -9,7 +9,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from nas.drawing import draw_architecture, draw_heat_map, probability_history, svg_text
+from nas.drawing import draw_architecture, draw_heat_map, draw_most_probable, draw_scores, probability_history, svg_text
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
 from nas.io.markdown import escaped, fenced, markdown_table
@@ -33,6 +33,7 @@ figure.large svg { max-width: max(100%, 36rem); }
 """
 
 _CAPTION = "The architecture: chosen candidates are dark, with their final probability; a cell has its operations on its edges."
+_PROBABLE = ("place", "architecture", "probability", "loss on the arch split")
 _HEAD = ("choice", "chosen", "probability")
 
 
@@ -66,6 +67,12 @@ def _html(content: Content, architecture: Figure) -> str:
     parts.append("<h2>The search</h2>")
     if history := probability_history(content.history, content.genotype.probabilities):
         parts.append(_figure(draw_heat_map(history), "Probability of each candidate over time.", "large"))
+    if content.decided:
+        parts.append(_table(content.probable, _PROBABLE))
+        moments, scored = content.decided["moments"], content.decided["scored"]
+        parts.append(_figure(draw_most_probable(moments), "The ten most probable architectures over time.", "large"))
+        if scored:
+            parts.append(_figure(draw_scores(scored, content.marked), "Every architecture that was scored.", "large"))
     curves = [_figure(figure, name) for name, figure in draw_curves(content.history)]
     parts.append(f'<div class="curves">{"".join(curves)}</div>')
     parts += ["<h2>How to repeat the run</h2>", _code("\n".join(content.commands))]
@@ -99,6 +106,8 @@ def _markdown(content: Content) -> str:
     if content.retrained:
         parts += ["## Retrained", markdown_table(("", ""), content.retrained.items())]
     parts += ["## Architecture", markdown_table(_HEAD, content.genotype.rows())]
+    if content.probable:
+        parts += ["## Most probable architectures", markdown_table(_PROBABLE, content.probable)]
     parts += ["## How to repeat the run", fenced("\n".join(content.commands), "sh")]
     parts += ["## Provenance", markdown_table(("", ""), content.provenance.items())]
     parts += ["## Configuration", fenced(content.config, "yaml")]

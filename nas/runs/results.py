@@ -78,6 +78,7 @@ def derive_and_score(
     - ``target``, ``target_met``: the target report.
     - ``standing``: the rank in the table of the space.
     - ``distribution``: the distribution over architectures; see :func:`nas.derive.base.distribution_of`.
+    - ``runner_up``: the most probable other architecture that is allowed.
     - ``replaced``: the architecture that the skip guard replaced.
     - ``best_so_far``: an earlier most probable architecture that has a higher score with the current weights.
 
@@ -127,6 +128,7 @@ def derive_and_score(
             **({} if replaced is None else {"replaced": replaced}),
         },
     )
+    distribution = distribution_of(supernet, found.choices)
     summary = {
         "genotype": dict(genotype.choices),
         "probabilities": genotype.probabilities,
@@ -139,12 +141,21 @@ def derive_and_score(
         "cost": genotype.cost,
         "target": report,
         "target_met": all(row["met"] for row in report.values()) if report else None,
-        "distribution": distribution_of(supernet, found.choices),
+        "distribution": distribution,
+        "runner_up": _runner_up(searched, distribution, found),
         "standing": None if known is None else known.standing(found.choices, "validation"),
         "replaced": replaced,
         "best_so_far": better,
     }
     return Derived(genotype, summary, seconds, network if module.space.inherits_weights else None)
+
+
+def _runner_up(searched: Searched, distribution: Mapping[str, Any] | None, found: Genotype) -> Mapping[str, Any] | None:
+    """The most probable other architecture that is allowed; None if none of the listed ones is, or they say nothing."""
+    if distribution is None or distribution["says_nothing"]:
+        return None
+    others = (entry["choices"] for entry in distribution["most_probable"] if entry["choices"] != found.choices)
+    return next(filter(searched.allows, others), None)
 
 
 def _guarded(

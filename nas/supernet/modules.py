@@ -16,23 +16,31 @@ Module = TypeVar("Module", bound=nn.Module)
 def copied(module: Module, copies: dict[int, Any] | None = None) -> Module:
     """``copy.deepcopy`` for modules that may keep results of their last forward: an attention map, or a weight that a hook computes.
 
-    The results are copied without their graph. `copies` is the memo of ``copy.deepcopy``.
+    The results are copied without their graph. `copies` is the memo of ``copy.deepcopy``; whoever passes it has put :func:`cut_results` of
+    the whole network into it.
     """
-    copies = {} if copies is None else copies
-    copies.update(cut_results(module, copies))
-    return copy.deepcopy(module, copies)
+    return copy.deepcopy(module, cut_results(module) if copies is None else copies)
 
 
-def cut_results(module: nn.Module, known: dict[int, Any]) -> dict[int, Tensor]:
-    """Id -> detached copy, for tensors with a graph that modules hold besides parameters and buffers, except the ids in `known`."""
+def cut_results(module: nn.Module) -> dict[int, Any]:
+    """Id -> detached copy, for tensors with a graph that modules hold besides parameters and buffers."""
     return {
         id(leaf): leaf.detach().clone()
         for inner in module.modules()
         for key, value in vars(inner).items()
-        if key not in ("_parameters", "_buffers", "_modules")
+        if key not in ("_parameters", "_buffers", "_modules") and not _is_plain(value)
         for leaf in tree_leaves(value)
-        if isinstance(leaf, Tensor) and leaf.grad_fn is not None and id(leaf) not in known
+        if isinstance(leaf, Tensor) and leaf.grad_fn is not None
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value surely holds no tensor: most attributes of a module, of which :func:`cut_results` sees hundreds."""
+    return (
+        value is None
+        or isinstance(value, (bool, int, float, str))
+        or (isinstance(value, (dict, list, tuple)) and not value)
+    )
 
 
 @contextmanager

@@ -178,8 +178,7 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
 
     Candidates that were not chosen are never copied.
     """
-    copies: dict[int, Any] = {}
-    copies.update(cut_results(network, copies))
+    copies = cut_results(network)
     for module in reversed(list(network.modules())):  # inner modules are copied before the modules that hold them
         names = {name for place in decisions(module) for name in place.rows()}
         if names and names <= choices.keys():

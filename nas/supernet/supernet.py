@@ -214,8 +214,8 @@ class Supernet(nn.Module):
 
     @property
     def joint(self) -> Joint:
-        """The distribution over architectures."""
-        return Joint(self.distribution, self.alpha, self.mask, self._sizes)
+        """The distribution over architectures, at its temperature."""
+        return Joint(self.distribution, self.alpha, self.mask, self._sizes, self.distribution.temperature)
 
     def genotype_of(
         self, path: Sequence[int], probabilities: Mapping[str, Mapping[str, float]] | None = None

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from nas.alpha import Joint
+
+Probabilities = Mapping[str, Mapping[str, float]]
+"""Choice name -> label -> probability."""
+
+
+def argmax_of(probabilities: Probabilities) -> Tensor:
+    """The index of the most probable candidate of each choice, (E,) int64; in a tie, the first."""
+    rows = [list(row.values()) for row in probabilities.values()]
+    return torch.tensor([row.index(max(row)) for row in rows], dtype=torch.int64)
+
+
+def entropies_of(probabilities: Probabilities, frozen: Collection[str]) -> dict[str, float]:
+    """The entropy (nats) of every choice that is not in `frozen`."""
+    rows = {name: list(row.values()) for name, row in probabilities.items() if name not in frozen}
+    return {name: -sum(p * math.log(p) for p in row if p > 0) for name, row in rows.items()}
 
 
 def kind_shares(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from nas.alpha import Joint
+from nas.alpha.base import Undirected
+from nas.alpha.joint import MAX_JOINT
 from nas.bilevel import Bilevel
 from nas.paths import Paths
+from nas.regularizers import Regularizer
 from nas.relaxations import Relaxation
 
 
 def check_method(
     bilevel: Bilevel,
     relaxation: Relaxation,
+    joint: Joint,
     *,
     checkpoint_candidates: bool,
     compiled: bool,
@@ -17,6 +24,7 @@ def check_method(
     warmup_epochs: int,
     warmup_paths: Paths | None,
     average_decay: float | None,
+    regularizers: Sequence[Regularizer],
 ) -> None:
     """Raises ValueError if the method cannot work with the other settings of :class:`nas.SearchModule`."""
     name = type(bilevel).__name__
@@ -31,10 +39,21 @@ def check_method(
     if compiled and (checkpoint_candidates or not bilevel.recomputes):
         who = "checkpoint_candidates" if checkpoint_candidates else name
         raise ValueError(f"compile: {who} needs more than the first gradient of a compiled graph; set compile to off")
-    if bilevel.weights_rest and (warmup_epochs == 0 or average_decay is not None):
-        raise ValueError(
-            f"{name} trains the weights in the warm-up alone, and scores them: set warmup_epochs above 0 and average_decay to null"
-        )
+    num_weight_epochs = bilevel.num_weight_epochs(warmup_epochs)
+    if num_weight_epochs is not None:
+        if num_weight_epochs < max(1, warmup_epochs):
+            raise ValueError(
+                f"{name} scores weights that were trained before: set warmup_epochs above 0, or weight_epochs to at least warmup_epochs"
+            )
+        if average_decay is not None:
+            raise ValueError(f"{name} scores the current weights: set average_decay to null")
+    if isinstance(joint.kind, Undirected) and not joint.is_enumerable:
+        follows = warmup_paths is None or warmup_paths.follows_alpha
+        if num_weight_epochs is None or num_weight_epochs > warmup_epochs or follows or regularizers:
+            raise ValueError(
+                f"{type(joint.kind).__name__} has no exact sums over more than {MAX_JOINT:,} paths: set bilevel to "
+                "nas.bilevel.ScoreFunction with weight_epochs null, warmup_paths to nas.paths.Fair and regularizers to []"
+            )
     if bilevel.differentiates_weight_loss and warmup_paths is not None and warmup_paths.follows_alpha:
         raise ValueError(
             f"{name} takes the gradient of alpha on the train split, where {type(warmup_paths).__name__} leaves none; "

@@ -28,6 +28,10 @@ class SplitMetrics(nn.ModuleDict):
         """Adds one batch to the metrics of a split."""
         update_metrics(cast(Mapping[str, Metric], self[split + _SUFFIX]), loss, prediction, target)
 
+    def see_loss(self, split: str, loss: Tensor) -> None:
+        """Adds losses of which the outputs are not known to the metrics of a split."""
+        cast(Metric, cast(nn.ModuleDict, self[split + _SUFFIX])["loss"]).update(loss)
+
     def scalars(self, names: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
         """Tag -> value of the epoch so far, None if nothing was measured; `names` has the scalars of metrics with several scalars."""
         result: dict[str, float | None] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ class Scored(NamedTuple):
 
 
 class PathScores:
-    """Log losses of paths; an architecture is evaluated once, for the weights do not change meanwhile.
+    """Losses of paths; an architecture is evaluated once, for the weights do not change meanwhile.
 
     Attributes:
         judge: Evaluates an architecture; None: nothing can be scored.
@@ -37,7 +38,7 @@ class PathScores:
         self._architectures: dict[tuple[int, ...], dict[str, Any]] = {}
 
     def __call__(self, path: Sequence[int], batch: int) -> float:
-        """The log of the path's loss.
+        """The path's loss.
 
         Raises:
             ValueError: There is no judge, or a loss is not above 0.
@@ -51,7 +52,12 @@ class PathScores:
         loss = self.found[key].loss
         if not loss > 0:
             raise ValueError(f"the log of a loss needs losses above 0, got {loss} for {key}")
-        return math.log(loss)
+        return loss
+
+    def spread(self) -> float:
+        """The standard deviation of the log losses found; 1 if they do not differ."""
+        found = [math.log(entry.loss) for entry in self.found.values()]
+        return statistics.pstdev(found) or 1.0 if found else 1.0
 
     def architecture(self, path: Sequence[int]) -> dict[str, Any]:
         """The active choices of a path."""
@@ -60,6 +66,10 @@ class PathScores:
             equal = {choice: dict.fromkeys(all_labels, 1.0) for choice, all_labels in self._supernet.choices.items()}
             self._architectures[name] = dict(self._supernet.genotype_of(name, equal).choices)
         return self._architectures[name]
+
+    def path_of(self, choices: Mapping[str, Any]) -> list[int]:
+        """The path of an architecture; inactive choices take their first candidate."""
+        return [list(labels).index(choices.get(name, labels[0])) for name, labels in self._supernet.choices.items()]
 
     def state_dict(self) -> list[list[Any]]:
         """The scored architectures, for a checkpoint."""

@@ -74,7 +74,7 @@ class Sampling:
         paths = self.warmup_paths
         if paths is not None and self.supernet.choices and self._on_path(paths, split, moment):
             index = moment.batch * self.num_paths + part
-            candidates = paths.path(self.supernet.joint, tau, index, self.num_paths, self.seed)
+            candidates = paths.path(self.supernet.joint.at(tau), index, self.num_paths, self.seed)
             path = self.supernet.path(candidates)
             return path._replace(sampler=Sampler(self.relaxation, tau, generator))
         num_samples = batch_size if self.noise == "sample" else None
@@ -94,9 +94,8 @@ class Sampling:
 
     def draw_paths(self, moment: Moment, num: int) -> Tensor:
         """Independent paths from the distribution at the current tau, (num, E) int64."""
-        return self.supernet.joint.draw_paths(
-            num, self.tau(moment.progress), self._generator("paths", "arch", moment, 0)
-        )
+        joint = self.supernet.joint.at(self.tau(moment.progress))
+        return joint.draw_paths(num, self._generator("paths", "arch", moment, 0))
 
     def _generator(self, purpose: str, split: str, moment: Moment, part: int) -> torch.Generator:
         process = f"/process {moment.rank}" if self.noise_per_process and moment.rank else ""

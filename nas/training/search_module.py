@@ -13,13 +13,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nas.alpha import Alpha
 from nas.bilevel import Bilevel, FirstOrder, Level
 from nas.paths import Paths
-from nas.regularizers import Regularizer, entropy
+from nas.regularizers import Regularizer
 from nas.relaxations import OpWeights, Relaxation
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 from nas.tau import TauSchedule
-from nas.training.arch_statistics import GradientStatistics, gradient_scalars, joint_scalars, probability_scalars
+from nas.training import arch_statistics
 from nas.training.cost_penalty import CostPenalty
 from nas.training.fit import check_method
 from nas.training.lr_schedules import LRSchedule
@@ -134,15 +134,18 @@ class SearchModule(TrainModule):
             seed=seed,
         )
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
+        self.num_weight_epochs = self.bilevel.num_weight_epochs(warmup_epochs)
         check_method(
             self.bilevel,
             relaxation,
+            self.supernet.joint,
             checkpoint_candidates=checkpoint_candidates,
             compiled=compile != "off",
             num_micro_batches=num_micro_batches,
             warmup_epochs=warmup_epochs,
             warmup_paths=warmup_paths,
             average_decay=average_decay,
+            regularizers=self.regularizers,
         )
         if compile != "off":
             self.supernet.compile(fullgraph=True, mode=compile)  # at its first call, as one graph
@@ -155,7 +158,7 @@ class SearchModule(TrainModule):
         self.warmup_epochs = warmup_epochs
         self.metrics.add("weight", task)
         self.metrics.add("arch", task)
-        self.alpha_gradient = GradientStatistics(self.supernet.alpha.shape)
+        self.alpha_gradient = arch_statistics.GradientStatistics(self.supernet.alpha.shape)
         self._most_probable: Tensor  # of each choice, one epoch ago; -1 in the first epoch
         self.register_buffer("_most_probable", torch.full((len(self.supernet.choices),), -1))
 
@@ -171,7 +174,9 @@ class SearchModule(TrainModule):
         """One optimizer and one schedule per parameter set; no arch optimizer without arch parameters."""
         optimizers = {"weight": self.weight_optimizer(self.weight_parameters())}
         rest, arch_parameters = self.warmup_epochs * self.num_batches_per_epoch, self.arch_parameters()
-        num_steps = rest if self.bilevel.weights_rest and arch_parameters else self.num_batches_total
+        num_steps = self.num_batches_total
+        if arch_parameters and self.num_weight_epochs is not None:
+            num_steps = min(num_steps, self.num_weight_epochs * self.num_batches_per_epoch)
         schedules: dict[str, tuple[LRSchedule, int]] = {"weight": (self.weight_schedule, num_steps)}
         if arch_parameters:
             optimizers["arch"] = self.arch_optimizer(arch_parameters)
@@ -183,6 +188,8 @@ class SearchModule(TrainModule):
         weight, arch = batch
         self.bilevel.step(SearchStep(self, {"weight": weight, "arch": arch}))
         self.finish_batch(alpha=self.supernet.alpha)
+        if self.bilevel.draws_at_tau:
+            self.supernet.distribution.temperature.copy_(self.tau(self.progress).detach())
 
     def moment(self) -> Moment:
         """The current point in the search."""
@@ -197,8 +204,21 @@ class SearchModule(TrainModule):
     @property
     def arch_moves(self) -> bool:
         """Whether alpha is trained in this step."""
-        moves = self.schedules is not None and "arch" in self.schedules.optimizers
-        return moves and self.current_epoch >= self.warmup_epochs
+        return "arch" in getattr(self.schedules, "optimizers", ()) and self.current_epoch >= self.warmup_epochs
+
+    @property
+    def describes_joint(self) -> bool:
+        """Whether the distribution over architectures is described as a whole, and not only by the probabilities of each choice."""
+        supernet = self.supernet
+        if not supernet.choices or supernet.input_rows.has_any:
+            return False
+        return self.bilevel.draws_at_tau or not supernet.distribution.is_factorised
+
+    @property
+    def weights_move(self) -> bool:
+        """Whether the weights are trained in this step."""
+        last = self.num_weight_epochs if self.arch_parameters() else None
+        return last is None or self.current_epoch < last
 
     def descend(
         self, loss: Tensor | Iterable[Tensor], levels: Sequence[Level], samples: Mapping[Level, list[OpWeights]]
@@ -238,36 +258,28 @@ class SearchModule(TrainModule):
     @torch.no_grad()
     def scalars(self) -> dict[str, float | None]:
         """Losses, metrics, learning rates, tau, expected costs, entropies (nats) and probabilities of every choice."""
-        result = super().scalars()
-        result["search/tau"] = float(self.tau(self.progress))
-        entropies = self.entropies()
+        result = {**super().scalars(), "search/tau": float(self.tau(self.progress))}
+        probabilities = self.supernet.probabilities(self.relaxation)
+        entropies = self.entropies(probabilities)
         result["search/entropy"] = sum(entropies.values()) / len(entropies) if entropies else None
         result |= {f"entropy/{name}": value for name, value in entropies.items()}
         for regularizer in self.regularizers:
             if isinstance(regularizer, CostPenalty):
                 expected = regularizer.expected(self.sampling.state(self.progress).probabilities)
                 result[f"cost/{regularizer.expected.table.name}"] = float(expected)
-        moved = self._argmax() != self._most_probable
+        moved = arch_statistics.argmax_of(probabilities) != self._most_probable.cpu()
         result["search/argmax_changes"] = None if bool((self._most_probable < 0).any()) else float(moved.sum())
-        result |= gradient_scalars(self.alpha_gradient)
-        if self.supernet.choices and (self.bilevel.weights_rest or not self.supernet.distribution.is_factorised):
-            result |= joint_scalars(self.supernet.joint)
-        return result | probability_scalars(self.supernet.probabilities(self.relaxation))
-
-    def _argmax(self) -> Tensor:
-        """The most probable candidate of each choice."""
-        if not self.supernet.choices:
-            return self._most_probable
-        return self.supernet.probability_rows(self.relaxation).argmax(-1)
+        result |= arch_statistics.gradient_scalars(self.alpha_gradient)
+        if self.describes_joint:
+            result |= arch_statistics.joint_scalars(self.supernet.joint)
+        return result | arch_statistics.probability_scalars(probabilities)
 
     @torch.no_grad()
-    def entropies(self) -> dict[str, float]:
-        """The entropy (nats) of every choice that is not frozen."""
-        if not self.supernet.choices:
-            return {}
-        rows = entropy(self.supernet.probability_rows(self.relaxation)).tolist()
-        named = zip(self.supernet.choices, rows, strict=True)
-        return {name: value for name, value in named if name not in self.supernet.frozen}
+    def entropies(self, probabilities: arch_statistics.Probabilities | None = None) -> dict[str, float]:
+        """The entropy (nats) of every choice that is not frozen; `probabilities` are the present ones, if they are known."""
+        return arch_statistics.entropies_of(
+            probabilities or self.supernet.probabilities(self.relaxation), self.supernet.frozen
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -282,6 +294,7 @@ class SearchModule(TrainModule):
         """Passes the mean entropy to the tau schedule, and resets the metrics."""
         super().on_train_epoch_end()
         self.alpha_gradient.reset()
-        self._most_probable.copy_(self._argmax())
-        if entropies := self.entropies():
+        probabilities = self.supernet.probabilities(self.relaxation)
+        self._most_probable.copy_(arch_statistics.argmax_of(probabilities))
+        if entropies := self.entropies(probabilities):
             self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
@@ -40,6 +41,11 @@ class SearchStep:
     def arch_moves(self) -> bool:
         """Whether alpha is trained in this step."""
         return self._module.arch_moves
+
+    @property
+    def weights_move(self) -> bool:
+        """Whether the weights are trained in this step."""
+        return self._module.weights_move
 
     @property
     def present_weight_optimizer(self) -> Optimizer:
@@ -126,11 +132,28 @@ class SearchStep:
 
     def log_prob(self, paths: Tensor) -> Tensor:
         """The log-probabilities of paths at this step's tau."""
-        return self.supernet.joint.log_prob(paths, self._module.tau(self._moment.progress))
+        return self.supernet.joint.at(self.tau).log_prob(paths)
 
-    def score(self, path: Sequence[int]) -> float:
-        """The log of the loss of a path on the arch split, forward-only; an architecture is evaluated once."""
-        return self._module.scores(path, self._moment.batch)
+    @torch.no_grad()
+    def path_losses(self, paths: Tensor) -> Tensor:
+        """The losses of paths, forward-only: on this step's arch batch while the weights move, else on the arch split."""
+        if self.weights_move:
+            losses = torch.stack([self.loss("arch", self.supernet.path(path)) for path in paths.tolist()])
+        else:
+            found = [self._module.scores(path, self._moment.batch) for path in paths.tolist()]
+            losses = torch.tensor(found, device=paths.device)
+        self._module.metrics.see_loss("arch", losses)
+        return losses
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the log losses of all scored architectures."""
+        return self._module.scores.spread()
+
+    @property
+    def tau(self) -> Tensor:
+        """The temperature of this step."""
+        return self._module.tau(self._moment.progress)
 
     def arch_penalty(self) -> Tensor:
         """The sum of the regularizers' penalties in the arch loss."""

@@ -13,8 +13,8 @@ STRATEGIES = {"perturbation": Perturbation, "fine_tuned": FineTuned}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_an_example_changes_the_default_configuration(name):
-    source = ConfigSource((ROOT / "configs/dilation_digits.yaml", ROOT / "examples" / name / f"{name}.yaml"))
+def test_an_example_changes_the_ranking_configuration(name):
+    source = ConfigSource((ROOT / "configs/dilation_ranked_digits.yaml", ROOT / "examples" / name / f"{name}.yaml"))
     strategy = STRATEGIES[name]
     assert type(load_experiment(source).derive) is strategy
     by_module = source.overridden("model.derive", f"nas.derive.{name}.{strategy.__name__}")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nas.alpha import Autoregressive, Factorised, Joint
+from nas.alpha import Autoregressive, Factorised, Joint, Pairwise
 from nas.paths import Fair, Stratified, Uniform
 
 SIZES = st.lists(st.integers(2, 7), min_size=1, max_size=4)
@@ -52,18 +52,18 @@ def joint_of(kind, sizes, seed=None):
 @given(num=st.integers(2, 6), choices=st.integers(1, 4), seed=st.integers(0, 2**31), turn=st.integers(0, 1000))
 def test_stratified_paths_are_fair_while_alpha_is_at_rest(num, choices, seed, turn):
     joint = joint_of(Factorised(), [num] * choices)
-    paths = [Stratified().path(joint, 5.0, turn * num + i, num, seed) for i in range(num)]
+    paths = [Stratified().path(joint.at(5.0), turn * num + i, num, seed) for i in range(num)]
     for row in range(choices):
         assert sorted(path[row] for path in paths) == list(range(num))
 
 
-@pytest.mark.parametrize("kind", [Factorised, Autoregressive])
+@pytest.mark.parametrize("kind", [Factorised, Autoregressive, Pairwise])
 @pytest.mark.parametrize("place", [0, 2])
 def test_each_stratified_path_alone_is_an_exact_sample(kind, place):
     joint = joint_of(kind(), (2, 3), seed=1)
     every = [[a, b] for a in range(2) for b in range(3)]
-    chance = torch.softmax(joint.log_prob(torch.tensor(every), 0.8).double(), 0).tolist()
-    paths = [Stratified().path(joint, 0.8, 4 * step + place, 4, 3) for step in range(3000)]
+    chance = torch.softmax(joint.at(0.8).log_prob(torch.tensor(every)).double(), 0).tolist()
+    paths = [Stratified().path(joint.at(0.8), 4 * step + place, 4, 3) for step in range(3000)]
     assert chisquare([paths.count(path) for path in every], [3000 * p for p in chance]).pvalue > 0.001
 
 
@@ -72,5 +72,5 @@ def test_stratified_paths_concentrate_as_tau_falls():
     best = joint.most_probable(1)[0][0].tolist()
     shares = []
     for tau in (100.0, 1.0, 0.01):
-        shares.append(sum(Stratified().path(joint, tau, index, 5, 0) == best for index in range(500)) / 500)
+        shares.append(sum(Stratified().path(joint.at(tau), index, 5, 0) == best for index in range(500)) / 500)
     assert shares[0] == pytest.approx(1 / 9, abs=0.05) and shares[0] < shares[1] < shares[2] == 1.0

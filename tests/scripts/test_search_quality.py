@@ -99,3 +99,14 @@ def test_every_method_is_a_configuration(quality):
         experiment = load_experiment(changed)
         moves = experiment.trainer.max_epochs > experiment.model["warmup_epochs"]
         assert moves or not experiment.derive.needs_alpha, name
+
+
+def test_the_ranking_is_the_configuration_that_ranks(quality):
+    configs = Path(__file__).parents[2] / "configs"
+    changed = ConfigSource((configs / "dilation_digits.yaml",))
+    for key, value in quality.METHODS["ranked"].items():
+        changed = changed.overridden(key, value)
+    one, other = (
+        load_experiment(source).values for source in (changed, ConfigSource((configs / "dilation_ranked_digits.yaml",)))
+    )
+    assert one == other

@@ -10,6 +10,7 @@ import torch
 
 from nas.bilevel import ScoreFunction
 from nas.callbacks import Dashboard, Guards
+from nas.callbacks.distribution import DistributionHistory
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
 from nas.derive import Argmax
@@ -20,6 +21,7 @@ from nas.io.files import write_atomic
 from nas.io.rng import keyed_generator, untouched_rng
 from nas.runs.build import build_search, check_retraining, try_once
 from nas.runs.config import Experiment, load_experiment
+from nas.runs.decided import write_decided
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
 from nas.runs.judging import PathJudge, SearchJudge, searched_of
@@ -166,23 +168,28 @@ def _run(
 ) -> RunFolder:
     again = f"nas search --resume {folder.quoted}{trust_words(experiment.trusted)}"
     judge = SearchJudge(experiment.data)
-    dashboard = Dashboard(folder.metrics_csv, num_images=experiment.trainer.num_images, gap=judge.gap)
-    guards = Guards(experiment.guards, judge.score)
+    guards, history = Guards(experiment.guards, judge.score), DistributionHistory()
+    num_images = experiment.trainer.num_images
+    dashboard = Dashboard(folder.metrics_csv, num_images=num_images, gap=judge.gap, moments=history.moments)
     record = experiment.record(force=force)
     with Processes.of(trainer).writing(folder):
         if folder.finished:  # another process finished the run before this process got the lock
             return folder
         trained = train(
-            trainer, experiment.trainer, module, loader, folder, "search", again, [guards, dashboard], record
+            trainer, experiment.trainer, module, loader, folder, "search", again, [guards, history, dashboard], record
         )
         module.use_average()
         seen = [entry["choices"] for entry in guards.seen]
         derived = derive_and_score(
             experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen
         )
+        stability = write_decided(
+            folder.path, module, history.moments, retraining, derived.genotype, derived.summary["runner_up"]
+        )
         summary = {
             "stage": "search",
             **derived.summary,
+            "stability": stability,
             "search_seconds": trained.seconds + derived.seconds,
             "derive_seconds": derived.seconds,
             "num_architectures": module.supernet.num_architectures,

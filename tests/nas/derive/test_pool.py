@@ -4,11 +4,13 @@ import itertools
 import random
 from collections import Counter
 
+import torch
 from torch import nn
 
 import nas
+from nas.alpha import Pairwise
 from nas.derive import Evolution, Searched
-from nas.derive.pool import candidates
+from nas.derive.pool import candidates, draw
 from nas.relaxations import GumbelSoftmax
 from nas.supernet.input_choice import InputChoice
 from nas.supernet.structure import find_rows
@@ -43,3 +45,22 @@ def test_inputs_are_drawn_without_replacement_by_their_probabilities():
         expected = p * q / (1 - p) + q * p / (1 - q)
         assert abs(draws[pair] / 4000 - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5
     assert not any("d" in pair for pair in draws)
+
+
+def test_dependent_choices_are_drawn_together():
+    """Two choices that agree in 9 of 10 draws, though each alone is even: marginals would agree in half of them."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nas.choice("one", {"a": nn.Identity, "b": nn.Tanh})
+            self.other = nas.choice("other", {"a": nn.Identity, "b": nn.Tanh})
+
+    supernet = nas.Supernet(Net(), distribution=Pairwise())
+    with torch.no_grad():
+        supernet.distribution.pairs[1, 0] = torch.log(torch.tensor([[9.0, 1.0], [1.0, 9.0]]))
+    searched = Searched(supernet=supernet, relaxation=GumbelSoftmax(), space=None)
+    draws = draw(searched, random.Random(0))
+    counts = Counter(tuple(next(draws).values()) for _ in range(4000))
+    for pair, expected in {("a", "a"): 0.45, ("b", "b"): 0.45, ("a", "b"): 0.05, ("b", "a"): 0.05}.items():
+        assert abs(counts[pair] / 4000 - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5  # standard errors

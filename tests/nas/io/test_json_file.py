@@ -1,6 +1,10 @@
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nas.io.errors import UsageError
 from nas.io.json_file import Document, read_json, write_json
@@ -94,3 +98,17 @@ def test_a_document_is_read_back_and_another_one_is_refused(tmp_path, checksum):
         kind.load(path)
     with pytest.raises(UsageError, match=r"^gone$"):
         kind.load(path, "gone")
+
+
+@given(st.one_of(st.integers(), st.integers(10, 400).map(lambda power: 10**power), st.floats()))
+def test_every_number_that_is_written_can_be_read(number):
+    """A space of 2^100 architectures has a number of architectures that does not fit into 64 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.json")
+        write_json(path, {"number": number})
+        found = read_json(path, "missing")["number"]
+    if abs(number) < 1e308:  # false for NaN
+        assert found == (number if isinstance(number, float) or abs(number) < 2**63 else float(number))
+        assert found == pytest.approx(number)
+    else:
+        assert found is None or found == number

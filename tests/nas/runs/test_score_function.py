@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nas
+from nas.costs.functions import num_macs
 from nas.costs.limits import Limit
 from nas.costs.table import CostTable, Term
 from nas.io import checkpoint_io
@@ -36,22 +37,27 @@ def last(run):
     return checkpoint_io.load(Path(run) / "checkpoints" / "last.ckpt")
 
 
-def test_weights_train_first_and_alpha_afterwards(path, monkeypatch):
-    seen = []
-    step = SearchModule.training_step
+def noted(monkeypatch):
+    """The steps of the searches that follow: epoch, whether weights and alpha moved, and the number of scored architectures."""
+    steps, step = [], SearchModule.training_step
 
     def noting(self, *args):
         before = [p.detach().clone() for p in (*self.supernet.network.parameters(), *self.supernet.arch_parameters())]
         step(self, *args)
         after = [*self.supernet.network.parameters(), *self.supernet.arch_parameters()]
         moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-        seen.append((self.current_epoch, any(moved[:-2]), any(moved[-2:])))
+        steps.append((self.current_epoch, any(moved[:-2]), any(moved[-2:]), len(self.scores.found)))
 
     monkeypatch.setattr(SearchModule, "training_step", noting)
+    return steps
+
+
+def test_weights_train_first_and_alpha_afterwards(path, monkeypatch):
+    seen = noted(monkeypatch)
     run = nas.search(path, out="run", model={"weight_schedule": "one_cycle"})
-    assert all((weights, alpha) == (epoch < 2, False) for epoch, weights, alpha in seen if epoch < 2)
-    assert not any(weights for epoch, weights, _ in seen if epoch >= 2)
-    assert any(alpha for epoch, _, alpha in seen if epoch >= 2)
+    assert all((weights, alpha) == (epoch < 2, False) for epoch, weights, alpha, _ in seen if epoch < 2)
+    assert not any(weights for epoch, weights, _, _ in seen if epoch >= 2)
+    assert any(alpha for epoch, _, alpha, _ in seen if epoch >= 2)
     # the schedule of the weights spans the 12 batches of the warm-up
     rate = last("run")["optimizer_states"][0]["param_groups"][0]["lr"]
     assert rate == pytest.approx(0.01 * rate_share("one_cycle", 11 / 12))
@@ -59,6 +65,43 @@ def test_weights_train_first_and_alpha_afterwards(path, monkeypatch):
     assert distribution["exact"] and len(distribution["most_probable"]) == 4
     assert sum(entry["probability"] for entry in distribution["most_probable"]) == pytest.approx(1, abs=1e-5)
     assert distribution["most_probable"][0]["choices"] == run.summary["genotype"] == dict(run.genotype.choices)
+
+
+def test_alpha_and_weights_move_together_until_the_weights_rest(path, monkeypatch):
+    """Between warm-up and `weight_epochs`, a step moves both; afterwards alpha alone. The distribution is read at the last tau."""
+    seen = noted(monkeypatch)
+    model = {"bilevel": {"init_args": {"weight_epochs": 4}}, "alpha": "nas.alpha.Pairwise"}
+    run = nas.search(path, out="run", model={**model, "warmup_paths": "nas.paths.Stratified"})
+    assert {(weights, alpha, found) for epoch, weights, alpha, found in seen if epoch < 2} == {(True, False, 0)}
+    assert {(weights, alpha, found) for epoch, weights, alpha, found in seen if 2 <= epoch < 4} == {(True, True, 0)}
+    assert {(weights, alpha, found > 0) for epoch, weights, alpha, found in seen if epoch >= 4} == {(False, True, True)}
+    state = last("run")["state_dict"]
+    assert float(state["supernet.distribution.temperature"]) == pytest.approx(0.2)  # the end of nas.tau.Exponential
+    rows = state["supernet.alpha"] / 0.2
+    pairs = state["supernet.distribution.pairs"][1, 0] / 0.2
+    joint = torch.softmax((rows[0][:, None] + rows[1][None] + pairs).flatten(), 0)
+    listed = [entry["probability"] for entry in run.summary["distribution"]["most_probable"]]
+    assert listed == pytest.approx(joint.sort(descending=True).values.tolist(), abs=1e-5)
+    assert run.summary["distribution"]["entropy"] == pytest.approx(float(-(joint * joint.log()).sum()), abs=1e-5)
+
+
+def test_what_decided_is_written_down(path):
+    run = nas.search(path, out="run")
+    content = json.loads(Path("run/distribution.json").read_text())
+    best = run.summary["distribution"]["most_probable"]
+    assert [entry["choices"] for entry in content["moments"][-1]["most_probable"]] == [e["choices"] for e in best]
+    assert [moment["batch"] for moment in content["moments"]] == [18, 24, 30]  # after each epoch that moves alpha
+    assert {json.dumps(e["choices"]): e["loss"] for e in content["scored"]} == {
+        c: loss for c, loss, _ in last("run")["scores"]
+    }
+    space, (inputs, _) = run.experiment.model["space"], run.experiment.data.example()
+    for entry in content["scored"]:  # counted on a network of the architecture alone
+        with nas.architecture(entry["choices"]):
+            network = space.network("retrain")
+        assert entry["macs"] == num_macs(network, (inputs[:1],))
+    assert content["chosen"] == best[0]["choices"] and content["runner_up"] == best[1]["choices"]
+    assert dict(nas.Genotype.load("run/runner_up.json").choices) == best[1]["choices"] == run.summary["runner_up"]
+    assert run.summary["stability"]["num_halves"] in (0, 4)
 
 
 def test_a_path_is_scored_as_its_derived_network_and_once(path, monkeypatch):
@@ -85,6 +128,8 @@ def test_a_stopped_search_resumes_bit_for_bit(path, run_cli, monkeypatch):
     assert run_cli("search", "--config", path, "--out", "cut").code == 143 and done
     assert 0 < len(last("cut")["scores"])
     assert run_cli("search", "--resume", "cut").code == 0
+    for name in ("distribution.json", "runner_up.json"):
+        assert Path("whole", name).read_text() == Path("cut", name).read_text()
     for name in ("metrics.csv", "genotype.json"):
         one, other = (Path(folder, name).read_text() for folder in ("whole", "cut"))
         if name == "genotype.json":
@@ -121,6 +166,8 @@ def test_limits_are_kept_by_the_mode_of_dependent_choices(path, config):
             {"model.bilevel": "nas.bilevel.Joint", "model.warmup_paths": "nas.paths.Stratified"},
             "Stratified leaves none; use nas",
         ),
+        ({"model.bilevel.init_args.entropy": -1.0}, "entropy must be at least 0, got -1.0"),
+        ({"model.bilevel.init_args.weight_epochs": 1}, "weight_epochs to at least warmup_epochs"),
         ({"model.bilevel.init_args.num_batches": 0}, "num_batches must be at least 1"),
         ({"model.relaxation": "nas.relaxations.TwoPath"}, "TwoPath changes rows of alpha"),
         (

@@ -227,6 +227,7 @@ def test_derive_reports_targets(run_cli, config):
             "standing",
             "replaced",
             "distribution",
+            "runner_up",
             "beats_constant",
         )
     } | {"best_so_far": None}  # what a search saw on its way is not read again
