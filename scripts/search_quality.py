@@ -199,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0-9")
     parser.add_argument("--methods", default=",".join(METHODS), help="of " + ", ".join(METHODS))
     parser.add_argument("--final", action="store_true", help="judge by the test column")
+    parser.add_argument("--without-tau", action="store_true", help="save the time of Kendall's tau")
     parser.add_argument("--trust-module", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     options, overrides = parser.parse_known_args(argv)
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "training_seconds": unit,
                 "cost": summary["search_seconds"] / unit,
                 "worth": worth(table, retraining, found, part, seeds),
-                "tau": agreement(run, table, part),
+                "tau": None if options.without_tau else agreement(run, table, part),
                 "genotype": json.dumps(found),
             }
             row |= learned(run, table, part)

@@ -20,6 +20,7 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
 
 def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     """The lines that apply to a derived architecture: constant output, targets, rank, skip guard, and a better architecture."""
+    from nas.derive.stability import stability_text
     from nas.runs.targets import target_lines
 
     lines = {}
@@ -32,7 +33,7 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     elif known is not None:
         lines["alpha"] = "does not decide: all architectures are about equally probable"
     if (stability := result.get("stability")) is not None:
-        lines["stability"] = _stability_text(stability)
+        lines["stability"] = stability_text(stability)
     if (rank := result.get("standing")) is not None:
         lines["rank in the table of this space"] = (
             f"{rank['rank']} of {rank['num']} by {rank['value']:.4f} in validation, {rank['regret']:.4f} below the best"
@@ -42,15 +43,6 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     if (better := result.get("best_so_far")) is not None:
         lines["earlier most probable architecture, better on the arch split"] = choices_text(better)
     return lines
-
-
-def _stability_text(stability: Mapping[str, Any]) -> str:
-    """How stable the most probable architecture is."""
-    changed = "changed" if stability["changed_late"] else "did not change"
-    text = f"the most probable architecture {changed} in the last tenth of the search"
-    if (num := stability["num_halves"]) == 0:
-        return text
-    return f"{text}, and is the same for {stability['halves_agree']} of {num} random halves of the scored architectures"
 
 
 def _text(value: Any) -> str:

@@ -78,3 +78,12 @@ def stability(
         result["halves_agree"] += mode_of_scores(joint, paths, scores, optimizer) == mode
         result["num_halves"] += 1
     return result
+
+
+def stability_text(stability: Mapping[str, Any]) -> str:
+    """The result of :func:`stability` in one sentence."""
+    changed = "changed" if stability["changed_late"] else "did not change"
+    text = f"the most probable architecture {changed} in the last tenth of the search"
+    if (num := stability["num_halves"]) == 0:
+        return text
+    return f"{text}, and is the same for {stability['halves_agree']} of {num} random halves of the scored architectures"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nas.derive.stability import stability_text
 from nas.genotype import Genotype, choices_text, key_of
 from nas.io.csv_file import read_columns
 from nas.io.errors import UsageError
@@ -124,6 +125,8 @@ def _facts(summary: Mapping[str, Any]) -> Table:
     facts |= {_NAMES.get(key, key): _number(value) for key, value in (summary.get("cost") or {}).items()}
     if (replaced := summary.get("replaced")) is not None:
         facts["replaced by model.guards.max_skip_share"] = choices_text(replaced)
+    if (stability := summary.get("stability")) is not None:
+        facts["stability"] = stability_text(stability)
     return facts | target_lines(summary.get("target") or {})
 
 

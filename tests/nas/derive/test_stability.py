@@ -8,7 +8,7 @@ import torch
 from torch.optim import Adam
 
 from nas.alpha import Autoregressive, Factorised, Joint, Pairwise
-from nas.derive.stability import mode_of_scores, stability
+from nas.derive.stability import mode_of_scores, stability, stability_text
 
 SIZES = (3, 4)
 PATHS = [list(path) for path in itertools.product(*map(range, SIZES))]
@@ -53,3 +53,10 @@ def test_a_clear_winner_is_stable_and_noise_is_not():
         "num_halves": 0,
         "halves_agree": 0,
     }
+
+
+def test_the_sentence_says_what_was_found():
+    found = {"changed_late": True, "num_halves": 4, "halves_agree": 3}
+    text = "the most probable architecture changed in the last tenth of the search"
+    assert stability_text(found) == f"{text}, and is the same for 3 of 4 random halves of the scored architectures"
+    assert stability_text({**found, "num_halves": 0}) == text

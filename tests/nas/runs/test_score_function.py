@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nas
+from nas.alpha import joint
 from nas.costs.functions import num_macs
 from nas.costs.limits import Limit
 from nas.costs.table import CostTable, Term
@@ -79,10 +80,10 @@ def test_alpha_and_weights_move_together_until_the_weights_rest(path, monkeypatc
     assert float(state["supernet.distribution.temperature"]) == pytest.approx(0.2)  # the end of nas.tau.Exponential
     rows = state["supernet.alpha"] / 0.2
     pairs = state["supernet.distribution.pairs"][1, 0] / 0.2
-    joint = torch.softmax((rows[0][:, None] + rows[1][None] + pairs).flatten(), 0)
+    expected = torch.softmax((rows[0][:, None] + rows[1][None] + pairs).flatten(), 0)
     listed = [entry["probability"] for entry in run.summary["distribution"]["most_probable"]]
-    assert listed == pytest.approx(joint.sort(descending=True).values.tolist(), abs=1e-5)
-    assert run.summary["distribution"]["entropy"] == pytest.approx(float(-(joint * joint.log()).sum()), abs=1e-5)
+    assert listed == pytest.approx(expected.sort(descending=True).values.tolist(), abs=1e-5)
+    assert run.summary["distribution"]["entropy"] == pytest.approx(float(-(expected * expected.log()).sum()), abs=1e-5)
 
 
 def test_what_decided_is_written_down(path):
@@ -154,6 +155,19 @@ def test_limits_are_kept_by_the_mode_of_dependent_choices(path, config):
         )
     )
     assert dict(limited.choices) == best[1]["choices"]
+
+
+def test_pairs_of_a_space_too_large_to_enumerate_are_swept_or_refused(path, monkeypatch):
+    monkeypatch.setattr(joint, "MAX_JOINT", 3)  # the space has 4 paths
+    with pytest.raises(UsageError, match="no exact sums over more than 20,000 paths: set bilevel"):
+        nas.search(
+            path, out="run", model={"alpha": "nas.alpha.Pairwise"}
+        )  # without paths of the warm-up, the relaxation draws them
+    assert not Path("run").exists()
+    run = nas.search(path, out="run", model={"alpha": "nas.alpha.Pairwise", "warmup_paths": "nas.paths.Fair"})
+    distribution = run.summary["distribution"]
+    assert not distribution["exact"] and 0 < distribution["entropy"] <= distribution["uniform_entropy"] + 0.1
+    assert distribution["most_probable"][0]["choices"] == dict(run.genotype.choices)
 
 
 @pytest.mark.parametrize(
