@@ -25,7 +25,7 @@ common keys of a configuration; --KEY VALUE overrides the files:
                         SampledPath, TwoPath, Dirichlet, Softmax, BinaryConcrete
   model.tau             nas.tau.Exponential, Linear, Cosine, Constant,
                         Reheating, LearnedTau
-  model.alpha           nas.alpha.Factorised, Autoregressive
+  model.alpha           nas.alpha.Factorised, Autoregressive, Pairwise
   model.bilevel         nas.bilevel.FirstOrder, Unrolled, Joint, ScoreFunction
   model.regularizers    nas.regularizers.Entropy, Sparsity, BetaDecay, ...
   model.task            nas.tasks.Classification, Regression, Segmentation

@@ -130,7 +130,7 @@ def search(
     """Searches as ``nas search`` does, and returns the finished run.
 
     Example:
-        >>> run = nas.search("configs/dilation_digits.yaml", trainer={"max_epochs": 20})
+        >>> run = nas.search("configs/dilation_ranked_digits.yaml", model={"derive": {"init_args": {"num": 32}}})
         >>> run.genotype, run.retrain().summary["test_accuracy"]
 
     Args:
