@@ -52,9 +52,28 @@ def write_decided(
 
 
 def read_decided(folder: Path) -> dict[str, Any] | None:
-    """The content of distribution.json; None if the search did not write it."""
+    """The content of distribution.json; None if the search did not write it. Raises UsageError if the file is damaged."""
     path = folder / DISTRIBUTION
-    return read_json(path, f"{path}: missing") if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_json(path, f"{path}: missing")
+    try:
+        moments, scored = content["moments"], content["scored"]
+        listed = [entry for moment in moments for entry in moment["most_probable"]]
+        numbers = [
+            *(moment["batch"] for moment in moments),
+            *(entry["probability"] for entry in listed),
+            *(entry["loss"] for entry in scored),
+            *(entry["macs"] for entry in scored if entry["macs"] is not None),
+        ]
+        named = [content["chosen"], *filter(None, [content["runner_up"]]), *(e["choices"] for e in (*listed, *scored))]
+        intact = bool(listed) and all(isinstance(number, (int, float)) for number in numbers)
+        intact = intact and all(isinstance(choices, dict) for choices in named)
+    except (KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise UsageError(f"{path}: damaged")
+    return content
 
 
 def _macs(retraining: Experiment) -> Any:

@@ -15,6 +15,8 @@ from nas.costs.limits import Limit
 from nas.costs.table import CostTable, Term
 from nas.io import checkpoint_io
 from nas.io.errors import UsageError
+from nas.io.json_file import write_json
+from nas.runs.decided import read_decided
 from nas.training.lr_schedules import rate_share
 from nas.training.search_module import SearchModule
 
@@ -103,6 +105,34 @@ def test_what_decided_is_written_down(path):
     assert content["chosen"] == best[0]["choices"] and content["runner_up"] == best[1]["choices"]
     assert dict(nas.Genotype.load("run/runner_up.json").choices) == best[1]["choices"] == run.summary["runner_up"]
     assert run.summary["stability"]["num_halves"] in (0, 4)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.pop("moments"),
+        lambda content: content.update(moments=[]),
+        lambda content: content.update(scored=[1]),
+        lambda content: content["scored"][0].update(loss="low"),
+        lambda content: content["moments"][0]["most_probable"][0].update(choices=None),
+        lambda content: content.update(chosen=[]),
+        lambda content: content.update(runner_up="none"),
+    ],
+)
+def test_a_damaged_distribution_is_refused_in_one_line(tmp_path, damage):
+    entry = {"choices": {"a": "x"}, "probability": 0.5, "loss": 1.0, "macs": None}
+    content = {
+        "moments": [{"batch": 1, "most_probable": [entry]}],
+        "scored": [dict(entry)],
+        "chosen": {"a": "x"},
+        "runner_up": None,
+    }
+    write_json(tmp_path / "distribution.json", content)
+    assert read_decided(tmp_path) == content
+    damage(content)
+    write_json(tmp_path / "distribution.json", content)
+    with pytest.raises(UsageError, match=r"distribution\.json: damaged$"):
+        read_decided(tmp_path)
 
 
 def test_a_path_is_scored_as_its_derived_network_and_once(path, monkeypatch):
