@@ -96,12 +96,20 @@ class Joint(NamedTuple):
             - paths: (P, E) int64
             - result: (P,)
         """
+        found = self.log_weight(paths)
+        if isinstance(self.kind, Undirected) and self.is_enumerable:
+            found = found - torch.logsumexp(self.log_weight(self._paths), 0)
+        return found
+
+    def log_weight(self, paths: Tensor) -> Tensor:
+        """The log-probability of paths without the constant of undirected distributions, which takes a sum over all paths.
+
+        Shape:
+            - paths: (P, E) int64
+            - result: (P,)
+        """
         if isinstance(self.kind, Undirected):
-            found = self.kind.path_logits(self.rows, paths) / self.tau
-            if self.is_enumerable:
-                everything = self.kind.path_logits(self.rows, self._paths)
-                found = found - torch.logsumexp(everything / self.tau, 0)
-            return found
+            return self.kind.path_logits(self.rows, paths) / self.tau
         tables = torch.log_softmax(self.logits(paths) / self.tau, -1)
         return tables.gather(-1, paths[..., None])[..., 0].sum(-1)
 
@@ -116,8 +124,7 @@ class Joint(NamedTuple):
             if not self.is_enumerable:
                 return swept(self.kind, self.rows, self.mask, self.tau, num, generator)[0]
             everything = self._paths
-            logits = (self.kind.path_logits(self.rows, everything) / self.tau).expand(num, -1)
-            return everything[gumbel_max(logits, generator)[:, 0]]
+            return everything[gumbel_max(self.log_weight(everything).expand(num, -1), generator)[:, 0]]
         paths = torch.zeros(num, len(self.rows), dtype=torch.int64, device=self.rows.device)
         for row in range(len(self.rows)):
             hot = F.one_hot(paths[:, :row], self.rows.shape[1]).to(self.rows.dtype)

@@ -39,7 +39,7 @@ def mode_of_scores(
     scaled = (scores - scores.mean()) / scores.std().clamp_min(1e-12)
     updates = optimizer(parameters)
     for _ in range(NUM_STEPS):
-        logs = torch.log_softmax(fresh.log_prob(paths), 0)
+        logs = torch.log_softmax(fresh.log_weight(paths), 0)
         updates.zero_grad()
         (logs.exp() * (scaled + logs)).sum().backward()
         updates.step()
