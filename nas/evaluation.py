@@ -70,7 +70,6 @@ def joined(parts: Sequence[Any]) -> Any:
     return tree_unflatten(leaves, flat[0][1])
 
 
-@torch.no_grad()
 def evaluate(
     network: nn.Module,
     loader: Iterable[Any],
@@ -82,9 +81,21 @@ def evaluate(
 
     Names of `others`, further metrics, must differ from the names of the task's metrics.
     """
+    return measured(network, loader, task, device, {"loss": MeanMetric(), **task.metrics(), **(others or {})})
+
+
+def mean_loss(network: nn.Module, loader: Iterable[Any], task: Task, device: torch.device) -> float:
+    """The loss of :func:`evaluate` alone, without the time of the task's metrics."""
+    return measured(network, loader, task, device, {"loss": MeanMetric()})["loss"]
+
+
+@torch.no_grad()
+def measured(
+    network: nn.Module, loader: Iterable[Any], task: Task, device: torch.device, metrics: Mapping[str, Any]
+) -> dict[str, float]:
+    """The given metrics over all samples, in eval mode; the network's mode is restored."""
     training = network.training
     network.to(device).eval()
-    metrics = {"loss": MeanMetric(), **task.metrics(), **(others or {})}
     for metric in metrics.values():
         metric.to(device)
     for inputs, target in loader:

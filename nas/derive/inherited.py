@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
 from nas.derive.base import Batches, Searched
-from nas.evaluation import call_network, evaluate, joined, recalibrate_batch_norm, to_device
+from nas.evaluation import call_network, evaluate, joined, mean_loss, recalibrate_batch_norm, to_device
 from nas.genotype import Genotype
 from nas.io.rng import untouched_rng
 from nas.supernet.bound import BoundSupernet
@@ -74,7 +74,7 @@ class InheritedScore:
 
     def of(self, network: nn.Module) -> float:
         """The score of a network without recalibration."""
-        return -self.metrics(network)["loss"]
+        return -mean_loss(network, self._arch, self.task, self.searched.device)
 
     def metrics(self, network: nn.Module, others: Mapping[str, Metric] | None = None) -> dict[str, float]:
         """Loss, the task's metrics and `others` of a network on the arch split, without recalibration."""
