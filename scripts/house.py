@@ -46,6 +46,7 @@ KINDS = {"Gate", "InputChoice", "WidthRow", "MixedOp", "Repeat"}
 TESTED_BY = {
     "nas/__init__.py nas/__main__.py nas/cli/*": "nas/cli/test_commands.py",  # every command is called as a person calls it
     "nas/alpha/*": "nas/alpha/test_joint.py",  # all kinds by the same rules
+    "nas/bilevel/*": "nas/bilevel/test_bilevel.py",
     "nas/cli/launch_*": "nas/launch/test_launch.py",
     "nas/callbacks/*": "nas/runs/test_resume.py",  # their state is compared with that of an undisturbed run
     "nas/costs/table.py nas/costs/limits.py nas/costs/module_key.py": "nas/costs/test_tabulate.py",
