@@ -161,9 +161,17 @@ class Joint(NamedTuple):
     def _paths(self) -> Tensor:
         return all_paths(tuple(self.num_candidates), self.rows.device)
 
-    def _fixed_draws(self) -> Tensor:
-        """`NUM_DRAWN` draws of fixed noise."""
-        return self.draw_paths(NUM_DRAWN, torch.Generator(self.rows.device).manual_seed(0))
+    def _fixed_draws(self) -> tuple[Tensor, float]:
+        """`NUM_DRAWN` draws of fixed noise, and an estimate of the constant that :meth:`log_prob` lacks for them.
+
+        The constant, 0 for directed distributions, comes from the weights of the same sweeps (annealed importance sampling).
+        """
+        generator = torch.Generator(self.rows.device).manual_seed(0)
+        if not isinstance(self.kind, Undirected):
+            return self.draw_paths(NUM_DRAWN, generator), 0.0
+        paths, weights = swept(self.kind, self.rows, self.mask, self.tau, NUM_DRAWN, generator)
+        mean = float(torch.logsumexp(weights, 0)) - math.log(NUM_DRAWN)
+        return paths, mean + sum(math.log(size) for size in self.num_candidates)
 
     def marginals(self, relaxation: Relaxation) -> Tensor:
         """The probability of each candidate under `relaxation`, differentiable: exact up to `MAX_JOINT` paths.
@@ -178,7 +186,7 @@ class Joint(NamedTuple):
             return relaxation.probabilities(self.rows / self.tau, self.mask)
         if not self.is_enumerable:
             if isinstance(self.kind, Undirected):
-                return F.one_hot(self._fixed_draws(), self.rows.shape[1]).to(self.rows.dtype).mean(0)
+                return F.one_hot(self._fixed_draws()[0], self.rows.shape[1]).to(self.rows.dtype).mean(0)
             found = self.rows.new_zeros(0, self.rows.shape[1])
             for row in range(len(self.rows)):
                 logits = self.kind.conditional(self.rows, row, found, self.tau) / self.tau
@@ -202,15 +210,13 @@ class Joint(NamedTuple):
         Shape:
             - result: (n, E) int64 and (n,), n at most `num`
         """
-        constant = 0.0
         if self.is_enumerable:
-            paths = self._paths
-        elif isinstance(self.kind, Undirected):
-            drawn = self._fixed_draws()
-            paths = torch.unique(torch.cat([drawn, improved(self.kind, self.rows, self.mask, drawn)]), dim=0)
-            constant = self._log_constant()
+            paths, constant = self._paths, 0.0
         else:
-            paths = torch.unique(self._fixed_draws(), dim=0)
+            paths, constant = self._fixed_draws()
+            if isinstance(self.kind, Undirected):
+                paths = torch.cat([paths, improved(self.kind, self.rows, self.mask, paths)])
+            paths = torch.unique(paths, dim=0)
         values = self.log_prob(paths) - constant
         best = values.sort(descending=True, stable=True).indices[:num]
         return paths[best], values[best].exp().clamp(max=1.0)
@@ -221,17 +227,9 @@ class Joint(NamedTuple):
         if self.is_enumerable:
             logs = self.log_prob(self._paths)
             return float(-(logs.exp() * logs).sum()), True
-        paths = self._fixed_draws()
+        paths, constant = self._fixed_draws()
         if isinstance(self.kind, Undirected):
-            return max(0.0, float(self._log_constant() - self.log_prob(paths).mean())), False
+            return max(0.0, constant - float(self.log_prob(paths).mean())), False
         return float(
             torch.distributions.Categorical(logits=self.logits(paths) / self.tau).entropy().sum(-1).mean()
         ), False
-
-    def _log_constant(self) -> float:
-        """An estimate of the logarithm of the sum over all paths of ``exp(logit / tau)``: annealed importance sampling."""
-        assert isinstance(self.kind, Undirected)
-        generator = torch.Generator(self.rows.device).manual_seed(0)
-        _, weights = swept(self.kind, self.rows, self.mask, self.tau, NUM_DRAWN, generator)
-        mean = torch.logsumexp(weights, 0) - math.log(len(weights))
-        return float(mean) + sum(math.log(size) for size in self.num_candidates)

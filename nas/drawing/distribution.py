@@ -67,11 +67,10 @@ def draw_scores(scored: Sequence[Mapping[str, Any]], marked: Mapping[str, Mappin
     places = [entry["macs"] if with_macs else number for number, entry in enumerate(scored, 1)]
     losses = [entry["loss"] for entry in scored]
     axes.scatter(places, losses, s=12, color="#7f8a94", label="scored")
-    known = {key_of(entry["choices"]): place for place, entry in zip(places, scored, strict=True)}
-    values = {key_of(entry["choices"]): entry["loss"] for entry in scored}
+    points = {key_of(e["choices"]): (place, e["loss"]) for place, e in zip(places, scored, strict=True)}
     for i, (text, choices) in enumerate(marked.items()):
-        if (key := key_of(choices)) in known:
-            axes.scatter([known[key]], [values[key]], s=70, color=COLORS[i], marker="*D"[i % 2], label=text)
+        if (key := key_of(choices)) in points:
+            axes.scatter(*points[key], s=70, color=COLORS[i], marker="*D"[i % 2], label=text)
     if losses and min(losses) > 0 and max(losses) > 3 * min(losses):
         axes.set_yscale("log")
     same = f" ({macs.pop():,.0f} MACs each)" if len(macs) == 1 and None not in macs else ""

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-History = Sequence[tuple[int, dict[str, float]]]
+from nas.drawing.distribution import COLORS, STYLES
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
-STYLES = ("-", "--", ":", "-.")
+History = Sequence[tuple[int, dict[str, float]]]
 
 
 def draw_curves(history: History) -> Iterator[tuple[str, Figure]]:

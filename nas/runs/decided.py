@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def write_decided(
     write_json(folder / DISTRIBUTION, content)
     if runner_up is not None:
         Genotype(runner_up, space=genotype.space, probabilities=genotype.probabilities).save(folder / RUNNER_UP)
-    known = [(module.scores.path_of(entry.choices), entry.loss) for entry in scored]
+    known = [(module.scores.path_of(entry.choices), math.log(entry.loss)) for entry in scored]
     return stability(module.supernet.joint, known, module.arch_optimizer, moments, module.seed)
 
 
