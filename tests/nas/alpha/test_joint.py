@@ -96,7 +96,7 @@ def test_draws_are_exact(kind):
 @KINDS
 @pytest.mark.parametrize("relaxation", [GumbelSoftmax(hard=True), SampledPath()])
 def test_hard_samples_follow_the_same_distribution(kind, relaxation):
-    """The argmax of a Gumbel-Softmax sample is an exact draw at any tau, choice by choice."""
+    """The argmax of a Gumbel-Softmax sample is an exact draw at any tau of the relaxation, choice by choice."""
     joint, _ = made(kind())
     expected = written_out(joint)
     weights = joint.draw(relaxation, 2.0, torch.Generator().manual_seed(2), 20_000)
@@ -181,6 +181,15 @@ def test_with_the_entropy_the_estimate_has_the_gradient_of_the_free_energy_as_it
     )
     for one, other in zip(exact, torch.autograd.grad(mean, parameters), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("tau", [0.5, 2.0])
+def test_the_conditionals_of_pairs_multiply_to_the_joint_probability_at_every_tau(tau):
+    joint, _ = made(Pairwise())
+    joint, expected = joint.at(tau), written_out(joint, tau)
+    tables = torch.log_softmax(joint.logits(torch.tensor(PATHS)) / tau, -1)
+    product = tables.gather(-1, torch.tensor(PATHS)[..., None])[..., 0].sum(-1).exp()
+    assert product.tolist() == pytest.approx(list(expected.values()), rel=1e-12)
 
 
 def test_many_paths_of_pairs_are_swept(monkeypatch):
