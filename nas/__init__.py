@@ -31,6 +31,7 @@ _EXPORTS = {
     "Supernet": "nas.supernet.supernet",
     "SearchSpace": "nas.supernet.search_space",
     "Genotype": "nas.genotype",
+    "Searcher": "nas.searcher",
     "SearchModule": "nas.training.search_module",
     "RetrainModule": "nas.training.retrain_module",
     "search": "nas.runs.run",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from nas.runs.stages.load import load as load
     from nas.runs.standalone import sample_architectures as sample_architectures
     from nas.runs.standalone import standalone_score as standalone_score
+    from nas.searcher import Searcher as Searcher
     from nas.supernet.building import architecture as architecture
     from nas.supernet.building import scope as scope
     from nas.supernet.candidates import Projection as Projection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -143,21 +144,33 @@ def recalibrate_batch_norm(network: nn.Module, loader: Iterable[Any], device: to
     A derived network inherits statistics of mixed activations, which differ from its own. Returns whether the network has batch norms;
     without batch norms nothing runs.
     """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms:
+    if not batch_norms(network):
         return False
-    momenta = [norm.momentum for norm in norms]
     network.to(device)
+    with recalibrating(network):
+        for inputs, target in loader:
+            if batch_size(target) > 1:  # one sample has no variance
+                call_network(network, to_device(inputs, device))
+    return True
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms with running statistics."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@contextmanager
+def recalibrating(network: nn.Module) -> Iterator[None]:
+    """Forward passes inside the block replace the running statistics of every batch norm by their mean over these passes."""
+    norms = batch_norms(network)
+    momenta = [norm.momentum for norm in norms]
     with eval_mode(network):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average
             norm.train()
         try:
-            for inputs, target in loader:
-                if batch_size(target) > 1:  # one sample has no variance
-                    call_network(network, to_device(inputs, device))
+            yield
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-    return True

@@ -30,7 +30,7 @@ LAYERS = (
         "nas.drawing",
     ),
     ("nas.training", "nas.callbacks", "nas.testing"),
-    ("nas.export", "nas.runs", "nas.profile", "nas.report", "nas.launch"),
+    ("nas.export", "nas.runs", "nas.searcher", "nas.lightning", "nas.profile", "nas.report", "nas.launch"),
     ("nas.cli", "nas.__main__"),
 )
 """Layer 0 first; within a layer, a package may import those before it."""
@@ -60,10 +60,12 @@ TESTED_BY = {
     "nas/io/*": "nas/io/test_files.py",
     "nas/launch/*": "nas/launch/test_launch.py",
     "nas/training/lr_schedules.py": "nas/training/test_train_module.py",
+    "nas/lightning/*": "nas/lightning/test_search_callback.py",
     "nas/ops/*": "nas/ops/test_mix.py",
     "nas/profile/*": "nas/profile/test_report.py",
     "nas/relaxations/*": "nas/relaxations/test_gradients.py",  # all relaxations by the same rules
     "nas/report/*": "nas/report/test_write.py",
+    "nas/runs/own/*": "nas/test_searcher.py",
     "nas/runs/* nas/runs/stages/*": "nas/runs/test_resume.py",  # whole runs, stage by stage
     "nas/supernet/*": "nas/supernet/test_supernet.py",
     "nas/tasks/*": "nas/tasks/test_classification.py",

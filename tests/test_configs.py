@@ -106,7 +106,7 @@ def test_large_config_profiles_and_takes_a_step(path, tmp_path, run_cli):
         if name != "latency_ms":  # on a busy machine, times come out at anything
             assert row["smallest"] > 0
     assert report["targets"].get("can_be_met", True)
-    assert set(report["targets"].get("limits", {})) == set(VALUES[path]["model"]["cost"])
+    assert set(report["targets"].get("limits", {})) == set(VALUES[path]["model"].get("cost", {}))
     step = {"max_epochs": 1, "limit_train_batches": 1}
     words = [*overrides, *(f"--trainer.{key}={value}" for key, value in step.items()), "--model.warmup_epochs=0"]
     run(run_cli, path, tmp_path / "run", *words, f"--retrain.trainer={json.dumps(step)}")
@@ -123,10 +123,10 @@ def run(run_cli, path, folder, *words):
     """Searches and retrains; the limits of the configuration are kept. So short a search may well choose skips, which is warned of."""
     answer = run_cli("search", "--config", path, *words, "--model.guards.max_skip_share=1", "--out", folder, "--json")
     assert answer.code == 0, answer.err
-    cost = VALUES[path]["model"]["cost"]
+    cost = VALUES[path]["model"].get("cost", {})
     assert answer.result["target_met"] is (True if cost else None)
     answer = run_cli("retrain", "--run", folder, "--json")
     assert answer.code == 0, answer.err
-    assert answer.result["metric"]["name"] == "accuracy"
+    assert answer.result["metric"]["name"] == ("iou" if "segment" in path.name else "accuracy")
     if "macs" in cost:
         assert answer.result["macs"] <= cost["macs"]["max"]

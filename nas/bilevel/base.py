@@ -14,12 +14,49 @@ from nas.relaxations import OpWeights
 Level = Literal["weight", "arch"]
 
 
-class Step(Protocol):
-    """The interface of one search step for bilevel methods; :class:`nas.SearchModule` implements it."""
+class ArchStep(Protocol):
+    """The part of a search step that trains alpha; also inside a training loop of the user, with :class:`nas.Searcher`."""
 
     @property
     def arch_moves(self) -> bool:
         """Whether this step trains arch parameters: the search has some, and the warm-up is over."""
+
+    @property
+    def weights_move(self) -> bool:
+        """Whether this step trains the weights."""
+
+    def losses(self, batch: Level) -> Iterator[Tensor]:
+        """The loss as terms of a sum. Pass the iterator to :meth:`descend`, which runs backward on each term before the next."""
+
+    def arch_penalty(self) -> Tensor:
+        """The sum of the regularizers' penalties, for the loss of the arch parameters."""
+
+    def draw_paths(self, num: int) -> Tensor:
+        """Independent paths from the distribution at this step's tau, (num, E) int64; every call within a step returns the same paths."""
+
+    def log_prob(self, paths: Tensor) -> Tensor:
+        """The log-probabilities (num,) of paths at this step's tau, differentiable in the arch parameters."""
+
+    def path_losses(self, paths: Tensor) -> Tensor:
+        """The losses (P,) of paths with the present weights, forward-only.
+
+        While the weights move, on this step's arch batch; while they rest, on the whole arch split, and remembered.
+        """
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the log losses of all architectures that were scored while the weights rest; 1 below two of them."""
+
+    @property
+    def tau(self) -> Tensor:
+        """The temperature of this step."""
+
+    def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
+        """Takes one optimizer step of each named parameter set on `loss`, or on a sum of losses. Computes no other gradients."""
+
+
+class Step(ArchStep, Protocol):
+    """The interface of one search step for bilevel methods; :class:`nas.SearchModule` implements it."""
 
     @property
     def present_weight_optimizer(self) -> Optimizer:
@@ -45,41 +82,8 @@ class Step(Protocol):
             op_weights: Op weights for the loss, for example further draws of a score-function estimator; None: the draw for that split.
         """
 
-    def losses(self, batch: Level) -> Iterator[Tensor]:
-        """The same loss as terms of a sum. Pass the iterator to :meth:`descend`, which runs backward on each term before the next."""
-
     def virtual_loss(self, batch: Level, weights: Mapping[str, Tensor]) -> Tensor:
         """The same loss at other weights. Changes to buffers (batch-norm statistics) are discarded."""
-
-    def arch_penalty(self) -> Tensor:
-        """The sum of the regularizers' penalties, for the loss of the arch parameters."""
-
-    @property
-    def weights_move(self) -> bool:
-        """Whether this step trains the weights."""
-
-    def draw_paths(self, num: int) -> Tensor:
-        """Independent paths from the distribution at this step's tau, (num, E) int64; every call within a step returns the same paths."""
-
-    def log_prob(self, paths: Tensor) -> Tensor:
-        """The log-probabilities (num,) of paths at this step's tau, differentiable in the arch parameters."""
-
-    def path_losses(self, paths: Tensor) -> Tensor:
-        """The losses (P,) of paths with the present weights, forward-only.
-
-        While the weights move, on this step's arch batch; while they rest, on the whole arch split, and remembered.
-        """
-
-    @property
-    def spread(self) -> float:
-        """The standard deviation of the log losses of all architectures that were scored while the weights rest; 1 below two of them."""
-
-    @property
-    def tau(self) -> Tensor:
-        """The temperature of this step."""
-
-    def descend(self, loss: Tensor | Iterable[Tensor], *levels: Level) -> None:
-        """Takes one optimizer step of each named parameter set on `loss`, or on a sum of losses. Computes no other gradients."""
 
 
 class Bilevel(ABC):
@@ -111,3 +115,17 @@ class Bilevel(ABC):
 
     def check(self, weight_optimizer: Optimizer) -> None:  # noqa: B027  (most methods work with every optimizer)
         """Raises ValueError for an optimizer that the method does not support; called before a search."""
+
+
+class Alternating(Bilevel):
+    """Base class of methods that first train alpha, then the weights on their own loss. A loop of the user may do the second part."""
+
+    @abstractmethod
+    def arch_step(self, step: ArchStep) -> None:
+        """Trains alpha; called only if ``step.arch_moves``."""
+
+    def step(self, step: Step) -> None:
+        if step.arch_moves:
+            self.arch_step(step)
+        if step.weights_move:
+            step.descend(step.losses("weight"), "weight")

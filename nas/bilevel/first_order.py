@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from nas.bilevel.base import Bilevel, Step
+from nas.bilevel.base import Alternating, ArchStep, Bilevel, Step
 
 
-class FirstOrder(Bilevel):
+class FirstOrder(Alternating):
     """Trains alpha on the arch split at the current weights, then trains the weights on the train split.
 
     Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search", first-order approximation (xi = 0).
@@ -17,10 +17,8 @@ class FirstOrder(Bilevel):
 
     accumulates = True
 
-    def step(self, step: Step) -> None:
-        if step.arch_moves:
-            step.descend(_penalized(step.losses("arch"), step.arch_penalty()), "arch")
-        step.descend(step.losses("weight"), "weight")
+    def arch_step(self, step: ArchStep) -> None:
+        step.descend(_penalized(step.losses("arch"), step.arch_penalty()), "arch")
 
 
 class Joint(Bilevel):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nas.bilevel.base import Bilevel, Step
+from nas.bilevel.base import Alternating, ArchStep
 from nas.relaxations.estimators import leave_one_out
 
 
-class ScoreFunction(Bilevel):
+class ScoreFunction(Alternating):
     """Learns alpha by the score function of sampled paths that are scored forward-only, at last while the weights rest.
 
     The objective at temperature tau is E[f] / s - entropy * tau * H: the mean score of the paths, and the entropy H of the distribution at
@@ -62,16 +62,13 @@ class ScoreFunction(Bilevel):
     def num_weight_epochs(self, warmup_epochs: int) -> int:
         return warmup_epochs if self.weight_epochs is None else self.weight_epochs
 
-    def step(self, step: Step) -> None:
-        if step.arch_moves:
-            paths = step.draw_paths(2 if step.weights_move else self.num_paths)
-            losses = step.path_losses(paths)
-            scores = (losses - losses.flip(0)).sign() if step.weights_move else losses.log() / step.spread
-            log_prob = step.log_prob(paths)
-            scores = scores + self.entropy * step.tau * log_prob.detach()
-            step.descend(score_loss(scores, log_prob) + step.arch_penalty(), "arch")
-        if step.weights_move:
-            step.descend(step.losses("weight"), "weight")
+    def arch_step(self, step: ArchStep) -> None:
+        paths = step.draw_paths(2 if step.weights_move else self.num_paths)
+        losses = step.path_losses(paths)
+        scores = (losses - losses.flip(0)).sign() if step.weights_move else losses.log() / step.spread
+        log_prob = step.log_prob(paths)
+        scores = scores + self.entropy * step.tau * log_prob.detach()
+        step.descend(score_loss(scores, log_prob) + step.arch_penalty(), "arch")
 
 
 def score_loss(scores: Tensor, log_prob: Tensor) -> Tensor:

@@ -68,9 +68,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
         folder = search(source, options.out)
     words = f"--run {folder.quoted}{trust_words(options.trust_module)}"
-    commands = [f"nas retrain {words}", f"nas evaluate {words}"]
     summary = folder.read_summary()
-    if summary.get("runner_up") is not None:
+    commands = [f"nas retrain {words}", f"nas evaluate {words}"]
+    if folder.source(()).is_own_code:
+        commands = [f"nas evaluate {words}", f"nas export {words}"]
+    elif summary.get("runner_up") is not None:
         trust = trust_words(options.trust_module)
         name = f"{folder.quoted}/runner_up.json --config {folder.quoted}/config.yaml{trust}"
         commands.append(f"nas retrain --genotype {name}  # the second choice")
@@ -88,14 +90,15 @@ def show(result: dict[str, Any]) -> None:
         labels = labels_of(label)
         table.add_row(name, ", ".join(labels), ", ".join(f"{row.get(item, float('nan')):.3f}" for item in labels))
     Console(highlight=False).print(table)
-    metric, cost = result["metric"], result["cost"]
+    metric, cost, seconds = result["metric"], result["cost"], result.get("derive_seconds")
+    deriving = "" if seconds is None else f", of which deriving {seconds:.1f} s"
     print_pairs(
         {
             f"{metric['name']} (inherited weights, arch split)": f"{metric['value']:.4f}",
             "parameters": cost["params"],
-            "MACs": cost["macs"],
+            "MACs": cost.get("macs"),
             "architectures": result["num_architectures"],
-            "search time": f"{result['search_seconds']:.1f} s, of which deriving {result['derive_seconds']:.1f} s",
+            "search time": f"{result['search_seconds']:.1f} s" + deriving,
             **outcome_lines(result),
             "run folder": result["run"],
         }

@@ -129,3 +129,11 @@ def distribution_of(supernet: Supernet, choices: Mapping[str, Any]) -> dict[str,
         "most_probable": [{"choices": json.loads(key), "probability": known[key]} for key in listed],
         "says_nothing": entropy > 0.99 * largest,
     }
+
+
+def runner_up(searched: Searched, distribution: Mapping[str, Any] | None, found: Genotype) -> Mapping[str, Any] | None:
+    """The most probable other architecture that is allowed; None if none of the listed ones is, or they say nothing."""
+    if distribution is None or distribution["says_nothing"]:
+        return None
+    others = (entry["choices"] for entry in distribution["most_probable"] if entry["choices"] != found.choices)
+    return next(filter(searched.allows, others), None)

@@ -16,6 +16,11 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """The rank of this process; 0 with one process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag of any process is set."""
     if num_processes() == 1:

@@ -46,6 +46,7 @@ KINDS = (
     Kind("nas.bilevel", "nas.bilevel.Bilevel"),
     Kind("nas.paths", "nas.paths.Paths"),
     Kind("nas.regularizers", "nas.regularizers.Regularizer"),
+    Kind("nas.supernet.network_space", "nas.supernet.search_space.SearchSpace"),
     Kind("search_spaces", "nas.supernet.search_space.SearchSpace"),
     Kind("torch.optim", "torch.optim.Optimizer"),
     Kind(

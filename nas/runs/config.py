@@ -87,7 +87,12 @@ class Experiment:
 
     def yaml(self) -> str:
         """The text of config.yaml."""
-        return yaml.safe_dump(self.values, sort_keys=False, width=120)
+        return yaml_text(self.values)
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Plain values as the text of a configuration."""
+    return yaml.safe_dump(dict(values), sort_keys=False, width=120)
 
 
 def load_experiment(source: ConfigSource, *, stage: str = "search") -> Experiment:

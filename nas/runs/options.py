@@ -17,6 +17,8 @@ from nas.io.json_file import given_twice
 from nas.io.reading import MAX_CONFIG_BYTES, read_text
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "retrain")
+OWN_CODE = "own_code"
+"""Key in the config.yaml of a search that ran in training code of the user."""
 KEY = re.compile(rf"({'|'.join(SECTIONS[1:])})(\.[A-Za-z_]\w*)*\+?")
 GROUPS = ("trainer", "model", "model.guards", "retrain")
 """Sections that must be mappings: the parser would treat a string as the name of a file."""
@@ -51,8 +53,18 @@ class ConfigSource:
         return tuple(check_yaml(path) for path in self.files)
 
     @property
+    def is_own_code(self) -> bool:
+        """Whether a file belongs to a search in training code of the user."""
+        return any(content.get(OWN_CODE) for content in self.contents)
+
+    @property
     def words(self) -> list[str]:
-        """The contents and the overrides as words for the parser of configurations."""
+        """The contents and the overrides as words for the parser; raises UsageError for a search in training code of the user."""
+        if self.is_own_code:
+            raise UsageError(
+                f"{self.shown}: this search ran in training code of your own, which resumes it, and trains the found network again "
+                "under nas.architecture(nas.Genotype.load(FOLDER/genotype.json))"
+            )
         check_texts([word.partition("=")[2] or word for word in self.overrides], "overrides")
         return [*(f"--config={_yaml(content)}" for content in self.contents), *self.overrides]
 
@@ -216,7 +228,7 @@ def check_yaml(path: Path) -> dict[str, Any]:
 def check_content(content: Mapping[str, Any], source: str) -> None:
     """Raises UsageError if `content` has unknown sections, or text where a section must be a mapping. `source` begins the message."""
     for key in content:
-        if key not in SECTIONS:
+        if key not in (*SECTIONS, OWN_CODE):
             raise UsageError(f"{source}: unknown key {key!r}; expected {', '.join(SECTIONS)}")
     check_texts(dict(content), source)
     model = content.get("model")

@@ -15,23 +15,24 @@ from nas.genotype import Genotype
 from nas.io.errors import describe
 from nas.io.files import write_atomic
 from nas.io.markdown import fenced, markdown_table
-from nas.runs.config import Experiment
+from nas.runs.config import yaml_text
 from nas.runs.folder import RunFolder
+from nas.supernet.search_space import SearchSpace
 
 
 def write_pages(
-    folder: RunFolder, experiment: Experiment, genotype: Genotype, summary: Mapping[str, Any], step: int
+    folder: RunFolder, values: Mapping[str, Any], genotype: Genotype, summary: Mapping[str, Any], step: int
 ) -> None:
     """Writes hyperparameters, final figures, and the pages config, genotype and summary; a failure only warns.
 
-    Replaces earlier pages of the same `step`, the number of batches done.
+    `values` is the configuration. Replaces earlier pages of the same `step`, the number of batches done.
     """
     folder.wait_for_events()
     try:
         final = {f"final/{name}": float(value) for name, value in final_figures(summary).items()}
         with SummaryWriter(str(folder.path), purge_step=step + 1) as writer:
-            write_hparams(writer, hyperparameters(experiment.values), final, step + 1)
-            writer.add_text("config", fenced(experiment.yaml(), "yaml"), step + 1)
+            write_hparams(writer, hyperparameters(values), final, step + 1)
+            writer.add_text("config", fenced(yaml_text(values), "yaml"), step + 1)
             writer.add_text("genotype", markdown_table(("choice", "chosen", "probability"), genotype.rows()), step + 1)
             writer.add_text("summary", fenced(json.dumps(summary, indent=2, default=str), "json"), step + 1)
     except Exception as error:  # a failing page must not lose the result of the search
@@ -52,10 +53,10 @@ def write_hparams(
         writer.add_scalar(tag, value, step)
 
 
-def write_drawings(folder: RunFolder, experiment: Experiment, genotype: Genotype) -> None:
+def write_drawings(folder: RunFolder, space: SearchSpace, genotype: Genotype) -> None:
     """Writes architecture.svg and architecture.dot; a failure only warns."""
     try:
-        cells = experiment.model["space"].cells(genotype.choices)
+        cells = space.cells(genotype.choices)
         texts = {"svg": svg_text(draw_architecture(genotype, cells)), "dot": architecture_dot(genotype, cells)}
     except Exception as error:  # as above
         warnings.warn(f"the architecture cannot be drawn: {describe(error)}", stacklevel=2)
@@ -88,5 +89,5 @@ def hyperparameters(values: Mapping[str, Any]) -> dict[str, bool | int | float |
         elif isinstance(item, list) and item:
             result[path] = json.dumps(item, default=str)[:200]
 
-    add("", {key: values[key] for key in ("seed_everything", "trainer", "model", "data")})
+    add("", {key: values[key] for key in ("seed_everything", "trainer", "model", "data") if key in values})
     return result

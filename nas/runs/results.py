@@ -18,7 +18,7 @@ from nas.callbacks.scoring import ScoringProgress
 from nas.costs.functions import num_macs, num_params
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
-from nas.derive.base import distribution_of
+from nas.derive.base import distribution_of, runner_up
 from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
@@ -142,20 +142,12 @@ def derive_and_score(
         "target": report,
         "target_met": all(row["met"] for row in report.values()) if report else None,
         "distribution": distribution,
-        "runner_up": _runner_up(searched, distribution, found),
+        "runner_up": runner_up(searched, distribution, found),
         "standing": None if known is None else known.standing(found.choices, "validation"),
         "replaced": replaced,
         "best_so_far": better,
     }
     return Derived(genotype, summary, seconds, network if module.space.inherits_weights else None)
-
-
-def _runner_up(searched: Searched, distribution: Mapping[str, Any] | None, found: Genotype) -> Mapping[str, Any] | None:
-    """The most probable other architecture that is allowed; None if none of the listed ones is, or they say nothing."""
-    if distribution is None or distribution["says_nothing"]:
-        return None
-    others = (entry["choices"] for entry in distribution["most_probable"] if entry["choices"] != found.choices)
-    return next(filter(searched.allows, others), None)
 
 
 def _guarded(

@@ -44,6 +44,10 @@ def space_spec(source: ConfigSource, stage: str = "search") -> dict[str, Any]:
     values = source.contents[-1]
     model, retrain = values.get("model"), values.get("retrain")
     spec = model.get("space") if isinstance(model, dict) else None
+    if spec is None and source.is_own_code:
+        raise UsageError(
+            f"{path}: this search does not know how its network is made; give nas.Searcher a class or a functools.partial of it"
+        )
     if not isinstance(spec, dict):
         raise UsageError(f"{path}: model.space must be a class path with its arguments, got {spec!r:.80}")
     changes = retrain.get("space") if stage == "retrain" and isinstance(retrain, dict) else None

@@ -56,15 +56,24 @@ def cost_tables(
     Raises:
         UsageError: A cost cannot be tabulated, or a latency is unknown.
     """
-    if not costs:
-        return {}
-    model = cost_model(experiment, device)
+    return tabulated(cost_model(experiment, device), costs, device, measure=measure) if costs else {}
+
+
+def tabulated(
+    model: CostModel,
+    costs: Mapping[str, CostFunction],
+    device: torch.device,
+    *,
+    measure: bool,
+    where: str = "model.cost",
+) -> dict[str, CostTable]:
+    """The tables of several costs of one cost model; see :func:`cost_tables`. `where` begins the messages of errors."""
     tables = {}
     for name, function in costs.items():
         measured = function is latency_ms
         latency = MeasuredLatency(device, measure=measure) if measured else None
         try:
-            with as_usage_error(f"model.cost: {name}"):
+            with as_usage_error(f"{where}: {name}"):
                 tables[name] = model.table(name, latency or function, measured=measured)
         except UsageError as error:
             if not isinstance(error.__cause__, NotProfiled):
@@ -145,13 +154,16 @@ def infeasibility(module: SearchModule, limits: Sequence[Limit]) -> str:
 
 def penalise(module: SearchModule, targets: Sequence[Target], tables: Mapping[str, CostTable]) -> None:
     """Adds the penalties of targets to a search; raises UsageError if the retrained network has other choices."""
-    several = num_chosen(module.supernet)
-    for target in targets:
-        try:
-            expected = ExpectedCost(tables[target.name], module.supernet.choices, several)
-        except (KeyError, ValueError):
-            raise UsageError("model.cost: the retrained network has other choices than the searched network") from None
-        module.regularizers.append(CostPenalty(expected, target.max, target.weight))
+    try:
+        module.regularizers += penalties(module.supernet, targets, tables)
+    except (KeyError, ValueError):
+        raise UsageError("model.cost: the retrained network has other choices than the searched network") from None
+
+
+def penalties(supernet: Supernet, targets: Sequence[Target], tables: Mapping[str, CostTable]) -> list[CostPenalty]:
+    """The penalties of targets; raises KeyError or ValueError if the tables are of other choices."""
+    expected = [ExpectedCost(tables[t.name], supernet.choices, num_chosen(supernet)) for t in targets]
+    return [CostPenalty(cost, t.max, t.weight) for cost, t in zip(expected, targets, strict=True)]
 
 
 def save_tables(tables: Mapping[str, CostTable], folder: Path) -> None:

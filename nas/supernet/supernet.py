@@ -79,7 +79,7 @@ class Supernet(nn.Module):
         self.choices = {name: place.rows()[name] for name, place in places.items()}
         self.frozen = frozenset(name for name, place in places.items() if not place.learned)
         self._rows = {name: row for row, name in enumerate(self.choices)}
-        sizes = [len(labels) for labels in self.choices.values()]
+        self._sizes = sizes = [len(labels) for labels in self.choices.values()]
         width = max(sizes, default=0)
         self.alpha = nn.Parameter(torch.zeros(len(sizes), width), requires_grad=bool(sizes))
         mask = torch.arange(width) < torch.tensor(sizes, dtype=torch.int64)[:, None]
@@ -92,8 +92,6 @@ class Supernet(nn.Module):
             raise ValueError(
                 f"{type(self.distribution).__name__}: choices of nas.inputs have several labels; use Factorised"
             )
-        self._fewest = min(sizes, default=0)
-        self._sizes = sizes
         self.register_load_state_dict_pre_hook(check_choices)
         self._used: set[str] | None = None
         self._plan: Plan | None = None
@@ -119,6 +117,15 @@ class Supernet(nn.Module):
             op_weights: From :meth:`sample` or :meth:`one_hot`.
             **kwargs: Passed to the network.
         """
+        context = self.context(op_weights)
+        with active_context(context):
+            result = self.network(*args, **kwargs)
+        if context.fused is not None:
+            count_batches(context.fused.tracked)
+        return result
+
+    def context(self, op_weights: OpWeights, *, is_fast: bool = True) -> Context:
+        """What choices need to run with a sample of op weights; with `is_fast`, for one call of the network on the fast path."""
         weights, active, sampler, unit_weights, _ = op_weights
         if weights.shape[0] != len(self.choices) or weights.shape[-1] != self.alpha.shape[1]:
             raise ValueError(
@@ -126,28 +133,21 @@ class Supernet(nn.Module):
             )
         indices = None if active is None else active.tolist()
         unit_weights = unit_weights and not self.checkpoint_candidates
-        fused = None if unit_weights else self._fused(weights, indices)
-        context = Context(
+        return Context(
             rows=self._rows,
             op_weights=weights,
             active=indices,
             sampler=sampler,
             checkpoint_candidates=self.checkpoint_candidates and torch.is_grad_enabled(),
-            fused=fused,
+            fused=None if unit_weights or not is_fast else self._fused(weights, indices),
             unit_weights=unit_weights,
             used=self._used,
         )
-        with active_context(context):
-            result = self.network(*args, **kwargs)
-        if fused is not None:
-            count_batches(fused.tracked)
-        return result
 
     def _fused(self, weights: Tensor, active: list[list[int]] | None) -> Fused | None:
         """The fast path of this forward; None if it is switched off or op weights are per sample."""
-        if not self.fold_weights or self.checkpoint_candidates or weights.dim() != 2:
-            return None
-        if not is_eager() or _has_any_global_hook():  # hooks of all modules must see every layer
+        is_folded = self.fold_weights and not self.checkpoint_candidates and weights.dim() == 2
+        if not is_folded or not is_eager() or _has_any_global_hook():  # such hooks must see every layer
             return None
         if self._plan is None or not self._plan.is_current():
             self._plan = Plan({op: (self._rows[op.name], op.candidates) for op in self._mixed_ops})
@@ -177,9 +177,9 @@ class Supernet(nn.Module):
             return OpWeights(self.alpha, None, sampler)
         if num_samples is not None:
             check_per_sample(relaxation)
-        if relaxation.num_active is not None and relaxation.num_active > self._fewest:
+        if relaxation.num_active is not None and relaxation.num_active > (fewest := min(self._sizes)):
             raise ValueError(
-                f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {self._fewest}"
+                f"{type(relaxation).__name__} runs {relaxation.num_active} candidates, but a choice has only {fewest}"
             )
         weights = self.joint.draw(relaxation, tau, generator, num_samples)
         active = active_candidates(relaxation, weights)
@@ -251,8 +251,8 @@ class Supernet(nn.Module):
         Raises:
             ValueError: An active choice is missing or has an unknown label.
         """
-        choices = completed(self.network, genotype.choices, probabilities or self.probabilities())
-        active = active_choices(self.network, choices)
+        full = completed(self.network, genotype.choices, probabilities or self.probabilities())
+        active = active_choices(self.network, full)
         return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
 
     def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:

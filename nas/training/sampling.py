@@ -41,10 +41,10 @@ class Sampling:
     tau: TauSchedule
     regularizers: Sequence[Regularizer]
     warmup_paths: Paths | None
-    num_paths: int
-    noise: Literal["batch", "sample"]
-    noise_per_process: bool
     seed: int
+    num_paths: int = 1
+    noise: Literal["batch", "sample"] = "batch"
+    noise_per_process: bool = False
 
     def __post_init__(self) -> None:
         name = type(self.relaxation).__name__
@@ -92,10 +92,10 @@ class Sampling:
     def _on_path(paths: Paths, split: Level, moment: Moment) -> bool:
         return moment.warm_up or (paths.follows_alpha and split == "weight")
 
-    def draw_paths(self, moment: Moment, num: int) -> Tensor:
+    def draw_paths(self, moment: Moment, num: int, part: int = 0) -> Tensor:
         """Independent paths from the distribution at the current tau, (num, E) int64."""
         joint = self.supernet.joint.at(self.tau(moment.progress))
-        return joint.draw_paths(num, self._generator("paths", "arch", moment, 0))
+        return joint.draw_paths(num, self._generator("paths", "arch", moment, part))
 
     def _generator(self, purpose: str, split: str, moment: Moment, part: int) -> torch.Generator:
         process = f"/process {moment.rank}" if self.noise_per_process and moment.rank else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,6 +73,21 @@ class Schedules:
     def state(self) -> dict[str, dict[str, float]]:
         """Name -> numbers of the plan."""
         return {name: asdict(plan) for name, plan in self.plans.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of optimizers, learning rates and plans; checkpoints of Lightning hold the first two themselves."""
+        return {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "lr_schedulers": {name: scheduler.state_dict() for name, scheduler in self.lr_schedulers.items()},
+            "plans": self.state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], num_batches_done: int) -> None:
+        """Restores :meth:`state_dict` after so many batches."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+            self.lr_schedulers[name].load_state_dict(state["lr_schedulers"][name])
+        self.resume(state["plans"], num_batches_done)
 
     def resume(self, state: Mapping[str, Mapping[str, float]], num_batches_done: int) -> None:
         """Continues the plans of an earlier run; a new number of steps stretches or compresses the rest of each plan."""

@@ -11,6 +11,7 @@ from nas.runs.build import restore_search
 from nas.runs.class_paths import import_class
 from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
+from nas.runs.own.stages import derive_own, save_genotype
 from nas.runs.results import derive_and_score
 from nas.runs.trainer import prepare_machine
 
@@ -28,17 +29,15 @@ def derive_run(
     """
     folder = RunFolder.open(path, "search")
     source = folder.source(trusted)
+    if source.is_own_code:
+        return derive_own(folder, strategy, out)
     experiment = load_experiment(source)
     retraining = experiment.for_retrain()
     chosen = experiment.derive if strategy is None else _strategy(strategy, trusted)
     device = prepare_machine(experiment.trainer)
     module = restore_search(folder, experiment)
     derived = derive_and_score(experiment, retraining, module, chosen, folder, device)
-    if out is not None:
-        try:
-            derived.genotype.save(out)
-        except OSError as error:
-            raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
+    save_genotype(derived.genotype, out)
     return derived.summary
 
 

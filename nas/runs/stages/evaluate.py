@@ -7,7 +7,9 @@ from typing import Any
 
 from nas.costs.functions import latency_ms
 from nas.evaluation import evaluate, first_samples
+from nas.runs.folder import RunFolder
 from nas.runs.networks import find_network
+from nas.runs.own.stages import evaluate_own
 from nas.runs.results import cost_of, example_inputs
 
 
@@ -18,6 +20,8 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
         UsageError: The folder is not a run folder, or the run is not finished.
         ValueError: No checkpoint is intact.
     """
+    if RunFolder.open(path).source(trusted).is_own_code:
+        return evaluate_own(path, trusted)
     found = find_network(path, trusted)
     network, data = found.network, found.experiment.data
     scores = evaluate(network, data.test_dataloader(), found.task, found.device)

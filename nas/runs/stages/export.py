@@ -23,6 +23,7 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.folder import RunFolder
 from nas.runs.networks import find_network
 from nas.runs.options import ConfigSource
+from nas.runs.own.stages import read_own
 from nas.runs.spaces import read_genotype_of
 from nas.runs.stages.load import load
 from nas.runs.trainer import prepare_machine
@@ -50,6 +51,8 @@ def export_run(
     chosen = check_formats(formats)
     out = out if out is not None else RunFolder.open(path).path / "export"
     check_free(out)
+    if RunFolder.open(path).source(trusted).is_own_code:
+        return _export_own(path, chosen, out, fold_bn, trusted)
     found = find_network(path, trusted)
     found.check_plain()
     about = {"origin": found.origin, "stage": found.folder.stage, "metric": found.folder.read_summary()["metric"]}
@@ -146,8 +149,35 @@ def _export(
     genotype = replace(genotype, space=experiment.values["model"]["space"])
     cells = experiment.model["space"].cells(genotype.choices)
     subject = Subject(network, genotype, inputs, facts, cells=cells)
-    rebuild = partial(load, trust_modules=experiment.trusted)
-    written = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=rebuild)
+    return _written(subject, formats, out, fold_bn, experiment.trusted)
+
+
+def _export_own(
+    path: Path, formats: Sequence[str], out: Path, fold_bn: bool, trusted: tuple[str, ...]
+) -> dict[str, Any]:
+    """Exports the network of a search in training code of the user."""
+    own = read_own(path, trusted)
+    with as_usage_error("inputs"):
+        inputs = example_inputs(own.by_position())
+    facts = {
+        **dict.fromkeys(("task", "data")),
+        "origin": "derived, inherited weights",
+        "stage": "search",
+        "metric": own.summary["metric"],
+        "title": type(own.network).__name__,
+        "space": own.genotype.space,
+        "input": _described(inputs, ""),
+        "seed": own.summary.get("seed"),
+        "versions": versions(),
+    }
+    subject = Subject(own.network, own.genotype, inputs, facts)
+    return _written(subject, formats, out, fold_bn, trusted)
+
+
+def _written(
+    subject: Subject, formats: Sequence[str], out: Path, fold_bn: bool, trusted: tuple[str, ...]
+) -> dict[str, Any]:
+    written = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=partial(load, trust_modules=trusted))
     there = [name for name in formats if name not in written.refused]
     return {"export": str(out), "formats": there, "verified": written.report, "refused": dict(written.refused)}
 

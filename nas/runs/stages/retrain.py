@@ -115,7 +115,7 @@ def _retrain(
             "seed": experiment.seed,
             "device": str(trained.device),
         }
-        write_pages(folder, experiment, genotype, summary, module.num_batches_done)
+        write_pages(folder, experiment.values, genotype, summary, module.num_batches_done)
         folder.finish(summary, genotype)
     return folder
 

@@ -200,8 +200,8 @@ def _run(
             "device": str(trained.device),
             "processes": trainer.world_size,
         }
-        write_pages(folder, experiment, derived.genotype, summary, module.num_batches_done)
-        write_drawings(folder, experiment, derived.genotype)
+        write_pages(folder, experiment.values, derived.genotype, summary, module.num_batches_done)
+        write_drawings(folder, experiment.model["space"], derived.genotype)
         if derived.network is not None:
             keep_network(folder, derived.network, derived.genotype.choices)
         folder.finish(summary, derived.genotype)

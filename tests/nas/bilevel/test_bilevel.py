@@ -23,6 +23,7 @@ class Quadratic:
     """L_weight = (w - A a)^T Q (w - A a) / 2, L_arch = |w - t|^2 / 2 + c . a; takes one step with real optimizers."""
 
     arch_moves = True
+    weights_move = True
 
     def __init__(self, momentum=0.0, weight_decay=0.0, nesterov=False, warm=True):
         g = torch.Generator().manual_seed(0)

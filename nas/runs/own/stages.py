@@ -1,0 +1,81 @@
+"""What commands do with the run folder of a search in training code of the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nas.costs.functions import latency_ms, num_macs, num_params
+from nas.genotype import Genotype
+from nas.io.errors import UsageError
+from nas.runs.folder import RunFolder
+from nas.runs.networks import read_network
+from nas.runs.own.folder import INPUTS, read_inputs
+
+
+class Own(NamedTuple):
+    """The result of such a search.
+
+    Attributes:
+        folder: The run folder.
+        genotype: The found architecture.
+        network: The derived network with its weights, in eval mode on the CPU.
+        summary: The content of summary.json.
+    """
+
+    folder: RunFolder
+    genotype: Genotype
+    network: nn.Module
+    summary: dict[str, Any]
+
+    def by_position(self) -> tuple[Tensor, ...]:
+        """The arguments of the network for one sample; raises UsageError if there are none, or if some are passed by keyword."""
+        path = self.folder.path / INPUTS
+        args, keywords = read_inputs(path)
+        if keywords:
+            raise UsageError(
+                f"{path}: {next(iter(keywords))} is passed by keyword; give nas.Searcher inputs= that are passed by position"
+            )
+        return args
+
+
+def read_own(path: Path, trusted: tuple[str, ...]) -> Own:
+    """Reads the folder of a finished search; raises UsageError if it is unfinished, damaged, or names a module that is not trusted."""
+    summary = RunFolder.open(path).read_summary()
+    with torch.random.fork_rng():
+        folder, genotype, network = read_network(path, trusted)
+    return Own(folder, genotype, network.eval(), summary)
+
+
+def evaluate_own(path: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
+    """The metrics that the loop measured, and the costs of the network."""
+    own = read_own(path, trusted)
+    inputs = own.by_position()
+    return {
+        "network": "derived, inherited weights",
+        **own.summary["metrics"],
+        "params": num_params(own.network),
+        "macs": num_macs(own.network, inputs),
+        "latency_ms": latency_ms(own.network, inputs),
+        "device": "cpu",
+    }
+
+
+def derive_own(folder: RunFolder, strategy: str | None, out: Path | None) -> dict[str, Any]:
+    """The summary of the search; raises UsageError for another strategy than the most probable architecture, which needs its data."""
+    if strategy not in (None, "nas.derive.Argmax"):
+        raise UsageError(f"{folder.shown}: this search ran in training code of your own; {strategy} needs its data")
+    save_genotype(folder.read_genotype(), out)
+    return folder.read_summary()
+
+
+def save_genotype(genotype: Genotype, out: Path | None) -> None:
+    """Writes a genotype to a file that the user names; raises UsageError if it cannot be written."""
+    if out is not None:
+        try:
+            genotype.save(out)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
