@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,20 @@ from nas.genotype import Genotype
 from nas.io.distributed import process_rank
 from nas.paths import Paths
 from nas.regularizers import Regularizer
-from nas.relaxations import GumbelSoftmax, Relaxation
+from nas.relaxations import GumbelSoftmax, OpWeights, Relaxation
 from nas.runs.own.costs import OwnCosts
 from nas.runs.own.folder import OwnRun
 from nas.runs.own.network import described, space_of
+from nas.supernet.base import present_context
 from nas.supernet.network_space import NetworkSpace
-from nas.supernet.running import running
+from nas.supernet.running import around_calls, running, without_hooks
 from nas.supernet.supernet import Supernet
 from nas.tau import Exponential, TauSchedule
 from nas.training import arch_statistics
-from nas.training.loop_step import LoopStep
+from nas.training.arch_trainer import ArchTrainer
 from nas.training.lr_schedules import LRSchedule
-from nas.training.sampling import Moment, Sampling
-from nas.training.schedules import OptimizerFactory, Schedules
+from nas.training.sampling import Sampling
+from nas.training.schedules import OptimizerFactory
 
 ADAM = partial(Adam, lr=0.03, betas=(0.5, 0.999))
 NUM_ROWS = 100
@@ -44,24 +45,15 @@ class Searcher:
 
     Every draw is keyed by (seed, purpose, step), so that a loop that restores :meth:`state_dict` draws the same numbers.
 
-    Example:
-        >>> searcher = nas.Searcher(network, num_steps=1000, limits={"macs": 4e6})
-        >>> for batch, arch_batch in batches:
-        ...     searcher.arch_step(lambda: loss(network(arch_batch.x), arch_batch.y))
-        ...     with searcher.sampled():
-        ...         loss(network(batch.x), batch.y).backward()
-        ...     optimizer.step(), optimizer.zero_grad()
-        >>> network = searcher.finish()
-
     Args:
         network: The network with its choices, or a class or ``functools.partial`` that makes it. The optimizer of the loop trains
             ``searcher.network.parameters()``; alpha is not among them.
         num_steps: Number of steps of the loop, over which tau is annealed.
-        relaxation: Draws op weights from alpha; default straight-through Gumbel-Softmax.
-        tau: Temperature schedule; default exponential from 5 to 0.2.
-        alpha: The distribution over architectures; default :class:`nas.alpha.Factorised`.
-        bilevel: How alpha is trained: :class:`nas.bilevel.FirstOrder` (default) or :class:`nas.bilevel.ScoreFunction`.
-        arch_optimizer: Optimizer of alpha; default Adam with a rate of 0.03.
+        relaxation: See :class:`nas.SearchModule`, as for the next arguments; default straight-through Gumbel-Softmax.
+        tau: Default exponential from 5 to 0.2.
+        alpha: Default :class:`nas.alpha.Factorised`.
+        bilevel: :class:`nas.bilevel.FirstOrder` (default) or :class:`nas.bilevel.ScoreFunction`.
+        arch_optimizer: Default Adam with a rate of 0.03.
         arch_schedule: Learning-rate schedule of alpha, over the steps after the warm-up.
         warmup_steps: Number of steps at the start in which alpha is frozen.
         warmup_paths: Selects the candidates that the warm-up trains; None: the relaxation draws them.
@@ -77,7 +69,6 @@ class Searcher:
     Attributes:
         network: The network with its choices.
         supernet: Finds the choices and owns alpha.
-        num_steps_done: Number of steps taken.
         row: The last row of scalars, tag -> value.
 
     Raises:
@@ -120,12 +111,11 @@ class Searcher:
         if not isinstance(self.bilevel, Alternating):
             raise ValueError(f"{type(self.bilevel).__name__} trains the weights too; use FirstOrder or ScoreFunction")
         self.num_steps, self.warmup_steps, self.seed = num_steps, warmup_steps, seed
-        self.num_steps_done = 0
         self.log_every = max(1, num_steps // NUM_ROWS) if log_every is None else log_every
         self.row: dict[str, float | None] = {}
         self.costs = OwnCosts(limits or {}, inputs)
         self.run = None if out is None else OwnRun(out, described(made_by or space_of(network), self))
-        self._sampling = Sampling(
+        sampling = Sampling(
             supernet=self.supernet,
             relaxation=self.relaxation,
             tau=self.tau,
@@ -133,31 +123,29 @@ class Searcher:
             warmup_paths=warmup_paths,
             seed=seed,
         )
-        parameters = [*self.supernet.arch_parameters(), *self.tau.parameters(), *self.relaxation.parameters()]
-        optimizer = arch_optimizer([parameter for parameter in parameters if parameter.requires_grad])
-        schedule = (arch_schedule, num_steps - warmup_steps)
-        self._schedules = Schedules({"arch": optimizer}, {"arch": schedule}, num_steps)
+        self._arch = ArchTrainer(sampling, self.bilevel, arch_optimizer, arch_schedule, num_steps, warmup_steps)
         self._arch_losses: list[Tensor] = []
-        self._part = 0
-        self._version: int | None = None
-        self._loaded: dict[str, Any] = {}
+        self._mode: tuple[Any, OpWeights] | None = None
+        self._hooks = around_calls(self.network, self._if_alone)
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
         """One step of the loop: calls of the network inside the block run with one draw of op weights. The draw passes no gradient."""
         self._begin()
-        sample = self._sampling.draw("weight", self._moment, 1)
-        with self._measured(), running(self.supernet, sample._replace(weights=sample.weights.detach())):
+        sample = self._arch.sampling.draw("weight", self._arch.moment, 1)
+        sample = sample._replace(weights=sample.weights.detach())
+        with self.costs.watching(self.supernet), running(self.supernet, sample):
             yield
-        self.num_steps_done, self._part = self.num_steps_done + 1, 0
+        self._arch.advance()
         if self.num_steps_done % self.log_every == 0:
             self.write()
 
-    def arch_step(self, loss: Callable[[], Tensor]) -> Tensor | None:
+    def arch_step(self, loss: Callable[..., Tensor], *batch: Any) -> Tensor | None:
         """Trains alpha on a loss, unless the warm-up lasts. The gradients of the weights do not change.
 
         Args:
             loss: Computes the loss of a batch that does not train the weights, by calling the network.
+            *batch: Arguments of `loss`.
 
         Returns:
             The loss; None during the warm-up.
@@ -166,26 +154,47 @@ class Searcher:
             FloatingPointError: The loss is not finite.
         """
         self._begin()
-        if self._moment.warm_up:
+        if self._arch.moment.warm_up:
             return None
-        step = LoopStep(self._sampling, self._schedules, self._moment, self._part, loss)
-        with self._measured():
-            self.bilevel.arch_step(step)
-        self._part, self._version = self._part + 1, self.supernet.alpha._version
-        if self.bilevel.draws_at_tau:
-            self.supernet.distribution.temperature.copy_(step.tau.detach())
-        self._arch_losses.append(step.mean_loss)
-        return step.mean_loss
+        with self.costs.watching(self.supernet):
+            self._arch_losses.append(self._arch.step(partial(loss, *batch)))
+        return self._arch_losses[-1]
+
+    def around(
+        self, train_step: Callable[..., Any], loss: Callable[..., Tensor], batches: Iterator[Any]
+    ) -> Callable[..., Any]:
+        """A training step with a search around it: :meth:`arch_step` on the next batch, then the step under :meth:`sampled`.
+
+        Args:
+            train_step: The step of a loop that others have written, such as ``training_step`` of a ``transformers.Trainer``.
+            loss: Computes the loss of one of `batches`, by calling the network.
+            batches: Batches that do not train the weights, without end.
+        """
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            self.arch_step(loss, next(batches))
+            with self.sampled():
+                return train_step(*args, **kwargs)
+
+        return step
 
     @contextmanager
     def most_probable(self) -> Iterator[None]:
-        """Calls of the network inside the block run the most probable architecture, for validation.
+        """Calls of the network, or of parts of it, inside the block run the most probable architecture.
 
-        It is within the limits as soon as their costs are known.
+        It is within the limits as soon as their costs are known. Calls of the whole network in eval mode do so outside of a block too.
         """
-        found = Argmax().genotype(self.searched)
-        with running(self.supernet, self.supernet.one_hot(found, run_all=False)):
+        alpha = self.supernet.alpha
+        key = (alpha._version, alpha.device, float(self.supernet.distribution.temperature), bool(self.costs.tables))
+        if self._mode is None or self._mode[0] != key:
+            self._mode = key, self.supernet.one_hot(Argmax().genotype(self.searched), run_all=False)
+        with running(self.supernet, self._mode[1]):
             yield
+
+    def _if_alone(self) -> AbstractContextManager[None]:
+        """The block of a call of the network: validation outside of all blocks, as in the code of the user."""
+        alone = present_context() is None and not self.network.training
+        return self.most_probable() if alone else nullcontext()
 
     @property
     def genotype(self) -> Genotype:
@@ -211,7 +220,7 @@ class Searcher:
         Args:
             batches: (inputs, target) batches that recalibrate batch norms, whose statistics otherwise mix architectures.
         """
-        network = self.supernet.derive(self.genotype)
+        network = without_hooks(self.supernet.derive(self.genotype), self._hooks)
         if batches:
             recalibrate_batch_norm(network, batches, self.supernet.alpha.device)
         return network
@@ -231,70 +240,35 @@ class Searcher:
     @torch.no_grad()
     def write(self) -> None:
         """Sets :attr:`row`, and writes it to the run folder: tau, mean loss of alpha, costs, entropy (nats), probabilities."""
-        probabilities = self.supernet.probabilities(self.relaxation)
-        entropies = list(arch_statistics.entropies_of(probabilities, self.supernet.frozen).values())
         losses, self._arch_losses = self._arch_losses, []
+        progress = self._arch.moment.progress
         self.row = {
             "arch/loss": float(torch.stack(losses).mean()) if losses else None,
-            "search/tau": float(self.tau(self._moment.progress)),
-            "search/entropy": sum(entropies) / len(entropies) if entropies else None,
-            **self.costs.expected(self._sampling.state(self._moment.progress).probabilities),
-            **arch_statistics.probability_scalars(probabilities),
+            "search/tau": float(self.tau(progress)),
+            **self.costs.expected(self._arch.sampling.state(progress).probabilities),
+            **arch_statistics.supernet_scalars(self.supernet, self.relaxation),
         }
         if (entropy := self.row["search/entropy"]) is not None:
-            self.tau.observe(entropy, self._moment.progress)
+            self.tau.observe(entropy, progress)
         if self.run is not None and process_rank() == 0:
             self.run.write(self.num_steps_done, self.row)
 
+    @property
+    def num_steps_done(self) -> int:
+        """Number of steps taken."""
+        return self._arch.num_steps_done
+
     def state_dict(self) -> dict[str, Any]:
         """Alpha, its optimizer and the number of steps; the weights belong to the loop."""
-        alpha = {key: value for key, value in self.supernet.state_dict().items() if not key.startswith("network.")}
-        return {
-            "alpha": alpha,
-            "tau": self.tau.state_dict(),
-            "relaxation": self.relaxation.state_dict(),
-            "schedules": self._schedules.state_dict(),
-            "num_steps_done": self.num_steps_done,
-            "tables": self.costs.state(),
-        }
+        return {**self._arch.state_dict(), "tables": self.costs.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where :meth:`state_dict` was taken; raises ValueError for a state of other choices."""
-        weights = {f"network.{key}": value for key, value in self.network.state_dict().items()}
-        self.supernet.load_state_dict({**weights, **state["alpha"]})
-        self.tau.load_state_dict(state["tau"])
-        self.relaxation.load_state_dict(state["relaxation"])
-        self.num_steps_done, self._version = state["num_steps_done"], None
-        self._loaded = dict(state)  # the optimizer's state follows when the devices are known
-
-    @property
-    def _moment(self) -> Moment:
-        done = self.num_steps_done
-        return Moment(done, self._schedules.plans["run"](done), done < self.warmup_steps, process_rank())
+        self._arch.load_state_dict(state)
+        self.costs.load(state["tables"], self.supernet)
 
     def _begin(self) -> None:
-        """Moves alpha to the device of the network, restores the optimizer, and checks that only it has changed alpha."""
-        alpha = self.supernet.alpha
-        device = next((weight.device for weight in self.network.parameters()), alpha.device)
-        if alpha.device != device:
-            for part in (self.supernet, self.tau, self.relaxation):
-                part.to(device)
-        if self._loaded:
-            state, self._loaded = self._loaded, {}
-            self._schedules.load_state_dict(state["schedules"], self.num_steps_done)
-            self.costs.load(state["tables"], self.supernet)
-        if self._version not in (None, alpha._version):
-            raise ValueError(
-                "alpha was changed outside of arch_step: an optimizer of the loop holds it; give it network.parameters()"
-            )
-        self._version = alpha._version
+        self._arch.begin(self.network)
         if self.run is not None and process_rank() == 0:
             self.run.begin(self.num_steps_done)
-        self.costs.tabulate(self.supernet)
-
-    @contextmanager
-    def _measured(self) -> Iterator[None]:
-        """Makes the cost tables from the arguments of the network's first call."""
-        with self.costs.watching(self.network):
-            yield
         self.costs.tabulate(self.supernet)

@@ -108,6 +108,10 @@ class SearchCallback(Callback):
                 "SearchCallback cannot search under StochasticWeightAveraging, whose batch norms would mix architectures; use it when you "
                 "train the found network"
             )
+        if str(trainer.precision).startswith("16"):
+            raise ValueError(
+                f"SearchCallback cannot scale the gradient of alpha under precision {trainer.precision}; use bf16-mixed"
+            )
         if not pl_module.automatic_optimization and self.arch_loss is None:
             raise ValueError(
                 "SearchCallback needs arch_loss: a module with manual optimization takes its steps in training_step"

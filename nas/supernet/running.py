@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from nas.relaxations import OpWeights
 from nas.supernet.base import active_context
@@ -28,28 +29,47 @@ def running(supernet: Supernet, op_weights: OpWeights) -> Iterator[None]:
         raise ValueError(
             "the network is compiled; compile it after the search, or search with nas.SearchModule(compile=...)"
         )
-    opened: list[Any] = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        context = supernet.context(op_weights)
-        block = active_context(context)
-        block.__enter__()
-        opened.append((block, context))
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if opened:
-            block, context = opened.pop()
-            block.__exit__(None, None, None)
-            if context.fused is not None:
-                count_batches(context.fused.tracked)
-
-    handles = (
-        network.register_forward_pre_hook(enter, prepend=True),
-        network.register_forward_hook(leave, always_call=True),
-    )
+    handles = around_calls(network, lambda: _one_call(supernet, op_weights))
     try:
         with active_context(supernet.context(op_weights, is_fast=False)):
             yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def without_hooks(network: nn.Module, handles: Iterable[RemovableHandle]) -> nn.Module:
+    """A copy of a network, without the hooks that these handles gave to the original."""
+    for handle in handles:
+        for hooks in (network._forward_pre_hooks, network._forward_hooks, network._forward_hooks_always_called):
+            hooks.pop(handle.id, None)
+    return network
+
+
+def around_calls(network: nn.Module, block: Callable[[], AbstractContextManager[Any]]) -> list[RemovableHandle]:
+    """Enters a new block before every call of the network, and leaves it afterwards, also after an error. Copies of the network do not."""
+    opened: list[AbstractContextManager[Any]] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if module is network:
+            entered = block()
+            entered.__enter__()
+            opened.append(entered)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if module is network and opened:
+            opened.pop().__exit__(None, None, None)
+
+    return [
+        network.register_forward_pre_hook(enter, prepend=True),
+        network.register_forward_hook(leave, always_call=True),
+    ]
+
+
+@contextmanager
+def _one_call(supernet: Supernet, op_weights: OpWeights) -> Iterator[None]:
+    context = supernet.context(op_weights)
+    with active_context(context):
+        yield
+    if context.fused is not None:
+        count_batches(context.fused.tracked)

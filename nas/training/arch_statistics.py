@@ -10,6 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nas.alpha import Joint
+from nas.relaxations import Relaxation
+from nas.supernet.supernet import Supernet
 
 Probabilities = Mapping[str, Mapping[str, float]]
 """Choice name -> label -> probability."""
@@ -91,6 +93,14 @@ def probability_scalars(probabilities: Mapping[str, Mapping[str, float]]) -> dic
     for name, row in probabilities.items():
         result |= {f"choice/{name}/{label}": p for label, p in row.items()}
     return result
+
+
+def supernet_scalars(supernet: Supernet, relaxation: Relaxation) -> dict[str, float | None]:
+    """The mean entropy (nats) of the choices that are not frozen, and :func:`probability_scalars`."""
+    probabilities = supernet.probabilities(relaxation)
+    entropies = list(entropies_of(probabilities, supernet.frozen).values())
+    mean = sum(entropies) / len(entropies) if entropies else None
+    return {"search/entropy": mean, **probability_scalars(probabilities)}
 
 
 def entropy_share(entropies: Mapping[str, float], choices: Mapping[str, Sequence[str]]) -> float | None:

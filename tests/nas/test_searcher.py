@@ -96,7 +96,7 @@ def test_a_step_of_alpha_is_the_gradient_of_the_supernet_at_the_drawn_op_weights
     loss = F.cross_entropy(supernet(x, op_weights=sample), y)
     expected = supernet.alpha.detach() - 0.5 * torch.autograd.grad(loss, supernet.alpha)[0]
     supernet.load_state_dict(twin.state_dict())  # running statistics
-    searcher._version = None
+    searcher._arch._version = None
     found = searcher.arch_step(lambda: F.cross_entropy(searcher.network(x), y))
     assert found.item() == pytest.approx(loss.item(), rel=1e-6)
     torch.testing.assert_close(supernet.alpha.detach(), expected)

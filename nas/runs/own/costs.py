@@ -92,8 +92,9 @@ class OwnCosts(Regularizer):
             raise UsageError("limits: the costs are known after the network's first call in the search; pass inputs=")
 
     @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[None]:
-        """Keeps one sample of the arguments of the network's first call inside the block."""
+    def watching(self, supernet: Supernet) -> Iterator[None]:
+        """Keeps one sample of the arguments of the network's first call inside the block, and makes the tables at its end."""
+        network = supernet.network
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.sample is None:
@@ -105,6 +106,7 @@ class OwnCosts(Regularizer):
         finally:
             if handle is not None:
                 handle.remove()
+        self.tabulate(supernet)
 
     def tabulate(self, supernet: Supernet) -> None:
         """Makes the tables, if that is possible and not done.

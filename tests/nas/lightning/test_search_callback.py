@@ -357,6 +357,8 @@ def test_bad_trainers_are_refused_in_one_line(module, tmp_path):
     search = SearchCallback()
     with pytest.raises(ValueError, match="StochasticWeightAveraging"):
         fit(module(), search, StochasticWeightAveraging(0.1))
+    with pytest.raises(ValueError, match="under precision 16-true; use bf16-mixed"):
+        fit(module(), search, precision="16-true")
     with pytest.raises(ValueError, match="max_epochs or max_steps"):
         fit(module(), search, max_epochs=-1, max_time="00:00:01:00")
     with pytest.raises(ValueError, match="needs arch_data"):
