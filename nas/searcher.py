@@ -114,7 +114,21 @@ class Searcher:
         self.log_every = max(1, num_steps // NUM_ROWS) if log_every is None else log_every
         self.row: dict[str, float | None] = {}
         self.costs = OwnCosts(limits or {}, inputs)
-        self.run = None if out is None else OwnRun(out, described(made_by or space_of(network), self))
+        self.run: OwnRun | None = None
+        if out is not None:
+            values = described(
+                made_by or space_of(network),
+                self.supernet,
+                seed,
+                relaxation=self.relaxation,
+                tau=self.tau,
+                alpha=self.supernet.distribution,
+                bilevel=self.bilevel,
+                num_steps=num_steps,
+                warmup_steps=warmup_steps,
+                cost={target.name: {"max": target.max} for target in self.costs.targets},
+            )
+            self.run = OwnRun(out, values)
         sampling = Sampling(
             supernet=self.supernet,
             relaxation=self.relaxation,
@@ -234,7 +248,10 @@ class Searcher:
         """
         found = self.derive() if network is None else network
         if self.run is not None and process_rank() == 0:
-            self.run.finish(self, found, metrics)
+            self.run.begin(self.num_steps_done)
+            if self.run.written[0] < self.num_steps_done:
+                self.write()
+            self.run.finish(self.searched, self.genotype, found, self.costs, metrics)
         return found
 
     @torch.no_grad()

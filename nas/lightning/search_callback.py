@@ -230,28 +230,16 @@ class SearchCallback(Callback):
         row = {tag: value for tag, value in self.searcher.row.items() if value is not None}
         pl_module.log_dict(row, sync_dist=num_processes() > 1)
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._run_most_probable()
-
-    def on_test_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._run_most_probable()
-
-    def on_predict_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._run_most_probable()
-
-    def _run_most_probable(self) -> None:
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
         if self.searcher is not None:
             self._leave()
             self._stack.enter_context(self.searcher.most_probable())
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self._stack.close()
 
-    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._stack.close()
-
-    def on_predict_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._stack.close()
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.searcher is not None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from nas.callbacks.layout import custom_scalars
 from nas.costs.functions import num_macs, num_params
-from nas.derive.base import distribution_of, runner_up
+from nas.derive.base import Searched, distribution_of, runner_up
 from nas.export.manifest import read_tensors
 from nas.genotype import Genotype
 from nas.io.csv_file import CsvFile
@@ -25,11 +25,9 @@ from nas.io.versions import versions
 from nas.runs.config import yaml_text
 from nas.runs.folder import RunFolder
 from nas.runs.kept import keep_network
+from nas.runs.own.costs import OwnCosts
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.targets import save_tables, target_report
-
-if TYPE_CHECKING:
-    from nas.searcher import Searcher
 
 INPUTS = "inputs.safetensors"
 
@@ -79,31 +77,32 @@ class OwnRun:
                 self.writer.add_scalar(tag, value, step)
         self.writer.flush()
 
-    def finish(self, searcher: Searcher, network: nn.Module, metrics: Mapping[str, float]) -> None:
-        """Writes the result of a search: weights, pictures, summary, genotype and manifest."""
-        self.begin(searcher.num_steps_done)
+    def finish(
+        self, searched: Searched, found: Genotype, network: nn.Module, costs: OwnCosts, metrics: Mapping[str, float]
+    ) -> None:
+        """Writes the result of a search, after its last row of scalars: weights, pictures, summary, genotype and manifest."""
         assert self.writer is not None
-        seconds = time.perf_counter() - self.start
-        if self.written[0] < searcher.num_steps_done:
-            searcher.write()
-        loss = self.written[1]["arch/loss"]
         self.writer.close()
-        genotype, summary = result_of(searcher, network, dict(metrics) or {"loss of alpha": loss})
+        seconds = time.perf_counter() - self.start
+        step, row = self.written
+        genotype, summary = result_of(
+            searched, found, network, costs, dict(metrics) or {"loss of alpha": row["arch/loss"]}
+        )
         genotype = replace(genotype, space=self.values["model"]["space"])
         summary["search_seconds"] = seconds
-        write_pages(self.folder, self.values, genotype, summary, searcher.num_steps_done)
-        write_drawings(self.folder, searcher.searched.space, genotype)
+        write_pages(self.folder, self.values, genotype, summary, step)
+        write_drawings(self.folder, searched.space, genotype)
         keep_network(self.folder, network, genotype.choices)
-        save_tables(searcher.costs.tables, self.folder.path)
-        save_inputs(searcher.costs.sample, self.folder.path / INPUTS)
+        save_tables(costs.tables, self.folder.path)
+        save_inputs(costs.sample, self.folder.path / INPUTS)
         self.folder.finish(summary, genotype)
 
 
 def result_of(
-    searcher: Searcher, network: nn.Module, metrics: Mapping[str, float | None]
+    searched: Searched, found: Genotype, network: nn.Module, costs: OwnCosts, metrics: Mapping[str, float | None]
 ) -> tuple[Genotype, dict[str, Any]]:
     """The found architecture, and the summary of its search, as :func:`nas.runs.results.derive_and_score` has it."""
-    found, supernet, costs = searcher.genotype, searcher.supernet, searcher.costs
+    supernet = searched.supernet
     cost, measured = {"params": num_params(network)}, {}
     if costs.sample is not None:
         plain, inputs = costs.called(network)
@@ -113,9 +112,9 @@ def result_of(
     report = target_report(costs.targets, table=tables, **measured)
     genotype = Genotype(
         found.choices,
-        probabilities=supernet.probabilities(searcher.relaxation),
+        probabilities=searched.probabilities(),
         cost=cost,
-        provenance={"seed": searcher.seed, "versions": versions()},
+        provenance={"seed": searched.seed, "versions": versions()},
     )
     distribution = distribution_of(supernet, found.choices)
     name, value = next(iter(metrics.items()))
@@ -129,10 +128,10 @@ def result_of(
         "target": report,
         "target_met": all(row["met"] for row in report.values()) if report else None,
         "distribution": distribution,
-        "runner_up": runner_up(searcher.searched, distribution, found),
+        "runner_up": runner_up(searched, distribution, found),
         "num_architectures": supernet.num_architectures,
-        "seed": searcher.seed,
-        "device": str(supernet.alpha.device),
+        "seed": searched.seed,
+        "device": str(searched.device),
     }
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -18,32 +18,14 @@ from nas.runs.options import OWN_CODE
 from nas.supernet.network_space import NetworkSpace
 from nas.supernet.supernet import Supernet
 
-if TYPE_CHECKING:
-    from nas.searcher import Searcher
-
 _SPACE = f"{NetworkSpace.__module__}.{NetworkSpace.__qualname__}"
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def described(space: NetworkSpace, searcher: Searcher) -> dict[str, Any]:
-    """The content of config.yaml of a search in the network of `space`."""
-    parts = {
-        "relaxation": searcher.relaxation,
-        "tau": searcher.tau,
-        "alpha": searcher.supernet.distribution,
-        "bilevel": searcher.bilevel,
-    }
-    return {
-        OWN_CODE: True,
-        "seed_everything": searcher.seed,
-        "model": {
-            "space": spec_of(space, searcher.supernet),
-            **{name: _spec(type(part), vars(part)) for name, part in parts.items()},
-            "num_steps": searcher.num_steps,
-            "warmup_steps": searcher.warmup_steps,
-            "cost": {target.name: {"max": target.max} for target in searcher.costs.targets},
-        },
-    }
+def described(space: NetworkSpace, supernet: Supernet, seed: int, **settings: Any) -> dict[str, Any]:
+    """The content of config.yaml of a search in the network of `space`; `settings` are plain values, or parts of a search."""
+    model = {name: value if _is_plain(value) else _spec(type(value), vars(value)) for name, value in settings.items()}
+    return {OWN_CODE: True, "seed_everything": seed, "model": {"space": spec_of(space, supernet), **model}}
 
 
 def space_of(network: nn.Module | Callable[[], nn.Module], part: str | None = None) -> NetworkSpace:
