@@ -22,6 +22,7 @@ _EXPORTS = {
     "replace": "nas.supernet.choices",
     "scope": "nas.supernet.building",
     "architecture": "nas.supernet.building",
+    "First": "nas.supernet.candidates",
     "Projection": "nas.supernet.candidates",
     "mixed_sum": "nas.supernet.mixed_op",
     "sample": "nas.supernet.sampling",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from nas.searcher import Searcher as Searcher
     from nas.supernet.building import architecture as architecture
     from nas.supernet.building import scope as scope
+    from nas.supernet.candidates import First as First
     from nas.supernet.candidates import Projection as Projection
     from nas.supernet.choices import choice as choice
     from nas.supernet.choices import gate as gate

@@ -37,6 +37,8 @@ SOURCE.add_argument(
 PARSER.add_argument("--config", **CONFIG)
 PARSER.add_argument("--formats", metavar="A,B", help="formats to write (all but onnx)")
 PARSER.add_argument("--fold-bn", action="store_true", help="fold batch norms into the layers before them")
+PARSER.add_argument("--batch", type=int, metavar="N", help="the only batch size of onnx and pt2 (any)")
+PARSER.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators (the exporter's)")
 PARSER.add_argument("--out", type=Path, metavar="DIR", help='new folder ("export" in the run folder)')
 
 
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.verify is not None:
         reason = "--verify checks a folder as it is"
-        PARSER.refuse(options, reason, "formats", "fold_bn", "out", "config", "overrides")
+        PARSER.refuse(options, reason, "formats", "fold_bn", "batch", "opset", "out", "config", "overrides")
         from nas.export.verify import complaints, verify
 
         report = verify(options.verify)
@@ -61,12 +63,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         PARSER.error("--genotype FILE needs --config FILE and --out DIR")
     source = config_source(options)
     from nas.export.formats import DEFAULT
+    from nas.export.write import ExportOptions
     from nas.runs.stages.export import export_genotype, export_run
 
+    how = ExportOptions(options.fold_bn, options.batch, options.opset)
     formats = DEFAULT if options.formats is None else [name for name in options.formats.split(",") if name]
     if options.run is None:
-        return export_genotype(options.genotype, source, formats, options.out, fold_bn=options.fold_bn)
-    return export_run(options.run, formats, options.out, fold_bn=options.fold_bn, trusted=options.trust_module)
+        return export_genotype(options.genotype, source, formats, options.out, options=how)
+    return export_run(options.run, formats, options.out, options=how, trusted=options.trust_module)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -129,13 +130,21 @@ def _onnx(subject: Subject, folder: Path) -> None:
             external_data=False,
             input_names=names,
             output_names=["output"],
+            opset_version=subject.opset,
         )
 
 
-def _dynamic(subject: Subject) -> tuple[dict[int, Any], ...]:
-    """Makes the batch dimension dynamic, and equal in all inputs."""
+def _dynamic(subject: Subject) -> tuple[Any, ...] | None:
+    """Makes the batch dimension dynamic, and equal in all inputs; None for an export of one batch size."""
+    if len(subject.batches) == 1:
+        return None
     batch = torch.export.Dim("batch")
-    return tuple({0: batch} for _ in subject.inputs)
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in subject.inputs)
+    kinds = [parameter.kind for parameter in inspect.signature(subject.network.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    number = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:number], shapes[number:])  # torch.export takes those of *args as one
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,11 +24,13 @@ class Subject:
     Attributes:
         network: In eval mode, on the CPU.
         genotype: Its architecture.
-        inputs: Tensors of as many samples as the largest of `BATCHES`.
+        inputs: Tensors of as many samples as the largest of `batches`.
         about: Plain values: origin, task, data, accuracy; the export adds costs.
         folded: Pairs (layer, batch norm) of folded modules.
         unparametrized: Places (module, tensor) of weights that were computed and are plain now.
         cells: The graphs of its cells; see :meth:`nas.SearchSpace.cells`.
+        batches: Batch sizes of the comparison; one size: the graph formats take this size only.
+        opset: Version of the ONNX operators; None: that of the exporter.
     """
 
     network: nn.Module
@@ -38,6 +40,18 @@ class Subject:
     folded: Sequence[tuple[str, str]] = ()
     unparametrized: Sequence[tuple[str, str]] = ()
     cells: Mapping[str, Sequence[CellEdge]] = field(default_factory=dict)
+    batches: Sequence[int] = BATCHES
+    opset: int | None = None
+
+    def of_batch(self, size: int) -> Subject:
+        """The same subject for one batch size."""
+        described = {**self.about["input"], "shapes": [[size, *shape[1:]] for shape in self.about["input"]["shapes"]]}
+        return replace(
+            self,
+            inputs=tuple(_repeated(tensor, size) for tensor in self.inputs),
+            about={**self.about, "input": described},
+            batches=(size,),
+        )
 
 
 def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -46,15 +60,18 @@ def example_inputs(args: Sequence[Any]) -> tuple[Tensor, ...]:
     for i, item in enumerate(args):
         if not isinstance(item, Tensor):
             raise ValueError(f"input {i} is a {type(item).__name__}; only networks that take tensors can be exported")
-        times = -(-max(BATCHES) // len(item))
-        result.append(torch.cat([item.detach().cpu()] * times)[: max(BATCHES)].contiguous())
+        result.append(_repeated(item.detach().cpu(), max(BATCHES)))
     return tuple(result)
 
 
-def examples(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def _repeated(tensor: Tensor, size: int) -> Tensor:
+    return torch.cat([tensor] * -(-size // len(tensor)))[:size].contiguous()
+
+
+def examples(network: nn.Module, inputs: Sequence[Tensor], batches: Sequence[int] = BATCHES) -> dict[str, Tensor]:
     """Inputs, and the outputs of the network at each batch size, with names for a safetensors file."""
     result = {f"input.{i}": tensor for i, tensor in enumerate(inputs)}
-    for size in BATCHES:
+    for size in batches:
         # a clone: sums may depend on the alignment of memory
         outputs = run(network, [tensor[:size].clone() for tensor in inputs])
         result |= {f"output.{size}.{i}": output for i, output in enumerate(outputs)}

@@ -44,8 +44,36 @@ class Written(NamedTuple):
     refused: Mapping[str, str]
 
 
+class ExportOptions(NamedTuple):
+    """How an export is written.
+
+    Attributes:
+        fold_bn: Fold batch norms into the layers before them.
+        batch: The only batch size of onnx and pt2; None: any.
+        opset: Version of the ONNX operators; None: that of the exporter.
+    """
+
+    fold_bn: bool = False
+    batch: int | None = None
+    opset: int | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for a number below 1."""
+        for name, number in (("batch", self.batch), ("opset", self.opset)):
+            if number is not None and number < 1:
+                raise UsageError(f"{name} must be at least 1, got {number}")
+
+
+AS_IS = ExportOptions()
+
+
 def write_export(
-    subject: Subject, formats: Sequence[str], out: Path, *, fold_bn: bool = False, rebuild: Rebuild | None = None
+    subject: Subject,
+    formats: Sequence[str],
+    out: Path,
+    *,
+    options: ExportOptions = AS_IS,
+    rebuild: Rebuild | None = None,
 ) -> Written:
     """Writes an export folder without the formats that cannot be written or that fail their check.
 
@@ -56,13 +84,16 @@ def write_export(
         ValueError: No format is left; then no file is left either.
     """
     check_free(out)
+    options.check()
+    if options.batch is not None:
+        subject = subject.of_batch(options.batch)
     network, places = fold_parametrizations(subject.network, subject.inputs)
     macs = num_macs(network, [tensor[:1] for tensor in subject.inputs])
     about = {**subject.about, "params": num_params(network), "macs": macs}
     folded: Pairs = ()
-    if fold_bn:
+    if options.fold_bn:
         network, folded = fold_batch_norms(network, subject.inputs)
-    subject = replace(subject, network=network, unparametrized=places, about=about, folded=folded)
+    subject = replace(subject, network=network, unparametrized=places, about=about, folded=folded, opset=options.opset)
     with atomic_folder(out) as folder:
         return _fill(subject, formats, folder, rebuild)
 
@@ -81,7 +112,7 @@ def _fill(subject: Subject, formats: Sequence[str], folder: Path, rebuild: Rebui
         except ValueError as error:
             refused[name] = _reason(describe(error), folder)
     written = _remaining(formats, refused, folder)
-    expected = examples(subject.network, subject.inputs)
+    expected = examples(subject.network, subject.inputs, subject.batches)
     save_file(expected, folder / EXAMPLES)
     if subject.genotype.choices:
         (folder / PICTURE).write_text(svg_text(draw_architecture(subject.genotype, subject.cells)))
@@ -131,7 +162,7 @@ def _describe(
 def _rebuilt(rebuild: Rebuild, folder: Path, subject: Subject, expected: Mapping[str, Tensor]) -> dict[str, Any]:
     """The result of comparing the network that nas.load builds from the folder."""
     try:
-        found = examples(rebuild(folder), subject.inputs)
+        found = examples(rebuild(folder), subject.inputs, subject.batches)
     except Exception as error:  # the code of a space may raise anything
         return {"ok": False, "detail": f"nas.load cannot build the network: {describe(error)}"}
     if list(found) != list(expected) or not all(torch.equal(found[key], expected[key]) for key in expected):

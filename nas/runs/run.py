@@ -11,6 +11,7 @@ from torch import nn
 
 from nas.derive import Searched
 from nas.export.formats import DEFAULT
+from nas.export.write import ExportOptions
 from nas.genotype import Genotype
 from nas.runs.build import restore_search
 from nas.runs.config import Experiment, load_experiment
@@ -108,7 +109,13 @@ class Run:
         return evaluate_run(self.path, self._trusted)
 
     def export(
-        self, out: str | Path | None = None, *, formats: Sequence[str] = DEFAULT, fold_bn: bool = False
+        self,
+        out: str | Path | None = None,
+        *,
+        formats: Sequence[str] = DEFAULT,
+        fold_bn: bool = False,
+        batch: int | None = None,
+        opset: int | None = None,
     ) -> dict[str, Any]:
         """Writes :meth:`network` into files that need no gumbel-nas, each checked in a fresh interpreter.
 
@@ -116,12 +123,16 @@ class Run:
             out: New folder; None: ``export`` in the run folder.
             formats: Some of genotype, python, safetensors, onnx and pt2.
             fold_bn: Fold batch norms into the layers before them.
+            batch: The only batch size of onnx and pt2; None: any.
+            opset: Version of the ONNX operators; None: that of the exporter.
 
         Raises:
             UsageError: The run is not finished, a format is unknown, or the folder exists already.
             ValueError: No format can hold the network.
         """
-        return export_run(self.path, formats, _path(out), fold_bn=fold_bn, trusted=self._trusted)
+        return export_run(
+            self.path, formats, _path(out), options=ExportOptions(fold_bn, batch, opset), trusted=self._trusted
+        )
 
 
 def search(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,22 @@ class SumInputs(nn.Module):
         for output in outputs[1:]:
             total = total + output
         return total
+
+
+class First(nn.Module):
+    """A candidate that returns the first of several outputs of a module: the sequence of an LSTM or a GRU, the output of attention.
+
+    Args:
+        module: Returns a tuple or a list.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The first output."""
+        return self.module(*args, **kwargs)[0]
 
 
 class Projection(nn.Sequential):

@@ -19,6 +19,7 @@ from nas.supernet.fused.folding import has_hooks
 from nas.supernet.fused.mixture import Fused, Outputs
 from nas.supernet.modules import copied, eval_mode
 from nas.supernet.sampling import checkpoint, repeatable
+from nas.supernet.trees import form_of, mix_trees, odd_leaf
 
 
 class MixedOp(CandidateChoice):
@@ -71,18 +72,23 @@ class MixedOp(CandidateChoice):
         chosen: nn.Module = copied(self.candidates[self.labels.index(choices[self.name])], copies)
         return chosen
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """``sum_k w_k op_k(x)`` over the candidates that run; all candidates get the same arguments.
+
+        Candidates may return tuples, lists or dicts of one form; then each tensor inside is mixed.
 
         Raises:
             RuntimeError: Called outside the forward of the supernet that owns this choice.
-            ValueError: The candidates' outputs differ in shape, or are not tensors.
+            ValueError: The candidates' outputs differ in shape or form, or cannot be mixed.
         """
         context = context_of(self.name)
         row = context.rows[self.name]
         active = context.active[row] if context.active else None
         if context.fused is not None and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-            total = self.run(context.fused, args[0]).total()
+            outputs = self.run(context.fused, args[0])
+            if outputs.tensors and not isinstance(outputs.tensors[0], Tensor):
+                return mix_trees(outputs.tensors, outputs.weights)
+            total = outputs.total()
             if total is None:  # every candidate that runs returns zeros
                 total = mix([torch.zeros_like(args[0])], context.op_weights[row][..., :1])
             return total
@@ -93,12 +99,20 @@ class MixedOp(CandidateChoice):
         if context.checkpoint_candidates:
             result = self._checkpointed(indices, weights, args, kwargs)
         else:
-            outputs = [self.candidates[k](*args, **kwargs) for k in indices]
-            self._check_outputs(indices, outputs)
-            result = outputs[0] if context.unit_weights else mix(outputs, weights)
+            made = [self.candidates[k](*args, **kwargs) for k in indices]
+            self._check_outputs(indices, made)
+            if isinstance(made[0], Tensor):
+                result = made[0] if context.unit_weights else mix(made, weights)
+            else:
+                result = made[0] if context.unit_weights else self._mix_trees(made, weights)
         if before is not None:
             self._check_first(indices, result, args, kwargs, before)
         return result
+
+    def _mix_trees(self, outputs: list[Any], weights: Tensor) -> Any:
+        if weights.dim() > 1:
+            raise ValueError(f"choice {self.name!r}: noise per sample needs candidates that return one tensor")
+        return mix_trees(outputs, weights)
 
     def run(self, fused: Fused, x: Tensor) -> Outputs:
         """The terms of the sum, on the fast path."""
@@ -112,34 +126,54 @@ class MixedOp(CandidateChoice):
 
     def _checkpointed(self, indices: list[int], weights: Tensor, args: tuple, kwargs: dict) -> Tensor:
         def run(candidate: nn.Module, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            return weighted(candidate(*args, **kwargs), weight)
+            output = candidate(*args, **kwargs)
+            return weighted(output, weight) if isinstance(output, Tensor) else output
 
         terms = [
             checkpoint(run, self.candidates[k], weight, *args, **kwargs)
             for k, weight in zip(indices, weights.unbind(-1), strict=True)
         ]
-        self._check_outputs(indices, terms)
+        self._check_outputs(indices, terms, only_tensors=True)
         total = terms[0]
         for term in terms[1:]:
             total = total + term
         return total
 
-    def _check_outputs(self, indices: Sequence[int | list[int]], outputs: list[Any]) -> None:
-        for number, output in enumerate(outputs):
-            if not isinstance(output, Tensor):
-                raise ValueError(
-                    f"choice {self.name!r}: candidate {self._label(indices[number])!r} must return one tensor, "
-                    f"got {type(output).__name__}"
-                )
-        if len({output.shape for output in outputs}) > 1:
-            shapes = {self._label(k): tuple(o.shape) for k, o in zip(indices, outputs, strict=True)}
-            raise _shape_error(self.name, shapes)
+    def _check_outputs(
+        self, indices: Sequence[int | list[int]], outputs: list[Any], *, only_tensors: bool = False
+    ) -> None:
+        """Raises ValueError for outputs that cannot be mixed, or differ in form."""
+        if all(isinstance(output, Tensor) for output in outputs):
+            if len({output.shape for output in outputs}) == 1:
+                return
+        else:
+            for number, output in enumerate(outputs):
+                odd = output if only_tensors and not isinstance(output, Tensor) else odd_leaf(output)
+                if odd is not None:
+                    wanted = "one tensor" if only_tensors else "tensors, alone or in tuples, lists and dicts"
+                    raise ValueError(
+                        f"choice {self.name!r}: candidate {self._label(indices[number])!r} must return {wanted}, got {type(odd).__name__}"
+                    )
+        self._check_forms({self._label(k): form_of(output) for k, output in zip(indices, outputs, strict=True)})
+
+    def _check_forms(self, forms: Mapping[str, Any]) -> None:
+        first = next(iter(forms.values()), None)
+        if all(form == first for form in forms.values()):
+            return
+        text = ", ".join(f"{label}: {form}" for label, form in forms.items())
+        shapes = all(isinstance(form, tuple) and all(isinstance(size, int) for size in form) for form in forms.values())
+        kind, cure = (
+            ("shape", "nas.Projection gives them a common shape")
+            if shapes
+            else ("form", "nas.First takes the first of several")
+        )
+        raise ValueError(f"choice {self.name!r}: candidate outputs differ in {kind} ({text}); {cure}")
 
     def _label(self, indices: int | list[int]) -> str:
         """The label of a candidate, or of the first of several merged candidates."""
         return self.labels[indices if isinstance(indices, int) else indices[0]]
 
-    def _check_first(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict, before: list[int]) -> None:
+    def _check_first(self, indices: list[int], result: Any, args: tuple, kwargs: dict, before: list[int]) -> None:
         """Checks the first forward: the output shapes of candidates that did not run, and that no candidate changed the inputs."""
         self._check_idle(indices, result, args, kwargs)
         if versions_of((args, kwargs)) != before:
@@ -161,7 +195,7 @@ class MixedOp(CandidateChoice):
         return ", ".join(self.labels)  # the change happens at random
 
     @torch.no_grad()
-    def _check_idle(self, indices: list[int], result: Tensor, args: tuple, kwargs: dict) -> None:
+    def _check_idle(self, indices: list[int], result: Any, args: tuple, kwargs: dict) -> None:
         """Runs the candidates that were not sampled, so that the first forward finds wrong shapes.
 
         Eval mode and a forked random state keep buffers and later draws unchanged.
@@ -169,14 +203,14 @@ class MixedOp(CandidateChoice):
         idle = [k for k in range(len(self.labels)) if k not in indices]
         if not idle:
             return
-        shapes = {self.labels[k]: tuple(result.shape) for k in indices}
-        with untouched_rng(result.device), active_context(repeatable(present_context())()), eval_mode(self):
+        forms = {self.labels[k]: form_of(result) for k in indices}
+        device = next((leaf.device for leaf in tree_leaves(result) if isinstance(leaf, Tensor)), None)
+        with untouched_rng(device), active_context(repeatable(present_context())()), eval_mode(self):
             for k in idle:
                 output = self.candidates[k](*args, **kwargs)
                 self._check_outputs([k], [output])
-                shapes[self.labels[k]] = tuple(output.shape)
-        if len(set(shapes.values())) > 1:
-            raise _shape_error(self.name, shapes)
+                forms[self.labels[k]] = form_of(output)
+        self._check_forms(forms)
 
 
 def _columns(weights: Tensor, size: int, active: list[int] | None) -> Tensor:
@@ -217,6 +251,8 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
         if type(module) is MixedOp and context is not None and context.fused is not None and not has_hooks(module):
             context_of(module.name)  # refuses a choice of another supernet
             outputs = module.run(context.fused, x)
+            if outputs.tensors and not isinstance(outputs.tensors[0], Tensor):
+                raise ValueError(f"nas.mixed_sum: candidates of {module.name!r} must return one tensor each")
             prescaled += [len(tensors) + i for i in outputs.prescaled]
             tensors += outputs.tensors
             weights.append(outputs.weights)
@@ -229,10 +265,3 @@ def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
     total = Outputs([], tensors, prescaled, joined).total()
     assert total is not None
     return total
-
-
-def _shape_error(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ValueError:
-    text = ", ".join(f"{label}: {shape}" for label, shape in shapes.items())
-    return ValueError(
-        f"choice {name!r}: candidate outputs differ in shape ({text}); nas.Projection gives them a common shape"
-    )

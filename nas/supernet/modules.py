@@ -8,9 +8,21 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def check_network(network: Any) -> None:
+    """Raises ValueError for another object than a module, and for lazy modules: optimizers and copies need their parameters now."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")
+    for name, module in network.named_modules():
+        if any(map(is_lazy, module.parameters(recurse=False))):
+            raise ValueError(
+                f"{name or 'the network'} is a {type(module).__name__} whose sizes are unknown; give it its sizes"
+            )
 
 
 def copied(module: Module, copies: dict[int, Any] | None = None) -> Module:

@@ -20,6 +20,7 @@ from nas.supernet.fused.folding import count_batches
 from nas.supernet.fused.mixture import Fused, Plan
 from nas.supernet.input_rows import InputRows
 from nas.supernet.mixed_op import MixedOp
+from nas.supernet.modules import check_network
 from nas.supernet.narrowing import mask_readers
 from nas.supernet.selection import equal_shares, on_path, selected
 from nas.supernet.state import check_choices, encoded
@@ -68,8 +69,7 @@ class Supernet(nn.Module):
         distribution: Alpha | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"a network must be an nn.Module, got {type(network).__name__}")
+        check_network(network)
         self.network = network
         self.checkpoint_candidates = checkpoint_candidates
         self.fold_weights = fold_weights

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nas.evaluation import as_args
 from nas.export.formats import check_formats
 from nas.export.subject import Subject, example_inputs
-from nas.export.write import check_free, write_export
+from nas.export.write import AS_IS, ExportOptions, check_free, write_export
 from nas.genotype import Genotype
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.versions import versions
@@ -37,7 +37,7 @@ def export_run(
     formats: Sequence[str],
     out: Path | None,
     *,
-    fold_bn: bool = False,
+    options: ExportOptions = AS_IS,
     trusted: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Exports the retrained network of a run, otherwise the derived network with inherited weights.
@@ -52,15 +52,20 @@ def export_run(
     out = out if out is not None else RunFolder.open(path).path / "export"
     check_free(out)
     if RunFolder.open(path).source(trusted).is_own_code:
-        return _export_own(path, chosen, out, fold_bn, trusted)
+        return _export_own(path, chosen, out, options, trusted)
     found = find_network(path, trusted)
     found.check_plain()
     about = {"origin": found.origin, "stage": found.folder.stage, "metric": found.folder.read_summary()["metric"]}
-    return _export(found.network, found.genotype, found.experiment, about, chosen, out, fold_bn)
+    return _export(found.network, found.genotype, found.experiment, about, chosen, out, options)
 
 
 def export_genotype(
-    genotype: Path, source: ConfigSource, formats: Sequence[str], out: Path, *, fold_bn: bool = False
+    genotype: Path,
+    source: ConfigSource,
+    formats: Sequence[str],
+    out: Path,
+    *,
+    options: ExportOptions = AS_IS,
 ) -> dict[str, Any]:
     """Exports the network of a genotype file, initialized from the seed of the configuration.
 
@@ -74,7 +79,7 @@ def export_genotype(
     found = read_genotype_of(genotype, experiment)
     prepare_machine(experiment.trainer)
     about = {"origin": "not trained, drawn from the seed", "stage": "retrain", "metric": None}
-    return _export(build_network(experiment, found), found, experiment, about, chosen, out, fold_bn)
+    return _export(build_network(experiment, found), found, experiment, about, chosen, out, options)
 
 
 def export_network(
@@ -85,6 +90,8 @@ def export_network(
     genotype: Genotype | None = None,
     formats: Sequence[str] = ("python", "safetensors", "pt2"),
     fold_bn: bool = False,
+    batch: int | None = None,
+    opset: int | None = None,
 ) -> dict[str, Any]:
     """Exports any plain network, for example a derived network from your own training loop.
 
@@ -95,6 +102,8 @@ def export_network(
         genotype: The architecture, for the format genotype, the picture and the model card.
         formats: Some of genotype, python, safetensors, onnx and pt2.
         fold_bn: Fold batch norms into the layers before them.
+        batch: The only batch size of onnx and pt2; None: any.
+        opset: Version of the ONNX operators; None: that of the exporter.
 
     Returns:
         Format -> result of the check in a fresh interpreter; see :func:`nas.export.verify.verify`. A format that cannot hold the network
@@ -118,7 +127,7 @@ def export_network(
         "versions": versions(),
     }
     subject = Subject(plain, genotype or Genotype({}), args, facts)
-    written = write_export(subject, chosen, out, fold_bn=fold_bn)
+    written = write_export(subject, chosen, out, options=ExportOptions(fold_bn, batch, opset))
     return written.report | {name: {"ok": False, "detail": f"refused: {why}"} for name, why in written.refused.items()}
 
 
@@ -129,7 +138,7 @@ def _export(
     about: Mapping[str, Any],
     formats: Sequence[str],
     out: Path,
-    fold_bn: bool,
+    options: ExportOptions,
 ) -> dict[str, Any]:
     network, data = network.cpu().eval(), experiment.data
     with as_usage_error(type(data).__name__):
@@ -149,11 +158,11 @@ def _export(
     genotype = replace(genotype, space=experiment.values["model"]["space"])
     cells = experiment.model["space"].cells(genotype.choices)
     subject = Subject(network, genotype, inputs, facts, cells=cells)
-    return _written(subject, formats, out, fold_bn, experiment.trusted)
+    return _written(subject, formats, out, options, experiment.trusted)
 
 
 def _export_own(
-    path: Path, formats: Sequence[str], out: Path, fold_bn: bool, trusted: tuple[str, ...]
+    path: Path, formats: Sequence[str], out: Path, options: ExportOptions, trusted: tuple[str, ...]
 ) -> dict[str, Any]:
     """Exports the network of a search in training code of the user."""
     own = read_own(path, trusted)
@@ -171,13 +180,13 @@ def _export_own(
         "versions": versions(),
     }
     subject = Subject(own.network, own.genotype, inputs, facts)
-    return _written(subject, formats, out, fold_bn, trusted)
+    return _written(subject, formats, out, options, trusted)
 
 
 def _written(
-    subject: Subject, formats: Sequence[str], out: Path, fold_bn: bool, trusted: tuple[str, ...]
+    subject: Subject, formats: Sequence[str], out: Path, options: ExportOptions, trusted: tuple[str, ...]
 ) -> dict[str, Any]:
-    written = write_export(subject, formats, out, fold_bn=fold_bn, rebuild=partial(load, trust_modules=trusted))
+    written = write_export(subject, formats, out, options=options, rebuild=partial(load, trust_modules=trusted))
     there = [name for name in formats if name not in written.refused]
     return {"export": str(out), "formats": there, "verified": written.report, "refused": dict(written.refused)}
 

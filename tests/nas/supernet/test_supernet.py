@@ -246,10 +246,16 @@ def test_different_output_shapes_are_refused_at_the_first_forward(sampled):
         supernet(torch.randn(2, 4), op_weights=sample)
 
 
-def test_outputs_that_are_no_tensor_are_refused():
-    supernet = nas.Supernet(nas.choice("rnn", {"gru": partial(nn.GRU, 4, 4), "lstm": partial(nn.LSTM, 4, 4)}))
+def test_tuples_are_refused_where_one_tensor_is_needed():
+    def choice():
+        return nas.choice("rnn", {"gru": partial(nn.GRU, 4, 4), "other": partial(nn.GRU, 4, 4, bias=False)})
+
+    supernet = nas.Supernet(choice(), checkpoint_candidates=True)
     with pytest.raises(ValueError, match=r"'rnn': candidate 'gru' must return one tensor, got tuple"):
         supernet(torch.randn(2, 4), op_weights=supernet.sample(Softmax(), 1.0))
+    supernet = nas.Supernet(choice())
+    with pytest.raises(ValueError, match=r"'rnn': noise per sample needs candidates that return one tensor"):
+        supernet(torch.randn(2, 4), op_weights=supernet.sample(Softmax(), 1.0, num_samples=2))
 
 
 def test_outside_a_supernet_a_choice_refuses_and_the_context_is_cleared_after_errors():
