@@ -8,11 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from nas.training.train_module import WRITTEN
+
 
 def writers(trainer: pl.Trainer) -> Iterator[Any]:
     """The TensorBoard writers of a trainer; none on ranks other than 0."""
     if trainer.is_global_zero:
-        for logger in trainer.loggers:
+        ours = [logger for logger in trainer.loggers if getattr(logger, WRITTEN, False)]
+        for logger in ours or trainer.loggers:  # loggers that a configuration adds get the scalars by self.log_dict
             if isinstance(logger, TensorBoardLogger):
                 yield logger.experiment
 

@@ -19,7 +19,7 @@ KEYS = """\
 common keys of a configuration; --KEY VALUE overrides the files:
   seed_everything       seed of weights, noise and data order (0)
   trainer.max_epochs    epochs; also accelerator, devices, num_nodes, precision,
-                        num_threads, checkpoint_seconds, checkpoint_minutes
+                        num_threads, max_time, callbacks, logger (class paths)
   model.space           class_path and init_args of the search space
   model.relaxation      nas.relaxations.GumbelSoftmax, GumbelRao, ReinMax,
                         SampledPath, TwoPath, Dirichlet, Softmax, BinaryConcrete

@@ -47,6 +47,10 @@ class TrainerOptions:
             results on different machines. For small networks, 1 thread is as fast.
         checkpoint_seconds: Shortest time between checkpoints at the ends of epochs; 0: a checkpoint after every epoch.
         checkpoint_minutes: Shortest time between checkpoints within an epoch; null: no checkpoint within an epoch.
+        max_time: Longest time of the training, as DD:HH:MM:SS; null: no limit. A search that it ends has not annealed tau to its end.
+        callbacks: Further callbacks, each a class path with its arguments; they see the metrics of metrics.csv. Alpha has
+            no metrics in the warm-up, so that EarlyStopping on them needs ``strict: false``.
+        logger: Further loggers, likewise; TensorBoard files are always written.
         num_images: Number of times, evenly spaced, that a search writes pictures and the discretization gap to TensorBoard; 0: never.
     """
 
@@ -61,6 +65,9 @@ class TrainerOptions:
     checkpoint_seconds: float = 1.0
     checkpoint_minutes: float | None = 10.0
     num_images: int = 10
+    max_time: str | None = None
+    callbacks: list | None = None  # plain values: only a training makes them, see nas.runs.extras
+    logger: list | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges that Lightning does not check; raises ValueError."""
@@ -161,7 +168,9 @@ def train(
         *trainer.callbacks,  # type: ignore[attr-defined]
         checkpoints,
     ]
-    trainer.logger = _Events(folder.path, name="", version="", default_hp_metric=False, purge_step=purge_step)
+    events = _Events(folder.path, name="", version="", default_hp_metric=False, purge_step=purge_step)
+    module.logs_scalars = bool(options.callbacks or options.logger)
+    trainer.loggers = [events, *trainer.loggers]
     if record is not None and checkpoint is not None:
         record.compare(state, Path(folder.shown) / checkpoint.relative_to(folder.path), trainer)
     with quiet():
@@ -179,11 +188,13 @@ def train(
 
 
 def _make(options: TrainerOptions, strategy: Any) -> pl.Trainer:
-    lightnings = signature(pl.Trainer).parameters
+    lightnings = signature(pl.Trainer).parameters.keys()
     with quiet():
         try:
             return pl.Trainer(
-                **{name: value for name, value in vars(options).items() if name in lightnings},
+                **{
+                    name: value for name, value in vars(options).items() if name in lightnings - {"callbacks", "logger"}
+                },
                 strategy=strategy,
                 plugins=[VerifiedCheckpointIO()],
                 logger=False,
@@ -201,6 +212,9 @@ class _Events(TensorBoardLogger):
     """Writes only event files: the configuration has its own file, and callbacks write the scalars."""
 
     scalars_are_written = True
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Does nothing, for the same reason."""
 
     def save(self) -> None:
         self.experiment.flush()

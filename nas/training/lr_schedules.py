@@ -1,14 +1,16 @@
-"""Learning-rate schedules by name, with one step per batch."""
+"""Learning-rate schedules by name or class, with one step per batch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-LRSchedule = Literal["constant", "cosine", "one_cycle"]
+LRSchedule = Literal["constant", "cosine", "one_cycle"] | Callable[[Optimizer], LRScheduler]
+"""A schedule by name, or a class of ``torch.optim.lr_scheduler`` with its arguments."""
 
 
 def rate_share(name: LRSchedule, progress: float) -> float:
@@ -30,8 +32,16 @@ def make_lr_scheduler(name: LRSchedule, optimizer: Optimizer, num_steps: int) ->
     """The named schedule over `num_steps` optimizer steps. The optimizer's learning rates are the highest rates of the schedule.
 
     ``cosine`` falls to 0 along half a cosine. ``one_cycle`` rises to the highest rate, then falls to nearly 0 (Smith and Topin 2019,
-    "Super-Convergence").
+    "Super-Convergence"). A class makes its own scheduler, which steps after every batch.
+
+    Raises:
+        ValueError: An unknown name, or a class whose steps need a metric.
     """
+    if not isinstance(name, str):
+        scheduler = name(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError("ReduceLROnPlateau needs a metric for each step; use another schedule")
+        return scheduler
     if name == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
     if name == "cosine":

@@ -48,7 +48,7 @@ class RetrainModule(TrainModule):
             max_skipped_batches=max_skipped_batches,
             num_micro_batches=num_micro_batches,
         )
-        check_optimizer("optimizer", optimizer)
+        check_optimizer("optimizer", optimizer, scheduler)
         self.network = network
         self.optimizer = optimizer
         self.scheduler: LRSchedule = scheduler

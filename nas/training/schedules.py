@@ -62,7 +62,7 @@ class Schedules:
     def advance(self, name: str) -> None:
         """Sets the next learning rate of an optimizer."""
         scheduler, plan = self.lr_schedulers[name], self.plans[name]
-        if plan.done == 0:
+        if plan.done == 0 or not isinstance(self._kinds[name], str):  # a class has no share to stretch
             scheduler.step()
             return
         scheduler.last_epoch += 1
@@ -102,11 +102,12 @@ class Schedules:
             )
 
 
-def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
-    """Makes an optimizer and takes a step with a matrix and a vector.
+def check_optimizer(name: str, factory: OptimizerFactory, schedule: LRSchedule = "constant") -> Optimizer:
+    """Makes an optimizer and its schedule, and takes a step with a matrix and a vector.
 
     Raises:
-        ValueError: The optimizer cannot be made or cannot take a step, for example because it needs sparse gradients or a closure.
+        ValueError: The optimizer cannot be made or cannot take a step, for example because it needs sparse gradients or a closure; or the
+            schedule cannot be made.
     """
     parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
     try:
@@ -116,4 +117,8 @@ def check_optimizer(name: str, factory: OptimizerFactory) -> Optimizer:
         optimizer.step()
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be used: {error}") from error
+    try:
+        make_lr_scheduler(schedule, optimizer, 100)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the schedule of {name} cannot be used: {error}") from error
     return optimizer

@@ -149,8 +149,8 @@ class SearchModule(TrainModule):
         )
         if compile != "off":
             self.supernet.compile(fullgraph=True, mode=compile)  # at its first call, as one graph
-        self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer))
-        check_optimizer("arch_optimizer", arch_optimizer)
+        self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer, weight_schedule))
+        check_optimizer("arch_optimizer", arch_optimizer, arch_schedule)
         self.weight_optimizer = weight_optimizer
         self.arch_optimizer = arch_optimizer
         self.weight_schedule: LRSchedule = weight_schedule

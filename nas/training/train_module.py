@@ -39,6 +39,7 @@ class TrainModule(pl.LightningModule):
         metric_names: Metric -> names of its scalars, for metrics with several scalars. The names of an epoch's scalars must be known
             before its first batch.
         schedules: Learning rates and progress; None before training starts.
+        logs_scalars: Whether ``self.log_dict`` gets the scalars also where a callback writes them, for callbacks and loggers of the user.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrainModule(pl.LightningModule):
         self.metrics = SplitMetrics()
         self.metric_names: dict[str, list[str]] = {}
         self.schedules: Schedules | None = None
+        self.logs_scalars = False
         self._loaded: dict[str, Any] = {}  # from a checkpoint, until training starts
         self._check = BatchCheck(self, may_skip=False)
         self._followers: list[nn.Module] = []
@@ -243,7 +245,7 @@ class TrainModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Resets the metrics after callbacks have read them. If no callback writes scalars, logs them with ``self.log_dict``."""
-        if not any(getattr(logger, WRITTEN, False) for logger in self.trainer.loggers):
+        if self.logs_scalars or not any(getattr(logger, WRITTEN, False) for logger in self.trainer.loggers):
             self.log_dict({tag: value for tag, value in self.scalars().items() if value is not None})
         self.metrics.reset()
         check_equal(dict([*self.named_parameters(), *self.named_buffers()]))

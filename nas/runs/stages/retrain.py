@@ -15,6 +15,7 @@ from nas.io.errors import UsageError, as_usage_error
 from nas.io.files import check_no_links, write_atomic
 from nas.runs.build import build_network, restore_search, retrain_module, try_training
 from nas.runs.config import Experiment, load_experiment, resolved
+from nas.runs.extras import add_extras
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.options import ConfigSource, check_yaml
@@ -85,7 +86,7 @@ def _retrain(
     weights: dict[str, Any] | None,
     force: bool,
 ) -> RunFolder:
-    trainer = make_trainer(experiment.trainer)
+    trainer = add_extras(make_trainer(experiment.trainer), experiment)
     processes = Processes.of(trainer)
     genotype = replace(genotype, space=experiment.values["model"]["space"])
     network, data = build_network(experiment, genotype), experiment.data

@@ -22,6 +22,7 @@ from nas.io.rng import keyed_generator, untouched_rng
 from nas.runs.build import build_search, check_retraining, try_once
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.decided import write_decided
+from nas.runs.extras import add_extras
 from nas.runs.first_step import after_a_step
 from nas.runs.folder import RunFolder
 from nas.runs.judging import PathJudge, SearchJudge, searched_of
@@ -48,7 +49,7 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
     """
     experiment = load_experiment(source)
     retraining = experiment.for_retrain()
-    trainer = make_trainer(experiment.trainer)
+    trainer = add_extras(make_trainer(experiment.trainer), experiment)
     made: list[tuple[SearchModule, ResumableLoader]] = []
 
     def make() -> RunFolder:
@@ -93,7 +94,7 @@ def resume(path: Path, trusted: tuple[str, ...], *, force: bool = False) -> RunF
     source = folder.source(trusted)
     experiment = load_experiment(source)
     retraining = experiment.for_retrain()
-    trainer = make_trainer(experiment.trainer)
+    trainer = add_extras(make_trainer(experiment.trainer), experiment)
     module, loader = _begun(experiment, trainer, folder)
     return _run(experiment, retraining, trainer, module, loader, folder, force)
 

@@ -7,6 +7,7 @@ import pytest
 
 from nas.io.errors import UsageError
 from nas.runs.class_paths import KINDS, import_class, import_function, may_be_named
+from nas.runs.spaces import load_space
 
 
 def nameable():
@@ -24,7 +25,28 @@ def test_no_class_of_the_list_takes_what_it_would_call():
     classes = nameable()
     assert len(classes) > 150
     parameters = [(cls, parameter) for cls in classes for parameter in inspect.signature(cls).parameters.values()]
-    assert not [f"{cls.__name__}.{p.name}" for cls, p in parameters if "Callable" in str(p.annotation)]
+    callables = [f"{cls.__name__}.{p.name}" for cls, p in parameters if "Callable" in str(p.annotation)]
+    assert callables == ["NetworkSpace.network"]  # takes only what may be named, see below
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "torch.load",
+        "torch.nn.Linear",
+        {"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}},
+        {"class_path": "torch.nn.Linear", "init_args": {"in_features": 1, "out_features": 1}},
+        {"class_path": "torch.hub.load", "init_args": {}},
+        {"class_path": "nas.supernet.network_space.NetworkSpace", "init_args": {"network": "os.getcwd"}},
+    ],
+)
+def test_the_space_of_a_network_makes_only_what_a_trusted_module_defines(network):
+    spec = {"class_path": "nas.supernet.network_space.NetworkSpace", "init_args": {"network": network}}
+    with pytest.raises(UsageError) as caught:
+        load_space(spec, ())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
