@@ -101,6 +101,8 @@ class Searcher:
             raise ValueError(
                 f"warmup_steps must lie in 0 ... num_steps - 1, got {warmup_steps} of {num_steps}, so alpha would never be trained"
             )
+        if log_every is not None and log_every < 1:
+            raise ValueError(f"log_every must be at least 1, got {log_every}")
         self.network = network if isinstance(network, nn.Module) else network()
         self.supernet = Supernet(self.network, distribution=alpha)
         if not self.supernet.choices:
@@ -150,6 +152,7 @@ class Searcher:
         sample = sample._replace(weights=sample.weights.detach())
         with self.costs.watching(self.supernet), running(self.supernet, sample):
             yield
+        self.costs.check_known()
         self._arch.advance()
         if self.num_steps_done % self.log_every == 0:
             self.write()
@@ -228,6 +231,11 @@ class Searcher:
             seed=self.seed,
         )
 
+    def detach(self) -> None:
+        """Ends the search: calls of the network in eval mode no longer run the most probable architecture."""
+        for handle in self._hooks:
+            handle.remove()
+
     def derive(self, batches: Iterable[Any] = ()) -> nn.Module:
         """The plain network of the most probable architecture within the limits, with the trained weights.
 
@@ -251,7 +259,8 @@ class Searcher:
             self.run.begin(self.num_steps_done)
             if self.run.written[0] < self.num_steps_done:
                 self.write()
-            self.run.finish(self.searched, self.genotype, found, self.costs, metrics)
+            measured = {name: float(value) for name, value in metrics.items()}
+            self.run.finish(self.searched, self.genotype, found, self.costs, measured)
         return found
 
     @torch.no_grad()

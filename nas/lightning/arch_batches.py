@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -22,6 +23,11 @@ class ArchBatches:
     """
 
     def __init__(self, loader: Any, seed: int, num_done: int = 0) -> None:
+        if (
+            isinstance(loader, DataLoader) and loader.persistent_workers
+        ):  # whose only iterator belongs to the validation
+            loader = copy.copy(loader)
+            loader._iterator = None
         self.loader = loader
         self.seed = seed
         self.num_done = num_done
@@ -46,7 +52,7 @@ class ArchBatches:
                 empty = False
                 yield batch
             if empty and not first:
-                raise ValueError("arch_data has no batches")
+                raise ValueError("arch_data has no batches, or cannot be iterated again")
             number, first = number + 1, 0
 
 
@@ -63,11 +69,9 @@ def split_loader(loader: DataLoader, arch_share: float = 0.5, *, seed: int = 0) 
     """
     if not 0.0 < arch_share < 1.0:
         raise ValueError(f"arch_share must lie between 0 and 1, got {arch_share}")
-    usual = type(loader.sampler) in (RandomSampler, SequentialSampler) and loader.batch_size is not None
-    if not usual:
-        raise ValueError(
-            f"split_loader cannot split a loader with {type(loader.sampler).__name__}; split its dataset, and make two loaders"
-        )
+    if type(loader.sampler) not in (RandomSampler, SequentialSampler) or loader.batch_size is None:
+        reason = "a batch sampler of its own" if loader.batch_size is None else f"a {type(loader.sampler).__name__}"
+        raise ValueError(f"split_loader cannot split a loader with {reason}; split its dataset, and make two loaders")
     order = torch.randperm(len(loader.dataset), generator=keyed_generator(seed, "split")).tolist()  # type: ignore[arg-type]
     num_arch = round(arch_share * len(order))
     halves = (sorted(order[num_arch:]), sorted(order[:num_arch]))
@@ -83,6 +87,7 @@ def split_loader(loader: DataLoader, arch_share: float = 0.5, *, seed: int = 0) 
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
             persistent_workers=loader.persistent_workers,
+            prefetch_factor=loader.prefetch_factor,
         )
         for half in halves
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,13 +33,46 @@ def network_of(module: pl.LightningModule, name: str | None) -> tuple[nn.Module,
     owners = dict.fromkeys(path.partition(".")[0] for path in places)
     if name is None:
         name = next(iter(owners))
-        return (getattr(module, name), name) if len(owners) == 1 and "." in places[0] else (module, None)
+        found = getattr(module, name)
+        is_network = len(owners) == 1 and "." in places[0] and not isinstance(found, (nn.ModuleList, nn.ModuleDict))
+        return (found, name) if is_network else (module, None)
     found = getattr(module, name, None)
     if not isinstance(found, nn.Module):
         raise ValueError(f"{title} has no network {name!r}")
     if outside := [path for path in places if not f"{path}.".startswith(f"{name}.")]:
         raise ValueError(f"{title}.{outside[0]} is a choice outside of the network {name!r}")
     return found, name
+
+
+def lengths(trainer: pl.Trainer) -> tuple[int, int]:
+    """Training batches of an epoch, and of the whole fit; sets up the training loader.
+
+    Raises:
+        ValueError: The fit has no end that is known, or no batches.
+    """
+    trainer.fit_loop.setup_data()
+    per_epoch, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+    ends = []
+    if per_epoch != float("inf") and trainer.max_epochs is not None and trainer.max_epochs > 0:
+        ends.append(int(per_epoch) * trainer.max_epochs)
+    if trainer.max_steps > 0 and per_epoch == float("inf"):
+        ends.append(trainer.max_steps * accumulated)
+    elif trainer.max_steps > 0 and per_epoch:
+        epochs, rest = divmod(trainer.max_steps, -(-int(per_epoch) // accumulated))
+        ends.append(epochs * int(per_epoch) + rest * accumulated)
+    if not ends or not min(ends):
+        raise ValueError(
+            "SearchCallback anneals tau over the training: give the Trainer max_epochs or max_steps, and loaders batches and a length"
+        )
+    return min(ends) if per_epoch == float("inf") else int(per_epoch), min(ends)
+
+
+def first_loader(data: Any) -> Any:
+    """The first loader of the validation loaders of a Trainer."""
+    data = getattr(data, "iterables", data)  # of a CombinedLoader
+    if isinstance(data, Mapping):
+        data = list(data.values())
+    return data[0] if isinstance(data, (list, tuple)) else data
 
 
 def training_step(module: pl.LightningModule, batch: Any, batch_idx: int) -> Any:

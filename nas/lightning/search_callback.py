@@ -14,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from nas.evaluation import batch_norms, recalibrating
@@ -21,7 +22,7 @@ from nas.genotype import Genotype
 from nas.io.distributed import average, num_processes, process_rank
 from nas.io.rng import derive_seed, seed_global_generators
 from nas.lightning.arch_batches import ArchBatches
-from nas.lightning.module import network_of, on_device, quiet, training_step, using
+from nas.lightning.module import first_loader, lengths, network_of, on_device, quiet, training_step, using
 from nas.runs.own.network import space_of
 from nas.searcher import Searcher
 
@@ -39,11 +40,6 @@ class SearchCallback(Callback):
     After the training, :attr:`network` is the found network and :attr:`genotype` its architecture. ``ckpt_path`` of the Trainer resumes the
     search: the random generators of torch, numpy and Python are seeded for every epoch and batch by `seed`.
 
-    Example:
-        >>> search = SearchCallback(limits={"macs": 2e6}, out="runs/tcn")
-        >>> pl.Trainer(max_epochs=30, callbacks=[search, EarlyStopping("val_loss")]).fit(module, datamodule=data)
-        >>> search.genotype, search.network
-
     Args:
         network: Name of the attribute of the module that holds the network with its choices; None: the attribute that holds all choices,
             or else the module itself.
@@ -59,8 +55,7 @@ class SearchCallback(Callback):
         network: The found network with its weights; None before the end of a fit.
 
     Raises:
-        ValueError: The module, its Trainer or its data do not fit; the message says why, before the first batch.
-        FloatingPointError: A loss is not finite.
+        ValueError: The module, its Trainer or its data do not fit. FloatingPointError: A loss is not finite.
     """
 
     def __init__(
@@ -120,22 +115,23 @@ class SearchCallback(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._seed("epoch", 0)  # Lightning makes the first iterator when it sets up the loader
-        if trainer.estimated_stepping_batches == float("inf"):
-            raise ValueError(
-                "SearchCallback anneals tau over the training: give the Trainer max_epochs or max_steps, and loaders a length"
-            )
-        num_batches = self._batches_per_epoch = int(trainer.num_training_batches)
-        epochs, steps = trainer.max_epochs, trainer.max_steps
-        num_steps = steps * trainer.accumulate_grad_batches if steps and steps > 0 else num_batches * int(epochs or 1)
-        network, part = network_of(pl_module, self.network_name)
-        self.searcher = Searcher(
-            network,
-            made_by=space_of(pl_module, part),
-            num_steps=num_steps,
-            warmup_steps=self.warmup_epochs * num_batches,
-            seed=self.seed,
-            **{"log_every": num_batches, **self.options},
-        )
+        self._batches_per_epoch, num_steps = lengths(trainer)
+        options: dict[str, Any] = {
+            "log_every": self._batches_per_epoch,
+            "warmup_steps": self.warmup_epochs * self._batches_per_epoch,
+        }
+        options |= self.options
+        if getattr(trainer, "fast_dev_run", False):
+            options |= {"warmup_steps": 0, "out": None}
+        if not options["warmup_steps"] < num_steps:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, so alpha would never be trained")
+        self._make_searcher(pl_module, num_steps=num_steps, **options)
+
+    def _make_searcher(self, module: pl.LightningModule, **options: Any) -> None:
+        if self.searcher is not None:
+            self.searcher.detach()
+        network, part = network_of(module, self.network_name)
+        self.searcher = Searcher(network, made_by=space_of(module, part), seed=self.seed, **options)
         self.network = None
         if self._loaded:
             self.searcher.load_state_dict(self._loaded["searcher"])
@@ -147,8 +143,8 @@ class SearchCallback(Callback):
             raise ValueError(
                 "SearchCallback needs arch_data, batches that train alpha: the Trainer has no validation loader to take them from"
             )
-        if self.arch_data is None and isinstance(data, (list, tuple)):
-            data = data[0]
+        if self.arch_data is None:
+            data = first_loader(data)
         train = trainer.train_dataloader
         if data is train or getattr(data, "dataset", data) is getattr(train, "dataset", None):
             warnings.warn(
@@ -230,6 +226,19 @@ class SearchCallback(Callback):
         row = {tag: value for tag, value in self.searcher.row.items() if value is not None}
         pl_module.log_dict(row, sync_dist=num_processes() > 1)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING or not trainer.ckpt_path:
+            return  # otherwise the search of the checkpoint is needed, which a Trainer does not restore
+        io = trainer.strategy.checkpoint_io
+        state = io.load_checkpoint(trainer.ckpt_path, map_location="cpu", weights_only=True)["callbacks"]
+        if self.state_key in state:
+            self._loaded = state[self.state_key]
+            with torch.inference_mode(False):
+                self._make_searcher(pl_module, num_steps=1, **{**self.options, "out": None})
+            self._loaded = {}
+
+    on_test_start = on_predict_start = on_validation_start
+
     def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
         if self.searcher is not None:
             self._leave()
@@ -241,7 +250,7 @@ class SearchCallback(Callback):
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.searcher is not None
         network = self.searcher.derive()
         if batch_norms(network):

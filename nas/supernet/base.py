@@ -76,8 +76,9 @@ def context_of(name: str) -> Context:
     if context is None or name not in context.rows:
         where = "outside a supernet" if context is None else "in a supernet that does not own it"
         raise RuntimeError(
-            f"choice {name!r} was called {where}: call nas.Supernet(network)(..., op_weights=...), with the choice "
-            "registered as a submodule of the network. Under activation checkpointing use nas.checkpoint."
+            f"choice {name!r} was called {where}: call nas.Supernet(network)(..., op_weights=...), or call the network inside "
+            "sampled() or most_probable() of a nas.Searcher (nas.lightning.SearchCallback does so in a fit), with the choice "
+            "registered as a submodule. Under activation checkpointing use nas.checkpoint."
         )
     if context.used is not None:
         context.used.add(name)

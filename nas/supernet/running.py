@@ -48,22 +48,43 @@ def without_hooks(network: nn.Module, handles: Iterable[RemovableHandle]) -> nn.
 
 def around_calls(network: nn.Module, block: Callable[[], AbstractContextManager[Any]]) -> list[RemovableHandle]:
     """Enters a new block before every call of the network, and leaves it afterwards, also after an error. Copies of the network do not."""
-    opened: list[AbstractContextManager[Any]] = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        if module is network:
-            entered = block()
-            entered.__enter__()
-            opened.append(entered)
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if module is network and opened:
-            opened.pop().__exit__(None, None, None)
-
+    around = _Around(block)
     return [
-        network.register_forward_pre_hook(enter, prepend=True),
-        network.register_forward_hook(leave, always_call=True),
+        network.register_forward_pre_hook(_Enter(around), prepend=True),
+        network.register_forward_hook(_Leave(around), always_call=True),
     ]
+
+
+class _Around:
+    """Blocks that calls of a network have entered."""
+
+    def __init__(self, block: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.block = block
+        self.opened: list[AbstractContextManager[Any]] = []
+
+
+class _Hook:
+    """A hook that does nothing in a copy, so that networks can be copied and pickled during a search."""
+
+    def __init__(self, around: _Around | None = None) -> None:
+        self.around = around
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
+
+class _Enter(_Hook):
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if self.around is not None:
+            entered = self.around.block()
+            entered.__enter__()
+            self.around.opened.append(entered)
+
+
+class _Leave(_Hook):
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.around is not None and self.around.opened:
+            self.around.opened.pop().__exit__(None, None, None)
 
 
 @contextmanager

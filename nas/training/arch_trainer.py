@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.bilevel import Alternating
 from nas.io.distributed import process_rank
+from nas.io.errors import describe
 from nas.training.loop_step import LoopStep
 from nas.training.lr_schedules import LRSchedule
 from nas.training.sampling import Moment, Sampling
@@ -98,7 +99,10 @@ class ArchTrainer:
         """Restores :meth:`state_dict`; raises ValueError for a state of other choices."""
         supernet, tau, relaxation = self._parts
         weights = {f"network.{key}": value for key, value in self.sampling.supernet.network.state_dict().items()}
-        supernet.load_state_dict({**weights, **state["alpha"]})
+        try:
+            supernet.load_state_dict({**weights, **state["alpha"]})
+        except RuntimeError as error:
+            raise ValueError(f"the state of another search: {describe(error)}") from error
         tau.load_state_dict(state["tau"])
         relaxation.load_state_dict(state["relaxation"])
         self.num_steps_done, self._version = state["num_steps_done"], None

@@ -54,11 +54,14 @@ class LoopStep:
         if op_weights is None:
             op_weights = self._sampling.draw("arch", self._moment, 1, self._part)
             self._samples.append(op_weights)
-        with running(self._sampling.supernet, op_weights):
+        supernet = self._sampling.supernet
+        with supernet.noting_used() as used, running(supernet, op_weights):
             loss: Any = self._compute()
         if not isinstance(loss, Tensor) or loss.dim() > 0:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"the loss of arch_step must be one number (a tensor without dimensions), got {found}")
+        if not used:
+            raise ValueError("the loss of arch_step does not depend on alpha: it does not call the searched network")
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss of alpha is not finite at step {self._moment.batch}")
         self._losses.append(loss.detach())
@@ -93,9 +96,7 @@ class LoopStep:
         optimizer.zero_grad()
         for term in [loss] if isinstance(loss, Tensor) else loss:
             if not term.requires_grad:
-                raise ValueError(
-                    "the loss of arch_step does not depend on alpha: call the network inside it, with gradients"
-                )
+                raise ValueError("the loss of arch_step does not depend on alpha: it has no gradient")
             for parameter, grad in zip(
                 parameters, torch.autograd.grad(term, parameters, allow_unused=True), strict=True
             ):

@@ -174,6 +174,25 @@ def test_the_found_network_keeps_limits_and_computes_what_the_most_probable_arch
     assert not torch.equal(calibrated.norm.running_mean, network.norm.running_mean)
 
 
+def test_networks_are_copied_and_pickled_during_a_search(net, tmp_path):
+    first, x = make(net), next(batches(1))[0]
+    run(first)
+    torch.save(first.network, tmp_path / "net.pt")
+    second = nas.Searcher(first.network, num_steps=STEPS)
+    run(second)
+    found = second.finish()
+    torch.save(found, tmp_path / "found.pt")
+    again = torch.load(tmp_path / "found.pt", weights_only=False).eval()
+    assert torch.equal(again(x), found.eval()(x))
+    second.network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(second.network(x), found(x))  # outside of a block
+        second.detach()
+        first.detach()
+        with pytest.raises(RuntimeError, match="outside a supernet"):
+            second.network(x)
+
+
 def test_limits_that_no_architecture_keeps_end_the_search_after_the_first_call(net):
     with pytest.raises(Infeasible, match="no architecture has macs of at most 10; the smallest is 268"):
         run(make(net, limits={"macs": 10}))
@@ -214,6 +233,8 @@ def test_networks_are_called_by_keyword_and_return_what_they_like():
         ({"warmup_steps": STEPS}, "alpha would never be trained"),
         ({"bilevel": Joint()}, "Joint trains the weights too"),
         ({"limits": {"speed": 3}}, "unknown cost 'speed'"),
+        ({"log_every": 0}, "log_every must be at least 1"),
+        ({"inputs": torch.zeros(1, 1, 8, 8)}, "inputs must be a list of the network's arguments, got a Tensor"),
         ({"limits": {"macs": -1}}, "macs.max must be a number above 0"),
         ({"limits": {nas.export_network: float("nan")}}, "export_network must be a number above 0"),
     ],
@@ -230,7 +251,8 @@ def test_bad_networks_and_losses(net):
     for loss, message in (
         (lambda: None, "must be one number .* got NoneType"),
         (lambda: searcher.network(x), r"got shape \(16, 3\)"),
-        (lambda: torch.zeros(()), "does not depend on alpha"),
+        (lambda: torch.zeros(()), "does not call the searched network"),
+        (lambda: searcher.network(x).detach().sum(), "has no gradient"),
     ):
         with pytest.raises(ValueError, match=message):
             searcher.arch_step(loss)

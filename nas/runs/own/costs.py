@@ -50,6 +50,13 @@ def by_position(
     return bound.args, bound.kwargs
 
 
+def all_by_position(
+    network: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A network that takes all arguments by position, and these arguments."""
+    return (ByKeyword(network, list(keywords)) if keywords else network), (*args, *keywords.values())
+
+
 class OwnCosts(Regularizer):
     """The limits of a search and their tables; as a regularizer, the sum of their penalties.
 
@@ -66,6 +73,8 @@ class OwnCosts(Regularizer):
     """
 
     def __init__(self, limits: Mapping[str | CostFunction, float], inputs: Sequence[Any] | None) -> None:
+        if inputs is not None and not isinstance(inputs, (list, tuple)):
+            raise UsageError(f"inputs must be a list of the network's arguments, got a {type(inputs).__name__}")
         self.targets: list[Target] = []
         for cost, limit in limits.items():
             if isinstance(cost, str):
@@ -87,9 +96,11 @@ class OwnCosts(Regularizer):
         return limits_of(self.targets, self.tables) if self.tables else []
 
     def check_known(self) -> None:
-        """Raises UsageError for limits whose costs are not known."""
+        """Raises UsageError for limits whose costs are not known after a step."""
         if self.targets and not self.tables:
-            raise UsageError("limits: the costs are known after the network's first call in the search; pass inputs=")
+            raise UsageError(
+                "limits: costs are counted from the first call of the whole network, but the step did not call it as a whole; pass inputs="
+            )
 
     @contextmanager
     def watching(self, supernet: Supernet) -> Iterator[None]:
@@ -128,8 +139,7 @@ class OwnCosts(Regularizer):
     def called(self, network: nn.Module) -> tuple[nn.Module, tuple[Any, ...]]:
         """A network that takes its arguments by position, and its arguments for one sample."""
         assert self.sample is not None
-        args, keywords = self.sample
-        return (ByKeyword(network, list(keywords)) if keywords else network), (*args, *keywords.values())
+        return all_by_position(network, *self.sample)
 
     def _use(self, supernet: Supernet, tables: dict[str, CostTable]) -> None:
         most_probable(supernet.network, supernet.probabilities(), limits_of(self.targets, tables))

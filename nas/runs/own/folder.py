@@ -60,6 +60,8 @@ class OwnRun:
             if self.folder.finished:
                 raise UsageError(f"run folder {self.folder.shown} is finished; name another with out")
             self.metrics.cut_after(step)
+        elif self.folder.path.exists():
+            raise UsageError(f"run folder {self.folder.shown} exists already; name another with out")
         else:
             RunFolder.create(self.folder.path, "", lambda new: write_atomic(new.config, yaml_text(self.values)))
         self.folder.wait_for_events()

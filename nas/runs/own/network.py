@@ -62,7 +62,8 @@ def spec_of(space: NetworkSpace, supernet: Supernet) -> dict[str, Any] | None:
         return {"class_path": _SPACE, "init_args": {"network": _spec(target, keywords), "part": space.part}}
     warnings.warn(
         f"the run folder cannot tell how {type(supernet.network).__name__} is made: {reason}; nas.load, nas export and nas evaluate of "
-        "this run will not work. Give nas.Searcher a class, a functools.partial of it, or a function without arguments",
+        "this run will not work. Give nas.Searcher a class, a functools.partial of it, or a function without arguments; "
+        "a LightningModule needs plain arguments and save_hyperparameters()",
         stacklevel=2,
     )
     return None

@@ -13,6 +13,7 @@ from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.runs.folder import RunFolder
 from nas.runs.networks import read_network
+from nas.runs.own.costs import all_by_position
 from nas.runs.own.folder import INPUTS, read_inputs
 
 
@@ -37,7 +38,7 @@ class Own(NamedTuple):
         args, keywords = read_inputs(path)
         if keywords:
             raise UsageError(
-                f"{path}: {next(iter(keywords))} is passed by keyword; give nas.Searcher inputs= that are passed by position"
+                f"{path}: {next(iter(keywords))} is a keyword of the network; exports take arguments by position"
             )
         return args
 
@@ -53,13 +54,13 @@ def read_own(path: Path, trusted: tuple[str, ...]) -> Own:
 def evaluate_own(path: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
     """The metrics that the loop measured, and the costs of the network."""
     own = read_own(path, trusted)
-    inputs = own.by_position()
+    network, inputs = all_by_position(own.network, *read_inputs(own.folder.path / INPUTS))
     return {
         "network": "derived, inherited weights",
         **own.summary["metrics"],
-        "params": num_params(own.network),
-        "macs": num_macs(own.network, inputs),
-        "latency_ms": latency_ms(own.network, inputs),
+        "params": num_params(network),
+        "macs": num_macs(network, inputs),
+        "latency_ms": latency_ms(network, inputs),
         "device": "cpu",
     }
 

@@ -166,7 +166,7 @@ def _export_own(
 ) -> dict[str, Any]:
     """Exports the network of a search in training code of the user."""
     own = read_own(path, trusted)
-    with as_usage_error("inputs"):
+    with as_usage_error():
         inputs = example_inputs(own.by_position())
     facts = {
         **dict.fromkeys(("task", "data")),

@@ -29,7 +29,7 @@ import nas
 from nas.lightning import SearchCallback, split_loader
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(many workers|logging interval|exists and is not empty|_pytree|LeafSpec|no `val_dataloader`|not resumable).*"
+    "ignore:.*(many workers|logging interval|exists and is not empty|_pytree|LeafSpec|no `val_dataloader`|not resumable|callbacks used to create).*"
 )
 
 MODULE = """
@@ -293,7 +293,7 @@ def test_half_of_the_training_samples_train_alpha():
     both = [set(map(bytes, (x.numpy().tobytes() for x in torch.cat([x for x, _ in part])))) for part in (first, second)]
     assert [len(part) for part in both] == [72, 24] and not both[0] & both[1]
     own = DataLoader(TRAIN, sampler=torch.utils.data.WeightedRandomSampler([1.0] * 96, 96))
-    with pytest.raises(ValueError, match="cannot split a loader with WeightedRandomSampler"):
+    with pytest.raises(ValueError, match="cannot split a loader with a WeightedRandomSampler"):
         split_loader(own)
     with pytest.raises(ValueError, match="arch_share must lie between 0 and 1"):
         split_loader(first, 1.0)
@@ -351,6 +351,132 @@ def test_bad_modules_are_refused_in_one_line(module, change, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         fit(own, SearchCallback(**options))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_epochs": 2, "max_steps": 10_000}, 12),
+        ({"max_epochs": 5, "max_steps": 9}, 9),
+        (
+            {"max_epochs": -1, "max_steps": 4, "accumulate_grad_batches": 4},
+            12,
+        ),  # two optimizer steps in an epoch of 6 batches
+        ({"max_epochs": 9, "max_steps": 5, "accumulate_grad_batches": 4}, 16),
+        ({"max_epochs": 2, "limit_train_batches": 4}, 8),
+    ],
+)
+def test_tau_ends_with_the_training(module, options, expected):
+    search = SearchCallback()
+    fit(module(), search, **options)
+    assert search.searcher.num_steps == search.searcher.num_steps_done == expected
+
+
+def test_a_checkpoint_is_validated_with_its_own_architecture(module, tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return module()
+
+    seen = []
+
+    class Noting(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):  # another architecture in each epoch
+            with torch.no_grad():
+                search.searcher.supernet.alpha[0, trainer.current_epoch % 3] += 9.0 * (1 + trainer.current_epoch)
+            search.searcher._arch._version = None
+
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                seen.append((float(trainer.callback_metrics["val_loss"]), dict(search.genotype.choices)))
+
+    every = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    own, search = build(), SearchCallback(arch_optimizer=partial(torch.optim.SGD, lr=0.0))
+    trainer = fit(own, search, every, Noting(), enable_checkpointing=True)
+    assert seen[1][1] != seen[-1][1]  # the test would show nothing otherwise
+    for epoch in (1, 3):
+        found = trainer.validate(
+            own, loaders()[1], ckpt_path=tmp_path / f"epoch={epoch}.ckpt", verbose=False, weights_only=True
+        )[0]
+        assert (found["val_loss"], dict(search.genotype.choices)) == (
+            pytest.approx(seen[epoch][0], rel=1e-6),
+            seen[epoch][1],
+        )
+    fresh = SearchCallback()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[fresh],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    found = trainer.test(build(), loaders()[1], ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False, weights_only=True)[
+        0
+    ]
+    assert found["val_loss"] == pytest.approx(seen[1][0], rel=1e-6) and dict(fresh.genotype.choices) == seen[1][1]
+
+
+def test_alpha_sees_all_of_a_loader_whose_workers_persist(module):
+    seen = []
+
+    def loss(m, batch):
+        seen.append(float(batch[0].sum()))
+        return F.cross_entropy(m.net(batch[0]), batch[1])
+
+    val = DataLoader(VAL, 4, num_workers=1, persistent_workers=True, multiprocessing_context="fork")  # 12 batches
+    fit(module(), SearchCallback(arch_loss=loss), max_epochs=3, data=(loaders()[0], val), limit_train_batches=4)
+    assert len(set(seen[:12])) == 12
+
+
+def test_a_dry_run_writes_nothing(module, tmp_path):
+    fit(module(), SearchCallback(warmup_epochs=1, out="run"), fast_dev_run=True)
+    assert not (tmp_path / "run").exists()
+
+
+class Listed(pl.LightningModule):
+    """Its blocks are a list without a forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            [nas.choice(f"b{i}", {"plain": partial(nn.Linear, 16, 16), "none": nn.Identity}) for i in range(2)]
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+    def training_step(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+def test_blocks_in_a_list_are_searched_within_limits(module):
+    own, search = Listed(), SearchCallback(limits={"macs": 16 * 16 + 48}, arch_data=loaders()[1])
+    fit(own, search, data=loaders()[:1])
+    assert isinstance(search.network, Listed) and "none" in search.genotype.choices.values()
+    assert own.eval()(VAL.tensors[0]).shape == (48, 3)
+
+    class Direct(Listed):
+        def training_step(self, batch):
+            return F.cross_entropy(self.forward(batch[0]), batch[1])
+
+    with pytest.raises(ValueError, match="the step did not call it as a whole; pass inputs="):
+        fit(Direct(), SearchCallback(limits={"macs": 300}, arch_data=loaders()[1]), data=loaders()[:1])
+
+
+def test_the_found_network_has_the_averaged_weights_of_a_callback(module):
+    averaging = pl.callbacks.EMAWeightAveraging(decay=0.5)
+    for order in (0, 1):
+        own, search = module(), SearchCallback()
+        fit(own, *(([search, averaging]) if order else [averaging, search]), max_epochs=1)
+        assert torch.equal(search.network[-1].weight, own.net[-1].weight)
+        averaging = pl.callbacks.EMAWeightAveraging(decay=0.5)
 
 
 def test_bad_trainers_are_refused_in_one_line(module, tmp_path):
