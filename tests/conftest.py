@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; set before torch reads it
@@ -50,6 +51,25 @@ def forget_own_modules(tmp_path_factory):
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]
+
+
+PATIENCE = 300
+"""Seconds that a test waits for another process, on a busy machine."""
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Waits for a condition; fails where the process that should bring it about has ended, or takes very long."""
+
+    def wait(condition, process=None):
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            ended = process is not None and process.poll() is not None
+            assert condition() or not ended, f"the process ended: {process.communicate()[1]}"
+            assert time.monotonic() < end, f"nothing came in {PATIENCE} s"
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

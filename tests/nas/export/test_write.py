@@ -360,12 +360,11 @@ def test_nothing_is_left_of_an_export_that_fails(run_cli, finished, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_killed_export_leaves_nothing_under_its_name(finished):
+def test_a_killed_export_leaves_nothing_under_its_name(finished, wait_until):
     command = [sys.executable, "-m", "nas", "export", "--run", finished, "--out", "killed/out"]
     for wait in (0.0, 0.5):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (os.path.isdir("killed") and os.listdir("killed")):
-            time.sleep(0.01)
+        wait_until(lambda: os.path.isdir("killed") and os.listdir("killed"), process)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -8,7 +8,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -194,12 +193,11 @@ def test_wrong_usage(run_cli, config, words, message):
     assert answer.code == 2 and message in answer.complaint and not Path("runs").exists()
 
 
-def signal_soon(folder, name, signum, is_meant):
+def signal_soon(folder, name, signum, is_meant, wait_until):
     """Sends a signal to the processes whose words are meant, once a trial has a checkpoint."""
 
     def wait_and_send():
-        while not (folder / "trials" / name / "checkpoints/last.ckpt").exists():
-            time.sleep(0.02)
+        wait_until((folder / "trials" / name / "checkpoints/last.ckpt").exists)
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_text().split("\0")
@@ -214,11 +212,13 @@ def signal_soon(folder, name, signum, is_meant):
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_by_itself_and_is_the_same(run_cli, config, tmp_path):
+def test_a_killed_search_goes_on_by_itself_and_is_the_same(run_cli, config, tmp_path, wait_until):
     path = config({"trainer.max_epochs": 12})
     assert run_cli("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
     folder, states = tmp_path / "all", []
-    killer = signal_soon(folder, "seed4", signal.SIGKILL, lambda words: words[-2:-1] == [str(folder / "trials/seed4")])
+    killer = signal_soon(
+        folder, "seed4", signal.SIGKILL, lambda words: words[-2:-1] == [str(folder / "trials/seed4")], wait_until
+    )
     _, summary = launch(
         ConfigSource((path,)),
         [3, 4],
@@ -239,14 +239,13 @@ def test_a_killed_search_goes_on_by_itself_and_is_the_same(run_cli, config, tmp_
 
 
 @pytest.mark.slow
-def test_a_stopped_launch_stops_its_searches_and_goes_on(config, tmp_path):
+def test_a_stopped_launch_stops_its_searches_and_goes_on(config, tmp_path, wait_until):
     path = config({"trainer.max_epochs": 30})
     words = [sys.executable, "-m", "nas", "launch"]
     process = subprocess.Popen(
         [*words, "--config", str(path), "--seeds", "3-4", "--out", "all"], stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "all/trials/seed3/checkpoints/last.ckpt").exists():
-        time.sleep(0.05)
+    wait_until((tmp_path / "all/trials/seed3/checkpoints/last.ckpt").exists, process)
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143 and "stopped by SIGTERM" in said
@@ -258,7 +257,7 @@ def test_a_stopped_launch_stops_its_searches_and_goes_on(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(run_cli, config, tmp_path):
+def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(run_cli, config, tmp_path, wait_until):
     path = config({"trainer.max_epochs": 30})
     assert run_cli("search", "--config", path, "--seed_everything=4", "--out", "own").code == 0
     folder = tmp_path / "all"
@@ -267,6 +266,7 @@ def test_a_preempted_job_is_queued_again_and_the_search_is_the_same(run_cli, con
         "seed4",
         signal.SIGUSR2,
         lambda words: "submitit.core._submit" in words and str(folder / "jobs") in words,
+        wait_until,
     )
     options = {"retrain": False, "num_baseline": 0, "progress": silent}
     engine = Slurm(max_failures=0, cluster="local", timeout_min=10)  # to be preempted is no failure

@@ -68,10 +68,9 @@ def listening(pids):
     return found
 
 
-def searching(folder, name):
-    """The process of one search, once it has a checkpoint; and its parent."""
-    while not (folder / "trials" / name / "checkpoints/last.ckpt").exists():
-        time.sleep(0.02)
+def searching(folder, name, process, wait_until):
+    """The process of one search of a launch, once it has a checkpoint; and its parent."""
+    wait_until((folder / "trials" / name / "checkpoints/last.ckpt").exists, process)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_text().split("\0")
@@ -124,7 +123,7 @@ def test_wrong_usage(run_cli, config, words, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_nothing_listens_beyond_loopback_and_what_is_killed_goes_on(launched, tmp_path, engine):
+def test_nothing_listens_beyond_loopback_and_what_is_killed_goes_on(launched, tmp_path, engine, wait_until):
     words = ["--config", "tiny.yaml", "--seeds", "3-6", "--engine", engine, "--num-parallel", "2", "--out", "all"]
     process = subprocess.Popen([*LAUNCH, *words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     heard, looks = set(), []
@@ -137,10 +136,10 @@ def test_nothing_listens_beyond_loopback_and_what_is_killed_goes_on(launched, tm
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    child, _ = searching(tmp_path / "all", "seed3")
+    child, _ = searching(tmp_path / "all", "seed3", process, wait_until)
     os.kill(child, signal.SIGKILL)
     if engine == "ray":  # its worker too
-        _, worker = searching(tmp_path / "all", "seed4")
+        _, worker = searching(tmp_path / "all", "seed4", process, wait_until)
         os.kill(worker, signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     watcher.join()
@@ -165,10 +164,10 @@ def test_a_lost_node_loses_no_search(launched, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_without_what_is_finished(launched, tmp_path):
+def test_a_killed_driver_goes_on_without_what_is_finished(launched, tmp_path, wait_until):
     words = ["--config", "tiny.yaml", "--seeds", "3-5", "--engine", "ray", "--num-parallel", "1", "--out", "all"]
     process = subprocess.Popen([*LAUNCH, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    searching(tmp_path / "all", "seed4")
+    searching(tmp_path / "all", "seed4", process, wait_until)
     process.kill()
     process.wait()
     said = (tmp_path / "all/logs/seed3.txt").read_text()

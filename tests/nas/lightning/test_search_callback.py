@@ -28,9 +28,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import nas
 from nas.lightning import SearchCallback, split_loader
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(many workers|logging interval|exists and is not empty|_pytree|LeafSpec|no `val_dataloader`|not resumable|callbacks used to create).*"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*(many workers|logging interval|exists and is not empty|_pytree|LeafSpec).*"),
+    pytest.mark.filterwarnings("ignore:.*(no `val_dataloader`|not resumable|callbacks used to create).*"),
+]
 
 MODULE = """
 import numpy as np
