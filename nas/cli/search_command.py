@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     words = f"--run {folder.quoted}{trust_words(options.trust_module)}"
     summary = folder.read_summary()
     commands = [f"nas retrain {words}", f"nas evaluate {words}"]
-    if folder.source(()).is_own_code:
+    if folder.is_own_code:
         commands = [f"nas evaluate {words}", f"nas export {words}"]
     elif summary.get("runner_up") is not None:
         trust = trust_words(options.trust_module)

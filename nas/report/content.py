@@ -95,7 +95,7 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
     manifest = read_json(folder.manifest, f"{folder.shown}: not finished (manifest.json is missing)")
     retrained = is_search and folder.retrain.finished
     config, trust = f"--config {folder.quoted}/config.yaml", trust_words(trusted)
-    if folder.source(trusted).is_own_code:
+    if folder.is_own_code:
         commands = [f"nas export --run {folder.quoted}{trust}"]
     elif is_search:
         commands = [f"nas search {config}{trust}", f"nas retrain --run {folder.quoted}{trust}"]

@@ -45,8 +45,8 @@ def write_report(path: Path, form: Literal["html", "md"], out: Path | None, trus
     """
     content = read_content(path, trusted)
     if form == "html":
-        source = content.folder.source(trusted)
-        cells = {} if source.is_own_code else load_space_of(source).cells(content.genotype.choices)
+        folder = content.folder
+        cells = {} if folder.is_own_code else load_space_of(folder.source(trusted)).cells(content.genotype.choices)
         text = _html(content, draw_architecture(content.genotype, cells))
     else:
         text = _markdown(content)

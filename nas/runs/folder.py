@@ -17,7 +17,7 @@ from nas.io.files import atomic_folder, remove_temporary_files, sha256
 from nas.io.folder_lock import LOCK, locked
 from nas.io.json_file import read_json, write_json
 from nas.io.versions import git_commit, versions
-from nas.runs.options import ConfigSource
+from nas.runs.options import OWN_CODE, ConfigSource
 
 STAGES = ("search", "retrain")
 SUMMARY_KEYS = {"stage", "genotype", "metric"}
@@ -108,6 +108,11 @@ class RunFolder:
         if self.summary.is_file() or self.finished:
             return str(self.read_summary()["stage"])
         return "retrain" if self.genotype.is_file() else "search"
+
+    @property
+    def is_own_code(self) -> bool:
+        """Whether this is the finished run of a search in training code of the user."""
+        return self.summary.is_file() and self.read_summary().get(OWN_CODE) is True
 
     @property
     def retrain(self) -> RunFolder:

@@ -25,6 +25,7 @@ from nas.io.versions import versions
 from nas.runs.config import yaml_text
 from nas.runs.folder import RunFolder
 from nas.runs.kept import keep_network
+from nas.runs.options import OWN_CODE
 from nas.runs.own.costs import OwnCosts
 from nas.runs.pages import write_drawings, write_pages
 from nas.runs.targets import save_tables, target_report
@@ -122,6 +123,7 @@ def result_of(
     name, value = next(iter(metrics.items()))
     return genotype, {
         "stage": "search",
+        OWN_CODE: True,
         "genotype": dict(genotype.choices),
         "probabilities": genotype.probabilities,
         "metric": {"name": name, "value": value, "split": "arch"},

@@ -28,9 +28,9 @@ def derive_run(
         ValueError: No checkpoint is intact.
     """
     folder = RunFolder.open(path, "search")
-    source = folder.source(trusted)
-    if source.is_own_code:
+    if folder.is_own_code:
         return derive_own(folder, strategy, out)
+    source = folder.source(trusted)
     experiment = load_experiment(source)
     retraining = experiment.for_retrain()
     chosen = experiment.derive if strategy is None else _strategy(strategy, trusted)

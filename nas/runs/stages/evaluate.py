@@ -20,7 +20,7 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
         UsageError: The folder is not a run folder, or the run is not finished.
         ValueError: No checkpoint is intact.
     """
-    if RunFolder.open(path).source(trusted).is_own_code:
+    if RunFolder.open(path).is_own_code:
         return evaluate_own(path, trusted)
     found = find_network(path, trusted)
     network, data = found.network, found.experiment.data

@@ -51,7 +51,7 @@ def export_run(
     chosen = check_formats(formats)
     out = out if out is not None else RunFolder.open(path).path / "export"
     check_free(out)
-    if RunFolder.open(path).source(trusted).is_own_code:
+    if RunFolder.open(path).is_own_code:
         return _export_own(path, chosen, out, options, trusted)
     found = find_network(path, trusted)
     found.check_plain()
