@@ -242,7 +242,7 @@ class Searcher:
         Args:
             batches: (inputs, target) batches that recalibrate batch norms, whose statistics otherwise mix architectures.
         """
-        network = without_hooks(self.supernet.derive(self.genotype), self._hooks)
+        network = without_hooks(self.supernet.derive(self.genotype))
         if batches:
             recalibrate_batch_norm(network, batches, self.supernet.alpha.device)
         return network

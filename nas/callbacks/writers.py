@@ -23,7 +23,12 @@ def writers(trainer: pl.Trainer) -> Iterator[Any]:
 def write_scalars(trainer: pl.Trainer, row: Mapping[str, float | None], step: int) -> None:
     """Writes the scalars (tag -> value) that are not None, and flushes."""
     for writer in writers(trainer):
-        for tag, value in row.items():
-            if value is not None:
-                writer.add_scalar(tag, value, step)
-        writer.flush()
+        add_scalars(writer, row, step)
+
+
+def add_scalars(writer: Any, row: Mapping[str, float | None], step: int) -> None:
+    """Adds the scalars that are not None to one writer, and flushes."""
+    for tag, value in row.items():
+        if value is not None:
+            writer.add_scalar(tag, value, step)
+    writer.flush()

@@ -23,9 +23,8 @@ class ArchBatches:
     """
 
     def __init__(self, loader: Any, seed: int, num_done: int = 0) -> None:
-        if (
-            isinstance(loader, DataLoader) and loader.persistent_workers
-        ):  # whose only iterator belongs to the validation
+        if isinstance(loader, DataLoader) and loader.persistent_workers:
+            # its only iterator belongs to the validation
             loader = copy.copy(loader)
             loader._iterator = None
         self.loader = loader

@@ -68,9 +68,8 @@ class SearchCallback(Callback):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        inspect.signature(Searcher).bind(
-            None, num_steps=1, seed=seed, **options
-        )  # an unknown option is a TypeError now
+        # an unknown option is a TypeError now, not in the fit
+        inspect.signature(Searcher).bind(None, num_steps=1, seed=seed, **options)
         self.network_name = network
         self.arch_data = arch_data
         self.arch_loss = arch_loss

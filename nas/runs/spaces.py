@@ -1,4 +1,4 @@
-"""Reads search spaces and genotypes from files."""
+"""Reads search spaces and genotypes from files, and writes genotypes."""
 
 from __future__ import annotations
 
@@ -81,3 +81,12 @@ def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
             f"{path}: this is a genotype of {genotype.space['class_path']}, but the configuration's space is {expected}"
         )
     return genotype
+
+
+def save_genotype(genotype: Genotype, out: Path | None) -> None:
+    """Writes a genotype to a file that the user names; raises UsageError if it cannot be written."""
+    if out is not None:
+        try:
+            genotype.save(out)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be written: {error.strerror}") from None

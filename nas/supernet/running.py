@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -38,11 +38,12 @@ def running(supernet: Supernet, op_weights: OpWeights) -> Iterator[None]:
             handle.remove()
 
 
-def without_hooks(network: nn.Module, handles: Iterable[RemovableHandle]) -> nn.Module:
-    """A copy of a network, without the hooks that these handles gave to the original."""
-    for handle in handles:
-        for hooks in (network._forward_pre_hooks, network._forward_hooks, network._forward_hooks_always_called):
-            hooks.pop(handle.id, None)
+def without_hooks(network: nn.Module) -> nn.Module:
+    """A copied network, without what :func:`around_calls` left in the original, which does nothing in a copy."""
+    for hooks in (network._forward_pre_hooks, network._forward_hooks):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:
+            del hooks[key]
+            network._forward_hooks_always_called.pop(key, None)
     return network
 
 

@@ -98,9 +98,13 @@ def probability_scalars(probabilities: Mapping[str, Mapping[str, float]]) -> dic
 def supernet_scalars(supernet: Supernet, relaxation: Relaxation) -> dict[str, float | None]:
     """The mean entropy (nats) of the choices that are not frozen, and :func:`probability_scalars`."""
     probabilities = supernet.probabilities(relaxation)
-    entropies = list(entropies_of(probabilities, supernet.frozen).values())
-    mean = sum(entropies) / len(entropies) if entropies else None
-    return {"search/entropy": mean, **probability_scalars(probabilities)}
+    entropies = entropies_of(probabilities, supernet.frozen)
+    return {"search/entropy": mean_of(entropies), **probability_scalars(probabilities)}
+
+
+def mean_of(entropies: Mapping[str, float]) -> float | None:
+    """The mean entropy (nats) of the choices; None without choices."""
+    return sum(entropies.values()) / len(entropies) if entropies else None
 
 
 def entropy_share(entropies: Mapping[str, float], choices: Mapping[str, Sequence[str]]) -> float | None:

@@ -261,7 +261,7 @@ class SearchModule(TrainModule):
         result = {**super().scalars(), "search/tau": float(self.tau(self.progress))}
         probabilities = self.supernet.probabilities(self.relaxation)
         entropies = self.entropies(probabilities)
-        result["search/entropy"] = sum(entropies.values()) / len(entropies) if entropies else None
+        result["search/entropy"] = arch_statistics.mean_of(entropies)
         result |= {f"entropy/{name}": value for name, value in entropies.items()}
         for regularizer in self.regularizers:
             if isinstance(regularizer, CostPenalty):
@@ -296,5 +296,5 @@ class SearchModule(TrainModule):
         self.alpha_gradient.reset()
         probabilities = self.supernet.probabilities(self.relaxation)
         self._most_probable.copy_(arch_statistics.argmax_of(probabilities))
-        if entropies := self.entropies(probabilities):
-            self.tau.observe(sum(entropies.values()) / len(entropies), self.progress)
+        if (mean := arch_statistics.mean_of(self.entropies(probabilities))) is not None:
+            self.tau.observe(mean, self.progress)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from nas.callbacks.layout import custom_scalars
+from nas.callbacks.writers import add_scalars
 from nas.costs.functions import num_macs, num_params
 from nas.derive.base import Searched, distribution_of, runner_up
 from nas.export.manifest import read_tensors
@@ -75,10 +76,7 @@ class OwnRun:
         if not self.metrics.path.exists():
             self.writer.add_custom_scalars(custom_scalars(row))
         self.metrics.append(step, row)
-        for tag, value in row.items():
-            if value is not None:
-                self.writer.add_scalar(tag, value, step)
-        self.writer.flush()
+        add_scalars(self.writer, row, step)
 
     def finish(
         self, searched: Searched, found: Genotype, network: nn.Module, costs: OwnCosts, metrics: Mapping[str, float]

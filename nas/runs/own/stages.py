@@ -15,6 +15,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.networks import read_network
 from nas.runs.own.costs import all_by_position
 from nas.runs.own.folder import INPUTS, read_inputs
+from nas.runs.spaces import save_genotype
 
 
 class Own(NamedTuple):
@@ -71,12 +72,3 @@ def derive_own(folder: RunFolder, strategy: str | None, out: Path | None) -> dic
         raise UsageError(f"{folder.shown}: this search ran in training code of your own; {strategy} needs its data")
     save_genotype(folder.read_genotype(), out)
     return folder.read_summary()
-
-
-def save_genotype(genotype: Genotype, out: Path | None) -> None:
-    """Writes a genotype to a file that the user names; raises UsageError if it cannot be written."""
-    if out is not None:
-        try:
-            genotype.save(out)
-        except OSError as error:
-            raise UsageError(f"{out}: cannot be written: {error.strerror}") from None

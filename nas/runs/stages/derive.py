@@ -11,8 +11,9 @@ from nas.runs.build import restore_search
 from nas.runs.class_paths import import_class
 from nas.runs.config import load_experiment
 from nas.runs.folder import RunFolder
-from nas.runs.own.stages import derive_own, save_genotype
+from nas.runs.own.stages import derive_own
 from nas.runs.results import derive_and_score
+from nas.runs.spaces import save_genotype
 from nas.runs.trainer import prepare_machine
 
 
