@@ -18,6 +18,7 @@ _EXPORTS = {
     "repeat": "nas.supernet.choices",
     "inputs": "nas.supernet.choices",
     "width": "nas.supernet.choices",
+    "value": "nas.supernet.choices",
     "searching": "nas.supernet.choices",
     "replace": "nas.supernet.choices",
     "scope": "nas.supernet.building",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from nas.supernet.choices import repeat as repeat
     from nas.supernet.choices import replace as replace
     from nas.supernet.choices import searching as searching
+    from nas.supernet.choices import value as value
     from nas.supernet.choices import width as width
     from nas.supernet.mixed_op import MixedOp as MixedOp
     from nas.supernet.mixed_op import mixed_sum as mixed_sum

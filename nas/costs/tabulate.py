@@ -19,11 +19,11 @@ from nas.io.rng import untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.modules import eval_mode
-from nas.supernet.narrowing import narrow_inputs, narrowed
-from nas.supernet.places import places_of
+from nas.supernet.narrowing import narrow_inputs
+from nas.supernet.places import held_by, places_of
 from nas.supernet.structure import conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
-from nas.supernet.width import widths_of
+from nas.supernet.value import values_of
 
 NUM_REFERENCES = 5
 NUM_CHECKS = 8
@@ -84,7 +84,7 @@ def network_parts(module: nn.Module, path: str = "", condition: Condition | None
                 found += inside if alone else [Part(where, candidate, both, tuple(inside))]
         return found
     children = list(module.named_children())
-    if not children:
+    if not children or (values_of(module) and not any(isinstance(inner, ChoiceModule) for inner in module.modules())):
         return [Part(path, module, condition)]
     return [part for name, child in children for part in network_parts(child, f"{path}.{name}".strip("."), condition)]
 
@@ -212,9 +212,11 @@ class _Tabulation:
 
     def _alone(self, part: Part, call: Call) -> Iterator[tuple[Condition, float]]:
         module = part.module
-        widths = {width.name: width for inner in module.modules() for width in widths_of(inner).values()}
-        for labels in itertools.product(*[width.labels for width in widths.values()]):
-            choices = dict(zip(widths, labels, strict=True))
+        numbers: dict[str, tuple[str, ...]] = {}
+        for inner in module.modules():
+            numbers |= {name: labels for held in held_by(inner) for name, labels in held.rows().items()}
+        for labels in itertools.product(*numbers.values()):
+            choices = dict(zip(numbers, labels, strict=True))
             condition = conjunction(part.condition, {name: frozenset({label}) for name, label in choices.items()})
             if condition is None:
                 continue
@@ -224,7 +226,7 @@ class _Tabulation:
                     yield {**condition, **extra}, value
             elif choices:
                 args = narrow_inputs(module, choices, call.args)
-                yield condition, self._value(narrowed(module, choices, {}), call._replace(args=args))
+                yield condition, self._value(derive(module, choices), call._replace(args=args))
             else:
                 yield condition, self._value(module, call)
 

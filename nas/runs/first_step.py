@@ -11,7 +11,7 @@ from nas.io.rng import keyed_generator
 from nas.relaxations import Sampler
 from nas.supernet.structure import find_rows
 from nas.supernet.supernet import Supernet
-from nas.supernet.width import noting_widths
+from nas.supernet.width import noting_numbers
 from nas.training.search_module import SearchModule
 
 
@@ -22,7 +22,7 @@ def after_a_step(module: SearchModule, inputs: Any, target: Any) -> Supernet:
     Raises:
         ValueError: The forward pass does not use a choice, or no layer uses a width.
     """
-    with noting_widths() as made:
+    with noting_numbers() as made:
         network = module.space.network("search")
     supernet = Supernet(network).to(module.supernet.alpha).train()
     if lost := [name for name in made if name not in supernet.choices]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -28,7 +28,7 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Context:
-    """The data that one forward of a supernet passes to the choices inside it."""
+    """The data that one forward of a supernet passes to the choices inside it. `decided` has labels that an outer layer runs with."""
 
     rows: Mapping[str, int]
     op_weights: Tensor
@@ -38,6 +38,7 @@ class Context:
     fused: Fused | None = None
     unit_weights: bool = False
     used: set[str] | None = None
+    decided: Mapping[str, str] = field(default_factory=dict)
 
 
 _CONTEXT: ContextVar[Context | None] = ContextVar("nas_context", default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from nas.supernet.candidates import keep_input
 from nas.supernet.gate import LABELS, Factory, gate_names, kept_elements, plain
 
 Candidates = Mapping[str, nn.Module | Callable[[], nn.Module]]
+Number = TypeVar("Number", int, float)
 
 _SCOPE: ContextVar[tuple[str, ...]] = ContextVar("nas_scope", default=())
 
@@ -77,13 +78,13 @@ class Build:
         self.made.append((name, module))
         return module
 
-    def width(self, name: str, sizes: Sequence[int], shared: bool) -> int:
-        """The chosen size."""
-        label = self.value(name, [str(size) for size in sizes], shared)
+    def number(self, name: str, numbers: Mapping[str, Number], shared: bool) -> Number:
+        """The chosen number; `numbers` maps labels to numbers, the largest last."""
+        label = self.value(name, numbers, shared)
         if isinstance(label, _Unmade):
-            return max(sizes)
+            return list(numbers.values())[-1]
         self.made.append((name, nn.Identity()))  # the module is in no network, so nothing can drop it
-        return int(label)
+        return numbers[label]
 
     def _drop(self, candidate: nn.Module) -> None:
         """Forgets choices inside a candidate that was built but not chosen."""

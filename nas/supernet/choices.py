@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from nas.supernet.gate import DROP, KEEP, Gate
 from nas.supernet.input_choice import InputChoice, check_inputs
 from nas.supernet.mixed_op import MixedOp
 from nas.supernet.repeat import Repeat, check_counts
+from nas.supernet.value import check_numbers, make_value
 from nas.supernet.width import check_sizes, make_width
 
 
@@ -179,8 +180,36 @@ def width(name: str, sizes: Sequence[int], *, shared: bool = False) -> int:
     numbers = check_sizes(name, sizes)
     build = present_build()
     if build is not None:
-        return build.width(name, numbers, shared)
+        return build.number(name, {str(size): size for size in numbers}, shared)
     return make_width(name, numbers, shared)
+
+
+def value(name: str, numbers: Sequence[float], *, shared: bool = False) -> Any:
+    """A choice of a number of one layer: a kernel size, a dilation, a stride, a number of heads, a rate.
+
+    ``nn.Conv1d(16, 16, nas.value("kernel", (3, 5, 7)), dilation=nas.value("dilation", (1, 2, 4)), padding="same")`` has two independent
+    choices, and nine combinations. While searching, the number is the largest one, and the layer computes the op-weighted sum of its
+    outputs for all combinations; the op weight of a combination is the product of its labels' op weights. The layer's weights are shared:
+    a smaller kernel is the center of the largest one. Kernel sizes of a convolution cost one convolution with a mask on its kernel. Under
+    :func:`architecture`, the number is the chosen one.
+
+    Arithmetic gives a number for each combination, so that ``padding=d * (k - 1) // 2`` fits `d` and `k`. The outputs of all combinations
+    must have one shape. A value works in any layer of ``torch.nn`` or of your own that stores it and reads it in its forward, if the shapes
+    of its weights do not depend on it; for numbers of channels, there is :func:`width`. A layer that stores a value of a layer inside runs
+    once for each number.
+
+    Args:
+        name: Unique in the network, after the enclosing :func:`scope` prefixes.
+        numbers: Numbers to choose from, at least two; their texts are the labels.
+        shared: Several values of this name are one decision.
+
+    Raises:
+        ValueError: A bad name, bad numbers, or a genotype that does not fit.
+    """
+    name = scoped(name)
+    labels = check_numbers(name, numbers)
+    build = present_build()
+    return make_value(name, labels, shared) if build is None else build.number(name, labels, shared)
 
 
 def searching() -> bool:

@@ -19,7 +19,7 @@ from nas.supernet.fused.folding import has_hooks
 from nas.supernet.fused.mixture import Fused, Outputs
 from nas.supernet.modules import copied, eval_mode
 from nas.supernet.sampling import checkpoint, repeatable
-from nas.supernet.trees import form_of, mix_trees, odd_leaf
+from nas.supernet.trees import difference, form_of, mix_trees, odd_leaf, versions_of
 
 
 class MixedOp(CandidateChoice):
@@ -157,17 +157,13 @@ class MixedOp(CandidateChoice):
         self._check_forms({self._label(k): form_of(output) for k, output in zip(indices, outputs, strict=True)})
 
     def _check_forms(self, forms: Mapping[str, Any]) -> None:
-        first = next(iter(forms.values()), None)
-        if all(form == first for form in forms.values()):
-            return
-        text = ", ".join(f"{label}: {form}" for label, form in forms.items())
-        shapes = all(isinstance(form, tuple) and all(isinstance(size, int) for size in form) for form in forms.values())
-        kind, cure = (
-            ("shape", "nas.Projection gives them a common shape")
-            if shapes
-            else ("form", "nas.First takes the first of several")
-        )
-        raise ValueError(f"choice {self.name!r}: candidate outputs differ in {kind} ({text}); {cure}")
+        if (found := difference(forms)) is not None:
+            kind, text = found
+            cures = {
+                "shape": "nas.Projection gives them a common shape",
+                "form": "nas.First takes the first of several",
+            }
+            raise ValueError(f"choice {self.name!r}: candidate outputs differ in {kind} ({text}); {cures[kind]}")
 
     def _label(self, indices: int | list[int]) -> str:
         """The label of a candidate, or of the first of several merged candidates."""
@@ -220,14 +216,6 @@ def _columns(weights: Tensor, size: int, active: list[int] | None) -> Tensor:
     if len(active) == 1:
         return weights[..., active[0] : active[0] + 1]
     return weights[..., active]
-
-
-def versions_of(item: Any) -> list[int]:
-    """The version counters of all tensors in tuples, lists and dicts, except inference tensors, which have no counter."""
-    if torch.compiler.is_compiling():
-        return []
-    tensors = [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]
-    return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def mixed_sum(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.supernet.base import context_of
+from nas.supernet.valued_layer import CalledAsLayer, mix_values, variant
 from nas.supernet.width import Width, widths_of
 
 # layer -> attribute that holds a width -> tensor -> the dimension with this width
@@ -32,27 +33,31 @@ _READS = ("in_features", "in_channels")
 
 
 def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-    """A copy of a module with its own widths chosen: plain numbers, and weights cut to their first channels.
+    """A copy of a module with plain numbers for its own widths and values.
 
-    `copies` is the memo of ``copy.deepcopy``; it has the copies of inner modules already. Raises ValueError for layers that cannot be cut.
+    Weights are cut to their first channels, and kernels to their center. `copies` is the memo of ``copy.deepcopy``; it has the copies of
+    inner modules already. Raises ValueError for layers that cannot be cut.
     """
     made = {key: (width, width.size(choices[width.name])) for key, width in widths_of(module).items()}
-    axes = _axes(module, list(made))
-    small = copy.copy(module)
+    axes = _axes(module, list(made)) if made else {}
+    chosen = variant(module, choices)
+    chosen._forward_pre_hooks = type(module._forward_pre_hooks)(
+        {k: hook for k, hook in module._forward_pre_hooks.items() if not isinstance(hook, (MaskInput, CalledAsLayer))}
+    )
+    small = copy.copy(chosen)
     small.__dict__ = {
         key: value if key in ("_parameters", "_buffers") or key in made else copy.deepcopy(value, copies)
-        for key, value in module.__dict__.items()
+        for key, value in vars(chosen).items()
     }
-    small._parameters, small._buffers = dict(module._parameters), dict(module._buffers)
-    small._forward_pre_hooks = type(module._forward_pre_hooks)(
-        {k: hook for k, hook in small._forward_pre_hooks.items() if not isinstance(hook, MaskInput)}
-    )
     for key, (_, size) in made.items():
         setattr(small, key, size)
-    for tensors in (small._parameters, small._buffers):
-        for name, tensor in list(tensors.items()):
-            if tensor is not None:
-                tensors[name] = _cut(tensor, axes.get(name, {}), made)  # type: ignore[assignment]
+    small._buffers = {key: _cut(tensor, axes.get(key, {}), made) for key, tensor in chosen._buffers.items()}
+    small._parameters = {
+        key: None
+        if old is None
+        else nn.Parameter(_cut(chosen._parameters[key], axes.get(key, {}), made), old.requires_grad)  # type: ignore[arg-type]
+        for key, old in module._parameters.items()
+    }
     return small
 
 
@@ -102,12 +107,13 @@ def _axes(module: nn.Module, keys: Sequence[str]) -> dict[str, dict[int, str]]:
     return axes
 
 
-def _cut(tensor: Tensor, axes: Mapping[int, str], made: Mapping[str, tuple[Width, int]]) -> Tensor:
+def _cut(tensor: Tensor | None, axes: Mapping[int, str], made: Mapping[str, tuple[Width, int]]) -> Tensor | None:
+    if tensor is None:
+        return None
     cut = tensor.detach()
     for dim, key in axes.items():
         cut = cut.narrow(dim, 0, made[key][1])
-    cut = cut.clone()
-    return nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
+    return cut.clone()
 
 
 class MaskInput:
@@ -143,8 +149,12 @@ def _made_steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype
     return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device, dtype)
 
 
-def mask_readers(network: nn.Module) -> None:
-    """Adds a :class:`MaskInput` hook to the layers that read a width and have none; raises ValueError for layers that cannot be cut."""
+def prepare_layers(network: nn.Module) -> None:
+    """Prepares the layers that hold widths or values for a search; raises ValueError for layers that cannot hold them.
+
+    Layers that read a width get a :class:`MaskInput` hook, unless they have one.
+    """
+    mix_values(network)
     for module in network.modules():
         if widths := widths_of(module):
             _axes(module, list(widths))

@@ -7,14 +7,18 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from nas.supernet.base import ChoiceModule
-from nas.supernet.width import WidthRow, widths_of
+from nas.supernet.value import values_of
+from nas.supernet.width import NumberRow, widths_of
 
 
 def decisions(module: nn.Module) -> list[ChoiceModule]:
-    """The choices that a module itself is or holds: the module, or its widths."""
-    if isinstance(module, ChoiceModule):
-        return [module]
-    return [WidthRow(width) for width in widths_of(module).values()]
+    """The choices that a module itself is or holds: the module, or its widths and values."""
+    return [module] if isinstance(module, ChoiceModule) else held_by(module)
+
+
+def held_by(module: nn.Module) -> list[ChoiceModule]:
+    """The choices of the widths and values that a module itself holds."""
+    return [*map(NumberRow, widths_of(module).values()), *map(NumberRow, values_of(module))]
 
 
 def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:

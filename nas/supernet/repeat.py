@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from nas.ops import mix
 from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
 from nas.supernet.candidates import keep_input
-from nas.supernet.mixed_op import versions_of
 from nas.supernet.modules import copied
 from nas.supernet.sampling import checkpoint
+from nas.supernet.trees import versions_of
 
 
 class Repeat(ChoiceModule):

@@ -21,7 +21,7 @@ from nas.supernet.fused.mixture import Fused, Plan
 from nas.supernet.input_rows import InputRows
 from nas.supernet.mixed_op import MixedOp
 from nas.supernet.modules import check_network
-from nas.supernet.narrowing import mask_readers
+from nas.supernet.narrowing import prepare_layers
 from nas.supernet.selection import equal_shares, on_path, selected
 from nas.supernet.state import check_choices, encoded
 from nas.supernet.structure import (
@@ -75,7 +75,7 @@ class Supernet(nn.Module):
         self.fold_weights = fold_weights
         self._mixed_ops = [module for module in network.modules() if isinstance(module, MixedOp)]
         places = find_rows(network)
-        mask_readers(network)
+        prepare_layers(network)
         self.choices = {name: place.rows()[name] for name, place in places.items()}
         self.frozen = frozenset(name for name, place in places.items() if not place.learned)
         self._rows = {name: row for row, name in enumerate(self.choices)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -27,6 +28,15 @@ def odd_leaf(output: Any) -> Any:
     return next((leaf for leaf in tree_leaves(output) if not isinstance(leaf, (Tensor, *_PLAIN))), None)
 
 
+def difference(forms: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Whether forms of outputs, by label, differ in "shape" or in "form", and a text of all; None if they are equal."""
+    first = next(iter(forms.values()), None)
+    if all(form == first for form in forms.values()):
+        return None
+    shapes = all(isinstance(form, tuple) and all(isinstance(size, int) for size in form) for form in forms.values())
+    return "shape" if shapes else "form", ", ".join(f"{label}: {form}" for label, form in forms.items())
+
+
 def mix_trees(outputs: Sequence[Any], weights: Tensor) -> Any:
     """The op-weighted sum of each tensor in outputs of equal form; other parts are equal."""
     flat = [tree_flatten(output) for output in outputs]
@@ -35,3 +45,11 @@ def mix_trees(outputs: Sequence[Any], weights: Tensor) -> Any:
         for column in zip(*(leaves for leaves, _ in flat), strict=True)
     ]
     return tree_unflatten(leaves, flat[0][1])
+
+
+def versions_of(item: Any) -> list[int]:
+    """The version counters of all tensors in tuples, lists and dicts, except inference tensors, which have no counter."""
+    if torch.compiler.is_compiling():
+        return []
+    tensors = [leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -40,6 +40,8 @@ class Width(int):
         return width
 
     def _with(self, sizes: Sequence[int]) -> Width:
+        if any(type(size) is not int for size in sizes):
+            raise ValueError(f"width {self.name!r} can be combined with plain whole numbers only, not with nas.value")
         if min(sizes) < 1:
             raise ValueError(f"width {self.name!r} would become {list(sizes)}; sizes must stay at least 1")
         return Width(self.name, self.labels, sizes, self.origin, self.shared)
@@ -102,37 +104,47 @@ class Width(int):
         return self.sizes[self.labels.index(label)]
 
 
-class WidthRow(ChoiceModule):
-    """The choice module of a width. It is not part of a network; it represents the width in all layers that hold it."""
+class NumberChoice(NamedTuple):
+    """The choice of a number that layers hold; choices of the same origin are one decision."""
+
+    name: str
+    labels: tuple[str, ...]
+    shared: bool
+    origin: object
+
+
+class NumberRow(ChoiceModule):
+    """The choice module of a number. It is not part of a network; it represents the number in all layers that hold it."""
 
     cuts = True
 
-    def __init__(self, width: Width) -> None:
-        """Stores the width."""
+    def __init__(self, number: Width | NumberChoice) -> None:
+        """Stores the parts of a width, or of a choice of a value."""
         super().__init__()
-        self.width = width
-        self.shared = width.shared
-        self.origin = width.origin
+        self.name = number.name
+        self.labels = number.labels
+        self.shared = number.shared
+        self.origin = number.origin
 
     def rows(self) -> dict[str, tuple[str, ...]]:
-        return {self.width.name: self.width.labels}
+        return {self.name: self.labels}
 
     def first(self, name: str) -> str:
-        return self.width.labels[-1]
+        return self.labels[-1]
 
     def parts(self) -> Iterator[tuple[Condition, nn.Module]]:
         yield from ()
 
     def derived(self, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-        raise AssertionError("a width is derived with its layers")
+        raise AssertionError("a number is derived with its layers")
 
 
-_MADE: ContextVar[list[str] | None] = ContextVar("nas_widths_made", default=None)
+_MADE: ContextVar[list[str] | None] = ContextVar("nas_numbers_made", default=None)
 
 
 @contextmanager
-def noting_widths() -> Iterator[list[str]]:
-    """Collects the names of widths that are made inside the block, to find widths that arithmetic turned into plain numbers."""
+def noting_numbers() -> Iterator[list[str]]:
+    """Collects the names of widths and values that are made inside the block, to find those that reach no layer."""
     made: list[str] = []
     token = _MADE.set(made)
     try:
@@ -141,11 +153,16 @@ def noting_widths() -> Iterator[list[str]]:
         _MADE.reset(token)
 
 
+def note_made(name: str) -> None:
+    """Tells :func:`noting_numbers` of a width or value."""
+    if (made := _MADE.get()) is not None:
+        made.append(name)
+
+
 def make_width(name: str, sizes: Sequence[int], shared: bool) -> Width:
     """The width of :func:`nas.width` while searching."""
     sizes = check_sizes(name, sizes)
-    if (made := _MADE.get()) is not None:
-        made.append(name)
+    note_made(name)
     return Width(name, [str(size) for size in sizes], sizes, object(), shared)
 
 

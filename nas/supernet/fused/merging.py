@@ -51,10 +51,13 @@ def family(layer: nn.Module) -> tuple[object, ...] | None:
 
     Such convolutions have the same channels, groups and stride. Their zero padding keeps the input size, up to the stride.
     """
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.padding_mode != "zeros":
         return None
     reach = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
-    if any(2 * int(p) != r for p, r in zip(layer.padding, reach, strict=True)):
+    if layer.padding == "same":
+        if any(r % 2 for r in reach):
+            return None
+    elif isinstance(layer.padding, str) or any(2 * int(p) != r for p, r in zip(layer.padding, reach, strict=True)):
         return None
     return type(layer), layer.in_channels, layer.out_channels, layer.groups, layer.stride
 

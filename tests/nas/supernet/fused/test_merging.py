@@ -98,6 +98,7 @@ def test_what_is_merged_and_what_is_not():
         "nested kernels": [dense(1, 1), dense(3, 1), dense(5, 1)],
         "equal": [dense(3, 1), dense(3, 1)],
         "strided": [dense(3, 1, stride=2), dense(5, 1, stride=2)],
+        "padding by name": [partial(nn.Conv2d, 4, 4, size, padding="same") for size in (1, 3, 5)],
     }
     for name, ops in merge.items():
         network = nas.choice("op", {str(i): op for i, op in enumerate(ops)})
@@ -111,7 +112,8 @@ def test_what_is_merged_and_what_is_not():
     }
     for name, ops in apart.items():
         assert len(outputs_of(nas.choice("op", {str(i): op for i, op in enumerate(ops)}), x)) == 2, name
-    assert family(nn.Conv2d(4, 4, 3, padding=2)) is None and family(nn.Conv2d(4, 4, 3, padding="same")) is None
+    assert family(nn.Conv2d(4, 4, 3, padding=2)) is None and family(nn.Conv2d(4, 4, 3, padding="valid")) is None
+    assert family(nn.Conv2d(4, 4, 2, padding="same")) is None, "an even kernel has no center"
     assert family(nn.Conv2d(4, 4, (1, 3), padding=(0, 1))) == family(nn.Conv2d(4, 4, 3, padding=1))
     assert family(nn.ConvTranspose2d(4, 4, 3, padding=1)) is None and family(nn.Linear(4, 4)) is None
 
