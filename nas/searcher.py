@@ -26,7 +26,7 @@ from nas.runs.own.folder import OwnRun
 from nas.runs.own.network import described, space_of
 from nas.supernet.base import present_context
 from nas.supernet.network_space import NetworkSpace
-from nas.supernet.running import around_calls, running, without_hooks
+from nas.supernet.running import around_calls, one_call, running, without_hooks
 from nas.supernet.supernet import Supernet
 from nas.tau import Exponential, TauSchedule
 from nas.training import arch_statistics
@@ -131,13 +131,9 @@ class Searcher:
                 cost={target.name: {"max": target.max} for target in self.costs.targets},
             )
             self.run = OwnRun(out, values)
+        terms = [*regularizers, self.costs]
         sampling = Sampling(
-            supernet=self.supernet,
-            relaxation=self.relaxation,
-            tau=self.tau,
-            regularizers=[*regularizers, self.costs],
-            warmup_paths=warmup_paths,
-            seed=seed,
+            self.supernet, self.relaxation, self.tau, regularizers=terms, warmup_paths=warmup_paths, seed=seed
         )
         self._arch = ArchTrainer(sampling, self.bilevel, arch_optimizer, arch_schedule, num_steps, warmup_steps)
         self._arch_losses: list[Tensor] = []
@@ -201,17 +197,21 @@ class Searcher:
 
         It is within the limits as soon as their costs are known. Calls of the whole network in eval mode do so outside of a block too.
         """
+        with running(self.supernet, self._most_probable()):
+            yield
+
+    def _most_probable(self) -> OpWeights:
         alpha = self.supernet.alpha
         key = (alpha._version, alpha.device, float(self.supernet.distribution.temperature), bool(self.costs.tables))
         if self._mode is None or self._mode[0] != key:
             self._mode = key, self.supernet.one_hot(Argmax().genotype(self.searched), run_all=False)
-        with running(self.supernet, self._mode[1]):
-            yield
+        return self._mode[1]
 
     def _if_alone(self) -> AbstractContextManager[None]:
         """The block of a call of the network: validation outside of all blocks, as in the code of the user."""
-        alone = present_context() is None and not self.network.training
-        return self.most_probable() if alone else nullcontext()
+        if present_context() is not None or self.network.training:
+            return nullcontext()
+        return one_call(self.supernet, self._most_probable())
 
     @property
     def genotype(self) -> Genotype:

@@ -24,18 +24,24 @@ def running(supernet: Supernet, op_weights: OpWeights) -> Iterator[None]:
     Raises:
         ValueError: The network is compiled: a compiled graph would keep the op weights of its first call.
     """
-    network = supernet.network
-    if any(module._compiled_call_impl is not None for module in network.modules()):
-        raise ValueError(
-            "the network is compiled; compile it after the search, or search with nas.SearchModule(compile=...)"
-        )
-    handles = around_calls(network, lambda: _one_call(supernet, op_weights))
+    _refuse_compiled(supernet.network)
+    handles = around_calls(supernet.network, lambda: _one_call(supernet, op_weights))
     try:
         with active_context(supernet.context(op_weights, is_fast=False)):
             yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def one_call(supernet: Supernet, op_weights: OpWeights) -> AbstractContextManager[None]:
+    """A block for one call of the whole network with `op_weights`. A hook may enter it: the hooks of the network stay the same.
+
+    Raises:
+        ValueError: As :func:`running`.
+    """
+    _refuse_compiled(supernet.network)
+    return _one_call(supernet, op_weights)
 
 
 def without_hooks(network: nn.Module) -> nn.Module:
@@ -95,3 +101,10 @@ def _one_call(supernet: Supernet, op_weights: OpWeights) -> Iterator[None]:
         yield
     if context.fused is not None:
         count_batches(context.fused.tracked)
+
+
+def _refuse_compiled(network: nn.Module) -> None:
+    if any(module._compiled_call_impl is not None for module in network.modules()):
+        raise ValueError(
+            "the network is compiled; compile it after the search, or search with nas.SearchModule(compile=...)"
+        )

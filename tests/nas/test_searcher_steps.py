@@ -194,6 +194,24 @@ def test_batch_norms_count_every_call_of_the_network():
     assert [int(counter) for counter in counters] == [3, 3]
 
 
+def test_an_error_in_a_call_ends_the_block_of_that_call():
+    searcher, loss = make()
+    searcher.network.eval()
+    with pytest.raises(TypeError):
+        searcher.network(None)
+    with pytest.raises(RuntimeError, match="outside a supernet"):
+        searcher.network.value(torch.ones(1))
+    assert float(loss()) == pytest.approx(VALUES[START.argmax()].item())
+
+
+def test_validation_refuses_a_compiled_network():
+    searcher, loss = make()
+    searcher.network.eval()
+    searcher.network.value.compile()
+    with pytest.raises(ValueError, match="the network is compiled"):
+        loss()
+
+
 def test_a_step_around_trains_alpha_on_the_next_batch_and_then_the_weights():
     searcher, loss = make()
     seen = []
