@@ -34,7 +34,9 @@ class Module(pl.LightningModule):
         self.accuracy(logits, y)
         self.area(logits, y)
         self.log_dict({"accuracy": self.accuracy, "area": self.area}, on_step=False, on_epoch=True)
-        return {"loss": F.cross_entropy(logits, y), "logits": logits.detach(), "y": y}
+        loss = F.cross_entropy(logits, y)
+        self.log("train_loss", loss)
+        return {"loss": loss, "logits": logits.detach(), "y": y}
 
     def validation_step(self, batch):
         self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
@@ -113,6 +115,7 @@ def test_batches_of_alpha_pass_the_hooks_and_the_precision_of_the_trainer(precis
 def test_the_headline_of_a_run_is_a_metric_of_the_validation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = fit(Module(), SearchCallback(out="run"))
+    assert next(iter(trainer.callback_metrics)) == "train_loss"
     metric = nas.Run("run").summary["metric"]
     assert (metric["name"], metric["value"]) == ("val_loss", pytest.approx(float(trainer.callback_metrics["val_loss"])))
 
