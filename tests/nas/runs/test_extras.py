@@ -33,7 +33,9 @@ def rows_of(path):
 
 def test_callbacks_and_loggers_see_the_metrics_and_are_made_for_trainings_alone(config, tmp_path):
     logger = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}}
-    config["trainer"] |= {"callbacks": [STOP], "logger": [logger]}
+    folder = {"save_dir": str(tmp_path), "name": "board", "version": ""}
+    board = {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": folder}
+    config["trainer"] |= {"callbacks": [STOP], "logger": [logger, board]}
     run = nas.search(config, out="run")
     ours = rows_of("run/metrics.csv")
     assert len(ours) == 3  # alpha has no loss in the warm-up epoch; the one after the next is no better by 10
@@ -45,6 +47,8 @@ def test_callbacks_and_loggers_see_the_metrics_and_are_made_for_trainings_alone(
         )
     scalars = EventAccumulator("run").Reload().Scalars("search/tau")
     assert [event.step for event in scalars] == [int(row["step"]) for row in ours]  # once each
+    added = EventAccumulator("board").Reload().Scalars("search/tau")
+    assert [event.value for event in added] == pytest.approx([float(row["search/tau"]) for row in ours])  # once each
     run.evaluate(), run.derive()
     assert len(list((tmp_path / "csv").rglob("metrics.csv"))) == 1
 
