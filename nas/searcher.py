@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
 from nas.alpha import Alpha
@@ -36,8 +37,6 @@ from nas.training.sampling import Sampling
 from nas.training.schedules import OptimizerFactory
 
 ADAM = partial(Adam, lr=0.03, betas=(0.5, 0.999))
-NUM_ROWS = 100
-"""Number of rows that a search writes to its run folder."""
 
 
 class Searcher:
@@ -98,12 +97,12 @@ class Searcher:
         made_by: NetworkSpace | None = None,
     ) -> None:
         if not 0 <= warmup_steps < num_steps:
-            raise ValueError(
-                f"warmup_steps must lie in 0 ... num_steps - 1, got {warmup_steps} of {num_steps}, so alpha would never be trained"
-            )
+            raise ValueError(f"warmup_steps must lie in [0, {num_steps}): {warmup_steps} would never train alpha")
         if log_every is not None and log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
         self.network = network if isinstance(network, nn.Module) else network()
+        if isinstance(self.network, DistributedDataParallel):
+            raise ValueError("give nas.Searcher the network inside DistributedDataParallel; the loop calls the wrapper")
         self.supernet = Supernet(self.network, distribution=alpha)
         if not self.supernet.choices:
             raise ValueError(f"{type(self.network).__name__} has no choices: put nas.choice or another choice into it")
@@ -113,7 +112,7 @@ class Searcher:
         if not isinstance(self.bilevel, Alternating):
             raise ValueError(f"{type(self.bilevel).__name__} trains the weights too; use FirstOrder or ScoreFunction")
         self.num_steps, self.warmup_steps, self.seed = num_steps, warmup_steps, seed
-        self.log_every = max(1, num_steps // NUM_ROWS) if log_every is None else log_every
+        self.log_every = max(1, num_steps // 100) if log_every is None else log_every
         self.row: dict[str, float | None] = {}
         self.costs = OwnCosts(limits or {}, inputs)
         self.run: OwnRun | None = None
@@ -161,7 +160,7 @@ class Searcher:
             *batch: Arguments of `loss`.
 
         Returns:
-            The loss; None during the warm-up.
+            The loss, a mean over all processes; None during the warm-up.
 
         Raises:
             FloatingPointError: The loss is not finite.

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset
 
 from nas.io.rng import derive_seed, keyed_generator, seed_global_generators, untouched_rng
@@ -45,6 +46,7 @@ class ArchBatches:
         while True:
             with untouched_rng():  # a loader draws its order when its iterator is made
                 seed_global_generators(derive_seed(self.seed, "arch data", number))
+                _set_sampler_epoch(self.loader, number)
                 batches = iter(self.loader)
             empty = True
             for batch in islice(batches, first, None):

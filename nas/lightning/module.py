@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.connectors.data_connector import _is_dataloader_shuffled
+from pytorch_lightning.trainer.states import RunningStage
 from torch import nn
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from nas.supernet.base import ChoiceModule
@@ -67,12 +70,24 @@ def lengths(trainer: pl.Trainer) -> tuple[int, int]:
     return min(ends) if per_epoch == float("inf") else int(per_epoch), min(ends)
 
 
-def first_loader(data: Any) -> Any:
-    """The first loader of the validation loaders of a Trainer."""
-    data = getattr(data, "iterables", data)  # of a CombinedLoader
-    if isinstance(data, Mapping):
-        data = list(data.values())
-    return data[0] if isinstance(data, (list, tuple)) else data
+def arch_loader(trainer: pl.Trainer, data: Any) -> Any:
+    """The batches that train alpha: `data`, or the first validation loader. Under ``ddp`` each process reads its part.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    if data is None:
+        data = trainer.val_dataloaders
+        if data is None:
+            raise ValueError(
+                "SearchCallback needs arch_data, batches that train alpha: the Trainer has no validation loader to take them from"
+            )
+        data = getattr(data, "iterables", data)  # of a CombinedLoader
+        if isinstance(data, Mapping):
+            data = list(data.values())
+        return data[0] if isinstance(data, (list, tuple)) else data
+    shuffle = isinstance(data, DataLoader) and _is_dataloader_shuffled(data)
+    return trainer._data_connector._prepare_dataloader(data, shuffle=shuffle, mode=RunningStage.VALIDATING)
 
 
 def training_step(module: pl.LightningModule, batch: Any, batch_idx: int) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from nas.genotype import Genotype
 from nas.io.distributed import average, num_processes, process_rank
 from nas.io.rng import derive_seed, seed_global_generators
 from nas.lightning.arch_batches import ArchBatches
-from nas.lightning.module import first_loader, lengths, network_of, on_device, quiet, training_step, using
+from nas.lightning.module import arch_loader, lengths, network_of, on_device, quiet, training_step, using
 from nas.runs.own.network import space_of
 from nas.searcher import Searcher
 
@@ -44,7 +45,7 @@ class SearchCallback(Callback):
         network: Name of the attribute of the module that holds the network with its choices; None: the attribute that holds all choices,
             or else the module itself.
         arch_data: Batches that train alpha, like those of the training loader; None: the validation loader. :func:`split_loader` makes two
-            loaders of one.
+            loaders of one. Under ``ddp`` each process reads its part of a loader.
         arch_loss: Computes the loss of alpha from the module and a batch; None: ``training_step``; manual optimization needs it.
         warmup_epochs: Number of epochs at the start in which alpha is frozen.
         seed: Seed of the search and of the random generators.
@@ -89,7 +90,9 @@ class SearchCallback(Callback):
     def genotype(self) -> Genotype:
         """The most probable architecture within the limits."""
         if self.searcher is None:
-            raise ValueError("SearchCallback has not searched yet: pass it to a Trainer and call fit")
+            raise ValueError(
+                "SearchCallback has not searched yet: call fit of its Trainer; under ddp_spawn, read the run folder"
+            )
         return self.searcher.genotype
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -102,6 +105,8 @@ class SearchCallback(Callback):
                 "SearchCallback cannot search under StochasticWeightAveraging, whose batch norms would mix architectures; use it when you "
                 "train the found network"
             )
+        if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
+            raise ValueError(f"SearchCallback cannot search under {type(trainer.strategy).__name__}; use ddp")
         if str(trainer.precision).startswith("16"):
             raise ValueError(
                 f"SearchCallback cannot scale the gradient of alpha under precision {trainer.precision}; use bf16-mixed"
@@ -137,13 +142,7 @@ class SearchCallback(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.searcher is not None
-        data = self.arch_data if self.arch_data is not None else trainer.val_dataloaders
-        if data is None:
-            raise ValueError(
-                "SearchCallback needs arch_data, batches that train alpha: the Trainer has no validation loader to take them from"
-            )
-        if self.arch_data is None:
-            data = first_loader(data)
+        data = arch_loader(trainer, self.arch_data)
         train = trainer.train_dataloader
         if data is train or getattr(data, "dataset", data) is getattr(train, "dataset", None):
             warnings.warn(

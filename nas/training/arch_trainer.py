@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.bilevel import Alternating
-from nas.io.distributed import process_rank
+from nas.io.distributed import average, process_rank
 from nas.io.errors import describe
 from nas.training.loop_step import LoopStep
 from nas.training.lr_schedules import LRSchedule
@@ -70,14 +70,16 @@ class ArchTrainer:
         self._version = alpha._version
 
     def step(self, loss: Callable[[], Tensor]) -> Tensor:
-        """A step of alpha; returns the loss."""
+        """A step of alpha; returns the loss, a mean over all processes."""
         step = LoopStep(self.sampling, self._schedules, self.moment, self._num_since, loss)
         self.bilevel.arch_step(step)
         supernet = self.sampling.supernet
         self._num_since, self._version = self._num_since + 1, supernet.alpha._version
         if self.bilevel.draws_at_tau:
             supernet.distribution.temperature.copy_(step.tau.detach())
-        return step.mean_loss
+        mean = step.mean_loss
+        average([mean])
+        return mean
 
     def advance(self) -> None:
         """Counts a step of the weights."""

@@ -230,7 +230,7 @@ def test_networks_are_called_by_keyword_and_return_what_they_like():
     ("options", "message"),
     [
         ({"num_steps": 0}, "warmup_steps must lie in"),
-        ({"warmup_steps": STEPS}, "alpha would never be trained"),
+        ({"warmup_steps": STEPS}, "12 would never train alpha"),
         ({"bilevel": Joint()}, "Joint trains the weights too"),
         ({"limits": {"speed": 3}}, "unknown cost 'speed'"),
         ({"log_every": 0}, "log_every must be at least 1"),

@@ -16,6 +16,7 @@ from nas.costs.limits import Limit, most_probable
 from nas.costs.table import CostTable
 from nas.costs.tabulate import CostModel
 from nas.evaluation import first_samples
+from nas.io.distributed import gathered
 from nas.io.errors import UsageError
 from nas.io.rng import untouched_rng
 from nas.regularizers import ArchState, Regularizer
@@ -134,7 +135,7 @@ class OwnCosts(Regularizer):
             model = CostModel(Supernet(network).to(device), inputs)
             costs = {target.name: target.function for target in self.targets}
             tables = tabulated(model, costs, device, measure=True, where="limits")
-        self._use(supernet, tables)
+        self._use(supernet, gathered(tables)[0])  # each process measures other latencies
 
     def called(self, network: nn.Module) -> tuple[nn.Module, tuple[Any, ...]]:
         """A network that takes its arguments by position, and its arguments for one sample."""

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.strategies import ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -484,6 +485,9 @@ def test_bad_trainers_are_refused_in_one_line(module, tmp_path):
     search = SearchCallback()
     with pytest.raises(ValueError, match="StochasticWeightAveraging"):
         fit(module(), search, StochasticWeightAveraging(0.1))
+    sharded = pl.Trainer(accelerator="cpu", strategy=ModelParallelStrategy(), logger=False)
+    with pytest.raises(ValueError, match="cannot search under ModelParallelStrategy; use ddp"):
+        search.setup(sharded, module(), "fit")
     with pytest.raises(ValueError, match="under precision 16-true; use bf16-mixed"):
         fit(module(), search, precision="16-true")
     with pytest.raises(ValueError, match="max_epochs or max_steps"):
