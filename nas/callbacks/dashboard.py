@@ -22,11 +22,15 @@ from nas.drawing import draw_architecture, draw_heat_map, draw_most_probable, dr
 from nas.genotype import Genotype
 from nas.io.csv_file import read_columns
 from nas.io.errors import describe
+from nas.supernet.search_space import SearchSpace
+from nas.supernet.supernet import Supernet
 from nas.training.cost_penalty import CostPenalty
 from nas.training.search_module import SearchModule
 
 HEAT_MAP, ARCHITECTURE = "search/probabilities", "search/architecture"
 MOST_PROBABLE, SCORES = "search/most_probable", "search/scores"
+ADDED = ("gap/supernet", "gap/derived", "system/batches_per_second", "system/peak_memory_gb", "system/seconds")
+"""Tags of scalars that callbacks add to those of the module."""
 
 Gap = Callable[[SearchModule, Genotype], Mapping[str, float]]
 
@@ -60,8 +64,10 @@ class Dashboard(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.num_batches_done == 0:
+            scalars = pl_module.scalars()
+            costs = [f"{tag}/{kind}" for tag in scalars if tag.startswith("cost/") for kind in ("derived", "limit")]
             for writer in writers(trainer):
-                writer.add_custom_scalars(custom_scalars(pl_module.scalars()))
+                writer.add_custom_scalars(custom_scalars([*scalars, *costs, *ADDED]))
                 writer.flush()
 
     @torch.no_grad()
@@ -91,14 +97,20 @@ class Dashboard(Callback):
         return (epoch + 1) * self.num_images // num_epochs > epoch * self.num_images // num_epochs
 
     def _figures(self, module: SearchModule, genotype: Genotype) -> Iterator[tuple[str, Figure]]:
-        history = probability_history(read_columns(self.metrics_csv, "choice/"), module.supernet.choices)
-        yield HEAT_MAP, draw_heat_map(history)
         known = replace(genotype, probabilities=module.supernet.probabilities(module.relaxation))
-        yield ARCHITECTURE, draw_architecture(known, module.space.cells(genotype.choices))
+        yield from search_figures(self.metrics_csv, module.supernet, known, module.space)
         if self.moments:
             yield MOST_PROBABLE, draw_most_probable(self.moments)
         if scored := [entry._asdict() for entry in module.scores.found.values()]:
             yield SCORES, draw_scores(scored, {"most probable": genotype.choices})
+
+
+def search_figures(
+    metrics_csv: Path, supernet: Supernet, genotype: Genotype, space: SearchSpace
+) -> Iterator[tuple[str, Figure]]:
+    """The pictures of every search, by their tags: the probabilities over time, and the architecture."""
+    yield HEAT_MAP, draw_heat_map(probability_history(read_columns(metrics_csv, "choice/"), supernet.choices))
+    yield ARCHITECTURE, draw_architecture(genotype, space.cells(genotype.choices))
 
 
 def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:

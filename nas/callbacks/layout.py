@@ -18,10 +18,6 @@ def custom_scalars(tags: Iterable[str]) -> Layout:
     for tag in tags:
         page, chart = _place(tag)
         pages[page].setdefault(chart, []).append(tag)
-    for chart, members in pages["Cost"].items():
-        members += [f"cost/{chart}/derived", f"cost/{chart}/limit"]
-    pages["Search"]["discretization gap"] = ["gap/supernet", "gap/derived"]
-    pages["System"] |= {tag: [f"system/{tag}"] for tag in ("batches_per_second", "peak_memory_gb", "seconds")}
     return {page: _charts(charts) for page, charts in pages.items() if charts}
 
 
@@ -36,6 +32,10 @@ def _place(tag: str) -> tuple[str, str]:
         return "Choices", "share of each kind of candidate"
     if level == "cost":
         return "Cost", name.partition("/")[0]
+    if level == "system":
+        return "System", name
+    if level == "gap":
+        return "Search", "discretization gap"
     if level == "lr":
         return "Training", "learning rates"
     if level in ("weight", "arch"):

@@ -13,7 +13,7 @@ from nas.io.errors import UsageError
 from nas.io.json_file import read_json
 from nas.runs.decided import read_decided
 from nas.runs.folder import RunFolder
-from nas.runs.options import check_yaml, trust_words
+from nas.runs.options import OWN_CODE, check_yaml, trust_words
 from nas.runs.targets import target_lines
 
 Table = dict[str, str]
@@ -40,7 +40,7 @@ class Content(NamedTuple):
         history: (batches, tag -> value) of metrics.csv.
         config: Text of config.yaml.
         provenance: Seed, device, commit and versions.
-        commands: Commands that repeat the run.
+        commands: Commands that repeat the run, or use its network if training code of the user made it.
     """
 
     folder: RunFolder
@@ -75,6 +75,11 @@ class Content(NamedTuple):
         return {text: choices for text, choices in named.items() if choices is not None}
 
     @property
+    def commands_title(self) -> str:
+        """The heading of the commands."""
+        return "How to use the network" if self.folder.is_own_code else "How to repeat the run"
+
+    @property
     def title(self) -> str:
         """The last two names of the run folder's path."""
         return "/".join(self.folder.path.parts[-2:])
@@ -95,15 +100,16 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
     manifest = read_json(folder.manifest, f"{folder.shown}: not finished (manifest.json is missing)")
     retrained = is_search and folder.retrain.finished
     config, trust = f"--config {folder.quoted}/config.yaml", trust_words(trusted)
+    genotype = folder.read_genotype()
     if folder.is_own_code:
-        commands = [f"nas export --run {folder.quoted}{trust}"]
+        commands = [] if genotype.space is None else _own_commands(folder, genotype.space, trusted)
     elif is_search:
         commands = [f"nas search {config}{trust}", f"nas retrain --run {folder.quoted}{trust}"]
     else:
         commands = [f"nas retrain --genotype {folder.quoted}/genotype.json {config}{trust}"]
     return Content(
         folder=folder,
-        genotype=folder.read_genotype(),
+        genotype=genotype,
         facts=_facts(summary),
         retrained=_facts(folder.retrain.read_summary()) if retrained else {},
         decided=read_decided(folder.path) or {},
@@ -119,10 +125,19 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
     )
 
 
+def _own_commands(folder: RunFolder, space: Mapping[str, Any], trusted: tuple[str, ...]) -> list[str]:
+    """Commands that use the network of a search in training code of the user, and trust the module of its class."""
+    module = space["init_args"]["network"]["class_path"].rpartition(".")[0]
+    trust = trust_words((*trusted, *(() if module in trusted else (module,))))
+    return [f"nas {command} --run {folder.quoted}{trust}" for command in ("evaluate", "export")]
+
+
 def _facts(summary: Mapping[str, Any]) -> Table:
     metric = summary["metric"]
     split = "inherited weights, arch split" if metric.get("split") == "arch" else f"{metric.get('split')} set"
     facts = {f"{metric['name']} ({split})": _number(metric["value"])}
+    if summary.get(OWN_CODE):  # measured by the user, who knows on what
+        facts = {name: _number(value) for name, value in summary["metrics"].items()}
     facts |= {name: _number(summary[key]) for key, name in _NAMES.items() if key in summary}
     facts |= {_NAMES.get(key, key): _number(value) for key, value in (summary.get("cost") or {}).items()}
     if (replaced := summary.get("replaced")) is not None:

@@ -76,7 +76,8 @@ def _html(content: Content, architecture: Figure) -> str:
             parts.append(_figure(draw_scores(scored, content.marked), "Every architecture that was scored.", "large"))
     curves = [_figure(figure, name) for name, figure in draw_curves(content.history)]
     parts.append(f'<div class="curves">{"".join(curves)}</div>')
-    parts += ["<h2>How to repeat the run</h2>", _code("\n".join(content.commands))]
+    if content.commands:
+        parts += [f"<h2>{content.commands_title}</h2>", _code("\n".join(content.commands))]
     parts += ["<h2>Provenance</h2>", _table(content.provenance.items())]
     parts += ["<h2>Configuration</h2>", _code(content.config)]
     head = (
@@ -109,7 +110,8 @@ def _markdown(content: Content) -> str:
     parts += ["## Architecture", markdown_table(_HEAD, content.genotype.rows())]
     if content.probable:
         parts += ["## Most probable architectures", markdown_table(_PROBABLE, content.probable)]
-    parts += ["## How to repeat the run", fenced("\n".join(content.commands), "sh")]
+    if content.commands:
+        parts += [f"## {content.commands_title}", fenced("\n".join(content.commands), "sh")]
     parts += ["## Provenance", markdown_table(("", ""), content.provenance.items())]
     parts += ["## Configuration", fenced(content.config, "yaml")]
     return "\n\n".join(parts) + "\n"

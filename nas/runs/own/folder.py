@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from nas.callbacks.dashboard import pixels, search_figures
 from nas.callbacks.layout import custom_scalars
 from nas.callbacks.writers import add_scalars
 from nas.costs.functions import num_macs, num_params
@@ -19,7 +21,7 @@ from nas.derive.base import Searched, distribution_of, runner_up
 from nas.export.manifest import read_tensors
 from nas.genotype import Genotype
 from nas.io.csv_file import CsvFile
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, describe
 from nas.io.files import write_atomic
 from nas.io.reading import MAX_TENSOR_BYTES, check_size
 from nas.io.versions import versions
@@ -83,7 +85,6 @@ class OwnRun:
     ) -> None:
         """Writes the result of a search, after its last row of scalars: weights, pictures, summary, genotype and manifest."""
         assert self.writer is not None
-        self.writer.close()
         seconds = time.perf_counter() - self.start
         step, row = self.written
         genotype, summary = result_of(
@@ -91,6 +92,12 @@ class OwnRun:
         )
         genotype = replace(genotype, space=self.values["model"]["space"])
         summary["search_seconds"] = seconds
+        try:
+            for tag, figure in search_figures(self.metrics.path, searched.supernet, genotype, searched.space):
+                self.writer.add_image(tag, pixels(figure), step, dataformats="HWC")
+        except Exception as error:  # failing pictures must not lose the result of the search
+            warnings.warn(f"the pictures of the run cannot be drawn: {describe(error)}", stacklevel=2)
+        self.writer.close()
         write_pages(self.folder, self.values, genotype, summary, step)
         write_drawings(self.folder, searched.space, genotype)
         keep_network(self.folder, network, genotype.choices)

@@ -107,7 +107,7 @@ def test_the_layout_gives_every_tag_a_place_and_every_chart_few_lines():
     ]
     tags += [f"choice/a.b/op+{i}" for i in range(11)]
     layout = custom_scalars(tags)
-    assert list(layout) == ["Search", "Choices", "Cost", "Training", "System"]
+    assert list(layout) == ["Search", "Choices", "Cost", "Training"]
     patterns = [p for page in layout.values() for kind, ps in page.values() for p in ps]
     assert all(any(re.fullmatch(pattern, tag) for pattern in patterns) for tag in tags)
     assert all(

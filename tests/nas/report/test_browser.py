@@ -8,10 +8,14 @@ import os
 import shutil
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import nas
 from nas.report.tensorboard import HOST, free_port, serve
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -69,9 +73,9 @@ def run(original):
     return original
 
 
-@pytest.fixture(scope="module")
-def served(run):
-    """The address of TensorBoard on that run."""
+@contextmanager
+def serving(run):
+    """The address of TensorBoard on a run."""
     port = free_port()
     process = serve(run, port)
     address = f"http://{HOST}:{port}"
@@ -82,6 +86,12 @@ def served(run):
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(run):
+    with serving(run) as address:
+        yield address
 
 
 # what must be drawn: a script that counts it in the page and its shadow trees, and how many there must be at least
@@ -104,15 +114,35 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_tensorboard_draws(browser, served, page):
+def look_at(browser, address, page, name):
     count, least = PAGES[page]
     browser.get_log("browser")
-    browser.get(f"{served}/#{page}")
+    browser.get(f"{address}/#{page}")
     browser.refresh()
     wait(lambda: browser.execute_script(SEEN + count) >= least, f"what {page} shows")
-    keep(browser, f"tensorboard_{page}")
+    keep(browser, name)
     assert not errors(browser)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tensorboard_draws(browser, served, page):
+    look_at(browser, served, page, f"tensorboard_{page}")
+
+
+def test_a_run_of_own_training_code_has_scalars_and_pictures(browser, tmp_path, recwarn):
+    choices = [nas.choice(name, {"plain": nn.ReLU, "smooth": nn.Tanh}) for name in ("a", "b")]
+    searcher = nas.Searcher(nn.Sequential(nn.Linear(3, 4), *choices), num_steps=4, out=tmp_path / "run")
+    for _ in range(4):
+        searcher.arch_step(lambda: searcher.network(torch.ones(2, 3)).square().mean())
+        with searcher.sampled():
+            searcher.network(torch.ones(2, 3))
+    searcher.finish()
+    with serving(tmp_path / "run") as address:
+        for page in ("scalars", "images"):
+            look_at(browser, address, page, f"own_{page}")
+        empty = "return all.filter(n => n.textContent?.trim() === 'Matches (0)').length"
+        look_at(browser, address, "custom_scalars", "own_custom_scalars")
+        assert browser.execute_script(SEEN + empty) == 0
 
 
 def test_all_pictures_are_kept(served):
