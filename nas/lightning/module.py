@@ -20,7 +20,9 @@ from nas.supernet.supernet import Supernet
 
 
 def network_of(module: pl.LightningModule, name: str | None) -> tuple[nn.Module, str | None]:
-    """The network with choices and the name of its attribute: `name`, else the one that holds all choices, else the module itself and None.
+    """The network with choices, and the name of its attribute.
+
+    It is the attribute `name`; of None the one that holds all choices; if there is none, or of ``""``, the module itself without a name.
 
     Raises:
         ValueError: There are no choices, some are outside of the network, or the module has a supernet already.
@@ -34,6 +36,8 @@ def network_of(module: pl.LightningModule, name: str | None) -> tuple[nn.Module,
     if not places:
         raise ValueError(f"{title} has no choices: put nas.choice or another choice into its network")
     owners = dict.fromkeys(path.partition(".")[0] for path in places)
+    if name == "":
+        return module, None
     if name is None:
         name = next(iter(owners))
         found = getattr(module, name)

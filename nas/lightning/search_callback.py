@@ -42,8 +42,8 @@ class SearchCallback(Callback):
     search: the random generators of torch, numpy and Python are seeded for every epoch and batch by `seed`.
 
     Args:
-        network: Name of the attribute of the module that holds the network with its choices; None: the attribute that holds all choices,
-            or else the module itself.
+        network: Name of the attribute of the module that is the network to search, count and return; ``""``: the whole module; None: the
+            attribute that holds all choices, or else the module.
         arch_data: Batches that train alpha, like those of the training loader; None: the validation loader. :func:`split_loader` makes two
             loaders of one. Under ``ddp`` each process reads its part of a loader.
         arch_loss: Computes the loss of alpha from the module and a batch; None: ``training_step``; manual optimization needs it.

@@ -35,9 +35,8 @@ def found(name, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("lightning", 0.9), ("loop", 0.9), ("mixup", 0.9)])
 def test_scripts_find_networks_that_work_and_keep_limits(name, least, tmp_path):
-    summary = found(
-        name, tmp_path / "run"
-    )  # on these seeds 0.96, 0.98, 0.96; the scripts before the search 0.71, 0.98, 0.97
+    # on these seeds 0.96, 0.97, 0.96; the scripts before the search 0.71, 0.98, 0.97
+    summary = found(name, tmp_path / "run")
     assert summary["metrics"]["val_accuracy"] > least and summary["target_met"] in (None, True)
 
 

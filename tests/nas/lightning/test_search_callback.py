@@ -511,6 +511,21 @@ def test_bad_trainers_are_refused_in_one_line(module, tmp_path):
     fit(module(), search)  # the callback is free again
 
 
+def test_the_whole_module_can_be_the_network(module):
+    class Whole(module):
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    search = SearchCallback(network="", limits={"macs": 16 * 4 * 3 + 12})
+    fit(Whole(), search, max_epochs=1)
+    assert isinstance(search.network, Whole) and search.genotype.choices["conv"] != "kernel_7"
+    x = VAL.tensors[0]
+    assert torch.equal(search.network.eval()(x), search.network.net(x))
+
+
 def test_losses_that_are_not_finite_end_the_search(module):
     class Broken(module):
         def training_step(self, batch, batch_idx):
