@@ -21,6 +21,7 @@ _EXPORTS = {
     "value": "nas.supernet.choices",
     "searching": "nas.supernet.choices",
     "replace": "nas.supernet.choices",
+    "convert": "nas.conversion.convert",
     "scope": "nas.supernet.building",
     "architecture": "nas.supernet.building",
     "First": "nas.supernet.candidates",
@@ -51,6 +52,7 @@ _EXPORTS = {
 __all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
+    from nas.conversion.convert import convert as convert
     from nas.genotype import Genotype as Genotype
     from nas.relaxations import OpWeights as OpWeights
     from nas.runs.options import ConfigSource as ConfigSource

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("nas.io", "nas.ops", "nas.genotype", "nas.benchmark", "nas.tau"),
     ("nas.relaxations", "nas.alpha", "nas.paths"),
-    ("nas.supernet", "nas.dropout", "search_spaces"),
+    ("nas.supernet", "nas.conversion", "nas.dropout", "search_spaces"),
     (
         "nas.costs",
         "nas.tasks",
@@ -50,6 +50,7 @@ TESTED_BY = {
     "nas/cli/launch_*": "nas/launch/test_launch.py",
     "nas/callbacks/*": "nas/runs/test_resume.py",  # their state is compared with that of an undisturbed run
     "nas/costs/table.py nas/costs/limits.py nas/costs/module_key.py": "nas/costs/test_tabulate.py",
+    "nas/conversion/* nas/supernet/cuts.py nas/costs/cut_terms.py": "nas/conversion/test_convert.py",
     "nas/costs/latency.py": "nas/runs/test_targets.py",
     "nas/data/*": "nas/data/test_base.py",
     "nas/derive/*": "nas/derive/test_strategies.py",  # all strategies by the same rules

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nas.costs.cut_terms import cut_terms, rest_terms
 from nas.costs.functions import CostFunction, num_params
 from nas.costs.module_key import call_key, module_key
 from nas.costs.table import CostTable, Term, merged
 from nas.io.rng import untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
+from nas.supernet.cuts import cuts_of
 from nas.supernet.modules import eval_mode
 from nas.supernet.narrowing import narrow_inputs
 from nas.supernet.places import held_by, places_of
-from nas.supernet.structure import conjunction, derive, find_rows, first_choices, random_choices
+from nas.supernet.structure import active_choices, conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
 from nas.supernet.value import values_of
 
@@ -143,6 +145,8 @@ class CostModel:
             ValueError: The cost of a gated module is not linear in the number of its elements, or the costs of parts do not add up.
         """
         terms = _Tabulation(cost, self.calls, measured).terms(self.parts, seen=set())
+        if not measured:
+            terms += self._rest(cost, terms)
         fixed = []
         for seed in range(NUM_REFERENCES if measured else 1):
             choices = random_choices(self.supernet.network, seed)
@@ -152,6 +156,22 @@ class CostModel:
         if not measured:
             self._verify(table, cost)
         return table
+
+    def _rest(self, cost: CostFunction, terms: Sequence[Term]) -> list[Term]:
+        """The terms of what depends on cuts outside the parts."""
+        network = self.supernet.network
+        widths = {
+            name: width for module in network.modules() if (c := cuts_of(module)) for name, width in c.groups().items()
+        }
+        others = {name: value for name, value in first_choices(network).items() if name not in widths}
+
+        def rest(choices: Mapping[str, Any]) -> float:
+            active = active_choices(network, {**others, **choices})
+            return float(cost(self.supernet.derive(active), self.inputs)) - sum(
+                t.value for t in terms if t.holds(active)
+            )
+
+        return [Term(condition, value) for condition, value in rest_terms(widths, rest)] if widths else []
 
     def _verify(self, table: CostTable, cost: CostFunction) -> None:
         for seed in range(NUM_CHECKS):
@@ -212,6 +232,13 @@ class _Tabulation:
 
     def _alone(self, part: Part, call: Call) -> Iterator[tuple[Condition, float]]:
         module = part.module
+        if (cuts := cuts_of(module)) is not None:
+            for extra, value in cut_terms(
+                module, cuts, call.args, lambda m, args: self._value(m, call._replace(args=args))
+            ):
+                if (both := conjunction(part.condition, extra)) is not None:
+                    yield both, value
+            return
         numbers: dict[str, tuple[str, ...]] = {}
         for inner in module.modules():
             numbers |= {name: labels for held in held_by(inner) for name, labels in held.rows().items()}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.supernet.base import context_of
+from nas.supernet.cuts import cut, cuts_of, mask_cuts
 from nas.supernet.valued_layer import CalledAsLayer, mix_values, variant
-from nas.supernet.width import Width, widths_of
+from nas.supernet.width import Width, steps, widths_of
 
 # layer -> attribute that holds a width -> tensor -> the dimension with this width
 _CONV: Mapping[str, Mapping[str, int]] = {
@@ -38,6 +37,8 @@ def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, An
     Weights are cut to their first channels, and kernels to their center. `copies` is the memo of ``copy.deepcopy``; it has the copies of
     inner modules already. Raises ValueError for layers that cannot be cut.
     """
+    if (cuts := cuts_of(module)) is not None:
+        return cut(module, cuts, lambda axis: axis.kept(choices), lambda width: width.size(choices[width.name]), copies)
     made = {key: (width, width.size(choices[width.name])) for key, width in widths_of(module).items()}
     axes = _axes(module, list(made)) if made else {}
     chosen = variant(module, choices)
@@ -128,25 +129,12 @@ class MaskInput:
         x = args[0]
         context = context_of(self.width.name)
         weights = context.op_weights[context.rows[self.width.name]][..., : len(self.width.labels)]
-        mask = (weights @ _steps(self.width.sizes, weights.device, weights.dtype)).to(x.dtype)  # (N,) or (B, N)
+        mask = (weights @ steps(self.width.sizes, weights.device, weights.dtype)).to(x.dtype)  # (N,) or (B, N)
         shape = [1] * x.dim()
         shape[self.dim] = mask.shape[-1]
         if mask.dim() == 2:
             shape[0] = len(mask)
         return (x * mask.reshape(shape), *args[1:])
-
-
-def _steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        # torch.compile warns about caches, and keeps constants itself
-        made = _made_steps.__wrapped__ if torch.compiler.is_compiling() else _made_steps
-        return made(sizes, device, dtype)
-
-
-@lru_cache(maxsize=1024)
-def _made_steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(K, N): row k is 1 for the first sizes[k] channels, else 0."""
-    return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device, dtype)
 
 
 def prepare_layers(network: nn.Module) -> None:
@@ -155,6 +143,7 @@ def prepare_layers(network: nn.Module) -> None:
     Layers that read a width get a :class:`MaskInput` hook, unless they have one.
     """
     mix_values(network)
+    mask_cuts(network)
     for module in network.modules():
         if widths := widths_of(module):
             _axes(module, list(widths))

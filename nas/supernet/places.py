@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from nas.supernet.base import ChoiceModule
+from nas.supernet.cuts import cuts_of
 from nas.supernet.value import values_of
 from nas.supernet.width import NumberRow, widths_of
 
@@ -18,7 +19,9 @@ def decisions(module: nn.Module) -> list[ChoiceModule]:
 
 def held_by(module: nn.Module) -> list[ChoiceModule]:
     """The choices of the widths and values that a module itself holds."""
-    return [*map(NumberRow, widths_of(module).values()), *map(NumberRow, values_of(module))]
+    cuts = cuts_of(module)
+    widths = [*widths_of(module).values(), *(cuts.groups().values() if cuts is not None else ())]
+    return [*map(NumberRow, widths), *map(NumberRow, values_of(module))]
 
 
 def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:

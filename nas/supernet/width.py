@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nas.supernet.base import ChoiceModule, Condition, check_choice
 
@@ -177,3 +179,16 @@ def check_sizes(name: str, sizes: Sequence[int]) -> list[int]:
 def widths_of(module: nn.Module) -> dict[str, Width]:
     """Attribute -> width, for the widths that a module itself holds."""
     return {key: value for key, value in vars(module).items() if isinstance(value, Width)}
+
+
+def steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(K, N): row k is 1 for the first sizes[k] of N channels, else 0."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
+        # torch.compile warns about caches, and keeps constants itself
+        made = _made_steps.__wrapped__ if torch.compiler.is_compiling() else _made_steps
+        return made(sizes, device, dtype)
+
+
+@lru_cache(maxsize=1024)
+def _made_steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device, dtype)

@@ -1,0 +1,202 @@
+"""Turns a trained network into a network with choices."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from nas.conversion.attach import Number, attach, norm_shapes, possible_numbers, width_of
+from nas.conversion.groups import Group, Solution
+from nas.conversion.proof import TOLERANCE, difference, perturbed
+from nas.conversion.rules import trace
+from nas.conversion.tracing import exported
+from nas.supernet.modules import copied
+from nas.supernet.places import places_of
+from nas.supernet.supernet import Supernet
+from nas.supernet.width import Width
+
+WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+MULTIPLE = 8
+
+
+class Conversion(NamedTuple):
+    """The result of :func:`converted`.
+
+    Attributes:
+        network: The network with choices.
+        groups: The groups that can be cut.
+        sizes: Name of a group -> the numbers of units to choose from.
+        whole: Path of a layer that is left whole -> the reason.
+    """
+
+    network: nn.Module
+    groups: list[Group]
+    sizes: dict[str, list[int]]
+    whole: dict[str, str]
+
+    def __str__(self) -> str:
+        """A line for each group, and for each layer that is left whole."""
+        lines = [
+            f"{group.name}: {'heads' if group.is_heads else 'channels'} {', '.join(map(str, self.sizes[group.name]))}"
+            + (
+                f" (with {', '.join(shown)})"
+                if (shown := [path for path, _ in group.producers if path != group.name])
+                else ""
+            )
+            for group in self.groups
+        ]
+        lines += [f"{path}: left whole: {reason}" for path, reason in self.whole.items()]
+        return "\n".join([*lines, f"{math.prod(map(len, self.sizes.values())):,} architectures"])
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    width: Sequence[float] = WIDTHS,
+    multiple: int = MULTIPLE,
+    skip: Sequence[str] = (),
+    verbose: bool = True,
+) -> nn.Module:
+    """Puts choices into a trained network of any kind, and keeps its weights.
+
+    Channels that must be cut together are found in the graph of torch.export and become one choice of width, named by the path of the
+    first layer that makes them. Attention heads, with their group of keys and values, are one unit each. Every choice is proven on the
+    example inputs: the network with masks equals the network with smaller layers. Layers without proof are left whole, with the reason.
+
+    Example: ``supernet = nas.Supernet(nas.convert(model, (images,)))``; a network that is derived from it is the model with smaller layers.
+
+    Args:
+        model: Any module that torch.export can trace; it is not changed.
+        example_inputs: Positional arguments of a call.
+        example_kwargs: Keyword arguments of the call.
+        width: Shares of the channels to choose from, rounded to multiples of `multiple`.
+        multiple: Divides the numbers of channels to choose from. Attention heads are counted one by one.
+        skip: Paths of modules whose channels are always kept.
+        verbose: Print the choices, and what is left whole.
+
+    Returns:
+        A copy of the model, in its mode, with choices.
+
+    Raises:
+        ValueError: The model cannot be traced, has choices already, or nothing in it can be cut.
+    """
+    found = converted(model, example_inputs, example_kwargs=example_kwargs, width=width, multiple=multiple, skip=skip)
+    if verbose:
+        print(found)
+    return found.network
+
+
+def converted(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    width: Sequence[float] = WIDTHS,
+    multiple: int = MULTIPLE,
+    skip: Sequence[str] = (),
+) -> Conversion:
+    """Like :func:`convert`, with all that is known of the result."""
+    args, kwargs = tuple(example_inputs), dict(example_kwargs or {})
+    if any(places_of(model)):
+        raise ValueError("nas.convert: the model has choices already")
+    for share in width:
+        if not 0 < share <= 1:
+            raise ValueError(f"nas.convert: a share of the channels must be above 0 and at most 1, got {share}")
+    network = copied(model)
+    model = copied(model).eval()
+    solution = Solution(trace(exported(model, args, kwargs)))
+    whole = dict(solution.whole)
+    groups = [group for group in solution.groups if not _is_skipped(group, skip)]
+    sizes = {group.name: sizes_of(group, width, multiple) for group in groups}
+    groups = [group for group in groups if len(sizes[group.name]) > 1]
+    proof = _Proof(model, solution, args, kwargs, sizes)
+    numbers = proof.of(groups, whole)
+    groups = [group for group in groups if group.name in numbers]
+    if not groups:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in list(whole.items())[:3])
+        raise ValueError(f"nas.convert: nothing in {type(model).__name__} can be cut ({reasons})")
+    proof.attach(network, groups, numbers)
+    return Conversion(network, groups, {group.name: sizes[group.name] for group in groups}, whole)
+
+
+def _is_skipped(group: Group, skip: Sequence[str]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for path, _ in group.producers for name in skip)
+
+
+def sizes_of(group: Group, shares: Sequence[float], multiple: int) -> list[int]:
+    """The numbers of units to choose from."""
+    units = len(group.units)
+    if group.is_heads:
+        return list(range(1, units + 1))
+    if units < 2 * multiple:
+        return sorted({max(1, round(share * units)) for share in shares} | {units})
+    return sorted({min(units, max(multiple, round(share * units / multiple) * multiple)) for share in shares} | {units})
+
+
+class _Proof:
+    """Finds the groups of which the masked and the cut network are equal."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        solution: Solution,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sizes: Mapping[str, list[int]],
+    ) -> None:
+        self.args, self.kwargs, self.solution = args, kwargs, solution
+        self.model = perturbed(model, args, kwargs)
+        self.shapes = norm_shapes(self.model, solution, args, kwargs)
+        self.sizes = sizes
+
+    def attach(self, network: nn.Module, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]]) -> None:
+        """Puts the groups into a network."""
+        widths: dict[str, Width] = {group.name: width_of(group, self.sizes[group.name]) for group in groups}
+        attach(network, self.solution, widths, numbers, self.shapes)
+
+    def of(self, groups: Sequence[Group], whole: dict[str, str]) -> dict[str, list[Number]]:
+        """Name of a proven group -> the attributes that count its units; `whole` gets the reasons of the others."""
+        modules = dict(self.model.named_modules())
+        ways = {group.name: list(possible_numbers(group, modules)) for group in groups}
+        first = {group.name: ways[group.name][0] for group in groups}
+        if self.fails(groups, first, groups) is None:
+            return first
+        proven: dict[str, list[Number]] = {}
+        for group in groups:
+            reason: str | None = None
+            for way in ways[group.name]:
+                reason = self.fails([group], {group.name: way}, [group])
+                if reason is None:
+                    proven[group.name] = way
+                    break
+            if reason is not None:
+                whole[group.name] = reason
+        kept = [group for group in groups if group.name in proven]
+        while kept and (reason := self.fails(kept, proven, kept)) is not None:
+            last = kept.pop()  # each group alone is right, but not all together
+            whole[last.name] = reason
+            del proven[last.name]
+        return proven
+
+    def fails(
+        self, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]], cut: Sequence[Group]
+    ) -> str | None:
+        """Why the network with these groups is not equal to the cut one; None if it is, at the smallest and at middle sizes."""
+        network = copy.deepcopy(self.model)
+        try:
+            self.attach(network, groups, numbers)
+            supernet = Supernet(network).eval()
+        except (ValueError, KeyError, IndexError, AttributeError) as caught:
+            return str(caught)
+        for position in (0.0, 0.5):
+            choices = {name: labels[int(position * (len(labels) - 1))] for name, labels in supernet.choices.items()}
+            found, error = difference(supernet, choices, self.args, self.kwargs)
+            if not found <= TOLERANCE:
+                return error or f"masked and cut network differ by {found:.1e} of the largest output"
+        return None

@@ -1,0 +1,177 @@
+"""What each operation of torch does with the labels of channels."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils._pytree import tree_map_only
+
+from nas.conversion.contractions import RULES
+from nas.conversion.labels import sharper, varies, varying
+from nas.conversion.tracing import NormRead, Trace, module_of, shape_of
+
+_REDUCTIONS = frozenset(
+    "mean sum amax amin var std prod norm linalg_vector_norm logsumexp softmax _softmax log_softmax cumsum".split()
+)
+_SPATIAL = (
+    "max_pool avg_pool adaptive_avg_pool adaptive_max_pool upsample interpolate _adaptive pad constant_pad reflection_pad replication_pad"
+).split()
+_POINTWISE = frozenset(
+    "where hardswish hardsigmoid hardtanh relu6 elu celu selu leaky_relu mish softplus threshold rsub masked_fill addcmul lerp".split()
+)  # those of them that torch does not tag as pointwise
+_COPIES = frozenset(
+    (
+        "clone contiguous reshape _unsafe_view cat stack repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle "
+        "index index_select tile dropout to _to_copy alias detach lift_fresh_copy split_with_sizes"
+    ).split()
+)
+
+
+def apply(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
+    """The labels of the result of an operation; None if it has no channels."""
+    if node.target is operator.getitem:
+        source = values[node.args[0]]  # type: ignore[index]
+        index: Any = node.args[1]
+        return source[index] if isinstance(source, (list, tuple)) else source
+    name = getattr(node.target, "_schema", None) and node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
+    if name is None or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+        return None
+    name = name.rstrip("_") if name not in _COPIES else name
+    args = [tree_map_only(Node, lambda source: values[source], argument) for argument in node.args]
+    labelled = [source for source in node.all_input_nodes if isinstance(values[source], (Tensor, list, tuple))]
+    rule = RULES.get(name)
+    try:
+        if rule is not None:
+            return rule(known, node, args)
+        if torch.Tag.pointwise in node.target.tags or name in _POINTWISE:  # type: ignore[union-attr]
+            return _pointwise(known, node, args, values)
+        if not labelled and not any(known.tensor_of(source) for source in node.all_input_nodes):
+            return None
+        if name in _REDUCTIONS:
+            return _reduced(known, node, args) if labelled else None
+        if any(name.startswith(start) for start in _SPATIAL):
+            return _spatial(known, node, args)
+        if name in _COPIES or any(r.alias_info is not None for r in node.target._schema.returns):  # type: ignore[union-attr]
+            return _layout(known, node, values)
+    except (RuntimeError, IndexError, TypeError, ValueError, KeyError):
+        pass  # an unusual form of the operation
+    reason = f"nas.convert does not know what {node.target} does with channels"
+    for source in node.all_input_nodes:
+        known.freeze(values[source], reason)
+        for labels in known.axes.get(known.tensor_of(source) or "", {}).values():
+            known.freeze(labels, reason)
+    return None
+
+
+def _pointwise(known: Trace, node: Node, args: list[Any], values: dict[Node, Any]) -> Any:
+    """Labels at equal positions are one. Tensors without channels must not be as long as channels that are cut."""
+    shape = shape_of(node)
+    channels: list[Tensor] = []
+    elements: list[Tensor] = []
+    others: list[torch.Size] = []
+    for source in node.all_input_nodes:
+        labels = values[source]
+        if labels is None and (tensor := known.tensor_of(source)) and known.tensors[tensor].is_floating_point():
+            labels = known.element_labels(tensor)
+        if isinstance(labels, Tensor):
+            (elements if known.labels.are_elements(labels) else channels).append(labels.expand(shape))
+        elif isinstance(source.meta.get("val"), Tensor):
+            others.append(source.meta["val"].shape)
+    if not channels:
+        for other in elements[1:]:
+            known.followers.append((other, elements[0]))
+        return elements[0] if elements else None
+    found = channels[0]
+    for other in channels[1:]:
+        known.labels.join(found, other)
+        found = sharper(found, other)
+    known.followers += [(labels, found) for labels in elements]
+    for size in others:
+        if dims := [dim for dim in range(-len(size), 0) if size[dim] > 1 and varies(found, dim)]:
+            known.constants.append((found, dims))
+    return found
+
+
+def _layout(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
+    """Runs the operation on labels. Elements without labels are like their neighbors, or kept."""
+    shapes = [labels for labels in map(values.get, node.all_input_nodes) if isinstance(labels, Tensor)]
+
+    def labels_of(source: Node) -> Any:
+        if values[source] is not None:
+            return values[source]
+        value = source.meta.get("val")
+        if not isinstance(value, Tensor):
+            return value
+        tensor = known.tensor_of(source)
+        if tensor is not None and value.is_floating_point():
+            return known.element_labels(tensor)
+        if tensor is not None:
+            return known.tensors[tensor]
+        if value.is_floating_point() and shapes:
+            return torch.zeros(1, dtype=torch.int64).expand(value.shape)
+        return torch.zeros(value.shape, dtype=value.dtype)
+
+    args, kwargs = (tree_map_only(Node, labels_of, item) for item in (node.args, node.kwargs))
+    name = node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
+    if name in ("to", "_to_copy", "dropout", "contiguous", "clone"):
+        return args[0]
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    if (
+        isinstance(result, Tensor)
+        and name in ("view", "reshape", "_unsafe_view", "unflatten")
+        and len(varying(result)) > 1
+    ):
+        known.rectangles.append(result)
+    return list(result) if isinstance(result, (list, tuple)) else result
+
+
+def _reduced(known: Trace, node: Node, args: list[Any]) -> Any:
+    """Channels that are reduced to one number are one."""
+    labels = args[0]
+    dims = args[1] if len(args) > 1 and args[1] is not None else list(range(labels.dim()))
+    dims = [dims] if isinstance(dims, int) else [d for d in dims if isinstance(d, int)]
+    path, kind = module_of(node)
+    if "Norm" in kind and dims in ([-1], [labels.dim() - 1]) and varies(labels, -1):
+        known.norms.append(NormRead(path, labels, "Layer" in kind))
+        return None
+    first = known.labels.join_along(labels, dims)
+    shape = shape_of(node)
+    if first.dim() != len(shape):
+        first = first.squeeze(tuple(d % labels.dim() for d in dims))
+    return first.expand(shape)
+
+
+def _spatial(known: Trace, node: Node, args: list[Any]) -> Any:
+    """Pooling, padding and resizing of dimensions along which labels do not change."""
+    labels, value = args[0], node.meta["val"]
+    shape = value.shape if isinstance(value, Tensor) else value[0].shape
+    for dim in range(labels.dim()):
+        if labels.shape[dim] != shape[dim]:
+            if varies(labels, dim):
+                raise ValueError("channels are padded or resized")
+            labels = labels.narrow(dim, 0, 1)
+    labels = labels.expand(shape)
+    return labels if isinstance(value, Tensor) else [labels] * len(value)
+
+
+def trace(program: ExportedProgram) -> Trace:
+    """Follows the channels of all tensors of a program."""
+    known = Trace(program)
+    values: dict[Node, Any] = {}
+    last_use = {source: node for node in program.graph.nodes for source in node.all_input_nodes}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = None
+        elif node.op == "output":
+            tree_map_only(Node, lambda source: known.freeze(values[source], "it makes an output"), node.args)
+        else:
+            values[node] = apply(known, node, values)
+        for source in node.all_input_nodes:
+            if last_use[source] is node and source.op != "placeholder":
+                values[source] = None
+    return known

@@ -1,0 +1,131 @@
+"""Costs of layers that are cut, as sums over the choices of width that cut them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from nas.supernet.base import Condition
+from nas.supernet.cuts import Axis, Cuts, cut
+from nas.supernet.width import Width
+
+Value = Callable[[nn.Module, tuple[Any, ...]], float]
+
+
+def cut_terms(module: nn.Module, cuts: Cuts, args: tuple[Any, ...], value: Value) -> Iterator[tuple[Condition, float]]:
+    """The cost of one call of a layer: ``a n m + b n + c m + d`` for n channels that it reads and m others.
+
+    The four numbers come from four layers. A count of channels is a sum over groups, so the cost is a sum over groups and pairs of groups.
+
+    Args:
+        module: The layer.
+        cuts: Its cuts.
+        args: The arguments of the call, of full size; empty for costs that do not run the layer.
+        value: The cost of a plain layer that is called with these arguments.
+    """
+    sides = _sides(module, cuts)
+    if not sides:
+        yield {}, value(module, args)
+        return
+    counts = [_counts(side[0]) for side in sides]
+    ends = [(len(side[0].kept(_smallest(side[0]))), len(side[0].owners)) for side in sides]
+
+    def at(lengths: Sequence[int]) -> float:
+        length_of = {id(axis): length for side, length in zip(sides, lengths, strict=True) for axis in side}
+        small = cut(module, cuts, lambda axis: torch.arange(length_of[id(axis)]), lambda width: int(width), {})
+        if cuts.reads is not None:
+            dim, axis = cuts.reads
+            return value(small, _narrowed(args, dim, length_of[id(axis)]))
+        return value(small, _narrowed(args, *_channels_read(small)))
+
+    if len(sides) == 1:
+        (low, high), (fixed, parts) = ends[0], counts[0]
+        slope = (at([high]) - at([low])) / (high - low)
+        yield {}, at([low]) + slope * (fixed - low)
+        yield from ((condition, slope * number) for condition, number in parts)
+        return
+    (n0, n1), (m0, m1) = ends
+    f00, f10, f01, f11 = at([n0, m0]), at([n1, m0]), at([n0, m1]), at([n1, m1])
+    a = (f11 - f10 - f01 + f00) / ((n1 - n0) * (m1 - m0))
+    b, c = (f10 - f00) / (n1 - n0) - a * m0, (f01 - f00) / (m1 - m0) - a * n0
+    (fixed_n, parts_n), (fixed_m, parts_m) = counts
+    yield {}, f00 - a * n0 * m0 - b * n0 - c * m0 + a * fixed_n * fixed_m + b * fixed_n + c * fixed_m
+    yield from ((condition, (a * fixed_m + b) * number) for condition, number in parts_n)
+    yield from ((condition, (a * fixed_n + c) * number) for condition, number in parts_m)
+    for first, n in parts_n:
+        for second, m in parts_m:
+            if all(first[name] == labels for name, labels in second.items() if name in first):
+                yield {**first, **second}, a * n * m
+
+
+def _narrowed(args: tuple[Any, ...], dim: int, length: int | None) -> tuple[Any, ...]:
+    return args if length is None or not args else (args[0].narrow(dim, 0, length), *args[1:])
+
+
+def _channels_read(layer: Any) -> tuple[int, int | None]:
+    """The dimension of the channels in the input of a layer that does not mix them, and their number; None if they are not known."""
+    if isinstance(layer, _ConvNd):
+        return 1 - layer.weight.dim(), layer.in_channels
+    for kind, key in ((_NormBase, "num_features"), (nn.GroupNorm, "num_channels"), (nn.PReLU, "num_parameters")):
+        if isinstance(layer, kind):
+            return 1, getattr(layer, key)
+    return 0, None
+
+
+def rest_terms(
+    widths: Mapping[str, Width], rest: Callable[[Mapping[str, Any]], float]
+) -> Iterator[tuple[Condition, float]]:
+    """What a cost has outside the layers, as a sum of numbers that are proportional to the units of each group.
+
+    Attention multiplies heads outside layers, and a module may hold parameters beside its layers.
+
+    Args:
+        widths: Name -> width of each group.
+        rest: The cost of an architecture without that of its layers.
+    """
+    full = {name: width.labels[-1] for name, width in widths.items()}
+    whole = rest(full)
+    if not widths or rest({name: width.labels[0] for name, width in widths.items()}) == whole:
+        return
+    for name, width in widths.items():
+        slope = (whole - rest({**full, name: width.labels[0]})) / (max(width.sizes) - min(width.sizes))
+        if slope:
+            yield from (({name: frozenset({label})}, slope * width.size(label)) for label in width.labels)
+
+
+def _sides(module: nn.Module, cuts: Cuts) -> list[list[Axis]]:
+    """The axes of the channels that a layer reads, and the others; one list if it does not mix channels."""
+    axes = {id(axis): axis for dims in cuts.tensors.values() for axis in dims.values()}
+    reading = cuts.reads[1] if cuts.reads is not None else None
+    if reading is not None:
+        axes[id(reading)] = reading
+    mixes = reading is not None and cuts.norm is None
+    others = [axis for axis in axes.values() if not mixes or axis is not reading]
+    sides = [[reading], others] if reading is not None and mixes else [others]
+    sides = [side for side in sides if side]
+    if any(not axis.equals(side[0]) for side in sides for axis in side):
+        raise ValueError(
+            f"costs cannot be tabulated: {type(module).__name__} has several kinds of channels in one layer"
+        )
+    return sides
+
+
+def _smallest(axis: Axis) -> dict[str, str]:
+    return {group.name: group.labels[0] for group in axis.groups}
+
+
+def _counts(axis: Axis) -> tuple[int, list[tuple[dict[str, frozenset[str]], int]]]:
+    """The number of channels that are always kept, and the number that each label of each group keeps."""
+    owners, ranks = axis.owners.numpy(), axis.ranks.numpy()
+    parts = [
+        ({group.name: frozenset({label})}, int(np.sum((owners == i) & (ranks < group.size(label)))))
+        for i, group in enumerate(axis.groups)
+        for label in group.labels
+    ]
+    return int(np.sum(owners < 0)), parts

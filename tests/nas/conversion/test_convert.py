@@ -1,0 +1,152 @@
+"""Trained networks as spaces: choices, exact cuts, what is left whole."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+import nas
+from nas.conversion.convert import converted
+from nas.costs.functions import count_macs, num_params
+from nas.costs.tabulate import CostModel
+from tests.nas.conversion.models import MODELS, Residual, made
+
+
+def random_choices(supernet, seed):
+    draw = random.Random(seed)
+    return {name: draw.choice(labels) for name, labels in supernet.choices.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [
+        ("residual", {"stem.0": 16, "expand": 24, "squeeze.1": 16}),
+        ("dense", {"a": 4, "gated": 16, "up": 16}),
+        ("transformer", {"embedding": 16, "attention.q": 4, "gate": 32}),
+        ("mixer", {"stem": 16}),
+    ],
+)
+def test_the_groups_of_a_network(name, units):
+    model, args, kwargs = made(name)
+    found = converted(model, args, example_kwargs=kwargs)
+    assert {group.name: len(group.units) for group in found.groups} == units
+    assert [group.name for group in found.groups if group.is_heads] == (
+        ["attention.q"] if name == "transformer" else []
+    )
+    assert not nas.Supernet(model).choices, "the model itself is not changed"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_masked_and_derived_network_agree(name):
+    model, args, kwargs = made(name)
+    supernet = nas.Supernet(nas.convert(model, args, example_kwargs=kwargs, multiple=1, verbose=False)).eval()
+    model.eval()
+    full = {choice: labels[-1] for choice, labels in supernet.choices.items()}
+    for a, b in zip(
+        tree_leaves(supernet.derive(full)(*args, **kwargs)), tree_leaves(model(*args, **kwargs)), strict=True
+    ):
+        assert torch.equal(a, b), "at full size it is the model, bit for bit"
+    for seed in range(5):
+        choices = random_choices(supernet, seed)
+        derived = supernet.derive(choices)
+        pairs = zip(
+            tree_leaves(supernet(*args, op_weights=supernet.one_hot(choices), **kwargs)),
+            tree_leaves(derived(*args, **kwargs)),
+            strict=True,
+        )
+        for masked, plain in pairs:
+            torch.testing.assert_close(masked, plain, rtol=1e-10, atol=1e-10)  # sums in another order
+        assert sum(p.numel() for p in derived.parameters()) < sum(p.numel() for p in model.parameters())
+        assert derived.state_dict().keys() == model.state_dict().keys()
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in derived.modules())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_of_kept_weights_in_training_are_those_of_the_cut_network(name):
+    model, args, kwargs = made(name)
+    supernet = nas.Supernet(nas.convert(model, args, example_kwargs=kwargs, multiple=1, verbose=False)).train()
+    choices = random_choices(supernet, 7)
+    derived = supernet.derive(choices)
+    for network, options in ((supernet, {"op_weights": supernet.one_hot(choices)}), (derived, {})):
+        sum(leaf.square().sum() for leaf in tree_leaves(network(*args, **options, **kwargs))).backward()
+    grads = {name: parameter.grad for name, parameter in supernet.network.named_parameters()}
+    with torch.no_grad():  # where weights went is seen by deriving a network of their indices
+        for parameter in supernet.network.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).view_as(parameter))
+    places = dict(supernet.derive(choices).named_parameters())
+    for name, parameter in derived.named_parameters():
+        torch.testing.assert_close(grads[name].flatten()[places[name].long()], parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cost_tables_are_exact(name):
+    model, args, kwargs = made(name)
+    supernet = nas.Supernet(nas.convert(model, args, example_kwargs=kwargs, multiple=1, verbose=False))
+    inputs = tuple(x[:1] for x in args)
+    for cost in (num_params, count_macs):
+        table = CostModel(supernet, inputs).table("cost", cost)
+        for seed in range(5):
+            choices = random_choices(supernet, seed)
+            assert table.of(choices) == pytest.approx(cost(supernet.derive(choices), inputs), rel=1e-12)
+
+
+def test_tied_weights_stay_tied():
+    model, args, kwargs = made("transformer")
+    supernet = nas.Supernet(nas.convert(model, args, example_kwargs=kwargs, verbose=False))
+    derived = supernet.derive({name: labels[0] for name, labels in supernet.choices.items()})
+    assert (
+        derived.head.weight is derived.embedding.weight
+        and derived.head.in_features == derived.embedding.embedding_dim == 8
+    )
+
+
+def test_sizes_are_shares_in_multiples_and_heads_one_by_one():
+    model, args, kwargs = made("transformer")
+    found = converted(model, args, example_kwargs=kwargs, width=(0.3, 0.5), multiple=4)
+    assert found.sizes == {"embedding": [4, 8, 16], "attention.q": [1, 2, 3, 4], "gate": [8, 16, 32]}
+
+
+def test_what_is_skipped_and_what_reaches_the_output_is_whole():
+    model, args, _ = made("residual")
+    found = converted(model, args, skip=["squeeze"])
+    assert {group.name for group in found.groups} == {"stem.0"}
+    assert found.whole["head"] == "it makes an output"
+    assert "head: left whole: it makes an output" in str(found)
+
+
+def test_an_operation_that_is_not_known_leaves_its_channels_whole():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.c(self.b(torch.cummax(self.a(x), -1)[0]).relu())
+
+    found = converted(Odd(), (torch.randn(2, 4),))
+    assert [group.name for group in found.groups] == ["b"] and "cummax" in found.whole["a"]
+
+
+def test_the_statistics_of_a_norm_are_those_of_kept_channels_while_searching():
+    model = nn.Sequential(nn.Linear(4, 16), nn.LayerNorm(16), nn.Linear(16, 1))
+    supernet = nas.Supernet(nas.convert(model, (torch.randn(2, 4),), verbose=False))
+    x = torch.randn(3, 4)
+    weights = torch.tensor([[0.25, 0.75]], requires_grad=True)
+    supernet(x, op_weights=nas.OpWeights(weights, None)).sum().backward()
+    assert weights.grad.isfinite().all() and weights.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (lambda: nn.Linear(3, 4), {}, "nothing in Linear can be cut .*output"),
+        (lambda: nn.Sequential(nn.Linear(3, nas.width("w", (2, 4)))), {}, "has choices already"),
+        (lambda: nn.Linear(5, 4), {}, "cannot trace Linear"),
+        (Residual, {"width": (0.0, 1.0)}, "above 0 and at most 1, got 0"),
+    ],
+)
+def test_what_cannot_be_converted(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        nas.convert(model(), (torch.randn(2, 3),), **options)
