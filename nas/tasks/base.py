@@ -9,16 +9,28 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from nas.tasks.values import element
+
 
 class Task(nn.Module, ABC):
     """Base class of tasks: the loss and the metrics of a training.
 
     A task is a module; its parameters are trained with the network's weights. A batch is ``(inputs, target)``. If `inputs` is a tuple or
-    list, its elements are the arguments of the network.
+    list, its elements are the arguments of the network. If it is a dict with names of the network's arguments, these are the arguments.
+
+    Args:
+        output: The element of the network's output that the task uses: a name in a dict, dataclass or named tuple, or a position; null: the
+            whole output.
     """
 
+    output: int | str | None = None
+
+    def __init__(self, output: int | str | None = None) -> None:
+        super().__init__()
+        self.output = output
+
     @abstractmethod
-    def loss(self, output: Any, target: Tensor) -> Tensor:
+    def loss(self, output: Any, target: Any) -> Tensor:
         """The 0-d loss of one batch.
 
         Args:
@@ -28,18 +40,18 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
-        """New metrics by name, each updated with (output, target); the first is the headline metric."""
+        """New metrics by name, each updated with (prediction, target); the first is the headline metric."""
 
     def prediction(self, output: Any) -> Any:
-        """The part of the network's output that metrics use; by default the whole output."""
-        return output
+        """The part of the network's output that metrics use; by default the element `output`."""
+        return output if self.output is None else element(output, self.output)
 
     def constant(self) -> Metric | None:
         """A new metric that computes the best headline score of a constant output; None if the score is unknown.
 
-        The metric is updated with (output, target) but uses only the target. A network with no better score has learned nothing.
+        The metric is updated with (prediction, target) but uses only the target. A network with no better score has learned nothing.
         """
         return None
 
-    def check_target(self, target: Tensor) -> None:
+    def check_target(self, target: Any) -> None:
         """Raises ValueError for targets that do not fit the task; called with every batch while it is on the CPU."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from nas.tasks.base import Task
 from nas.tasks.constants import VarianceOfTargets
+from nas.tasks.values import tensor_of
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
@@ -21,21 +22,23 @@ class Regression(Task):
 
     Args:
         criterion: The loss.
+        output: See :class:`nas.tasks.Task`.
     """
 
-    def __init__(self, criterion: Literal["mse", "l1", "huber"] = "mse") -> None:
-        super().__init__()
+    def __init__(self, criterion: Literal["mse", "l1", "huber"] = "mse", output: int | str | None = None) -> None:
+        super().__init__(output)
         if criterion not in _LOSSES:
             raise ValueError(f"criterion must be one of {', '.join(_LOSSES)}, got {criterion!r}")
         self.criterion = criterion
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: Any, target: Tensor) -> Tensor:
         """Mean loss over all elements.
 
         Shape:
             - output: (B, *)
             - target: (B, *), the shape of `output` exactly; there is no broadcasting
         """
+        output = tensor_of(self.prediction(output), "Regression: the output")
         if output.shape != target.shape:
             raise ValueError(
                 f"Regression expects outputs of the target's shape {tuple(target.shape)}, got {tuple(output.shape)}"
@@ -48,7 +51,8 @@ class Regression(Task):
     def constant(self) -> Metric:
         return VarianceOfTargets()
 
-    def check_target(self, target: Tensor) -> None:
+    def check_target(self, target: Any) -> None:
+        target = tensor_of(target, "Regression: the target")
         if not target.is_floating_point():
             raise ValueError(f"Regression needs floating-point targets, got {target.dtype}")
         if not bool(torch.isfinite(target).all()):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from nas.evaluation import evaluate, recalibrate_batch_norm
@@ -18,6 +19,40 @@ def test_classification_loss_is_the_mean_negative_log_probability():
     torch.testing.assert_close(smooth, 0.7 * expected + 0.3 * uniform)
 
 
+def test_class_weights_and_ignored_labels_are_those_of_a_weighted_mean():
+    g = torch.Generator().manual_seed(0)
+    output, target = torch.randn(6, 3, 5, generator=g), torch.randint(0, 3, (6, 5), generator=g)
+    target[1, 2:] = -100
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    each = torch.stack([weights[t] for t in target[target >= 0]])
+    nll = -output.movedim(1, -1).log_softmax(-1)[target >= 0].gather(1, target[target >= 0][:, None])[:, 0]
+    task = Classification(3, class_weights=[0.5, 1, 4], ignore_index=-100)
+    torch.testing.assert_close(task.loss(output, target), (each * nll).sum() / each.sum())
+    assert not task.state_dict()
+    task.check_target(target)
+    accuracy, constant = task.metrics()["accuracy"], task.constant()
+    accuracy.update(output, target)
+    constant.update(None, target)
+    right = (output.argmax(1) == target)[target >= 0]
+    assert float(accuracy.compute()) == pytest.approx(float(right.float().mean()))
+    assert float(constant.compute()) == pytest.approx(float(target[target >= 0].bincount().max() / len(right)))
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    g = torch.Generator().manual_seed(0)
+    output, target = torch.randn(60, 3, generator=g), torch.randint(0, 9, (60,), generator=g).clamp(max=2)
+    task = Classification(3, metric="balanced_accuracy")
+    metrics, constant = task.metrics(), task.constant()
+    assert list(metrics) == ["balanced_accuracy", "accuracy"]
+    for part in (slice(0, 50), slice(50, 60)):
+        metrics["balanced_accuracy"].update(output[part], target[part])
+        constant.update(None, target[part])
+    expected = balanced_accuracy_score(target, output.argmax(1))
+    assert float(metrics["balanced_accuracy"].compute()) == pytest.approx(expected)
+    best = max(balanced_accuracy_score(target, [k] * 60) for k in range(3))
+    assert float(constant.compute()) == pytest.approx(best)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -34,12 +69,23 @@ def test_labels_out_of_range(target, message):
 def test_outputs_of_another_width():
     with pytest.raises(ValueError, match=r"outputs of shape \(batch, 3\), got \(2, 4\)"):
         Classification(3).loss(torch.zeros(2, 4), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"a label for every prediction, got outputs \(2, 3\) and targets \(2, 1\)"):
+        Classification(3).loss(torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("arguments", [{"num_classes": 1}, {"num_classes": 3, "label_smoothing": 1.0}])
-def test_bad_classification(arguments):
-    with pytest.raises(ValueError, match=r"num_classes|label_smoothing"):
-        Classification(**arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be at least 2"),
+        ({"label_smoothing": 1.0}, "label_smoothing must lie in"),
+        ({"class_weights": [1.0, 2.0]}, r"class_weights must be 3 finite numbers above 0, got \[1.0, 2.0\]"),
+        ({"class_weights": [1.0, 0.0, 2.0]}, "class_weights must be 3 finite numbers above 0"),
+        ({"metric": "f1"}, "metric must be accuracy or balanced_accuracy"),
+    ],
+)
+def test_bad_classification(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Classification(**{"num_classes": 3, **arguments})
 
 
 @pytest.mark.parametrize(("criterion", "expected"), [("mse", 2.5), ("l1", 1.5), ("huber", (0.5 + 1.5) / 2)])

@@ -34,7 +34,7 @@ def test_the_metrics_by_counting():
 
 def test_what_does_not_fit():
     output, target = draw()
-    with pytest.raises(ValueError, match="a target for every pixel"):
+    with pytest.raises(ValueError, match="a label for every prediction"):
         Segmentation(3).loss(output, target[:, :4])
     with pytest.raises(ValueError, match=r"labels must lie in 0 \.\.\. 1"):
         Segmentation(2).check_target(target)
