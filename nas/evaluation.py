@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,18 +14,47 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torchmetrics import MeanMetric, Metric
 
 from nas.costs.functions import batch_size
+from nas.supernet.bound import BoundSupernet
 from nas.supernet.modules import eval_mode
+from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 
 
 def call_network(network: nn.Module, inputs: Any, **kwargs: Any) -> Any:
-    """Calls `network` with one input, or with several when `inputs` is a tuple or list."""
-    return network(*as_args(inputs), **kwargs)
+    """Calls `network` with the inputs of a batch; see :func:`as_args`."""
+    return network(*as_args(inputs, network), **kwargs)
 
 
-def as_args(inputs: Any) -> tuple[Any, ...]:
-    """A batch's inputs as positional arguments."""
+def as_args(inputs: Any, network: nn.Module) -> tuple[Any, ...]:
+    """A batch's inputs as positional arguments of a network: one input, or the elements of a tuple or list.
+
+    A dict with names of the network's arguments holds these arguments; arguments between them get their defaults.
+
+    Raises:
+        ValueError: The items of a dict are not the network's arguments.
+    """
+    if isinstance(inputs, dict):
+        return _by_name(inputs, network.network if isinstance(network, (Supernet, BoundSupernet)) else network)
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def _by_name(inputs: dict[Any, Any], network: nn.Module) -> tuple[Any, ...]:
+    signature = inspect.signature(network.forward)
+    if signature.parameters.keys().isdisjoint(inputs):
+        return (inputs,)  # the network takes the dict
+    names = [name for name, parameter in signature.parameters.items() if parameter.kind is _POSITIONAL]
+    try:
+        bound = signature.bind(**inputs)
+        last = max(map(names.index, inputs))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"inputs are {', '.join(map(str, inputs))}, but {type(network).__name__} takes {', '.join(names)} by position ({error})"
+        ) from None
+    bound.apply_defaults()
+    return tuple(bound.arguments[name] for name in names[: last + 1])
+
+
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def to_device(item: Any, device: torch.device) -> Any:

@@ -181,12 +181,12 @@ class SearchDataModule(pl.LightningDataModule, ABC):
             raise ValueError(f"{type(self).__name__}: the test set is empty")
         return self._sequential(self._test)
 
-    def example(self) -> Any:
-        """One collated training batch of two samples, for shapes and counts."""
+    def example(self, size: int = 2) -> Any:
+        """One collated training batch of the first samples, for shapes and counts."""
         self._check_size(num_samples(self._plain), "the training set", 1)
-        first = Subset(self._plain, [0, min(1, num_samples(self._plain) - 1)])
+        first = Subset(self._plain, [min(i, num_samples(self._plain) - 1) for i in range(size)])
         loading = self._collated()._replace(num_workers=0, pin_memory=False)
-        return self._checked(next(iter(sequential_loader(first, 2, loading))))
+        return self._checked(next(iter(sequential_loader(first, size, loading))))
 
     def train_targets(self) -> Tensor | None:
         """All training targets if the dataset stores them in one array (TensorDataset, torchvision), otherwise None."""
@@ -229,4 +229,7 @@ def _targets(dataset: Dataset) -> Tensor | None:
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[-1]
     targets = getattr(dataset, "targets", None)
-    return None if targets is None else torch.as_tensor(targets)
+    try:
+        return None if targets is None else torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):  # for example dicts, or sequences of different lengths
+        return None

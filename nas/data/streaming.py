@@ -86,9 +86,9 @@ class StreamingDataModule(SearchDataModule):
         """The first batches of the arch split in order, not augmented."""
         return self._first("arch")
 
-    def example(self) -> Any:
-        """One collated training batch of two samples, for shapes and counts."""
-        samples = [_decoded(sample) for sample in islice(self.stream("weight", False), 2)]
+    def example(self, size: int = 2) -> Any:
+        """One collated training batch of the first samples, for shapes and counts."""
+        samples = [_decoded(sample) for sample in islice(self.stream("weight", False), size)]
         if not samples:
             raise ValueError(f"{type(self).__name__}: the stream of the train split is empty")
         return self._checked(default_collate(samples))

@@ -82,50 +82,47 @@ class InheritedScore:
 
     def _refit(self, network: nn.Module) -> None:
         """Recalibrates and refits the head in one pass over the train split."""
-        seen = Seen(network)
-        with seen.watching():
-            if not recalibrate_batch_norm(seen, self._weight, self.searched.device):
+        seen = Seen()
+        with seen.watching(network):
+            if not recalibrate_batch_norm(network, self._weight, self.searched.device):
                 with torch.no_grad():
                     for inputs, _ in self._weight:
-                        call_network(seen, to_device(inputs, self.searched.device))
+                        call_network(network, to_device(inputs, self.searched.device))
         assert seen.head is not None
         targets = [to_device(target, self.searched.device) for _, target in self._weight]
         fit_head(seen.head, seen.features, targets, self.task)
 
 
-class Seen(nn.Module):
-    """A network that records its head (the last linear layer) and the inputs of the head in `features`."""
+class Seen:
+    """The head (the last linear layer) of a network that runs, and the inputs of the head in `features`."""
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(self) -> None:
         self.head: nn.Linear | None = None
         self.features: list[Tensor] = []
         self._calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Records the inputs and outputs of linear layers."""
+    def watching(self, network: nn.Module) -> Iterator[None]:
+        """Records the head; a call raises ValueError if the output of the network does not come from a linear layer."""
         handles = [
             layer.register_forward_hook(lambda layer, args, output: self._calls.append((layer, args[0], output)))
-            for layer in self.network.modules()
+            for layer in network.modules()
             if type(layer) is nn.Linear
         ]
+        handles.append(network.register_forward_hook(lambda _, __, output: self._keep(output)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def forward(self, *args: Any) -> Any:
-        """Runs the network; raises ValueError if its output does not come from a linear layer."""
-        self._calls.clear()
-        output = self.network(*args)
-        for layer, features, result in self._calls:
+    def _keep(self, output: Any) -> None:
+        calls, self._calls = self._calls, []
+        for layer, features, result in calls:
             if result is output:
                 self.head = layer
                 self.features.append(features.detach())
-                return output
+                return
         raise ValueError("refit_head must be false: the output of the network does not come from a linear layer")
 
 

@@ -17,16 +17,14 @@ from nas.costs.latency import device_name
 from nas.costs.limits import cheapest, most_expensive, passes
 from nas.costs.table import CostTable
 from nas.derive import Argmax, Searched
-from nas.evaluation import first_samples
 from nas.io.errors import as_usage_error
 from nas.profile.memory import Forecast, device_memory, forecast
 from nas.runs.build import build_network, build_search, check_retraining
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.options import ConfigSource
-from nas.runs.results import example_inputs
 from nas.runs.schema import Target
 from nas.runs.spaces import read_genotype_of
-from nas.runs.targets import cost_model, cost_tables, infeasibility, limits_of, target_report
+from nas.runs.targets import cost_model, cost_tables, example_inputs, infeasibility, limits_of, target_report
 from nas.runs.trainer import prepare_machine
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.structure import allows, draw_choices, find_rows
@@ -74,7 +72,7 @@ def profile_genotype(path: Path, source: ConfigSource) -> dict[str, Any]:
     genotype = read_genotype_of(path, experiment)
     device = prepare_machine(experiment.trainer)
     network = build_network(experiment, genotype).to(device).eval()
-    inputs = first_samples(example_inputs(network, experiment.data))
+    inputs = example_inputs(network, experiment.data)
     costs = {name: function(network, inputs) for name, function in _cost_functions(experiment).items()}
     return {
         "device": device_name(device),

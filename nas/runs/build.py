@@ -117,7 +117,7 @@ def try_once(
         if known is not None:
             task.check_target(known)
     with eval_mode(network), torch.no_grad(), untouched_rng():
-        output = forward(*as_args(inputs))
+        output = forward(*as_args(inputs, network))
         metrics = dict(task.metrics())
         update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
         with warnings.catch_warnings():

@@ -22,7 +22,6 @@ from nas.derive.base import distribution_of, runner_up
 from nas.derive.check import check_derived
 from nas.derive.inherited import InheritedScore
 from nas.derive.skips import collapsed, skip_limit, skip_share, skips_of
-from nas.evaluation import as_args, first_samples, to_device
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.io.files import sha256
@@ -32,7 +31,7 @@ from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.options import normalized
-from nas.runs.targets import limits_of, load_tables, report_of
+from nas.runs.targets import example_inputs, limits_of, load_tables, report_of
 from nas.supernet.building import architecture
 from nas.tasks import Task
 from nas.training.search_module import SearchModule
@@ -108,9 +107,9 @@ def derive_and_score(
             )
     module.space.check_genotype(found.choices)
     if module.space.inherits_weights:
-        inputs = first_samples(next(iter(searched.arch_batches()))[0], NUM_COMPARED)
+        inputs = example_inputs(supernet, data, NUM_COMPARED)
         run_all = module.relaxation.num_active is None  # if only some candidates run, others may be untrained
-        check_derived(supernet, found, as_args(to_device(inputs, device)), run_all=run_all)
+        check_derived(supernet, found, inputs, run_all=run_all)
     constant = task.constant()
     network = score.network(found.choices)
     scores = score.metrics(network, {} if constant is None else {CONSTANT: constant})
@@ -198,13 +197,6 @@ def headline(task: Task, scores: Mapping[str, float]) -> dict[str, Any]:
     """Name and value of the task's first metric."""
     name = next(iter(task.metrics()))
     return {"name": name, "value": scores[name]}
-
-
-def example_inputs(network: nn.Module, data: SearchDataModule) -> tuple[Any, ...]:
-    """Inputs of two training samples, on the network's device."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    inputs, _ = data.example()
-    return as_args(to_device(inputs, device))
 
 
 def cost_of(network: nn.Module, data: SearchDataModule) -> dict[str, int]:

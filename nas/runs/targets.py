@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.costs.functions import CostFunction, latency_ms
 from nas.costs.latency import MeasuredLatency, NotProfiled
 from nas.costs.limits import Infeasible, Limit, format_cost, most_probable
 from nas.costs.table import CostTable, ExpectedCost
 from nas.costs.tabulate import CostModel, num_chosen
-from nas.evaluation import as_args, first_samples, to_device
+from nas.data import SearchDataModule
+from nas.evaluation import as_args, to_device
 from nas.io.errors import UsageError, as_usage_error
 from nas.io.json_file import read_json, write_json
 from nas.io.reading import MAX_COST_TABLE_BYTES
@@ -36,14 +38,16 @@ def cost_model(experiment: Experiment, device: torch.device) -> CostModel:
     Raises:
         UsageError: The network does not run, or costs cannot be tabulated.
     """
-    inputs = _one_sample(experiment, device)
     with as_usage_error("model.cost"), untouched_rng():
-        return CostModel(Supernet(experiment.model["space"].network("retrain")).to(device), inputs)
+        supernet = Supernet(experiment.model["space"].network("retrain")).to(device)
+        return CostModel(supernet, example_inputs(supernet, experiment.data))
 
 
-def _one_sample(experiment: Experiment, device: torch.device) -> tuple[Any, ...]:
-    inputs, _ = experiment.data.example()
-    return as_args(to_device(first_samples(inputs), device))
+def example_inputs(network: nn.Module, data: SearchDataModule, size: int = 1) -> tuple[Any, ...]:
+    """Arguments of the network for the first training samples, on its device."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    inputs, _ = data.example(size)
+    return as_args(to_device(inputs, device), network)
 
 
 def cost_tables(
@@ -128,7 +132,7 @@ def report_of(
         return {}
     with untouched_rng(), architecture(choices):
         network = retraining.model["space"].network("retrain").to(device)
-    inputs = _one_sample(retraining, device)
+    inputs = example_inputs(network, retraining.data)
     return target_report(
         retraining.targets,
         table={name: table.of(choices) for name, table in tables.items()},

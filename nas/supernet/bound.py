@@ -22,6 +22,11 @@ class BoundSupernet(nn.Module):
         self.active = op_weights.active
         self.register_buffer("weights", op_weights.weights.detach().clone(), persistent=False)
 
+    @property
+    def network(self) -> nn.Module:
+        """The network with choices."""
+        return self.supernet.network
+
     def forward(self, *args: Any) -> Any:
         """Runs the supernet."""
         return self.supernet(*args, op_weights=OpWeights(self.weights, self.active))

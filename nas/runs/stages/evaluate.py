@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.costs.functions import latency_ms
-from nas.evaluation import evaluate, first_samples
+from nas.evaluation import evaluate
 from nas.runs.folder import RunFolder
 from nas.runs.networks import find_network
 from nas.runs.own.stages import evaluate_own
-from nas.runs.results import cost_of, example_inputs
+from nas.runs.results import cost_of
+from nas.runs.targets import example_inputs
 
 
 def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -25,11 +26,10 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
     found = find_network(path, trusted)
     network, data = found.network, found.experiment.data
     scores = evaluate(network, data.test_dataloader(), found.task, found.device)
-    one = first_samples(example_inputs(network, data))
     return {
         "network": found.origin,
         **{f"test_{key}": value for key, value in scores.items()},
         **cost_of(network, data),
-        "latency_ms": latency_ms(network, one),
+        "latency_ms": latency_ms(network, example_inputs(network, data)),
         "device": str(found.device),
     }

@@ -143,7 +143,7 @@ def _export(
     network, data = network.cpu().eval(), experiment.data
     with as_usage_error(type(data).__name__):
         inputs, _ = next(iter(data.weight_loader()))
-    inputs = example_inputs(as_args(inputs))
+    inputs = example_inputs(as_args(inputs, network))
     model = experiment.applied["model"]
     facts = {
         **about,

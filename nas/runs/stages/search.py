@@ -120,7 +120,7 @@ def check_choices(module: SearchModule, retraining: Experiment, data: SearchData
             return
         for seed in range(NUM_TRIED):
             choices = random_choices(supernet.network, seed)
-            check_derived(trained, choices, as_args(inputs))
+            check_derived(trained, choices, as_args(inputs, supernet))
             with architecture(choices):
                 retraining.model["space"].network("retrain")
 
