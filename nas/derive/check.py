@@ -13,6 +13,7 @@ from nas.genotype import Genotype
 from nas.io.rng import untouched_rng
 from nas.supernet.modules import eval_mode
 from nas.supernet.supernet import Supernet
+from nas.tasks.values import named
 
 TOLERANCE = 1e-5
 """Largest difference in float32, as a share of the largest output; sums run in another order. Half precision allows 64 roundings."""
@@ -43,9 +44,9 @@ def check_derived(
 
 
 def largest_difference(expected: Any, found: Any) -> str | None:
-    """The difference between two outputs (tensors in tuples, lists and dicts), in words; None if they agree within `TOLERANCE`."""
-    pairs = list(zip(tree_leaves(expected), tree_leaves(found), strict=False))
-    if len(tree_leaves(expected)) != len(tree_leaves(found)):
+    """The difference between two outputs, in words; None if they agree within `TOLERANCE`."""
+    pairs = list(zip(_leaves(expected), _leaves(found), strict=False))
+    if len(_leaves(expected)) != len(_leaves(found)):
         return "outputs have different numbers of tensors"
     for a, b in pairs:
         if not isinstance(a, Tensor) or not isinstance(b, Tensor):
@@ -61,3 +62,8 @@ def largest_difference(expected: Any, found: Any) -> str | None:
         if not bool(same.all()):
             return f"outputs differ by up to {float(apart[~same].max()):.2g} (largest output: {largest:.2g})"
     return None
+
+
+def _leaves(output: Any) -> list[Any]:
+    """The leaves of an output, and those of plain dataclasses, which torch takes for leaves."""
+    return [part for leaf in tree_leaves(output) for part in tree_leaves(list(named(leaf).values()) or leaf)]

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -48,7 +49,17 @@ class Flattened(nn.Module):
         return self.read(self.write(x[:, None].expand(-1, 3, -1)).flatten(1))
 
 
-@pytest.mark.parametrize("network", [Gated, Chunked, Flattened])
+@dataclass
+class Output:
+    logits: torch.Tensor
+
+
+class InDataclass(Chunked):
+    def forward(self, x):
+        return Output(super().forward(x))
+
+
+@pytest.mark.parametrize("network", [Gated, Chunked, Flattened, InDataclass])
 def test_widths_that_are_read_in_another_order_are_found(network):
     torch.manual_seed(0)
     supernet = nas.Supernet(network())
