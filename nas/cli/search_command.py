@@ -28,8 +28,7 @@ common keys of a configuration; --KEY VALUE overrides the files:
   model.alpha           nas.alpha.Factorised, Autoregressive, Pairwise
   model.bilevel         nas.bilevel.FirstOrder, Unrolled, Joint, ScoreFunction
   model.regularizers    nas.regularizers.Entropy, Sparsity, BetaDecay, ...
-  model.task            nas.tasks.Classification, MultiLabel, Regression,
-                        Segmentation, Heads (several tasks)
+  model.task            nas.tasks.Classification, MultiLabel, Heads, ...
   model.weight_optimizer, model.arch_optimizer    classes of torch.optim
   model.warmup_epochs   epochs before alpha is trained
   model.warmup_paths    paths of the warm-up: nas.paths.Fair, Uniform,
