@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from nas.evaluation import call_network
@@ -57,6 +58,18 @@ class Forecast:
         return max(0, int(room / self.saved_per_sample)) if self.saved_per_sample > 0 else 0
 
 
+class BatchNormSizes(TorchDispatchMode):
+    """Gives empty outputs of batch norm on the meta device. There torch runs it in Python, which takes most of a forecast."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_training = func is torch.ops.aten.native_batch_norm.default and args[5]
+        if not is_training or not args[0].is_meta:
+            return func(*args, **(kwargs or {}))
+        output = torch.empty_like(args[0])
+        mean = output.new_empty(output.shape[1], dtype=torch.promote_types(output.dtype, torch.float32))
+        return output, mean, torch.empty_like(mean)
+
+
 def forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
     """Forecasts for three ways to run candidates; `example` is a batch (inputs, target) of two samples.
 
@@ -91,7 +104,7 @@ def _forecast(module: SearchModule, example: Any) -> dict[str, Forecast]:
         slope = (large - small) / (SMALL_BATCHES[1] - SMALL_BATCHES[0])
         return small - slope * SMALL_BATCHES[0], slope
 
-    with untouched_rng():
+    with untouched_rng(), BatchNormSizes():
         soft = measured(_all_candidates(module))
         paths = [measured(path) for path in _even_paths(module)]
         largest = measured(_largest_path(module, example))

@@ -3,9 +3,10 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from nas.data import BreastCancer, Digits, SequentialDigits
-from nas.profile.memory import forecast, saved_bytes
+from nas.profile.memory import BatchNormSizes, forecast, saved_bytes
 from nas.profile.report import memory_report
 from nas.relaxations import GumbelSoftmax, SampledPath
 from nas.runs.trainer import quiet
@@ -153,3 +154,14 @@ def test_averaged_weights_are_counted():
 
     (plain, num_bytes), (averaged, _) = weights(None), weights(0.9)
     assert averaged - plain == num_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_norm_saves_on_the_meta_device_what_it_saves_on_the_cpu(dtype):
+    def saved(device):
+        net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).to(device, dtype)
+        x = torch.zeros(2, 3, 8, 8, device=device, dtype=dtype)
+        return saved_bytes(lambda: net(x).sum(), [*net.parameters(), *net.buffers()])
+
+    with BatchNormSizes():
+        assert saved("meta") == saved("cpu")
