@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -65,6 +66,7 @@ class Target(NamedTuple):
     function: CostFunction
 
 
+@cache  # making it takes longer than parsing, which leaves it as it is
 def make_parser() -> ArgumentParser:
     """The parser of configurations. It is the only source of their defaults."""
     parser = ArgumentParser(prog="nas", exit_on_error=False, add_help=False, allow_abbrev=False)

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from nas.data import SequentialDigits
+from nas.io.errors import UsageError
 from nas.runs.config import load_experiment, load_retraining
 from nas.runs.options import ConfigSource
+from nas.runs.schema import make_parser
 
 
 @pytest.fixture
@@ -70,3 +72,20 @@ def test_a_wrong_retrain_section_is_named(config, run_cli):
     answer = run_cli("search", "--config", config({"retrain.space": {"no_such_size": 3}}), "--out", "run")
     assert answer.code == 2 and "retrain" in answer.complaint and "no_such_size" in answer.complaint
     assert not Path("run").exists()
+
+
+def test_a_configuration_is_read_the_same_by_a_new_parser_and_after_others():
+    sources = [ConfigSource((path,)) for path in sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))[::4]]
+
+    def read_anew(source):
+        make_parser.cache_clear()
+        return load_experiment(source).values
+
+    expected = [read_anew(source) for source in sources]
+    for values, source in zip(expected, sources, strict=True):
+        assert load_experiment(source).values == values
+        with pytest.raises(UsageError, match="no_such_key"):
+            load_experiment(source.extended("--model.no_such_key=1"))
+        load_experiment(source.extended("--retrain.inherit=true", "--model.warmup_epochs=7"), stage="retrain")
+    assert [load_experiment(source).values for source in reversed(sources)] == expected[::-1]
+    assert make_parser.cache_info().misses == 1
