@@ -139,6 +139,16 @@ def commands(run, genotype):
     }
 
 
+def make(finished, place, changes):
+    """A working directory with a run of a changed configuration, and a module that leaves a mark when it is imported."""
+    shutil.copytree(finished, place / "run")
+    (place / "evil_mod.py").write_text("open('touched', 'w')\nclass Space: pass\n")
+    values = change(place / "run" / "config.yaml", changes)
+    change(place / "run" / "retrain" / "config.yaml", changes)
+    change_export(place / "run" / "export", values["model"]["space"])
+    return place
+
+
 def audit(watch, finished, here, grammar, num, every):
     """Tries `num` configurations by every command or, in turn, by one; returns counts, and what was not allowed."""
     counts = {"slots": Counter(), "commands": Counter(), "codes": Counter()}
@@ -147,15 +157,11 @@ def audit(watch, finished, here, grammar, num, every):
     for number in range(num):
         slot = SLOTS[number % len(SLOTS)]
         changes = list(grammar.changes(slot))
+        shutil.rmtree(here, ignore_errors=True)
+        made = make(finished, here / "made", changes)
         answers = {}
         for name in names if every else [names[number % len(names)]]:
-            place = here / name.replace(" ", "_")
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(finished, place / "run")
-            (place / "evil_mod.py").write_text("open('touched', 'w')\nclass Space: pass\n")
-            values = change(place / "run" / "config.yaml", changes)
-            change(place / "run" / "retrain" / "config.yaml", changes)
-            change_export(place / "run" / "export", values["model"]["space"])
+            place = shutil.copytree(made, here / name.replace(" ", "_"))
             run = (place / "run").resolve()
             answers[name] = watch(commands(run, finished / "genotype.json")[name], run, name)
             if len(answers) % 2 == 0:  # two at a time
