@@ -6,7 +6,8 @@ import json
 import resource
 import shutil
 import time
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,8 @@ READERS = {
     "checkpoint": ("run/checkpoints/last.ckpt", partial(checkpoint_io.load, fall_back=False)),
     "arrays": ("data.npz", lambda path: Npz(str(path)).prepare_data()),
 }
+WHOLE = [name for name, (place, _) in READERS.items() if place.endswith((".json", ".yaml"))]
+"""Readers of documents, in which values are changed too."""
 AFTER = {"checkpoint": seal, "export's config": list_in_manifest}
 
 EDGES = ", ".join(["('skip_connect', 0), ('sep_conv_3x3', 1)"] * 4)
@@ -125,17 +128,18 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
+WIDE = {num: json.dumps({f"k{key}": "x" for key in range(num)}) for num in (1000, 99_000)}
+"""Objects of many keys. The larger ones take nearly all time, so they are put at each place once, and not at random."""
 CHANGES = st.one_of(
     st.tuples(st.just("value"), VALUES),
     st.tuples(st.just("token"), st.sampled_from(TOKENS)),
-    st.tuples(st.just("wide"), st.sampled_from([1000, 99_000])),
+    st.tuples(st.just("wide"), st.just(1000)),
     st.tuples(st.just("delete"), st.none()),
     st.tuples(st.just("twice"), st.none()),
 )
 CUTS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=12)), min_size=1, max_size=4)
-GROWN = st.sampled_from(
-    [b"", b"0" * 12_000_000, b"'" * 12_000_000, b"(" * 100_000, b"|" * 12_000_000, b"\n-" * 500_000]
-)
+GROWTHS = [b"0" * 12_000_000, b"'" * 12_000_000, b"(" * 100_000, b"|" * 12_000_000, b"\n-" * 500_000]
+GROWN = st.sampled_from([b""] * 45 + GROWTHS)  # few, because the size limits refuse most of them
 
 
 def places(value, path=()):
@@ -161,9 +165,7 @@ def changed_document(content, changes, dump):
             raw[f"TWICE{number}"] = f"{last}"
             section[f"TWICE{number}" if isinstance(section, dict) else last] = 1
         elif kind in ("wide", "token"):
-            raw[f"TOKEN{number}"] = (
-                argument if kind == "token" else json.dumps({f"k{key}": "x" for key in range(argument)})
-            )
+            raw[f"TOKEN{number}"] = argument if kind == "token" else WIDE[argument]
             section[last] = f"TOKEN{number}"
         else:
             section[last] = argument
@@ -214,10 +216,17 @@ def files(finished, tmp_path_factory):
 @st.composite
 def cases(draw):
     name = draw(st.sampled_from(sorted(READERS)))
-    whole = READERS[name][0].endswith((".json", ".yaml")) and draw(st.integers(0, 3))
-    if whole:
+    if name in WHOLE and draw(st.integers(0, 3)):
         return name, draw(st.lists(st.tuples(st.floats(0, 1), CHANGES), min_size=1, max_size=3)), None
     return name, draw(CUTS), draw(GROWN)
+
+
+@cache
+def document(content):
+    """What a JSON or YAML file has."""
+    values = yaml.safe_load(content)
+    values.pop("checksum", None)
+    return values
 
 
 def content_of(case, before):
@@ -226,9 +235,7 @@ def content_of(case, before):
     if grown is not None:
         return changed_bytes(before, changes, grown)
     is_yaml = READERS[name][0].endswith(".yaml")
-    content = yaml.safe_load(before)
-    content.pop("checksum", None)
-    return changed_document(content, changes, yaml.safe_dump if is_yaml else json.dumps)
+    return changed_document(deepcopy(document(before)), changes, yaml.safe_dump if is_yaml else json.dumps)
 
 
 def check(files, name, change):
@@ -308,6 +315,23 @@ def test_what_was_found_stays_mended(files, name):
 @pytest.mark.filterwarnings("ignore")
 def test_made_up_files_are_read_or_refused(files):
     fuzz(files, 300)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.filterwarnings("ignore")
+def test_files_that_grew_are_read_or_refused(files, name):
+    for grown in GROWTHS:
+        check(files, name, lambda before, grown=grown: before + grown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.filterwarnings("ignore")
+def test_very_many_keys_at_any_place_are_read_or_refused(files, name):
+    num = len(places(document((files / READERS[name][0]).read_bytes())))
+    for place in range(num):
+        case = name, [((place + 0.5) / num, ("wide", 99_000))], None
+        check(files, name, partial(content_of, case))
 
 
 @pytest.mark.slow
