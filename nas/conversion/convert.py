@@ -11,6 +11,7 @@ from torch import nn
 
 from nas.conversion.attach import Number, attach, norm_shapes, possible_numbers, width_of
 from nas.conversion.groups import Group, Solution
+from nas.conversion.importance import sort_units
 from nas.conversion.proof import TOLERANCE, difference, perturbed
 from nas.conversion.rules import trace
 from nas.conversion.tracing import exported
@@ -60,6 +61,7 @@ def convert(
     example_kwargs: Mapping[str, Any] | None = None,
     width: Sequence[float] = WIDTHS,
     multiple: int = MULTIPLE,
+    order: str = "magnitude",
     skip: Sequence[str] = (),
     verbose: bool = True,
 ) -> nn.Module:
@@ -77,6 +79,9 @@ def convert(
         example_kwargs: Keyword arguments of the call.
         width: Shares of the channels to choose from, rounded to multiples of `multiple`.
         multiple: Divides the numbers of channels to choose from. Attention heads are counted one by one.
+        order: Which channels are dropped first: those of the smallest ``magnitude``, ``batch_norm`` scale, ``taylor`` (weight times the
+            gradients that the model holds), ``activation`` on the example, or all but the ``first``; see
+            :data:`nas.conversion.importance.ORDERS`.
         skip: Paths of modules whose channels are always kept.
         verbose: Print the choices, and what is left whole.
 
@@ -86,7 +91,9 @@ def convert(
     Raises:
         ValueError: The model cannot be traced, has choices already, or nothing in it can be cut.
     """
-    found = converted(model, example_inputs, example_kwargs=example_kwargs, width=width, multiple=multiple, skip=skip)
+    found = converted(
+        model, example_inputs, example_kwargs=example_kwargs, width=width, multiple=multiple, order=order, skip=skip
+    )
     if verbose:
         print(found)
     return found.network
@@ -99,6 +106,7 @@ def converted(
     example_kwargs: Mapping[str, Any] | None = None,
     width: Sequence[float] = WIDTHS,
     multiple: int = MULTIPLE,
+    order: str = "magnitude",
     skip: Sequence[str] = (),
 ) -> Conversion:
     """Like :func:`convert`, with all that is known of the result."""
@@ -108,9 +116,13 @@ def converted(
     for share in width:
         if not 0 < share <= 1:
             raise ValueError(f"nas.convert: a share of the channels must be above 0 and at most 1, got {share}")
-    network = copied(model)
+    network, gradients = copied(model), model
     model = copied(model).eval()
     solution = Solution(trace(exported(model, args, kwargs)))
+    for own, other in zip(model.parameters(), gradients.parameters(), strict=True):
+        own.grad = other.grad
+    sort_units(model, solution, order, args, kwargs)
+    model.zero_grad(set_to_none=True)
     whole = dict(solution.whole)
     groups = [group for group in solution.groups if not _is_skipped(group, skip)]
     sizes = {group.name: sizes_of(group, width, multiple) for group in groups}
