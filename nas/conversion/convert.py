@@ -15,8 +15,10 @@ from nas.conversion.importance import sort_units
 from nas.conversion.proof import TOLERANCE, difference, perturbed
 from nas.conversion.rules import trace
 from nas.conversion.tracing import exported
+from nas.supernet.building import present_build
 from nas.supernet.modules import copied
 from nas.supernet.places import places_of
+from nas.supernet.structure import derive
 from nas.supernet.supernet import Supernet
 from nas.supernet.width import Width
 
@@ -38,6 +40,14 @@ class Conversion(NamedTuple):
     groups: list[Group]
     sizes: dict[str, list[int]]
     whole: dict[str, str]
+
+    def copy(self) -> nn.Module:
+        """A new copy of the network; under :func:`nas.architecture`, the plain network of its choices."""
+        build = present_build()
+        if build is None:
+            return copied(self.network)
+        chosen = {name: {str(size): size for size in sizes} for name, sizes in self.sizes.items()}
+        return derive(self.network, {name: str(build.number(name, sizes, False)) for name, sizes in chosen.items()})
 
     def __str__(self) -> str:
         """A line for each group, and for each layer that is left whole."""
@@ -96,7 +106,7 @@ def convert(
     )
     if verbose:
         print(found)
-    return found.network
+    return found.copy()
 
 
 def converted(

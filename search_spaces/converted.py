@@ -1,0 +1,88 @@
+"""Trained networks of any kind as spaces."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import nas
+from nas.conversion.convert import MULTIPLE, WIDTHS, Conversion, converted
+
+
+class Converted(nas.SearchSpace):
+    """A network whose layers can become smaller, by :func:`nas.convert`. The choices are named by module paths.
+
+    A search starts from the weights of the network, and so does the retraining of what it finds.
+
+    Args:
+        builder: Makes the network: a class or function with its arguments.
+        weights: A state dict of the network: a safetensors file, or one of ``torch.save``; None: the weights that `builder` makes.
+        input_shape: The shape of one sample of the network's input, without the batch dimension.
+        example: Makes an example of the network's inputs, instead of `input_shape`: a tuple, or a dict of keyword arguments.
+        width: Shares of the channels to choose from, rounded to multiples of `multiple`.
+        multiple: Divides the numbers of channels to choose from.
+        order: Which channels are dropped first; see :func:`nas.convert`.
+        skip: Paths of modules whose channels are always kept.
+
+    Raises:
+        ValueError: Neither or both of `input_shape` and `example`, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        builder: Callable[[], nn.Module],
+        weights: str | None = None,
+        input_shape: Sequence[int] | None = None,
+        example: Callable[[], Any] | None = None,
+        width: Sequence[float] = WIDTHS,
+        multiple: int = MULTIPLE,
+        order: str = "magnitude",
+        skip: Sequence[str] = (),
+    ) -> None:
+        if (input_shape is None) == (example is None):
+            raise ValueError("Converted: give one of input_shape and example")
+        self.builder, self.weights, self.input_shape, self.example = builder, weights, input_shape, example
+        self.options: dict[str, Any] = {
+            "width": tuple(width),
+            "multiple": multiple,
+            "order": order,
+            "skip": tuple(skip),
+        }
+        self._conversion: Conversion | None = None
+
+    def network(self, stage: str = "search") -> nn.Module:
+        if self._conversion is None:
+            self._conversion = self._converted()
+        return self._conversion.copy()
+
+    def _converted(self) -> Conversion:
+        model = self.builder()
+        if self.weights is not None:
+            load_weights(model, Path(self.weights))
+        made = self.example() if self.example is not None else (torch.randn(2, *self.input_shape or ()),)
+        kwargs = dict(made) if isinstance(made, Mapping) else {}
+        return converted(model, () if kwargs else tuple(made), example_kwargs=kwargs, **self.options)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a state dict.
+
+    Raises:
+        ValueError: The file cannot be read, or does not fit the network.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that are no state dicts
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if isinstance(state.get("state_dict"), Mapping):
+            state = state["state_dict"]
+        model.load_state_dict(state)
+    except Exception as error:  # readers raise errors of many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()
+        raise ValueError(f"{path}: weights of {type(model).__name__}: {' '.join(reason[:2])}") from error
