@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from nas.conversion.attach import Number, attach, norm_shapes, possible_numbers, width_of
 from nas.conversion.groups import Group, Solution
 from nas.conversion.importance import sort_units
-from nas.conversion.proof import TOLERANCE, difference, perturbed
+from nas.conversion.proof import Proof
 from nas.conversion.rules import trace
 from nas.conversion.tracing import exported
 from nas.supernet.building import present_build
 from nas.supernet.modules import copied
 from nas.supernet.places import places_of
 from nas.supernet.structure import derive
-from nas.supernet.supernet import Supernet
-from nas.supernet.width import Width
 
 WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 MULTIPLE = 8
@@ -137,7 +133,7 @@ def converted(
     groups = [group for group in solution.groups if not _is_skipped(group, skip)]
     sizes = {group.name: sizes_of(group, width, multiple) for group in groups}
     groups = [group for group in groups if len(sizes[group.name]) > 1]
-    proof = _Proof(model, solution, args, kwargs, sizes)
+    proof = Proof(model, solution, args, kwargs, sizes)
     numbers = proof.of(groups, whole)
     groups = [group for group in groups if group.name in numbers]
     if not groups:
@@ -159,66 +155,3 @@ def sizes_of(group: Group, shares: Sequence[float], multiple: int) -> list[int]:
     if units < 2 * multiple:
         return sorted({max(1, round(share * units)) for share in shares} | {units})
     return sorted({min(units, max(multiple, round(share * units / multiple) * multiple)) for share in shares} | {units})
-
-
-class _Proof:
-    """Finds the groups of which the masked and the cut network are equal."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        solution: Solution,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        sizes: Mapping[str, list[int]],
-    ) -> None:
-        self.args, self.kwargs, self.solution = args, kwargs, solution
-        self.model = perturbed(model, args, kwargs)
-        self.shapes = norm_shapes(self.model, solution, args, kwargs)
-        self.sizes = sizes
-
-    def attach(self, network: nn.Module, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]]) -> None:
-        """Puts the groups into a network."""
-        widths: dict[str, Width] = {group.name: width_of(group, self.sizes[group.name]) for group in groups}
-        attach(network, self.solution, widths, numbers, self.shapes)
-
-    def of(self, groups: Sequence[Group], whole: dict[str, str]) -> dict[str, list[Number]]:
-        """Name of a proven group -> the attributes that count its units; `whole` gets the reasons of the others."""
-        modules = dict(self.model.named_modules())
-        ways = {group.name: list(possible_numbers(group, modules)) for group in groups}
-        first = {group.name: ways[group.name][0] for group in groups}
-        if self.fails(groups, first, groups) is None:
-            return first
-        proven: dict[str, list[Number]] = {}
-        for group in groups:
-            reason: str | None = None
-            for way in ways[group.name]:
-                reason = self.fails([group], {group.name: way}, [group])
-                if reason is None:
-                    proven[group.name] = way
-                    break
-            if reason is not None:
-                whole[group.name] = reason
-        kept = [group for group in groups if group.name in proven]
-        while kept and (reason := self.fails(kept, proven, kept)) is not None:
-            last = kept.pop()  # each group alone is right, but not all together
-            whole[last.name] = reason
-            del proven[last.name]
-        return proven
-
-    def fails(
-        self, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]], cut: Sequence[Group]
-    ) -> str | None:
-        """Why the network with these groups is not equal to the cut one; None if it is, at the smallest and at middle sizes."""
-        network = copy.deepcopy(self.model)
-        try:
-            self.attach(network, groups, numbers)
-            supernet = Supernet(network).eval()
-        except (ValueError, KeyError, IndexError, AttributeError) as caught:
-            return str(caught)
-        for position in (0.0, 0.5):
-            choices = {name: labels[int(position * (len(labels) - 1))] for name, labels in supernet.choices.items()}
-            found, error = difference(supernet, choices, self.args, self.kwargs)
-            if not found <= TOLERANCE:
-                return error or f"masked and cut network differ by {found:.1e} of the largest output"
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from nas.conversion.attach import Number, attach, norm_shapes, possible_numbers, width_of
+from nas.conversion.groups import Group, Solution
 from nas.io.rng import untouched_rng
 from nas.supernet.supernet import Supernet
+from nas.supernet.width import Width
 
 TOLERANCE = 1e-5  # of the largest output; float32 sums in another order
 
@@ -27,7 +30,9 @@ def perturbed(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.dim() == 1 and tensor.is_floating_point():
+            if (
+                tensor.numel() == max(tensor.shape, default=0) and tensor.is_floating_point()
+            ):  # one number for each channel
                 noise = torch.rand(tensor.shape, generator=source).to(tensor)
                 tensor.mul_(1 + 0.1 * noise) if "var" in name else tensor.add_(0.1 * noise)
     return model
@@ -56,9 +61,9 @@ def difference(
     """The largest difference between the masked and the derived network, relative to the largest output, and an error of the latter."""
     try:
         small = _tensors(supernet.derive(choices)(*args, **kwargs))
+        masked = _tensors(supernet(*args, op_weights=supernet.one_hot(choices), **kwargs))
     except Exception as error:
-        return float("inf"), str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    masked = _tensors(supernet(*args, op_weights=supernet.one_hot(choices), **kwargs))
+        return float("inf"), _line(error)
     if [t.shape for t in small] != [t.shape for t in masked]:
         return float("inf"), "its outputs have another shape"
     largest = max((float(t.abs().max()) for t in masked if t.numel()), default=0.0)
@@ -68,3 +73,74 @@ def difference(
 
 def _tensors(output: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _line(error: Exception) -> str:
+    return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
+class Proof:
+    """Finds the groups of which the masked and the cut network are equal."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        solution: Solution,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sizes: Mapping[str, list[int]],
+    ) -> None:
+        """Makes the perturbed copy that all groups are proven on."""
+        self.args, self.kwargs, self.solution = args, kwargs, solution
+        self.model = perturbed(model, args, kwargs)
+        self.shapes = norm_shapes(self.model, solution, args, kwargs)
+        self.sizes = sizes
+
+    def attach(self, network: nn.Module, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]]) -> None:
+        """Puts the groups into a network."""
+        widths: dict[str, Width] = {group.name: width_of(group, self.sizes[group.name]) for group in groups}
+        attach(network, self.solution, widths, numbers, self.shapes)
+
+    def of(self, groups: Sequence[Group], whole: dict[str, str]) -> dict[str, list[Number]]:
+        """Name of a proven group -> the attributes that count its units; `whole` gets the reasons of the others.
+
+        Groups are proven together; where that fails, in halves, each together with all groups that are proven already.
+        """
+        modules = dict(self.model.named_modules())
+        ways = {group.name: list(possible_numbers(group, modules)) for group in groups}
+        proven: list[Group] = []
+        numbers: dict[str, list[Number]] = {}
+        waiting = [list(groups)] if groups else []
+        while waiting:
+            part = waiting.pop()
+            reason: str | None = None
+            for i in range(len(ways[part[0].name]) if len(part) == 1 else 1):
+                tried = {**numbers, **{group.name: ways[group.name][i] for group in part}}
+                reason = self.fails([*proven, *part], tried)
+                if reason is None:
+                    proven += part
+                    numbers = tried
+                    break
+            if reason is None:
+                continue
+            if len(part) == 1:
+                whole[part[0].name] = reason
+            else:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+        return numbers
+
+    def fails(self, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]]) -> str | None:
+        """Why the network with these groups is not equal to the cut one; None if it is, at the smallest and at middle sizes."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        network = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        try:
+            self.attach(network, groups, numbers)
+            supernet = Supernet(network).eval()
+        except (ValueError, KeyError, IndexError, AttributeError) as caught:
+            return str(caught)
+        for position in (0.0, 0.5):
+            choices = {name: labels[int(position * (len(labels) - 1))] for name, labels in supernet.choices.items()}
+            found, error = difference(supernet, choices, self.args, self.kwargs)
+            if not found <= TOLERANCE:
+                return error or f"masked and cut network differ by {found:.1e} of the largest output"
+        return None
