@@ -28,7 +28,8 @@ class Converted(nas.SearchSpace):
         width: Shares of the channels to choose from, rounded to multiples of `multiple`.
         multiple: Divides the numbers of channels to choose from.
         order: Which channels are dropped first; see :func:`nas.convert`.
-        skip: Paths of modules whose channels are always kept.
+        depth: Whether residual blocks can be dropped.
+        skip: Paths of modules that are always kept.
 
     Raises:
         ValueError: Neither or both of `input_shape` and `example`, or weights that do not fit.
@@ -43,6 +44,7 @@ class Converted(nas.SearchSpace):
         width: Sequence[float] = WIDTHS,
         multiple: int = MULTIPLE,
         order: str = "magnitude",
+        depth: bool = True,
         skip: Sequence[str] = (),
     ) -> None:
         if (input_shape is None) == (example is None):
@@ -52,6 +54,7 @@ class Converted(nas.SearchSpace):
             "width": tuple(width),
             "multiple": multiple,
             "order": order,
+            "depth": depth,
             "skip": tuple(skip),
         }
         self._conversion: Conversion | None = None

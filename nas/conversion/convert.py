@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from nas.conversion.depth import gate, residual_blocks
 from nas.conversion.groups import Group, Solution
 from nas.conversion.importance import sort_units
 from nas.conversion.proof import Proof
@@ -16,7 +16,7 @@ from nas.conversion.tracing import exported
 from nas.supernet.building import present_build
 from nas.supernet.modules import copied
 from nas.supernet.places import places_of
-from nas.supernet.structure import derive
+from nas.supernet.structure import active_choices, derive, find_choices, num_architectures
 
 WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 MULTIPLE = 8
@@ -29,12 +29,14 @@ class Conversion(NamedTuple):
         network: The network with choices.
         groups: The groups that can be cut.
         sizes: Name of a group -> the numbers of units to choose from.
+        blocks: Paths of residual blocks that can be dropped.
         whole: Path of a layer that is left whole -> the reason.
     """
 
     network: nn.Module
     groups: list[Group]
     sizes: dict[str, list[int]]
+    blocks: list[str]
     whole: dict[str, str]
 
     def copy(self) -> nn.Module:
@@ -42,8 +44,11 @@ class Conversion(NamedTuple):
         build = present_build()
         if build is None:
             return copied(self.network)
-        chosen = {name: {str(size): size for size in sizes} for name, sizes in self.sizes.items()}
-        return derive(self.network, {name: str(build.number(name, sizes, False)) for name, sizes in chosen.items()})
+        labels = find_choices(self.network)
+        active = active_choices(self.network, {name: build.choices[name] for name in labels if name in build.choices})
+        for name in active:
+            build.number(name, dict.fromkeys(labels[name], 0), False)
+        return derive(self.network, active)
 
     def __str__(self) -> str:
         """A line for each group, and for each layer that is left whole."""
@@ -56,8 +61,9 @@ class Conversion(NamedTuple):
             )
             for group in self.groups
         ]
+        lines += [f"{path}: keep or drop" for path in self.blocks]
         lines += [f"{path}: left whole: {reason}" for path, reason in self.whole.items()]
-        return "\n".join([*lines, f"{math.prod(map(len, self.sizes.values())):,} architectures"])
+        return "\n".join([*lines, f"{num_architectures(self.network):,} architectures"])
 
 
 def convert(
@@ -68,6 +74,7 @@ def convert(
     width: Sequence[float] = WIDTHS,
     multiple: int = MULTIPLE,
     order: str = "magnitude",
+    depth: bool = True,
     skip: Sequence[str] = (),
     verbose: bool = True,
 ) -> nn.Module:
@@ -88,7 +95,8 @@ def convert(
         order: Which channels are dropped first: those of the smallest ``magnitude``, ``batch_norm`` scale, ``taylor`` (weight times the
             gradients that the model holds), ``activation`` on the example, or all but the ``first``; see
             :data:`nas.conversion.importance.ORDERS`.
-        skip: Paths of modules whose channels are always kept.
+        depth: Whether residual blocks whose input and output have one shape can be dropped.
+        skip: Paths of modules that are always kept.
         verbose: Print the choices, and what is left whole.
 
     Returns:
@@ -113,6 +121,7 @@ def converted(
     width: Sequence[float] = WIDTHS,
     multiple: int = MULTIPLE,
     order: str = "magnitude",
+    depth: bool = True,
     skip: Sequence[str] = (),
 ) -> Conversion:
     """Like :func:`convert`, with all that is known of the result."""
@@ -124,27 +133,32 @@ def converted(
             raise ValueError(f"nas.convert: a share of the channels must be above 0 and at most 1, got {share}")
     network, gradients = copied(model), model
     model = copied(model).eval()
-    solution = Solution(trace(exported(model, args, kwargs)))
+    program = exported(model, args, kwargs)
+    solution = Solution(trace(program))
     for own, other in zip(model.parameters(), gradients.parameters(), strict=True):
         own.grad = other.grad
     sort_units(model, solution, order, args, kwargs)
     model.zero_grad(set_to_none=True)
     whole = dict(solution.whole)
-    groups = [group for group in solution.groups if not _is_skipped(group, skip)]
+    groups = [group for group in solution.groups if not any(_is_below(path, skip) for path, _ in group.producers)]
     sizes = {group.name: sizes_of(group, width, multiple) for group in groups}
     groups = [group for group in groups if len(sizes[group.name]) > 1]
     proof = Proof(model, solution, args, kwargs, sizes)
     numbers = proof.of(groups, whole)
     groups = [group for group in groups if group.name in numbers]
-    if not groups:
+    blocks = [path for path in residual_blocks(program) if not _is_below(path, skip)] if depth else []
+    blocks = proof.of_blocks(blocks, groups, numbers, whole)
+    if not groups and not blocks:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in list(whole.items())[:3])
         raise ValueError(f"nas.convert: nothing in {type(model).__name__} can be cut ({reasons})")
     proof.attach(network, groups, numbers)
-    return Conversion(network, groups, {group.name: sizes[group.name] for group in groups}, whole)
+    gate(network, blocks)
+    return Conversion(network, groups, {group.name: sizes[group.name] for group in groups}, blocks, whole)
 
 
-def _is_skipped(group: Group, skip: Sequence[str]) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for path, _ in group.producers for name in skip)
+def _is_below(path: str, names: Sequence[str]) -> bool:
+    """Whether a module is one of some modules, or inside one."""
+    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def sizes_of(group: Group, shares: Sequence[float], multiple: int) -> list[int]:

@@ -12,8 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from nas.conversion.attach import Number, attach, norm_shapes, possible_numbers, width_of
+from nas.conversion.depth import gate
 from nas.conversion.groups import Group, Solution
 from nas.io.rng import untouched_rng
+from nas.supernet.gate import DROP, KEEP
+from nas.supernet.structure import active_choices
 from nas.supernet.supernet import Supernet
 from nas.supernet.width import Width
 
@@ -129,17 +132,44 @@ class Proof:
                 waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
         return numbers
 
-    def fails(self, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]]) -> str | None:
-        """Why the network with these groups is not equal to the cut one; None if it is, at the smallest and at middle sizes."""
+    def of_blocks(
+        self,
+        blocks: Sequence[str],
+        groups: Sequence[Group],
+        numbers: Mapping[str, Sequence[Number]],
+        whole: dict[str, str],
+    ) -> list[str]:
+        """The blocks that can be dropped, beside the groups; `whole` gets the reasons of the others."""
+        if not blocks or self.fails(groups, numbers, blocks) is None:
+            return list(blocks)
+        kept: list[str] = []
+        for path in blocks:
+            reason = self.fails(groups, numbers, [*kept, path])
+            if reason is None:
+                kept.append(path)
+            else:
+                whole[path] = reason
+        return kept
+
+    def fails(
+        self, groups: Sequence[Group], numbers: Mapping[str, Sequence[Number]], blocks: Sequence[str] = ()
+    ) -> str | None:
+        """Why the network with these groups and blocks is not equal to the cut one; None if it is, for a few architectures.
+
+        The widths are the smallest, then in the middle; the blocks are dropped, then kept.
+        """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         network = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         try:
             self.attach(network, groups, numbers)
+            gate(network, blocks)
             supernet = Supernet(network).eval()
         except (ValueError, KeyError, IndexError, AttributeError) as caught:
             return str(caught)
         for position in (0.0, 0.5):
             choices = {name: labels[int(position * (len(labels) - 1))] for name, labels in supernet.choices.items()}
+            choices |= dict.fromkeys(blocks, DROP if position == 0.0 else KEEP)
+            choices = active_choices(network, choices)
             found, error = difference(supernet, choices, self.args, self.kwargs)
             if not found <= TOLERANCE:
                 return error or f"masked and cut network differ by {found:.1e} of the largest output"

@@ -5,109 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.costs.cut_terms import cut_terms, rest_terms
 from nas.costs.functions import CostFunction, num_params
 from nas.costs.module_key import call_key, module_key
+from nas.costs.parts import Call, Part, conditions_of, network_parts, record_calls
 from nas.costs.table import CostTable, Term, merged
-from nas.io.rng import untouched_rng
-from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.cuts import cuts_of
-from nas.supernet.modules import eval_mode
+from nas.supernet.gate import KEEP
 from nas.supernet.narrowing import narrow_inputs
-from nas.supernet.places import held_by, places_of
+from nas.supernet.places import held_by
 from nas.supernet.structure import active_choices, conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
-from nas.supernet.value import values_of
 
 NUM_REFERENCES = 5
 NUM_CHECKS = 8
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module whose cost is measured as a whole.
-
-    Attributes:
-        path: The path of the module in the network.
-        module: The module.
-        condition: The labels under which the module runs.
-        inside: The parts inside, if the module contains choices.
-    """
-
-    path: str
-    module: nn.Module
-    condition: Condition
-    inside: tuple[Part, ...] = ()
-
-    @property
-    def decides(self) -> bool:
-        """Whether the module contains choices."""
-        return any(places_of(self.module))
-
-    def everything(self) -> Iterator[Part]:
-        """The part itself and all parts inside it."""
-        yield self
-        for part in self.inside:
-            yield from part.everything()
-
-
-class Call(NamedTuple):
-    """One call of a module: its arguments, and the shape of its output (None if the output is not a tensor)."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    shape: tuple[int, ...] | None
-
-
-def network_parts(module: nn.Module, path: str = "", condition: Condition | None = None) -> list[Part]:
-    """The parts of a network: the largest plain modules, layers with widths, gates, and candidates that contain choices."""
-    condition = condition or {}
-    if not any(places_of(module)):
-        return [Part(path, module, condition)]
-    if isinstance(module, ChoiceModule):
-        if module.is_one_part:
-            return [Part(path, module, condition)]
-        names = {id(child): name for name, child in module.named_modules()}
-        found = []
-        for extra, candidate in module.parts():
-            both = conjunction(condition, extra)
-            if both is not None:
-                where = f"{path}.{names[id(candidate)]}".strip(".")
-                inside = network_parts(candidate, where, both)
-                alone = len(inside) == 1 and inside[0].module is candidate
-                found += inside if alone else [Part(where, candidate, both, tuple(inside))]
-        return found
-    children = list(module.named_children())
-    if not children or (values_of(module) and not any(isinstance(inner, ChoiceModule) for inner in module.modules())):
-        return [Part(path, module, condition)]
-    return [part for name, child in children for part in network_parts(child, f"{path}.{name}".strip("."), condition)]
-
-
-@torch.no_grad()
-def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Sequence[Any]) -> dict[int, list[Call]]:
-    """Module ID -> calls, recorded in one forward pass through every candidate in eval mode. The supernet does not change."""
-    calls: dict[int, list[Call]] = {id(module): [] for module in modules}
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls[id(module)].append(Call(args, kwargs, tuple(output.shape) if isinstance(output, Tensor) else None))
-
-    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in set(modules)]
-    weights = torch.full_like(supernet.alpha, 0.5, requires_grad=False)
-    try:
-        with untouched_rng(weights.device), eval_mode(supernet):
-            supernet(*inputs, op_weights=OpWeights(weights, None))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
 
 
 class CostModel:
@@ -160,10 +77,15 @@ class CostModel:
     def _rest(self, cost: CostFunction, terms: Sequence[Term]) -> list[Term]:
         """The terms of what depends on cuts outside the parts."""
         network = self.supernet.network
-        widths = {
-            name: width for module in network.modules() if (c := cuts_of(module)) for name, width in c.groups().items()
-        }
-        others = {name: value for name, value in first_choices(network).items() if name not in widths}
+        held: dict[str, list[nn.Module]] = {}
+        widths = {}
+        for module in network.modules():
+            for name, width in (cuts.groups() if (cuts := cuts_of(module)) is not None else {}).items():
+                held.setdefault(name, []).append(module)
+                widths[name] = width
+        if not widths:
+            return []
+        others = {name: KEEP if KEEP in labels else labels[0] for name, labels in self.supernet.choices.items()}
 
         def rest(choices: Mapping[str, Any]) -> float:
             active = active_choices(network, {**others, **choices})
@@ -171,7 +93,13 @@ class CostModel:
                 t.value for t in terms if t.holds(active)
             )
 
-        return [Term(condition, value) for condition, value in rest_terms(widths, rest)] if widths else []
+        conditions = conditions_of(network)
+        found = []
+        for condition, value in rest_terms(widths, rest):
+            (name,) = condition
+            outer = [conditions.get(id(module), {}) for module in held[name]]
+            found.append(Term({**(outer[0] if all(o == outer[0] for o in outer) else {}), **condition}, value))
+        return found
 
     def _verify(self, table: CostTable, cost: CostFunction) -> None:
         for seed in range(NUM_CHECKS):

@@ -31,6 +31,18 @@ def _steps(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
+class Skip(nn.Module):
+    """Returns its first argument, whatever the others are: a block of a network that is left out."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The input.
+
+        Shape:
+            - x, output: (*)
+        """
+        return x
+
+
 class Zero(nn.Module):
     """Returns zeros of the input's shape, as if the branch were absent."""
 

@@ -183,7 +183,7 @@ def _resize(small: Any, whole: Any) -> None:
         small.num_parameters = len(small.weight)
     elif type(small).__name__ == "Conv1D":  # of transformers: a linear layer with a transposed weight
         small.nx, small.nf = small.weight.shape
-    else:
+    elif not whole._modules:
         _resize_own(small, whole)
 
 

@@ -1,8 +1,10 @@
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from convertible import MODELS, made
 from safetensors.torch import save_file
 from torch import nn
 
@@ -10,7 +12,6 @@ import nas
 from nas.io.errors import UsageError
 from nas.testing import check_search_space
 from search_spaces.converted import Converted
-from tests.nas.conversion.models import MODELS, made
 
 NET = """
 from torch import nn
@@ -76,10 +77,8 @@ def test_a_configured_search_within_a_limit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "trained_net.py").write_text(NET)
-    from trained_net import Net
-
     torch.manual_seed(0)
-    save_file(Net(16).state_dict(), "parent.safetensors")
+    save_file(importlib.import_module("trained_net").Net(16).state_dict(), "parent.safetensors")
     builder = {"class_path": "trained_net.Net", "init_args": {"channels": 16}}
     space = {"builder": builder, "weights": "parent.safetensors", "input_shape": [1, 64], "multiple": 4}
     config = {

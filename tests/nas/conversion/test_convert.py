@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from convertible import MODELS, Residual, made
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -11,12 +12,12 @@ import nas
 from nas.conversion.convert import converted
 from nas.costs.functions import count_macs, num_params
 from nas.costs.tabulate import CostModel
-from tests.nas.conversion.models import MODELS, Residual, made
+from nas.supernet.structure import active_choices
 
 
 def random_choices(supernet, seed):
     draw = random.Random(seed)
-    return {name: draw.choice(labels) for name, labels in supernet.choices.items()}
+    return active_choices(supernet.network, {name: draw.choice(labels) for name, labels in supernet.choices.items()})
 
 
 @pytest.mark.parametrize(
@@ -26,14 +27,25 @@ def random_choices(supernet, seed):
         ("dense", {"a": 4, "gated": 16, "up": 16}),
         ("transformer", {"embedding": 16, "attention.q": 4, "gate": 32}),
         ("mixer", {"stem": 16}),
+        (
+            "blocks",
+            {
+                "stem": 16,
+                "blocks.2.skip": 24,
+                **{f"blocks.{i}.a": 32 for i in range(4)},
+                "attention.q": 4,
+                "plain.0": 24,
+            },
+        ),
     ],
 )
 def test_the_groups_of_a_network(name, units):
     model, args, kwargs = made(name)
     found = converted(model, args, example_kwargs=kwargs)
+    assert found.blocks == (["blocks.0", "blocks.1", "blocks.3"] if name == "blocks" else [])
     assert {group.name: len(group.units) for group in found.groups} == units
     assert [group.name for group in found.groups if group.is_heads] == (
-        ["attention.q"] if name == "transformer" else []
+        ["attention.q"] if "attention.q" in units else []
     )
     assert not nas.Supernet(model).choices, "the model itself is not changed"
 
@@ -59,7 +71,8 @@ def test_masked_and_derived_network_agree(name):
         for masked, plain in pairs:
             torch.testing.assert_close(masked, plain, rtol=1e-10, atol=1e-10)  # sums in another order
         assert sum(p.numel() for p in derived.parameters()) < sum(p.numel() for p in model.parameters())
-        assert derived.state_dict().keys() == model.state_dict().keys()
+        dropped = tuple(f"{name}." for name, label in choices.items() if label == "drop")
+        assert list(derived.state_dict()) == [key for key in model.state_dict() if not key.startswith(dropped)]
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in derived.modules())
 
 

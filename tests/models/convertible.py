@@ -120,10 +120,38 @@ class Mixer(nn.Module):
         return self.head((x + self.channels(self.norm(x))).mean(1))
 
 
+class Blocks(nn.Module):
+    """Residual blocks: as modules of a list, called with further arguments, one that changes the shape, and one that is no residual."""
+
+    class Block(nn.Module):
+        def __init__(self, channels, out):
+            super().__init__()
+            self.norm, self.a, self.b = nn.LayerNorm(channels), nn.Linear(channels, 32), nn.Linear(32, out)
+            self.skip = nn.Linear(channels, out) if channels != out else nn.Identity()
+
+        def forward(self, x, scale, *, shift=0.0):
+            return F.dropout(self.skip(x) + self.b(F.gelu(self.a(self.norm(x)))) * scale + shift, 0.0, self.training)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(4, 16)
+        self.blocks = nn.ModuleList([self.Block(16, 16), self.Block(16, 16), self.Block(16, 24), self.Block(24, 24)])
+        self.attention = Attention(24, 4, 4)
+        self.plain = nn.Sequential(nn.Linear(24, 24), nn.ReLU())
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, 0.5, shift=0.1)
+        return self.head(self.plain(x + self.attention(x)).mean(1))
+
+
 MODELS = {
     "residual": (Residual, lambda: (torch.randn(2, 3, 8, 8),), {}),
     "dense": (Dense, lambda: (torch.randn(2, 3, 8),), {}),
     "transformer": (Transformer, lambda: (torch.randint(0, 11, (2, 5)),), {"scale": 1.5}),
+    "blocks": (Blocks, lambda: (torch.randn(2, 6, 4),), {}),
     "mixer": (Mixer, lambda: (torch.randn(2, 3, 8, 8),), {}),
 }
 
