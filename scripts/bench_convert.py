@@ -73,7 +73,7 @@ def measured(make: Callable[[], tuple[nn.Module, Tensor]], rounds: int) -> dict[
     ratios = [b / a for a, b in zip(times["plain"], times["masked"], strict=True)]
     return {
         "network": make.__name__,
-        "groups": len(supernet.choices),
+        "choices": len(supernet.choices),
         "plain ms": statistics.median(times["plain"]) / 1e3,
         "masked ms": statistics.median(times["masked"]) / 1e3,
         "masked / plain": statistics.median(ratios),
