@@ -34,12 +34,7 @@ def attach(
         shapes: Path of a norm -> the shape of its input.
     """
     modules = dict(network.named_modules())
-    place = {
-        unit: (widths[group.name], rank)
-        for group in solution.groups
-        if group.name in widths
-        for rank, unit in enumerate(group.units)
-    }
+    place = Places(solution, widths)
     tensors: dict[str, dict[str, dict[int, Axis]]] = {}
     attributes: dict[str, dict[str, tuple[Width, int]]] = {}
     reads: dict[str, tuple[int, Axis]] = {}
@@ -48,7 +43,7 @@ def attach(
     uses = _uses(network)
     for tensor in {**known.axes, **known.elements}:
         for dim, sets in solution.along(tensor).items():
-            if (axis := axis_of(sets, place)) is not None:
+            if (axis := place.axis(sets)) is not None:
                 for path, name in uses[tensor]:
                     tensors.setdefault(path, {}).setdefault(name, {})[dim] = axis
     for path, tensor, dim in known.reads:
@@ -57,7 +52,7 @@ def attach(
             rank = known.tensors[tensor].dim()
             reads[path] = (-1 if rank == 2 else 1 - rank, axis)
     for path, labels, is_centered in known.norms:
-        if (axis := axis_of(solution.roots[labels[(0,) * (labels.dim() - 1)].numpy()], place)) is not None:
+        if (axis := place.axis(solution.roots[labels[(0,) * (labels.dim() - 1)].numpy()])) is not None:
             shape = shapes[path]
             dim = -1 if shape[-1] == len(axis.owners) else 1 - len(shape)
             reads[path], norms[path] = (dim, axis), Norm(dim, is_centered)
@@ -83,16 +78,28 @@ def _uses(network: nn.Module) -> dict[str, list[tuple[str, str]]]:
     return {name: holders[id(tensor)] for name, tensor in named.items()}
 
 
-def axis_of(sets: np.ndarray, place: Mapping[int, tuple[Width, int]]) -> Axis | None:
-    """The channels of a dimension from their sets of labels; None if all of them are always kept."""
-    found = [place.get(int(number)) for number in sets]
-    groups = list({id(entry[0]): entry[0] for entry in found if entry is not None}.values())
-    if not groups:
-        return None
-    owners = [-1 if entry is None else next(i for i, g in enumerate(groups) if g is entry[0]) for entry in found]
-    return Axis(
-        tuple(groups), torch.tensor(owners), torch.tensor([0 if entry is None else entry[1] for entry in found])
-    )
+class Places:
+    """The group and the rank in it of each set of labels."""
+
+    def __init__(self, solution: Solution, widths: Mapping[str, Width]) -> None:
+        """Takes the groups that have a width."""
+        self._widths = [widths[group.name] for group in solution.groups if group.name in widths]
+        self._owners = np.full(int(solution.roots.max(initial=0)) + 1, -1)
+        self._ranks = np.zeros_like(self._owners)
+        for i, group in enumerate(group for group in solution.groups if group.name in widths):
+            self._owners[group.units] = i
+            self._ranks[group.units] = np.arange(len(group.units))
+
+    def axis(self, sets: np.ndarray) -> Axis | None:
+        """The channels of a dimension from their sets of labels; None if all of them are always kept."""
+        owners = self._owners[sets]
+        groups = np.unique(owners[owners >= 0])
+        if not len(groups):
+            return None
+        numbers = np.where(owners < 0, -1, np.searchsorted(groups, owners))
+        return Axis(
+            tuple(self._widths[i] for i in groups), torch.from_numpy(numbers), torch.from_numpy(self._ranks[sets])
+        )
 
 
 def possible_numbers(group: Group, modules: Mapping[str, nn.Module]) -> Iterator[list[Number]]:

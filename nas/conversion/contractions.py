@@ -64,9 +64,9 @@ def _conv(known: Trace, node: Node, args: list[Any]) -> Any:
         if is_transposed or x is None:
             raise ValueError("a convolution of groups that is transposed, or reads no channels")
         made = known.axis(weight, 0)
-        for part, mine in zip(x.movedim(1, -1).chunk(groups, -1), made.chunk(groups), strict=True):
-            labels.join(part, mine[:1])
-            labels.join(mine, mine[:1])
+        unit = made.view(groups, -1)[:, :1]
+        labels.join(made.view(groups, -1), unit)
+        labels.join(x.movedim(1, -1).unflatten(-1, (groups, -1)), unit)
     if bias is not None:
         labels.join(known.axis(bias, 0), made)
     shape = shape_of(node)
@@ -87,8 +87,8 @@ def _group_norm(known: Trace, node: Node, args: list[Any]) -> Any:
     x = args[0]
     if x is None:
         return None
-    for part in x.movedim(1, -1).chunk(args[1], -1):
-        known.labels.join(part, part[..., :1])
+    parts = x.movedim(1, -1).unflatten(-1, (args[1], -1))
+    known.labels.join(parts, parts[..., :1])
     return _channel_tensors(known, _With(node, (node.args[0], *node.args[2:4])), [x])  # type: ignore[arg-type]
 
 

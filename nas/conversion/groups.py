@@ -92,6 +92,11 @@ class Solution:
                 dims = varying(full)
                 if len(dims) > 1:
                     known.labels.join_along(labels, [min(dims, key=lambda dim: full.shape[dim])])
+            for parts in known.splits:
+                every = [torch.from_numpy(self.roots[part.numpy()]) for part in parts]
+                if any(varying(part) for part in every):
+                    for part in parts[1:]:
+                        known.labels.join(parts[0], part)
             for elements in known.elements.values():
                 sets = torch.from_numpy(self._channels(self.roots[elements.numpy()]))
                 if len(varying(sets)) > 1 and not self._is_separable(sets):

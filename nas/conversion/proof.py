@@ -69,6 +69,8 @@ def difference(
         return float("inf"), _line(error)
     if [t.shape for t in small] != [t.shape for t in masked]:
         return float("inf"), "its outputs have another shape"
+    if not all(bool(t.isfinite().all()) for t in (*small, *masked)):
+        return float("inf"), "its outputs are not finite"
     largest = max((float(t.abs().max()) for t in masked if t.numel()), default=0.0)
     found = max((float((a - b).abs().max()) for a, b in zip(small, masked, strict=True) if a.numel()), default=0.0)
     return (found / largest if largest else found), ""

@@ -44,6 +44,10 @@ def apply(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
     name = name.rstrip("_") if name not in _COPIES else name
     args = [tree_map_only(Node, lambda source: values[source], argument) for argument in node.args]
     labelled = [source for source in node.all_input_nodes if isinstance(values[source], (Tensor, list, tuple))]
+    value = node.meta["val"]
+    if not labelled and isinstance(value, Tensor) and not value.is_floating_point():
+        _folded(known, node)
+        return None
     rule = RULES.get(name)
     try:
         if rule is not None:
@@ -66,6 +70,16 @@ def apply(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
         for labels in known.axes.get(known.tensor_of(source) or "", {}).values():
             known.freeze(labels, reason)
     return None
+
+
+def _folded(known: Trace, node: Node) -> None:
+    """Computes integers that do not depend on inputs: the indices of a table of positions, for example."""
+    if all(known.integers_of(source) is not None for source in node.all_input_nodes):
+        args, kwargs = (tree_map_only(Node, known.integers_of, item) for item in (node.args, dict(node.kwargs)))
+        try:
+            known.integers[node] = node.target(*args, **{**kwargs, "device": "cpu"} if "device" in kwargs else kwargs)  # type: ignore[operator]
+        except (RuntimeError, IndexError, TypeError, ValueError):
+            pass  # an unusual form of the operation
 
 
 def _pointwise(known: Trace, node: Node, args: list[Any], values: dict[Node, Any]) -> Any:
@@ -107,27 +121,46 @@ def _layout(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
         value = source.meta.get("val")
         if not isinstance(value, Tensor):
             return value
-        tensor = known.tensor_of(source)
-        if tensor is not None and value.is_floating_point():
+        if (tensor := known.tensor_of(source)) is not None and value.is_floating_point():
             return known.element_labels(tensor)
-        if tensor is not None:
-            return known.tensors[tensor]
         if value.is_floating_point() and shapes:
             return torch.zeros(1, dtype=torch.int64).expand(value.shape)
+        if (integers := known.integers_of(source)) is not None:
+            return integers
         return torch.zeros(value.shape, dtype=value.dtype)
 
     args, kwargs = (tree_map_only(Node, labels_of, item) for item in (node.args, node.kwargs))
     name = node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
     if name in ("to", "_to_copy", "dropout", "contiguous", "clone"):
         return args[0]
+    if name in ("index", "index_select", "gather", "take_along_dim"):
+        args[0] = _mixed_where_unknown(known, node, args[0])
+    if name in ("view", "_unsafe_view"):  # a layout that labels need not have
+        return _reshaped(known, torch.reshape(*args))
     result = node.target(*args, **kwargs)  # type: ignore[operator]
-    if (
-        isinstance(result, Tensor)
-        and name in ("view", "reshape", "_unsafe_view", "unflatten")
-        and len(varying(result)) > 1
-    ):
-        known.rectangles.append(result)
-    return list(result) if isinstance(result, (list, tuple)) else result
+    if name in ("reshape", "unflatten"):
+        return _reshaped(known, result)
+    if isinstance(result, (list, tuple)):
+        if len({part.shape for part in result}) == 1:  # a smaller network splits into equal parts, too
+            known.splits.append(list(result))
+        return list(result)
+    return result
+
+
+def _reshaped(known: Trace, labels: Tensor) -> Tensor:
+    if len(varying(labels)) > 1:
+        known.rectangles.append(labels)
+    return labels
+
+
+def _mixed_where_unknown(known: Trace, node: Node, labels: Tensor) -> Tensor:
+    """Channels are one along a dimension that is indexed by integers that depend on inputs."""
+    if node.target._schema.name == "aten::index":  # type: ignore[union-attr]
+        indices: Any = node.args[1]
+        unknown = [dim for dim, index in enumerate(indices) if index is not None and known.integers_of(index) is None]
+    else:
+        unknown = [node.args[1]] if known.integers_of(node.args[2]) is None else []  # type: ignore[list-item]
+    return known.labels.join_along(labels, unknown).expand(labels.shape) if unknown else labels
 
 
 def _reduced(known: Trace, node: Node, args: list[Any]) -> Any:

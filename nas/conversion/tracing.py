@@ -43,7 +43,9 @@ class Trace:
         constants: Labels of channels that meet a tensor without channels, and the dimensions in which it is as long as they are.
         heads: Labels of channels that attention multiplies.
         rectangles: Labels that must stay a product of two dimensions.
+        splits: Equal parts of labels.
         frozen: Labels of channels that are always kept, and the reason.
+        integers: Node -> its integers, if they do not depend on inputs.
     """
 
     def __init__(self, program: ExportedProgram) -> None:
@@ -58,7 +60,9 @@ class Trace:
         self.constants: list[tuple[Tensor, list[int]]] = []
         self.heads: list[Tensor] = []
         self.rectangles: list[Tensor] = []
+        self.splits: list[list[Tensor]] = []
         self.frozen: list[tuple[Tensor, str]] = []
+        self.integers: dict[Node, Tensor] = {}
         self.names: dict[str, str] = {}  # placeholder -> parameter or buffer
         signature = program.graph_signature
         for mapping in (
@@ -79,6 +83,12 @@ class Trace:
     def tensor_of(self, item: Any) -> str | None:
         """The name of the parameter or buffer that a node is; None for others."""
         return self.names.get(item.name) if isinstance(item, Node) and item.op == "placeholder" else None
+
+    def integers_of(self, item: Any) -> Tensor | None:
+        """The integers (or truth values) of a node, if they do not depend on inputs."""
+        if (tensor := self.tensor_of(item)) is not None and not self.tensors[tensor].is_floating_point():
+            return self.tensors[tensor]
+        return self.integers.get(item)
 
     def axis(self, tensor: str, dim: int) -> Tensor:
         """The labels along a dimension of a parameter or buffer."""
