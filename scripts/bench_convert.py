@@ -2,10 +2,10 @@
 
 Command: python scripts/bench_convert.py --threads 1
 
-A ResNet-18 of torchvision (batch 16 of 64 x 64 images) and a vision transformer of linear layers and scaled dot-product attention (width 192,
-6 layers, 3 heads, batch 16 of 65 tokens). A step is forward, loss and backward with the gradients of all weights; the converted network also
-draws a soft Gumbel-Softmax sample and computes the gradient of alpha. scripts/bench_mix.py describes how times are measured; a ratio is the
-median over rounds.
+A ResNet-18 of torchvision (batch 16 of 64 x 64 images) and a vision transformer of linear layers and scaled dot-product attention (batch
+16 of 65 tokens; width 192, 6 layers, 3 heads). A step is forward, loss and backward with the gradients of all weights; the converted
+network also draws a soft Gumbel-Softmax sample and computes the gradient of alpha. scripts/bench_mix.py describes how times are measured;
+a ratio is the median over rounds.
 """
 
 from __future__ import annotations
