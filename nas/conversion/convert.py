@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from nas.conversion.depth import gate, residual_blocks
 from nas.conversion.groups import Group, Solution
@@ -14,7 +14,7 @@ from nas.conversion.proof import Proof
 from nas.conversion.rules import trace
 from nas.conversion.tracing import exported
 from nas.supernet.building import present_build
-from nas.supernet.modules import copied
+from nas.supernet.modules import check_network, copied
 from nas.supernet.places import places_of
 from nas.supernet.structure import active_choices, derive, find_choices, num_architectures
 
@@ -68,7 +68,7 @@ class Conversion(NamedTuple):
 
 def convert(
     model: nn.Module,
-    example_inputs: Sequence[Any],
+    example_inputs: Sequence[Any] | Tensor,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     width: Sequence[float] = WIDTHS,
@@ -88,7 +88,7 @@ def convert(
 
     Args:
         model: Any module that torch.export can trace; it is not changed.
-        example_inputs: Positional arguments of a call.
+        example_inputs: Positional arguments of a call; a tensor alone is the only one.
         example_kwargs: Keyword arguments of the call.
         width: Shares of the channels to choose from, rounded to multiples of `multiple`.
         multiple: Divides the numbers of channels to choose from. Attention heads are counted one by one.
@@ -115,7 +115,7 @@ def convert(
 
 def converted(
     model: nn.Module,
-    example_inputs: Sequence[Any],
+    example_inputs: Sequence[Any] | Tensor,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     width: Sequence[float] = WIDTHS,
@@ -125,7 +125,9 @@ def converted(
     skip: Sequence[str] = (),
 ) -> Conversion:
     """Like :func:`convert`, with all that is known of the result."""
-    args, kwargs = tuple(example_inputs), dict(example_kwargs or {})
+    check_network(model)
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    kwargs = dict(example_kwargs or {})
     if any(places_of(model)):
         raise ValueError("nas.convert: the model has choices already")
     for share in width:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
+import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+import nas
 from nas.conversion.labels import Labels
 
 
@@ -115,11 +119,19 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         ValueError: The model cannot be traced; the message has the reason.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the export, which nobody keeps
             return torch.export.export(model, args, dict(kwargs), strict=False)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ValueError(f"nas.convert cannot trace {type(model).__name__}: {lines[0]}") from error
+        raise ValueError(f"nas.convert cannot trace {type(model).__name__}{_place(error)}: {lines[0]}") from error
+
+
+def _place(error: Exception) -> str:
+    """The line of the model's own code in which an error was raised, for a message."""
+    inner = [str(Path(package.__file__ or "").parent) for package in (torch, nas)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*inner, "<"))]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def module_of(node: Node) -> tuple[str, str]:

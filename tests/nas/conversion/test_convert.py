@@ -151,15 +151,59 @@ def test_the_statistics_of_a_norm_are_those_of_kept_channels_while_searching():
     assert weights.grad.isfinite().all() and weights.grad.abs().min() > 0
 
 
+class Flow(nn.Module):
+    """Its control flow depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 16)
+
+    def forward(self, x):
+        return self.layer(x) if x.sum() > 0 else -self.layer(x)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
         (lambda: nn.Linear(3, 4), {}, "nothing in Linear can be cut .*output"),
         (lambda: nn.Sequential(nn.Linear(3, nas.width("w", (2, 4)))), {}, "has choices already"),
-        (lambda: nn.Linear(5, 4), {}, "cannot trace Linear"),
+        (lambda: nn.Linear(5, 4), {}, r"cannot trace Linear.*\[2, 3\] X \[5, 4\]"),
+        (Flow, {}, r"cannot trace Flow \(test_convert.py, line \d+\): .*data-dependent"),
+        (lambda: nn.Linear, {}, "must be an nn.Module"),
         (Residual, {"width": (0.0, 1.0)}, "above 0 and at most 1, got 0"),
     ],
 )
 def test_what_cannot_be_converted(model, options, message):
     with pytest.raises(ValueError, match=message):
         nas.convert(model(), (torch.randn(2, 3),), **options)
+
+
+class Twice(nn.Module):
+    """Calls one layer twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.both, self.b = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.b(self.both(self.both(self.a(x)).relu()))
+
+
+def test_a_layer_that_is_called_twice_is_cut_once():
+    torch.manual_seed(0)
+    model, x = Twice().double(), torch.randn(2, 3, dtype=torch.float64)
+    supernet = nas.Supernet(nas.convert(model, x, verbose=False))
+    assert supernet.choices == {"a": ("8", "16")}
+    small = supernet.derive({"a": "8"})
+    torch.testing.assert_close(small(x), supernet(x, op_weights=supernet.one_hot({"a": "8"})), rtol=1e-12, atol=1e-12)
+    assert small.both.weight.shape == (8, 8)
+
+
+def test_recurrent_layers_are_left_whole():
+    class Recurrent(nn.Sequential):
+        def forward(self, x):
+            return self[3](self[2](self[1](self[0](x))[0]).relu())
+
+    model = Recurrent(nn.Linear(3, 16), nn.GRU(16, 16), nn.Linear(16, 16), nn.Linear(16, 2))
+    found = converted(model, torch.randn(4, 2, 3))
+    assert found.sizes == {"2": [8, 16]} and "gru" in found.whole["0"]
