@@ -64,7 +64,7 @@ TORCHVISION: dict[str, dict[str, Any]] = {
     "deeplabv3_mobilenet_v3_large": {"weights_backbone": None},
     "lraspp_mobilenet_v3_large": {"weights_backbone": None},
     "r3d_18": {"size": (8, 64, 64)},
-    "s3d": {"size": (16, 64, 64)},
+    "s3d": {"size": (16, 224, 224)},
 }
 TIMM: dict[str, dict[str, Any]] = {
     **{

@@ -106,6 +106,7 @@ def possible_numbers(group: Group, modules: Mapping[str, nn.Module]) -> Iterator
     """Attributes that may count a group's units, in ways to try: by name and value, in the modules that hold its layers."""
     units = len(group.units)
     owners = {path.rpartition(".")[0] for path, _ in group.producers}
+    owners |= {path for path, _ in group.producers if next(modules[path].children(), None) is not None}
     found = []
     for path in sorted(owners):
         for key, value in vars(modules[path]).items():

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from nas.conversion.attention import with_free_heads
 from nas.conversion.depth import gate, residual_blocks
 from nas.conversion.groups import Group, Solution
 from nas.conversion.importance import sort_units
@@ -133,8 +134,8 @@ def converted(
     for share in width:
         if not 0 < share <= 1:
             raise ValueError(f"nas.convert: a share of the channels must be above 0 and at most 1, got {share}")
-    network, gradients = copied(model), model
-    model = copied(model).eval()
+    network, gradients = with_free_heads(copied(model)), model
+    model = copied(network).eval()
     program = exported(model, args, kwargs)
     solution = Solution(trace(program))
     for own, other in zip(model.parameters(), gradients.parameters(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from nas.supernet.base import Condition
-from nas.supernet.cuts import Axis, Cuts, cut
-from nas.supernet.width import Width
+from nas.supernet.cuts import Axis, Cuts, cut, cuts_of, replaced
 
 Value = Callable[[nn.Module, tuple[Any, ...]], float]
 
@@ -65,7 +65,7 @@ def cut_terms(module: nn.Module, cuts: Cuts, args: tuple[Any, ...], value: Value
 
 
 def _narrowed(args: tuple[Any, ...], dim: int, length: int | None) -> tuple[Any, ...]:
-    return args if length is None or not args else (args[0].narrow(dim, 0, length), *args[1:])
+    return args if length is None or not args else replaced(args, args[0].narrow(dim, 0, length))
 
 
 def _channels_read(layer: Any) -> tuple[int, int | None]:
@@ -78,25 +78,43 @@ def _channels_read(layer: Any) -> tuple[int, int | None]:
     return 0, None
 
 
-def rest_terms(
-    widths: Mapping[str, Width], rest: Callable[[Mapping[str, Any]], float]
-) -> Iterator[tuple[Condition, float]]:
-    """What a cost has outside the layers, as a sum of numbers that are proportional to the units of each group.
+def rest_terms(network: nn.Module, rest: Callable[[Mapping[str, Any]], float]) -> Iterator[tuple[Condition, float]]:
+    """What a cost has outside the layers: proportional to the units of each group, and to their product for two groups of one tensor.
 
     Attention multiplies heads outside layers, and a module may hold parameters beside its layers.
 
     Args:
-        widths: Name -> width of each group.
+        network: The network of which layers are cut.
         rest: The cost of an architecture without that of its layers.
     """
+    every = [(module, cuts) for module in network.modules() if (cuts := cuts_of(module)) is not None]
+    widths = {name: width for _, cuts in every for name, width in cuts.groups().items()}
     full = {name: width.labels[-1] for name, width in widths.items()}
-    whole = rest(full)
-    if not widths or rest({name: width.labels[0] for name, width in widths.items()}) == whole:
+    least = {name: width.labels[0] for name, width in widths.items()}
+    if not widths or rest(least) == (whole := rest(full)):
         return
-    for name, width in widths.items():
-        slope = (whole - rest({**full, name: width.labels[0]})) / (max(width.sizes) - min(width.sizes))
+    lost = {name: whole - rest({**full, name: least[name]}) for name in widths}
+    drop = {name: max(width.sizes) - min(width.sizes) for name, width in widths.items()}
+    slopes = {name: lost[name] / drop[name] for name in widths}
+    for a, b in sorted({pair for module, cuts in every if [*module.children()] for pair in _pairs(cuts)}):
+        both = lost[a] + lost[b] - whole + rest({**full, a: least[a], b: least[b]})
+        factor = both / (drop[a] * drop[b])
+        slopes[a] -= factor * max(widths[b].sizes)
+        slopes[b] -= factor * max(widths[a].sizes)
+        for x, y in itertools.product(widths[a].labels, widths[b].labels) if factor else ():
+            condition = {a: frozenset({x}), b: frozenset({y})}
+            yield condition, factor * widths[a].size(x) * widths[b].size(y)
+    for name, slope in slopes.items():
         if slope:
-            yield from (({name: frozenset({label})}, slope * width.size(label)) for label in width.labels)
+            yield from (({name: frozenset({label})}, slope * widths[name].size(label)) for label in widths[name].labels)
+
+
+def _pairs(cuts: Cuts) -> Iterator[tuple[str, str]]:
+    """The groups that meet in a tensor of a layer, in alphabetical order."""
+    for dims in cuts.tensors.values():
+        names = [sorted({group.name for group in axis.groups}) for axis in dims.values()]
+        for one, two in itertools.combinations(names, 2):
+            yield from ((min(a, b), max(a, b)) for a, b in itertools.product(one, two) if a != b)
 
 
 def _sides(module: nn.Module, cuts: Cuts) -> list[list[Axis]]:

@@ -78,13 +78,9 @@ class CostModel:
         """The terms of what depends on cuts outside the parts."""
         network = self.supernet.network
         held: dict[str, list[nn.Module]] = {}
-        widths = {}
         for module in network.modules():
-            for name, width in (cuts.groups() if (cuts := cuts_of(module)) is not None else {}).items():
+            for name in cuts.groups() if (cuts := cuts_of(module)) is not None else ():
                 held.setdefault(name, []).append(module)
-                widths[name] = width
-        if not widths:
-            return []
         others = {name: KEEP if KEEP in labels else labels[0] for name, labels in self.supernet.choices.items()}
 
         def rest(choices: Mapping[str, Any]) -> float:
@@ -95,10 +91,13 @@ class CostModel:
 
         conditions = conditions_of(network)
         found = []
-        for condition, value in rest_terms(widths, rest):
-            (name,) = condition
-            outer = [conditions.get(id(module), {}) for module in held[name]]
-            found.append(Term({**(outer[0] if all(o == outer[0] for o in outer) else {}), **condition}, value))
+        for condition, value in rest_terms(network, rest):
+            outer: Condition = {}
+            for name in condition:
+                above = [conditions.get(id(module), {}) for module in held[name]]
+                if all(each == above[0] for each in above):
+                    outer = {**outer, **above[0]}
+            found.append(Term({**outer, **condition}, value))
         return found
 
     def _verify(self, table: CostTable, cost: CostFunction) -> None:

@@ -211,6 +211,11 @@ class _Masks:
         return _shaped(axis.mask(x), x, dim)
 
 
+def replaced(args: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+    """The arguments with another tensor wherever the first one is given."""
+    return tuple(first if arg is args[0] else arg for arg in args)
+
+
 def _shaped(mask: Tensor, x: Tensor, dim: int) -> Tensor:
     shape = [1] * x.dim()
     shape[dim] = mask.shape[-1]
@@ -223,8 +228,8 @@ class MaskRead(_Masks):
     """A forward pre-hook: multiplies the channels that are not chosen by 0."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first one masked."""
-        return (args[0] * self.mask(args[0]), *args[1:])
+        """The arguments, the first one masked, also where it is given again (keys and values)."""
+        return replaced(args, args[0] * self.mask(args[0]))
 
 
 class NormBefore(_Masks):

@@ -103,6 +103,42 @@ class Transformer(nn.Module):
         return {"logits": self.head(self.last(x)[:, 0])}
 
 
+class Encoder(nn.Module):
+    """A transformer of torch's own layers, with a token and positions as parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv1d(3, 16, 2, stride=2)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.positions = nn.Parameter(torch.randn(1, 5, 16))
+        layer = nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.stem(x).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.head(self.layers(x)[:, 0])
+
+
+class Shuffled(nn.Module):
+    """Equal parts of shuffled channels: one goes on, the other is mixed."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 1)
+        self.mixed = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for mixed in self.mixed:
+            a, b = x.chunk(2, 1)
+            x = torch.cat([a, mixed(b).relu()], 1)
+            x = x.view(x.shape[0], 2, -1, *x.shape[2:]).transpose(1, 2).contiguous().view(x.shape[0], -1, *x.shape[2:])
+        return self.head(x.mean((2, 3)))
+
+
 class Mixer(nn.Module):
     """Layers over tokens and over channels; only the channels are cut."""
 
@@ -152,6 +188,8 @@ MODELS = {
     "dense": (Dense, lambda: (torch.randn(2, 3, 8),), {}),
     "transformer": (Transformer, lambda: (torch.randint(0, 11, (2, 5)),), {"scale": 1.5}),
     "blocks": (Blocks, lambda: (torch.randn(2, 6, 4),), {}),
+    "encoder": (Encoder, lambda: (torch.randn(2, 3, 8),), {}),
+    "shuffled": (Shuffled, lambda: (torch.randn(2, 3, 4, 4),), {}),
     "mixer": (Mixer, lambda: (torch.randn(2, 3, 8, 8),), {}),
 }
 
