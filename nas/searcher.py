@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
 from nas.alpha import Alpha
@@ -24,11 +23,10 @@ from nas.regularizers import Regularizer
 from nas.relaxations import GumbelSoftmax, OpWeights, Relaxation
 from nas.runs.own.costs import OwnCosts
 from nas.runs.own.folder import OwnRun
-from nas.runs.own.network import described, space_of
+from nas.runs.own.network import described, space_of, supernet_of
 from nas.supernet.base import present_context
 from nas.supernet.network_space import NetworkSpace
 from nas.supernet.running import around_calls, one_call, running, without_hooks
-from nas.supernet.supernet import Supernet
 from nas.tau import Exponential, TauSchedule
 from nas.training import arch_statistics
 from nas.training.arch_trainer import ArchTrainer
@@ -100,12 +98,8 @@ class Searcher:
             raise ValueError(f"warmup_steps must lie in [0, {num_steps}): {warmup_steps} would never train alpha")
         if log_every is not None and log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {log_every}")
-        self.network = network if isinstance(network, nn.Module) else network()
-        if isinstance(self.network, DistributedDataParallel):
-            raise ValueError("give nas.Searcher the network inside DistributedDataParallel; the loop calls the wrapper")
-        self.supernet = Supernet(self.network, distribution=alpha)
-        if not self.supernet.choices:
-            raise ValueError(f"{type(self.network).__name__} has no choices: put nas.choice or another choice into it")
+        self.supernet = supernet_of(network, alpha)
+        self.network = self.supernet.network
         self.relaxation = relaxation if relaxation is not None else GumbelSoftmax(hard=True)
         self.tau = tau if tau is not None else Exponential(start=5.0, end=0.2)
         self.bilevel = bilevel if bilevel is not None else FirstOrder()

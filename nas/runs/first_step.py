@@ -11,7 +11,7 @@ from nas.io.rng import keyed_generator
 from nas.relaxations import Sampler
 from nas.supernet.structure import find_rows
 from nas.supernet.supernet import Supernet
-from nas.supernet.width import noting_numbers
+from nas.supernet.width import check_reached, noting_numbers
 from nas.training.search_module import SearchModule
 
 
@@ -20,15 +20,12 @@ def after_a_step(module: SearchModule, inputs: Any, target: Any) -> Supernet:
     """A fresh supernet of the space, after one forward and backward pass in training mode through every candidate.
 
     Raises:
-        ValueError: The forward pass does not use a choice, or no layer uses a width.
+        ValueError: The forward pass does not use a choice, or no layer uses a width or value.
     """
     with noting_numbers() as made:
         network = module.space.network("search")
     supernet = Supernet(network).to(module.supernet.alpha).train()
-    if lost := [name for name in made if name not in supernet.choices]:
-        raise ValueError(
-            f"width {lost[0]!r} reaches no layer; arithmetic on a width gives a plain number, so pass the width itself to torch.nn layers"
-        )
+    check_reached(made, supernet.choices)
     sampler = Sampler(module.relaxation, module.tau(0.0), keyed_generator(0, "try", device=supernet.alpha.device))
     with supernet.noting_used() as used:
         output = call_network(supernet, inputs, op_weights=supernet.every_candidate(sampler))

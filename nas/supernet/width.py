@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -159,6 +159,15 @@ def note_made(name: str) -> None:
     """Tells :func:`noting_numbers` of a width or value."""
     if (made := _MADE.get()) is not None:
         made.append(name)
+
+
+def check_reached(made: Iterable[str], choices: Iterable[str]) -> None:
+    """Raises ValueError for a name in `made`, from :func:`noting_numbers`, that is not among the choices of the network."""
+    if lost := [name for name in made if name not in choices]:
+        raise ValueError(
+            f"{lost[0]!r} of nas.width or nas.value reaches no layer: a layer must store the number, or a number calculated from it, in an "
+            "attribute of its own, a tuple or a list; some calculations with a width give a plain number"
+        )
 
 
 def make_width(name: str, sizes: Sequence[int], shared: bool) -> Width:

@@ -247,6 +247,8 @@ def test_bad_options(net, options, message):
 def test_bad_networks_and_losses(net):
     with pytest.raises(ValueError, match="Linear has no choices"):
         make(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"'k' of nas\.width or nas\.value reaches no layer"):
+        make(lambda: nn.Sequential(net(), *[nn.ReLU() for _ in range(nas.value("k", (1, 3)))]))
     (x, y), searcher = next(batches(1)), make(net)
     for loss, message in (
         (lambda: None, "must be one number .* got NoneType"),

@@ -11,15 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from nas.alpha import Alpha
 from nas.io.errors import describe
 from nas.io.rng import untouched_rng
 from nas.runs.options import OWN_CODE
 from nas.supernet.network_space import NetworkSpace
 from nas.supernet.supernet import Supernet
+from nas.supernet.width import check_reached, noting_numbers
 
 _SPACE = f"{NetworkSpace.__module__}.{NetworkSpace.__qualname__}"
 _PLAIN = (bool, int, float, str, type(None))
+
+
+def supernet_of(network: nn.Module | Callable[[], nn.Module], alpha: Alpha | None) -> Supernet:
+    """The supernet of a network that exists, or of what makes it; raises ValueError if there is nothing to search."""
+    with noting_numbers() as made:
+        network = network if isinstance(network, nn.Module) else network()
+    if isinstance(network, DistributedDataParallel):
+        raise ValueError("give nas.Searcher the network inside DistributedDataParallel; the loop calls the wrapper")
+    supernet = Supernet(network, distribution=alpha)
+    check_reached(made, supernet.choices)
+    if not supernet.choices:
+        raise ValueError(f"{type(network).__name__} has no choices: put nas.choice or another choice into it")
+    return supernet
 
 
 def described(space: NetworkSpace, supernet: Supernet, seed: int, **settings: Any) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def run(run_cli, config, tmp_path):
     ("space", "said"),
     [
         ("Unused", "the forward pass does not use choice 'ghost'"),
-        ("Swallowed", "width 'w' reaches no layer"),
+        ("Swallowed", "'w' of nas.width or nas.value reaches no layer"),
         ("Gated", "the derived network differs from the supernet: outputs differ"),
     ],
 )
