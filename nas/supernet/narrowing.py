@@ -45,7 +45,7 @@ def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, An
     chosen._forward_pre_hooks = type(module._forward_pre_hooks)(
         {k: hook for k, hook in module._forward_pre_hooks.items() if not isinstance(hook, (MaskInput, CalledAsLayer))}
     )
-    small = copy.copy(chosen)
+    small: Any = chosen.__new__(type(chosen))  # copy.copy refuses parametrized layers
     small.__dict__ = {
         key: value if key in ("_parameters", "_buffers") or key in made else copy.deepcopy(value, copies)
         for key, value in vars(chosen).items()
@@ -54,9 +54,7 @@ def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, An
         setattr(small, key, size)
     small._buffers = {key: _cut(tensor, axes.get(key, {}), made) for key, tensor in chosen._buffers.items()}
     small._parameters = {
-        key: None
-        if old is None
-        else nn.Parameter(_cut(chosen._parameters[key], axes.get(key, {}), made), old.requires_grad)  # type: ignore[arg-type]
+        key: None if old is None else _kept(old, _cut(chosen._parameters[key], axes.get(key, {}), made), copies)
         for key, old in module._parameters.items()
     }
     return small
@@ -115,6 +113,14 @@ def _cut(tensor: Tensor | None, axes: Mapping[int, str], made: Mapping[str, tupl
     for dim, key in axes.items():
         cut = cut.narrow(dim, 0, made[key][1])
     return cut.clone()
+
+
+def _kept(old: nn.Parameter, kept: Tensor | None, copies: dict[Any, Any]) -> nn.Parameter:
+    """The parameter of a smaller layer. Layers that shared a tensor still do, if they keep the same shape of it."""
+    assert kept is not None
+    key = id(old) if kept.shape == old.shape else (id(old), kept.shape)
+    made: nn.Parameter = copies.setdefault(key, nn.Parameter(kept, old.requires_grad))
+    return made
 
 
 class MaskInput:

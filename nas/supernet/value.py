@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from nas.supernet.base import check_choice
 from nas.supernet.width import NumberChoice, Width, note_made
 
 Tree = TypeVar("Tree")
+HINT = "a constructor cannot branch on it. Test the number in the forward of the layer that stores it, or use nas.choice or nas.repeat"
 
 
 class Value:
@@ -47,9 +49,13 @@ class Value:
 class IntValue(Value, int):
     """A value whose numbers are whole."""
 
+    __hash__ = int.__hash__
+
 
 class FloatValue(Value, float):
     """A value with numbers that are not whole."""
+
+    __hash__ = float.__hash__
 
 
 def _number(choices: tuple[NumberChoice, ...], table: Mapping[tuple[str, ...], Any]) -> Any:
@@ -80,8 +86,8 @@ def _calculated(function: Callable[..., float], *numbers: float) -> Any:
     return _number(tuple(found.values()), table)
 
 
-def _add_arithmetic() -> None:
-    """Gives the classes of values the operators that give a number."""
+def _add_operators() -> None:
+    """Gives the classes of values the operators of numbers."""
 
     def method(function: Callable[..., Any], *, swapped: bool = False) -> Callable[..., Any]:
         def calculated(self: Any, *others: Any) -> Any:
@@ -89,20 +95,54 @@ def _add_arithmetic() -> None:
 
         return calculated
 
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-        setattr(Value, f"__{name}__", method(getattr(operator, name)))
-        setattr(Value, f"__r{name}__", method(getattr(operator, name), swapped=True))
-    for name, function in (
-        ("neg", operator.neg),
-        ("abs", abs),
-        ("round", round),
-        ("floor", math.floor),
-        ("ceil", math.ceil),
-    ):
-        setattr(Value, f"__{name}__", method(function))
+    def test(what: str, function: Callable[..., bool]) -> Callable[..., bool]:
+        def tested(self: Any, *others: Any) -> Any:
+            if not all(isinstance(other, (int, float)) for other in others):
+                return NotImplemented
+            answer = _calculated(function, self, *others)
+            if not isinstance(answer, Value):
+                return answer
+            if _caller().startswith("torch."):  # constructors and fast paths look for what they do not support
+                return any(answer.table.values())
+            raise ValueError(f"{what} of a value differs between the numbers of {_names(answer)}: {HINT}")
+
+        return tested
+
+    def converted(kind: Callable[[Any], Any]) -> Callable[..., Any]:
+        def plain(self: Any) -> Any:
+            if _caller().startswith("torch._"):  # torch.compile
+                return kind(self.__repr__())
+            raise ValueError(
+                f"{kind.__name__}() would lose the numbers of {_names(self)}; use //, round or math.floor. If a layer of torch calls "
+                "it, make the layer with a plain number, and then set its attribute to the value"
+            )
+
+        return plain
+
+    operators: dict[str, Any] = {}
+    for name in "add sub mul truediv floordiv mod pow lshift rshift and or xor".split():
+        operators[name] = method(getattr(operator, f"__{name}__"))
+        operators[f"r{name}"] = method(getattr(operator, f"__{name}__"), swapped=True)
+    operators |= {name: method(getattr(operator, f"__{name}__")) for name in ("neg", "pos", "abs", "invert")}
+    operators |= {function.__name__: method(function) for function in (round, math.floor, math.ceil, math.trunc)}
+    operators |= {name: test("a comparison", getattr(operator, name)) for name in "eq ne lt le gt ge".split()}
+    operators |= {"bool": test("the truth", bool), "int": converted(int), "float": converted(float)}
+    operators["divmod"] = lambda self, other: (self // other, self % other)
+    operators["rdivmod"] = lambda self, other: (other // self, other % self)
+    for name, function in operators.items():
+        setattr(Value, f"__{name}__", function)
 
 
-_add_arithmetic()
+def _caller() -> str:
+    """The module that uses the operator of a value."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
+
+
+def _names(value: Value) -> str:
+    return ", ".join(repr(choice.name) for choice in value.choices)
+
+
+_add_operators()
 
 
 def make_value(name: str, numbers: Mapping[str, float], shared: bool) -> Any:
@@ -130,6 +170,11 @@ def values_in(item: Any) -> Iterator[Value]:
             yield from values_in(inner)
 
 
+def has_values(item: Any) -> bool:
+    """Whether an attribute of a layer has values; see :func:`values_in`."""
+    return next(values_in(item), None) is not None
+
+
 def values_of(module: nn.Module) -> list[NumberChoice]:
     """The choices of the values that a module itself holds, each once."""
     found: dict[str, NumberChoice] = {}
@@ -143,6 +188,6 @@ def resolved(item: Tree, choices: Mapping[str, Any]) -> Tree:
     """An attribute of a layer with plain numbers in place of the values."""
     if isinstance(item, Value):
         return item.of(choices)  # type: ignore[return-value]
-    if isinstance(item, (tuple, list)) and any(values_in(item)):
+    if isinstance(item, (tuple, list)) and has_values(item):
         return type(item)(resolved(inner, choices) for inner in item)
     return item

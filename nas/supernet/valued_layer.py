@@ -15,11 +15,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from nas.ops import sum_outputs
+from nas.ops.fused import is_eager
 from nas.supernet.base import Context, active_context, context_of
 from nas.supernet.fused.folding import Scaled
 from nas.supernet.fused.merging import call_merged, family, merged, merged_kernel
 from nas.supernet.trees import difference, form_of, mix_trees, versions_of
-from nas.supernet.value import resolved, values_in, values_of
+from nas.supernet.value import has_values, resolved, values_of
 
 # layers with weights -> attributes that do not decide a size of the weights, or decide the size of a kernel
 _LAYERS: tuple[tuple[type[nn.Module], frozenset[str]], ...] = (
@@ -43,7 +44,7 @@ def variant(layer: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
     """The layer with plain numbers in place of its values. It shares the tensors; a smaller kernel is the center of the largest one."""
     made: Any = layer.__new__(type(layer))
     made.__dict__ = {key: resolved(item, choices) for key, item in vars(layer).items() if key != "forward"}
-    if isinstance(layer, _ConvNd) and any(values_in(layer.kernel_size)):
+    if isinstance(layer, _ConvNd) and has_values(layer.kernel_size):
         made._parameters = {**layer._parameters, "weight": center(layer.weight, made.kernel_size)}
     return made
 
@@ -71,13 +72,17 @@ def mix_values(network: nn.Module) -> None:
 
 def _check(layer: nn.Module) -> None:
     kind = type(layer).__name__
-    held = [key for key, item in vars(layer).items() if any(values_in(item))]
+    held = [key for key, item in vars(layer).items() if has_values(item)]
     known = next((keys for base, keys in _LAYERS if isinstance(layer, base)), frozenset[str]())
     own = [key for key, tensor in {**layer._parameters, **layer._buffers}.items() if tensor is not None]
     if own and (odd := [key for key in held if key not in known]):
         raise ValueError(
             f"{kind}.{odd[0]} cannot be a value, because nas.value does not know which sizes of the weights depend on it ({own[0]}); "
             "use nas.width for numbers of channels, or a choice of layers"
+        )
+    if "forward" in vars(layer):
+        raise ValueError(
+            f"{kind} cannot hold a value, because its forward was replaced; put the new forward into a class"
         )
     if "kernel_size" in held and isinstance(layer, _ConvNd) and "weight" not in own:
         raise ValueError(f"{kind}: the kernel size cannot be a value, because the weight is parametrized")
@@ -122,6 +127,8 @@ class ValuedForward:
             made = [(each, self._run(context, each, args, kwargs)) for each in labels]
         if len(made) > 1 and versions_of((args, kwargs)) != before:
             raise ValueError(f"{where} changes its input in place; make it return a new tensor (inplace=False)")
+        if shares.dim() > 1 and (isinstance(self.layer, nn.RNNBase) or not getattr(self.layer, "batch_first", True)):
+            raise ValueError(f"{where}: noise per sample needs outputs with the batch in the first dimension")
         outputs = [output for _, output in made]
         forms = {", ".join(each.values()): form_of(output) for each, output in made}
         if (found := difference(forms)) is not None:
@@ -172,7 +179,7 @@ def _convolved(layer: Any, labels: Sequence[Mapping[str, str]], shares: Tensor, 
         shown.append(labels[largest])
         parts.append(Scaled(conv.weight * mask, bias))
     families = {family(conv) for conv in convs}
-    if len(convs) > 1 and len(families) == 1 and None not in families:
+    if is_eager() and len(convs) > 1 and len(families) == 1 and None not in families:
         kernel = merged_kernel(convs, input.device)
         if kernel is not None:
             return [(shown[0], call_merged(kernel, convs[0], input, merged(kernel, parts)))]

@@ -28,6 +28,17 @@ class Pool(nn.Module):
         return F.avg_pool1d(x, self.size, 1, self.size // 2)
 
 
+class Roll(nn.Module):
+    """A layer of one's own that reads a value in a tuple; the largest number is 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.shifts = (nas.value("shift", (-2, 0)),)
+
+    def forward(self, x):
+        return torch.roll(x, self.shifts, (2,))
+
+
 class Holder(nn.Module):
     """Stores the value of a layer inside."""
 
@@ -45,6 +56,11 @@ def pair(layer, **options):
     return layer(4, 4, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2, **options)
 
 
+def rectangle(layer):
+    height, width = nas.value("height", (1, 3)), nas.value("width", (1, 5))
+    return layer(4, 4, (height, width), padding=(height // 2, width // 2))
+
+
 NETWORKS = {
     "conv1d": lambda: pair(nn.Conv1d),
     "depthwise": lambda: pair(nn.Conv1d, groups=4, bias=False),
@@ -56,6 +72,9 @@ NETWORKS = {
     "transposed": lambda: nn.ConvTranspose1d(4, 4, (k := nas.value("kernel", (1, 3, 5))), padding=k // 2),
     "width": lambda: nn.Sequential(nn.Conv1d(4, (w := nas.width("w", (2, 6))), 1), nn.Conv1d(w, 4, nas.value("k", (1, 3)), padding="same")),
     "own": lambda: nn.Sequential(Pool(nas.value("size", (1, 3))), nn.LeakyReLU(nas.value("slope", (0.1, 0.3)))),
+    "roll": Roll,
+    "rectangle": lambda: nn.Sequential(nn.Unflatten(2, (3, 4)), rectangle(nn.Conv2d), nn.Flatten(2)),
+    "transposed2d": lambda: nn.Sequential(nn.Unflatten(2, (3, 4)), rectangle(nn.ConvTranspose2d), nn.Flatten(2)),
     "holder": lambda: Holder(nas.value("kernel", (1, 3))),
     "groups": lambda: nn.GroupNorm(nas.value("groups", (1, 2, 4)), 4),
     "candidate": lambda: nas.choice("op", {"conv": lambda: pair(nn.Conv1d), "skip": nn.Identity}),
