@@ -188,15 +188,17 @@ def value(name: str, numbers: Sequence[float], *, shared: bool = False) -> Any:
     """A choice of a number of one layer: a kernel size, a dilation, a stride, a number of heads, a rate.
 
     ``nn.Conv1d(16, 16, nas.value("kernel", (3, 5, 7)), dilation=nas.value("dilation", (1, 2, 4)), padding="same")`` has two independent
-    choices, and nine combinations. While searching, the number is the largest one, and the layer computes the op-weighted sum of its
-    outputs for all combinations; the op weight of a combination is the product of its labels' op weights. The layer's weights are shared:
-    a smaller kernel is the center of the largest one. Kernel sizes of a convolution cost one convolution with a mask on its kernel. Under
-    :func:`architecture`, the number is the chosen one.
+    choices, and nine combinations. While searching, the layer computes the op-weighted sum of its outputs for all combinations, with one
+    set of weights: a smaller kernel is the center of the largest one. The op weight of a combination is the product of the op weights of
+    its labels. All kernel sizes of a convolution together cost one convolution. Under :func:`architecture`, the number is the chosen one.
 
-    Arithmetic gives a number for each combination, so that ``padding=d * (k - 1) // 2`` fits `d` and `k`. The outputs of all combinations
-    must have one shape. A value works in any layer of ``torch.nn`` or of your own that stores it and reads it in its forward, if the shapes
-    of its weights do not depend on it; for numbers of channels, there is :func:`width`. A layer that stores a value of a layer inside runs
-    once for each number.
+    A value works in any layer of ``torch.nn`` or of your own that stores it as an attribute, alone or in a tuple or list, and reads it in
+    its forward. The outputs of all combinations must have one shape, and the shapes of the weights must not depend on the number; for
+    numbers of channels, there is :func:`width`. A layer that stores a value of a layer inside runs once for each number.
+
+    Calculations give a number for each combination, so that ``padding=d * (k - 1) // 2`` fits `d` and `k`. A constructor must not branch on
+    a value. Comparisons, ``int()`` and ``float()`` raise ValueError if the numbers give different answers. ``range(k)``, an index, and the
+    size of a tensor see the largest number, without an error; for a number of layers, there is :func:`repeat`.
 
     Args:
         name: Unique in the network, after the enclosing :func:`scope` prefixes.

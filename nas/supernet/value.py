@@ -19,10 +19,11 @@ HINT = "a constructor cannot branch on it. Test the number in the forward of the
 
 
 class Value:
-    """A number that depends on choices. While searching, its value is that of the last label of each choice, the largest number.
+    """A number that depends on choices. Code that does not know of choices reads the number under the last label of each.
 
-    Made by :func:`nas.value`. Arithmetic with numbers and other values gives another value: ``d * (k - 1) // 2`` knows its result for each
-    pair of `d` and `k`. Layers store values as ``kernel_size``, ``dilation``, ``p`` and so on, alone or in tuples and lists.
+    Made by :func:`nas.value`. Calculations with numbers and other values give another value: ``d * (k - 1) // 2`` knows its result for each
+    pair of `d` and `k`. A comparison gives a plain answer if it is the same for all numbers, and otherwise raises ValueError. Layers store
+    values as ``kernel_size``, ``dilation``, ``p`` and so on, alone or in tuples and lists.
 
     Attributes:
         choices: The choices that decide the number.
@@ -155,7 +156,7 @@ def make_value(name: str, numbers: Mapping[str, float], shared: bool) -> Any:
 def check_numbers(name: str, numbers: Sequence[float]) -> dict[str, float]:
     """Label -> number, in ascending order; raises ValueError for bad numbers or a bad name."""
     if any(type(n) not in (int, float) or not math.isfinite(n) for n in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError(f"value {name!r}: expected different finite numbers, got {list(numbers)}")
+        raise ValueError(f"value {name!r}: expected different finite numbers of type int or float, got {list(numbers)}")
     labels = {str(number): number for number in sorted(numbers)}
     check_choice(name, labels)
     return labels

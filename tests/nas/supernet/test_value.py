@@ -6,6 +6,7 @@ import math
 import operator
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,9 +119,9 @@ def test_under_an_architecture_a_value_is_a_plain_number():
     assert made == [0.5, 3] and [type(number) for number in made] == [float, int]
 
 
-@pytest.mark.parametrize("numbers", [(1,), (1, 1), (1, "2"), (1, True), (1, float("inf"))])
+@pytest.mark.parametrize("numbers", [(1,), (1, 1), (1, 1.0), (1, "2"), (1, True), (1, np.int64(2)), (1, float("inf"))])
 def test_bad_numbers(numbers):
-    with pytest.raises(ValueError, match=r"different finite numbers|at least two"):
+    with pytest.raises(ValueError, match=r"different finite numbers of type int or float|at least two"):
         nas.value("v", numbers)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.costs.functions import count_macs, num_params
@@ -40,15 +41,21 @@ class Roll(nn.Module):
 
 
 class Holder(nn.Module):
-    """Stores the value of a layer inside."""
+    """Stores a value of a layer inside."""
 
-    def __init__(self, kernel):
+    def __init__(self, number, inner):
         super().__init__()
-        self.kernel = kernel
-        self.conv = nn.Conv1d(4, 4, kernel, padding=kernel // 2)
+        self.number = number
+        self.inner = inner
 
     def forward(self, x):
-        return self.conv(x) / self.kernel
+        return self.inner(x) / self.number
+
+
+def nested():
+    kernel, dilation = nas.value("kernel", (1, 3)), nas.value("dilation", (1, 2))
+    conv = nn.Conv1d(4, 4, kernel, dilation=dilation, padding=dilation * (kernel // 2))
+    return Holder(kernel, Holder(dilation, conv))
 
 
 def pair(layer, **options):
@@ -75,7 +82,8 @@ NETWORKS = {
     "roll": Roll,
     "rectangle": lambda: nn.Sequential(nn.Unflatten(2, (3, 4)), rectangle(nn.Conv2d), nn.Flatten(2)),
     "transposed2d": lambda: nn.Sequential(nn.Unflatten(2, (3, 4)), rectangle(nn.ConvTranspose2d), nn.Flatten(2)),
-    "holder": lambda: Holder(nas.value("kernel", (1, 3))),
+    "strides": lambda: nn.Conv1d(4, 4, 7, stride=nas.value("stride", (3, 4))),
+    "nested": nested,
     "groups": lambda: nn.GroupNorm(nas.value("groups", (1, 2, 4)), 4),
     "candidate": lambda: nas.choice("op", {"conv": lambda: pair(nn.Conv1d), "skip": nn.Identity}),
 }  # fmt: skip
@@ -92,9 +100,7 @@ def everything(supernet):
         yield choices, {"op": "skip"} if choices.get("op") == "skip" else choices
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NETWORKS if name not in ("width", "own", "candidate")]
-)  # not one layer
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"width", "own", "candidate"}))  # one layer each
 def test_a_mixture_is_the_weighted_sum_of_the_derived_layers(name):
     supernet = supernet_of(name)
     x = torch.randn(2, 4, 12, dtype=torch.float64, requires_grad=True)
@@ -163,6 +169,24 @@ def test_a_smaller_kernel_is_the_center_and_trains_alone():
     assert conv.weight.grad[..., 1:4].abs().min() > 0 and conv.weight.grad[..., [0, 4]].abs().max() == 0
 
 
+def test_without_an_exact_center_a_smaller_kernel_starts_earlier():
+    layer = nn.Conv1d(4, 4, nas.value("kernel", (1, 2, 4)), padding="same")
+    supernet = nas.Supernet(layer)
+    for label, places in (("1", slice(1, 2)), ("2", slice(1, 3)), ("4", slice(0, 4))):
+        assert torch.equal(supernet.derive({"kernel": label}).weight, layer.weight[..., places])
+
+
+def test_all_kernel_sizes_cost_one_convolution():
+    kernel = nas.value("kernel", (1, 3, 5))
+    supernet = nas.Supernet(nn.Conv1d(4, 4, kernel, dilation=2, padding=kernel - 1))
+    x, flops = torch.randn(2, 4, 9), []
+    for call in (supernet.derive({"kernel": "5"}), lambda x: supernet(x, op_weights=supernet.sample(Softmax(), 1.0))):
+        with FlopCounterMode(display=False) as counter:
+            call(x)
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1] > 0
+
+
 def test_noise_per_sample():
     supernet = supernet_of("conv1d")
     x = torch.randn(8, 4, 9, dtype=torch.float64)
@@ -181,27 +205,16 @@ def test_sampled_numbers_alone_run(monkeypatch):
     assert calls == [5, 3]
 
 
-def test_attention_heads_in_an_encoder_layer():
-    torch.manual_seed(0)
-    build = lambda: nn.TransformerEncoderLayer(8, nas.value("heads", (1, 2, 4)), 16, 0.0, batch_first=True)  # noqa: E731
-    supernet = nas.Supernet(build()).eval()
-    x = torch.randn(2, 5, 8)
-    with torch.no_grad():  # torch's fast path of such layers reads attributes
-        for heads in ("1", "2", "4"):
-            derived = supernet.derive({"heads": heads})
-            assert derived.self_attn.head_dim * int(heads) == 8
-            got = supernet(x, op_weights=supernet.one_hot({"heads": heads}))
-            torch.testing.assert_close(got, derived(x), rtol=1e-5, atol=1e-5)  # float32, another kernel
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_costs_of_every_combination_are_tabulated(name):
     supernet = supernet_of(name)
     x = torch.randn(1, 4, 12, dtype=torch.float64)
-    for cost in (num_params, count_macs):
-        table = CostModel(supernet, [x]).table("cost", cost)
-        for _, choices in everything(supernet):
-            assert table.of(choices) == cost(supernet.derive(choices), (x,))
+    model = CostModel(supernet, [x])
+    tables = {cost: model.table("cost", cost) for cost in (num_params, count_macs)}
+    for _, choices in everything(supernet):
+        derived = supernet.derive(choices)
+        for cost, table in tables.items():
+            assert table.of(choices) == cost(derived, (x,))
 
 
 def test_number_of_architectures():
@@ -265,6 +278,7 @@ def test_layers_that_cannot_hold_a_value(build, message):
     ("build", "message"),
     [
         (lambda v: nn.Conv1d(4, 4, v), r"differ in shape"),
+        (lambda v: nn.Conv1d(4, 4, v + 1, dilation=2, padding=(4 - v) // 2), r"differ in shape"),
         (
             lambda v: nn.AvgPool1d(v, 1),
             r"AvgPool1d with the values v: the outputs of its numbers differ in shape \(2: ",

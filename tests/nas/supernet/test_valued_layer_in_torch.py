@@ -82,7 +82,9 @@ def test_an_encoder_of_torch_runs_with_any_number_of_heads(training):
         for heads in ("1", "2", "4"):
             with nas.architecture({"heads": heads}):
                 fresh = build().train(training)
-            fresh.load_state_dict(supernet.derive({"heads": heads}).state_dict())
+            derived = supernet.derive({"heads": heads})
+            assert derived.layers[1].self_attn.head_dim == fresh.layers[1].self_attn.head_dim
+            fresh.load_state_dict(derived.state_dict())
             got = supernet(x, src_key_padding_mask=mask, op_weights=supernet.one_hot({"heads": heads}))
             wanted = fresh(x, src_key_padding_mask=mask)
             # float32, and another kernel; the fast path gives no outputs for padding
@@ -130,6 +132,22 @@ def test_compiled_layers_compute_the_same():
         sample = nas.OpWeights(supernet.sample(GumbelSoftmax(), 1.0).weights.detach(), None)
         got, wanted = compiled(x, op_weights=sample), supernet(x, op_weights=sample)
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+class Doubled(nn.Conv1d):
+    """A convolution with a forward of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_the_forward_of_a_subclass_runs():
+    supernet = nas.Supernet(Doubled(4, 4, (k := nas.value("kernel", (1, 3))), padding=k // 2)).double()
+    x, weights = torch.randn(2, 4, 9, dtype=torch.float64), torch.tensor([[0.3, 0.7]], dtype=torch.float64)
+    each = [supernet.derive({"kernel": label}) for label in ("1", "3")]
+    wanted = [2 * nn.functional.conv1d(x, conv.weight, conv.bias, padding="same") for conv in each]
+    got = supernet(x, op_weights=nas.OpWeights(weights, None))
+    torch.testing.assert_close(got, 0.3 * wanted[0] + 0.7 * wanted[1], rtol=1e-12, atol=1e-12)
 
 
 def test_a_replaced_forward_is_refused():
