@@ -110,16 +110,13 @@ def possible_numbers(group: Group, modules: Mapping[str, nn.Module]) -> Iterator
     found = []
     for path in sorted(owners):
         for key, value in vars(modules[path]).items():
-            if type(value) is int and value >= units and value % units == 0 and "dim" not in key.split("_")[:1]:
+            if type(value) is int and value >= units and value % units == 0 and not ("head" in key and "dim" in key):
                 found.append((path, key, value // units))
     per_unit = {number // part for _, number in group.producers for part in (1, 2, 3)} | {1}
-    named = [entry for entry in found if "head" in entry[1] and "dim" not in entry[1]]
-    sized = [entry for entry in found if entry[2] in per_unit and entry not in named and "dim" not in entry[1]]
-    ways: list[list[Number]] = [[]]
-    if group.is_heads:
-        ways = [named, [*named, *sized], sized, []]
-    else:
-        ways = [[], sized]
+    named = [entry for entry in found if "head" in entry[1]] if group.is_heads else []
+    sized = [entry for entry in found if entry[2] in per_unit and entry not in named]
+    other = [entry for entry in sized if "dim" not in entry[1]]
+    ways = [named, [*named, *other], [*named, *sized], other, sized, []]
     for i, way in enumerate(ways):
         if way not in ways[:i]:
             yield way

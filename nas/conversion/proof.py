@@ -80,6 +80,10 @@ def _tensors(output: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
+def _names(way: Sequence[Number]) -> set[str]:
+    return {name for _, name, _ in way}
+
+
 def _line(error: Exception) -> str:
     return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
 
@@ -109,7 +113,8 @@ class Proof:
     def of(self, groups: Sequence[Group], whole: dict[str, str]) -> dict[str, list[Number]]:
         """Name of a proven group -> the attributes that count its units; `whole` gets the reasons of the others.
 
-        Groups are proven together; where that fails, in halves, each together with all groups that are proven already.
+        Groups are proven together; where that fails, in halves, each together with all groups that are proven already. What counts the
+        heads of one group is tried first for the others.
         """
         modules = dict(self.model.named_modules())
         ways = {group.name: list(possible_numbers(group, modules)) for group in groups}
@@ -125,6 +130,8 @@ class Proof:
                 if reason is None:
                     proven += part
                     numbers = tried
+                    for others in ways.values() if i else ():
+                        others.sort(key=lambda way: _names(way) != _names(tried[part[0].name]))
                     break
             if reason is None:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from typing import Any
 
 import torch
@@ -27,8 +28,12 @@ _POINTWISE = frozenset(
 _COPIES = frozenset(
     (
         "clone contiguous reshape _unsafe_view cat stack repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle "
-        "index index_select tile dropout to _to_copy alias detach lift_fresh_copy split_with_sizes"
+        "index index_select gather take_along_dim tile alias detach lift_fresh_copy split_with_sizes"
     ).split()
+)
+
+_SAME = frozenset(
+    "to _to_copy dropout contiguous clone zeros_like ones_like full_like empty_like rand_like randn_like".split()
 )
 
 
@@ -41,7 +46,7 @@ def apply(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
     name = getattr(node.target, "_schema", None) and node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
     if name is None or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
         return None
-    name = name.rstrip("_") if name not in _COPIES else name
+    name = name.rstrip("_")
     args = [tree_map_only(Node, lambda source: values[source], argument) for argument in node.args]
     labelled = [source for source in node.all_input_nodes if isinstance(values[source], (Tensor, list, tuple))]
     value = node.meta["val"]
@@ -60,7 +65,9 @@ def apply(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
             return _reduced(known, node, args) if labelled else None
         if any(name.startswith(start) for start in _SPATIAL):
             return _spatial(known, node, args)
-        if name in _COPIES or any(r.alias_info is not None for r in node.target._schema.returns):  # type: ignore[union-attr]
+        if name.startswith("new_"):
+            return None  # only the type of the tensor is read
+        if name in _COPIES | _SAME or any(r.alias_info is not None for r in node.target._schema.returns):  # type: ignore[union-attr]
             return _layout(known, node, values)
     except (RuntimeError, IndexError, TypeError, ValueError, KeyError):
         pass  # an unusual form of the operation
@@ -131,10 +138,10 @@ def _layout(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
 
     args, kwargs = (tree_map_only(Node, labels_of, item) for item in (node.args, node.kwargs))
     name = node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
-    if name in ("to", "_to_copy", "dropout", "contiguous", "clone"):
+    if name in _SAME:
         return args[0]
     if name in ("index", "index_select", "gather", "take_along_dim"):
-        args[0] = _mixed_where_unknown(known, node, args[0])
+        args = (_mixed_where_unknown(known, node, args[0]), *args[1:])
     if name in ("view", "_unsafe_view"):  # a layout that labels need not have
         return _reshaped(known, torch.reshape(*args))
     result = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -165,11 +172,10 @@ def _mixed_where_unknown(known: Trace, node: Node, labels: Tensor) -> Tensor:
 
 def _reduced(known: Trace, node: Node, args: list[Any]) -> Any:
     """Channels that are reduced to one number are one."""
-    labels = args[0]
-    dims = args[1] if len(args) > 1 and args[1] is not None else list(range(labels.dim()))
-    dims = [dims] if isinstance(dims, int) else [d for d in dims if isinstance(d, int)]
+    labels, dims = args[0], _argument(node, "dim")
+    dims = list(range(labels.dim())) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     path, kind = module_of(node)
-    if "Norm" in kind and dims in ([-1], [labels.dim() - 1]) and varies(labels, -1):
+    if re.search("LayerNorm|RMS", kind) and dims in ([-1], [labels.dim() - 1]) and varies(labels, -1):
         known.norms.append(NormRead(path, labels, "Layer" in kind))
         return None
     first = known.labels.join_along(labels, dims)
@@ -177,6 +183,14 @@ def _reduced(known: Trace, node: Node, args: list[Any]) -> Any:
     if first.dim() != len(shape):
         first = first.squeeze(tuple(d % labels.dim() for d in dims))
     return first.expand(shape)
+
+
+def _argument(node: Node, name: str) -> Any:
+    """The value of an argument of an operation, or its default."""
+    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            return node.args[i] if i < len(node.args) else node.kwargs.get(name, argument.default_value)
+    return None
 
 
 def _spatial(known: Trace, node: Node, args: list[Any]) -> Any:
