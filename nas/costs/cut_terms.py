@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -42,7 +42,13 @@ def cut_terms(module: nn.Module, cuts: Cuts, args: tuple[Any, ...], value: Value
         if cuts.reads is not None:
             dim, axis = cuts.reads
             return value(small, _narrowed(args, dim, length_of[id(axis)]))
-        return value(small, _narrowed(args, *_channels_read(small)))
+        error: Exception | None = None
+        for dim, length in _channels_read(small, cuts, args):
+            try:
+                return value(small, _narrowed(args, dim, length))
+            except RuntimeError as caught:  # another dimension has the same length
+                error = caught
+        raise ValueError(f"costs of {type(small).__name__} cannot be tabulated: {error}")
 
     if len(sides) == 1:
         (low, high), (fixed, parts) = ends[0], counts[0]
@@ -68,14 +74,22 @@ def _narrowed(args: tuple[Any, ...], dim: int, length: int | None) -> tuple[Any,
     return args if length is None or not args else replaced(args, args[0].narrow(dim, 0, length))
 
 
-def _channels_read(layer: Any) -> tuple[int, int | None]:
-    """The dimension of the channels in the input of a layer that does not mix them, and their number; None if they are not known."""
+def _channels_read(layer: Any, cuts: Cuts, args: tuple[Any, ...]) -> Iterator[tuple[int, int | None]]:
+    """Where the channels may be in the input of a layer that does not mix them, and their number; None if they are not known."""
     if isinstance(layer, _ConvNd):
-        return 1 - layer.weight.dim(), layer.in_channels
+        yield 1 - layer.weight.dim(), layer.in_channels
     for kind, key in ((_NormBase, "num_features"), (nn.GroupNorm, "num_channels"), (nn.PReLU, "num_parameters")):
         if isinstance(layer, kind):
-            return 1, getattr(layer, key)
-    return 0, None
+            yield 1, getattr(layer, key)
+    for name, dims in cuts.tensors.items() if args and isinstance(args[0], Tensor) else ():
+        for (
+            dim,
+            axis,
+        ) in dims.items():  # a layer of another library: its tensor is broadcast over the input, or viewed before
+            for place in (dim - getattr(layer, name).dim(), *range(args[0].dim())):
+                if place >= -args[0].dim() and args[0].shape[place] == len(axis.owners):
+                    yield place, getattr(layer, name).shape[dim]
+    yield 0, None
 
 
 def rest_terms(network: nn.Module, rest: Callable[[Mapping[str, Any]], float]) -> Iterator[tuple[Condition, float]]:

@@ -139,6 +139,17 @@ class Shuffled(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Scale(nn.Module):
+    """One number for each channel, of another shape than the channels' layer."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(shape))
+
+    def forward(self, x):
+        return x * (self.gamma.view(-1, 1) if x.dim() == 3 and x.shape[1] == len(self.gamma) else self.gamma)
+
+
 class Mixer(nn.Module):
     """Layers over tokens and over channels; only the channels are cut."""
 
@@ -146,14 +157,15 @@ class Mixer(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 4, stride=4)
         self.tokens = nn.Linear(4, 4)
+        self.early, self.late = Scale(16), Scale(1, 16)
         self.norm = nn.LayerNorm(16)
         self.channels = nn.Linear(16, 16)
         self.head = nn.Linear(16, 3)
 
     def forward(self, x):
         x = self.stem(x).flatten(2)
-        x = (x + self.tokens(x).relu()).transpose(1, 2)
-        return self.head((x + self.channels(self.norm(x))).mean(1))
+        x = (x + self.early(self.tokens(x).relu())).transpose(1, 2)
+        return self.head((x + self.late(self.channels(self.norm(x)))).mean(1))
 
 
 class Blocks(nn.Module):
