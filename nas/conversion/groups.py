@@ -88,7 +88,9 @@ class Solution:
                 if any(dim % full.dim() in varying(full) for dim in dims):
                     known.freeze(channels, "it meets a tensor that is not cut")
             for labels in known.rectangles:
-                full = torch.from_numpy(self.roots[labels.numpy()])
+                full = torch.from_numpy(
+                    self._channels(self.roots[labels.numpy()])
+                )  # a table of positions may have any sizes
                 dims = varying(full)
                 if len(dims) > 1:
                     known.labels.join_along(labels, [min(dims, key=lambda dim: full.shape[dim])])
