@@ -207,7 +207,7 @@ def one(name: str, limit: int) -> dict[str, Any]:
     """The row of a model, with the errors of both."""
     warnings.simplefilter("ignore")
     row, error = guarded(measured, name, limit)
-    number, oracle = guarded(pruned, name, limit // 2)
+    number, oracle = guarded(pruned, name, limit // 4)
     return {"model": name, "failed": error, **(row or {}), "oracle": oracle or number}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nas.conversion.groups import Group, Solution
-from nas.supernet.cuts import KEY, Axis, Cuts, Norm
+from nas.supernet.cuts import KEY, KEYWORD, Axis, Cuts, Norm
 from nas.supernet.width import Width
 
 Number = tuple[str, str, int]
@@ -53,6 +53,8 @@ def attach(
             reads[path] = (-1 if rank == 2 else 1 - rank, axis)
     for path, labels, is_centered in known.norms:
         if (axis := place.axis(solution.roots[labels[(0,) * (labels.dim() - 1)].numpy()])) is not None:
+            if path not in shapes:
+                raise ValueError(KEYWORD)
             shape = shapes[path]
             dim = -1 if shape[-1] == len(axis.owners) else 1 - len(shape)
             reads[path], norms[path] = (dim, axis), Norm(dim, is_centered)
@@ -137,7 +139,8 @@ def norm_shapes(
     for path in {norm.path for norm in solution.known.norms}:
 
         def note(module: nn.Module, inputs: tuple[Any, ...], path: str = path) -> None:
-            shapes[path] = tuple(inputs[0].shape)
+            if inputs:
+                shapes[path] = tuple(inputs[0].shape)
 
         handles.append(modules[path].register_forward_pre_hook(note))
     try:

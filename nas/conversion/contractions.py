@@ -136,6 +136,33 @@ def _matmul(known: Trace, node: Node, args: list[Any]) -> Any:
     return parts[0] if parts else None
 
 
+def _einsum(known: Trace, node: Node, args: list[Any]) -> Any:
+    """A product of two tensors: what is summed over is one, like in a product of matrices."""
+    terms, out = str(args[0]).replace(" ", "").split("->")
+    if "." in terms or any(known.tensor_of(source) for source in node.args[1]):  # type: ignore[union-attr]
+        raise ValueError("a product with a parameter, or of dimensions without letters")
+    known.heads += [x for x in args[1] if x is not None]
+    parts, summed = [], []
+    for x, letters in zip(args[1], terms.split(","), strict=True):
+        if x is None or len(set(letters)) < len(letters):
+            continue
+        rows = known.labels.join_along(x, [i for i, letter in enumerate(letters) if letter not in out])
+        summed.append((x, letters))
+        order = [letters.find(letter) for letter in out]
+        rows = rows[tuple(slice(None) if letter in out else 0 for letter in letters)]
+        kept = [letter for letter in letters if letter in out]
+        rows = rows.permute([kept.index(letter) for letter in out if letter in kept])
+        parts.append(rows[tuple(None if i < 0 else slice(None) for i in order)].expand(shape_of(node)))
+    if len(summed) == 2 and len(args[1]) == 2:
+        (a, first), (b, second) = summed
+        for letter in set(first) & set(second) - set(out):
+            ends = [x[tuple(slice(None) if c == letter else 0 for c in own)] for x, own in ((a, first), (b, second))]
+            known.labels.join(*ends)
+    for other in parts[1:]:
+        known.labels.join(parts[0], other)
+    return max(parts, key=lambda part: len(varying(part))) if parts else None
+
+
 def _attention(known: Trace, node: Node, args: list[Any]) -> Any:
     """Scaled dot-product attention: a head is one unit in queries, keys and values."""
     q, k, v = args[:3]
@@ -158,6 +185,7 @@ RULES: dict[str, Rule] = {
     "mm": _matmul,
     "matmul": _matmul,
     "bmm": _matmul,
+    "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "embedding": _embedding,
     "layer_norm": _layer_norm,

@@ -15,6 +15,7 @@ from nas.supernet.base import context_of
 from nas.supernet.width import Width, steps
 
 KEY = "nas_cuts"  # the attribute of a layer that holds its cuts
+KEYWORD = "its input is a keyword argument"
 
 
 class Axis:
@@ -229,6 +230,8 @@ class MaskRead(_Masks):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments, the first one masked, also where it is given again (keys and values)."""
+        if not args:
+            raise ValueError(KEYWORD)
         return replaced(args, args[0] * self.mask(args[0]))
 
 

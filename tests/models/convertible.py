@@ -77,7 +77,7 @@ class Attention(nn.Module):
         q = self.q(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         k, v = self.kv(x).view(batch, length, 2, self.num_kv, self.head_dim).permute(2, 0, 3, 1, 4)
         k, v = (t.repeat_interleave(self.num_heads // self.num_kv, 1) for t in (self.turned(k), v))
-        scores = self.turned(q) @ k.transpose(-1, -2) * 0.5 + self.head_bias
+        scores = torch.einsum("bhid,bhjd->bhij", self.turned(q), k) * 0.5 + self.head_bias
         return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
