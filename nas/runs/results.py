@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -217,6 +218,23 @@ def find_table(experiment: Experiment) -> Table | None:
         except UsageError as error:  # an unrelated file must not end a search
             warnings.warn(f"table ignored: {error}", stacklevel=2)
             continue
-        if normalized(dict(table.training)) == normalized(wanted):
+        if same_settings(normalized(dict(table.training)), normalized(wanted)):
             return table
     return None
+
+
+def same_settings(stored: Any, present: Any) -> bool:
+    """Whether settings are equal. Arguments that a class has got since they were stored must have their defaults."""
+    if not isinstance(stored, dict) or not isinstance(present, dict):
+        return bool(stored == present)
+    if "class_path" in present and stored.get("class_path") == present["class_path"]:
+        module, _, name = str(present["class_path"]).rpartition(".")
+        known = inspect.signature(getattr(sys.modules[module], name)).parameters
+        own, now = stored.get("init_args", {}), present.get("init_args", {})
+        if any(key not in known or now[key] != known[key].default for key in now.keys() - own.keys()):
+            return False
+        stored, present = (
+            {**stored, "init_args": own},
+            {**present, "init_args": {key: now[key] for key in own if key in now}},
+        )
+    return stored.keys() == present.keys() and all(same_settings(stored[k], present[k]) for k in stored)

@@ -5,6 +5,7 @@ from pkgutil import walk_packages
 
 import pytest
 
+import search_spaces.converted  # noqa: F401 -- so that its class is among those that may be named
 from nas.io.errors import UsageError
 from nas.runs.class_paths import KINDS, import_class, import_function, may_be_named
 from nas.runs.spaces import load_space
@@ -26,7 +27,8 @@ def test_no_class_of_the_list_takes_what_it_would_call():
     assert len(classes) > 150
     parameters = [(cls, parameter) for cls in classes for parameter in inspect.signature(cls).parameters.values()]
     callables = [f"{cls.__name__}.{p.name}" for cls, p in parameters if "Callable" in str(p.annotation)]
-    assert callables == ["NetworkSpace.network"]  # takes only what may be named, see below
+    # these take only what may be named, see below
+    assert sorted(callables) == ["Converted.builder", "Converted.example", "NetworkSpace.network"]
 
 
 @pytest.mark.parametrize(
@@ -42,11 +44,16 @@ def test_no_class_of_the_list_takes_what_it_would_call():
         {"class_path": "nas.supernet.network_space.NetworkSpace", "init_args": {"network": "os.getcwd"}},
     ],
 )
-def test_the_space_of_a_network_makes_only_what_a_trusted_module_defines(network):
-    spec = {"class_path": "nas.supernet.network_space.NetworkSpace", "init_args": {"network": network}}
-    with pytest.raises(UsageError) as caught:
-        load_space(spec, ())
-    assert "\n" not in str(caught.value)
+def test_a_space_of_networks_makes_only_what_a_trusted_module_defines(network):
+    converted = "search_spaces.converted.Converted"
+    for spec in (
+        {"class_path": "nas.supernet.network_space.NetworkSpace", "init_args": {"network": network}},
+        {"class_path": converted, "init_args": {"builder": network, "input_shape": [2]}},
+        {"class_path": converted, "init_args": {"builder": "torch.nn.Identity", "example": network}},
+    ):
+        with pytest.raises(UsageError) as caught:
+            load_space(spec, ())
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
