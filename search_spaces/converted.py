@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import nas
-from nas.conversion.convert import MULTIPLE, WIDTHS, Conversion, converted
+from nas.conversion.convert import MULTIPLE, WIDTHS, Conversion, Options, converted
+from nas.io.errors import describe
 
 
 class Converted(nas.SearchSpace):
@@ -50,13 +51,7 @@ class Converted(nas.SearchSpace):
         if (input_shape is None) == (example is None):
             raise ValueError("Converted: give one of input_shape and example")
         self.builder, self.weights, self.input_shape, self.example = builder, weights, input_shape, example
-        self.options: dict[str, Any] = {
-            "width": tuple(width),
-            "multiple": multiple,
-            "order": order,
-            "depth": depth,
-            "skip": tuple(skip),
-        }
+        self.options = Options(tuple(width), multiple, order, depth, tuple(skip))
         self._conversion: Conversion | None = None
 
     def network(self, stage: str = "search") -> nn.Module:
@@ -70,7 +65,7 @@ class Converted(nas.SearchSpace):
             load_weights(model, Path(self.weights))
         made = self.example() if self.example is not None else (torch.randn(2, *self.input_shape or ()),)
         kwargs = dict(made) if isinstance(made, Mapping) else {}
-        return converted(model, () if kwargs else tuple(made), example_kwargs=kwargs, **self.options)
+        return converted(model, () if kwargs else tuple(made), kwargs, self.options)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -87,5 +82,4 @@ def load_weights(model: nn.Module, path: Path) -> None:
             state = state["state_dict"]
         model.load_state_dict(state)
     except Exception as error:  # readers raise errors of many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()
-        raise ValueError(f"{path}: weights of {type(model).__name__}: {' '.join(reason[:2])}") from error
+        raise ValueError(f"{path}: weights of {type(model).__name__}: {describe(error)}") from error

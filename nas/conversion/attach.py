@@ -11,6 +11,7 @@ from torch import nn
 
 from nas.conversion.groups import Group, Solution
 from nas.supernet.cuts import KEY, KEYWORD, Axis, Cuts, Norm
+from nas.supernet.modules import noting_calls
 from nas.supernet.width import Width
 
 Number = tuple[str, str, int]
@@ -135,18 +136,12 @@ def norm_shapes(
     """Path of a norm -> the shape of its input in one call of the network."""
     shapes: dict[str, Any] = {}
     modules = dict(network.named_modules())
-    handles = []
-    for path in {norm.path for norm in solution.known.norms}:
+    norms = {modules[norm.path]: norm.path for norm in solution.known.norms}
 
-        def note(module: nn.Module, inputs: tuple[Any, ...], path: str = path) -> None:
-            if inputs:
-                shapes[path] = tuple(inputs[0].shape)
+    def note(module: nn.Module, inputs: tuple[Any, ...], _: Any, output: Any) -> None:
+        if inputs:
+            shapes[norms[module]] = tuple(inputs[0].shape)
 
-        handles.append(modules[path].register_forward_pre_hook(note))
-    try:
-        with torch.no_grad():
-            network(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), noting_calls(norms, note):
+        network(*args, **kwargs)
     return shapes

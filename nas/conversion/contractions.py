@@ -2,83 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from nas.conversion.labels import sharper, varies, varying
-from nas.conversion.tracing import NormRead, Rule, Side, Trace, module_of, shape_of
+from nas.conversion.tracing import NormRead, Rule, Side, Trace, callers_of, name_of, shape_of
 
 
-def _linear(known: Trace, node: Node, args: list[Any], *, transposed: bool = False) -> Any:
-    x, weight = args[0], known.tensor_of(node.args[1])
-    if weight is None:
+def _parameter(known: Trace, item: Any) -> str:
+    """The name of a weight; raises ValueError for a weight that is computed."""
+    if (tensor := known.tensor_of(item)) is None:
         raise ValueError("the weight is computed")
-    bias = known.tensor_of(node.args[2]) if len(node.args) > 2 else None
-    into, out = (0, 1) if transposed else (1, 0)
-    if x is not None and not varies(x, -1) and varying(x):  # the layer mixes other things than channels
-        return x.narrow(-1, 0, 1).expand(shape_of(node))
-    labels = known.labels
+    return tensor
+
+
+def _layer(known: Trace, node: Node, x: Tensor | None, weight: Any, bias: Any, into: int, out: int) -> Tensor:
+    """The channels that a layer makes. The channels that it reads are the last dimension of `x`; None: an input of the network."""
+    tensor, path = _parameter(known, weight), callers_of(node)[-1].path
     if x is None:
-        known.freeze(known.axis(weight, into), "it reads an input")
+        known.freeze(known.axis(tensor, into), "it reads an input")
     else:
-        labels.join(x, known.axis(weight, into))
-    known.reads.append(Side(module_of(node)[0], weight, into))
-    known.produced.append(Side(module_of(node)[0], weight, out))
-    if bias is not None:
-        labels.join(known.axis(bias, 0), known.axis(weight, out))
-    return known.axis(weight, out).expand(shape_of(node))
+        known.labels.join(x, known.axis(tensor, into))
+    known.reads.append(Side(path, tensor, into))
+    known.produced.append(Side(path, tensor, out))
+    return _biased(known, known.axis(tensor, out), bias)
+
+
+def _biased(known: Trace, made: Tensor, bias: Any) -> Tensor:
+    if (tensor := known.tensor_of(bias)) is not None:
+        known.labels.join(known.axis(tensor, 0), made)
+    return made
+
+
+def _linear(known: Trace, node: Node, args: list[Any]) -> Any:
+    return _multiplied(known, node, args[0], node.args[1], node.args[2] if len(node.args) > 2 else None)
 
 
 def _addmm(known: Trace, node: Node, args: list[Any]) -> Any:
-    bias, x, weight = node.args[:3]
-    node = _With(node, (x, weight, bias))  # type: ignore[assignment]
-    return _linear(known, node, [args[1], args[2], args[0]], transposed=True)
+    return _multiplied(known, node, args[1], node.args[2], node.args[0], into=0)
 
 
-class _With:
-    """A node with other arguments."""
-
-    def __init__(self, node: Node, args: tuple[Any, ...]) -> None:
-        self.meta, self.args = node.meta, args
+def _multiplied(known: Trace, node: Node, x: Tensor | None, weight: Any, bias: Any = None, into: int = 1) -> Tensor:
+    if x is not None and not varies(x, -1) and varying(x):  # the layer mixes other things than channels
+        _parameter(known, weight)
+        return x.narrow(-1, 0, 1).expand(shape_of(node))
+    return _layer(known, node, x, weight, bias, into, 1 - into).expand(shape_of(node))
 
 
 def _conv(known: Trace, node: Node, args: list[Any]) -> Any:
-    name = node.target._schema.name  # type: ignore[union-attr]
-    x, weight = args[0], known.tensor_of(node.args[1])
-    if weight is None:
-        raise ValueError("the weight is computed")
-    bias = known.tensor_of(node.args[2]) if len(node.args) > 2 else None
-    is_transposed = "transpose" in name
+    x, weight, bias = args[0], node.args[1], node.args[2] if len(node.args) > 2 else None
+    is_transposed = "transpose" in name_of(node)
     groups: Any = node.args[6] if len(node.args) > 6 else 1
-    labels, (into, out) = known.labels, ((0, 1) if is_transposed else (1, 0))
+    if x is not None:
+        x = x.movedim(1, -1)
     if groups == 1:
-        if x is None:
-            known.freeze(known.axis(weight, into), "it reads an input")
-        else:
-            labels.join(x.movedim(1, -1), known.axis(weight, into))
-        known.reads.append(Side(module_of(node)[0], weight, into))
-        made = known.axis(weight, out)
-        known.produced.append(Side(module_of(node)[0], weight, out))
+        made = _layer(known, node, x, weight, bias, *((0, 1) if is_transposed else (1, 0)))
     else:  # all channels of a convolution group are one unit
+        made = known.axis(_parameter(known, weight), 0)
         if is_transposed or x is None:
             raise ValueError("a convolution of groups that is transposed, or reads no channels")
-        made = known.axis(weight, 0)
         unit = made.view(groups, -1)[:, :1]
-        labels.join(made.view(groups, -1), unit)
-        labels.join(x.movedim(1, -1).unflatten(-1, (groups, -1)), unit)
-    if bias is not None:
-        labels.join(known.axis(bias, 0), made)
+        known.labels.join(made.view(groups, -1), unit)
+        known.labels.join(x.unflatten(-1, (groups, -1)), unit)
+        _biased(known, made, bias)
     shape = shape_of(node)
     return made.view(-1, *[1] * (len(shape) - 2)).expand(shape)
 
 
 def _channel_tensors(known: Trace, node: Node, args: list[Any]) -> Any:
     """Batch norm, instance norm, PReLU: tensors with one number for each channel of dimension 1."""
-    x = args[0]
-    for source in node.args[1:]:
-        tensor = known.tensor_of(source)
-        if x is not None and tensor is not None and known.tensors[tensor].numel() > 1:
+    return _per_channel(known, args[0], node.args[1:])
+
+
+def _per_channel(known: Trace, x: Tensor | None, tensors: Iterable[Any]) -> Tensor | None:
+    for tensor in filter(None, map(known.tensor_of, tensors)):
+        if x is not None and known.tensors[tensor].numel() > 1:
             known.labels.join(x.movedim(1, -1), known.axis(tensor, 0))
     return x
 
@@ -89,7 +90,7 @@ def _group_norm(known: Trace, node: Node, args: list[Any]) -> Any:
         return None
     parts = x.movedim(1, -1).unflatten(-1, (args[1], -1))
     known.labels.join(parts, parts[..., :1])
-    return _channel_tensors(known, _With(node, (node.args[0], *node.args[2:4])), [x])  # type: ignore[arg-type]
+    return _per_channel(known, x, node.args[2:4])
 
 
 def _layer_norm(known: Trace, node: Node, args: list[Any]) -> Any:
@@ -103,22 +104,20 @@ def _layer_norm(known: Trace, node: Node, args: list[Any]) -> Any:
         if (tensor := known.tensor_of(source)) is not None:
             known.labels.join(x, known.axis(tensor, 0))
     if varies(x, -1):
-        known.norms.append(NormRead(module_of(node)[0], x, "layer_norm" in str(node.target)))
+        known.norms.append(NormRead(callers_of(node)[-1].path, x, name_of(node) == "layer_norm"))
     return x
 
 
 def _embedding(known: Trace, node: Node, args: list[Any]) -> Any:
-    weight = known.tensor_of(node.args[0])
-    if weight is None:
-        raise ValueError("the weight is computed")
-    known.produced.append(Side(module_of(node)[0], weight, 1))
+    weight = _parameter(known, node.args[0])
+    known.produced.append(Side(callers_of(node)[-1].path, weight, 1))
     return known.axis(weight, 1).expand(shape_of(node))
 
 
 def _matmul(known: Trace, node: Node, args: list[Any]) -> Any:
     """Contracted channels are one, and rows and columns of a batch that are multiplied too (heads)."""
     if known.tensor_of(node.args[1]) is not None and node.args[1].meta["val"].dim() == 2:  # type: ignore[union-attr]
-        return _linear(known, node, args, transposed=True)
+        return _multiplied(known, node, args[0], node.args[1], into=0)
     a, b = args[:2]
     shape = shape_of(node)
     if a is not None and b is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -21,6 +22,37 @@ from nas.supernet.structure import active_choices, derive, find_choices, num_arc
 
 WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :func:`convert` looks for; see there."""
+
+    width: Sequence[float] = WIDTHS
+    multiple: int = MULTIPLE
+    order: str = "magnitude"
+    depth: bool = True
+    skip: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for share in self.width:
+            if not 0 < share <= 1:
+                raise ValueError(f"nas.convert: a share of the channels must be above 0 and at most 1, got {share}")
+        if self.multiple < 1:
+            raise ValueError(f"nas.convert: multiple must be at least 1, got {self.multiple}")
+
+    def keeps(self, path: str) -> bool:
+        """Whether a module is one that is always kept, or inside one."""
+        return any(path == name or path.startswith(f"{name}.") for name in self.skip)
+
+    def sizes(self, group: Group) -> list[int]:
+        """The numbers of units to choose from."""
+        units = len(group.units)
+        if group.is_heads:
+            return list(range(1, units + 1))
+        multiple = self.multiple if units >= 2 * self.multiple else 1
+        rounded = (round(share * units / multiple) * multiple for share in self.width)
+        return sorted({*(min(units, max(multiple, size)) for size in rounded), units})
 
 
 class Conversion(NamedTuple):
@@ -106,9 +138,8 @@ def convert(
     Raises:
         ValueError: The model cannot be traced, has choices already, or nothing in it can be cut.
     """
-    found = converted(
-        model, example_inputs, example_kwargs=example_kwargs, width=width, multiple=multiple, order=order, skip=skip
-    )
+    options = Options(width, multiple, order, depth, skip)
+    found = converted(model, example_inputs, example_kwargs, options)
     if verbose:
         print(found)
     return found.copy()
@@ -117,13 +148,8 @@ def convert(
 def converted(
     model: nn.Module,
     example_inputs: Sequence[Any] | Tensor,
-    *,
     example_kwargs: Mapping[str, Any] | None = None,
-    width: Sequence[float] = WIDTHS,
-    multiple: int = MULTIPLE,
-    order: str = "magnitude",
-    depth: bool = True,
-    skip: Sequence[str] = (),
+    options: Options = Options(),
 ) -> Conversion:
     """Like :func:`convert`, with all that is known of the result."""
     check_network(model)
@@ -131,25 +157,22 @@ def converted(
     kwargs = dict(example_kwargs or {})
     if any(places_of(model)):
         raise ValueError("nas.convert: the model has choices already")
-    for share in width:
-        if not 0 < share <= 1:
-            raise ValueError(f"nas.convert: a share of the channels must be above 0 and at most 1, got {share}")
     network, gradients = with_free_heads(copied(model)), model
     model = copied(network).eval()
     program = exported(model, args, kwargs)
     solution = Solution(trace(program))
     for own, other in zip(model.parameters(), gradients.parameters(), strict=True):
         own.grad = other.grad
-    sort_units(model, solution, order, args, kwargs)
+    sort_units(model, solution, options.order, args, kwargs)
     model.zero_grad(set_to_none=True)
     whole = dict(solution.whole)
-    groups = [group for group in solution.groups if not any(_is_below(path, skip) for path, _ in group.producers)]
-    sizes = {group.name: sizes_of(group, width, multiple) for group in groups}
+    groups = [group for group in solution.groups if not any(options.keeps(path) for path, _ in group.producers)]
+    sizes = {group.name: options.sizes(group) for group in groups}
     groups = [group for group in groups if len(sizes[group.name]) > 1]
     proof = Proof(model, solution, args, kwargs, sizes)
     numbers = proof.of(groups, whole)
     groups = [group for group in groups if group.name in numbers]
-    blocks = [path for path in residual_blocks(program) if not _is_below(path, skip)] if depth else []
+    blocks = [path for path in residual_blocks(program) if not options.keeps(path)] if options.depth else []
     blocks = proof.of_blocks(blocks, groups, numbers, whole)
     if not groups and not blocks:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in list(whole.items())[:3])
@@ -157,18 +180,3 @@ def converted(
     proof.attach(network, groups, numbers)
     gate(network, blocks)
     return Conversion(network, groups, {group.name: sizes[group.name] for group in groups}, blocks, whole)
-
-
-def _is_below(path: str, names: Sequence[str]) -> bool:
-    """Whether a module is one of some modules, or inside one."""
-    return any(path == name or path.startswith(f"{name}.") for name in names)
-
-
-def sizes_of(group: Group, shares: Sequence[float], multiple: int) -> list[int]:
-    """The numbers of units to choose from."""
-    units = len(group.units)
-    if group.is_heads:
-        return list(range(1, units + 1))
-    if units < 2 * multiple:
-        return sorted({max(1, round(share * units)) for share in shares} | {units})
-    return sorted({min(units, max(multiple, round(share * units / multiple) * multiple)) for share in shares} | {units})

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from nas.conversion.tracing import callers_of, name_of
 from nas.supernet.candidates import Skip
 from nas.supernet.gate import DROP, KEEP
 from nas.supernet.mixed_op import MixedOp
@@ -19,16 +20,10 @@ def residual_blocks(program: ExportedProgram) -> list[str]:
     """The paths of the innermost modules whose output is their input plus something of its shape."""
     inside: dict[str, list[Node]] = {}
     for node in program.graph.nodes:
-        for path in paths_of(node):
+        for path in dict.fromkeys(caller.path for caller in callers_of(node)):
             inside.setdefault(path, []).append(node)
     found = [path for path, nodes in inside.items() if path and _is_residual(nodes)]
     return [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
-
-
-def paths_of(node: Node) -> list[str]:
-    """The paths of all modules in whose call an operation runs."""
-    stack = (node.meta.get("nn_module_stack") or {}).values()
-    return list(dict.fromkeys(path.removeprefix("L['self']").lstrip(".") for path, _ in stack))
 
 
 def _is_residual(nodes: list[Node]) -> bool:
@@ -41,7 +36,7 @@ def _adds_input(node: Node, own: set[Node], *, added: bool) -> bool:
     """Whether a result is a sum of which one term is an input of the block."""
     if node not in own:
         return added and node.op != "placeholder"
-    name = node.target._schema.name.split("::")[-1] if hasattr(node.target, "_schema") else ""
+    name = name_of(node)
     if name in ("add", "add_"):
         terms = [term for term in node.args[:2] if isinstance(term, Node) and _shape(term) == _shape(node)]
         return any(_adds_input(term, own, added=True) for term in terms)

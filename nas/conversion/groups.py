@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,20 +49,13 @@ class Solution:
         self.whole: dict[str, str] = {}
         self.groups = self._found()
 
-    def of(self, labels: Tensor) -> Tensor:
-        """The sets of labels."""
-        flat = self.roots[reduced(labels)[0].numpy()] if labels.numel() else np.empty(0, dtype=np.int64)
-        return torch.from_numpy(flat)
-
     def along(self, tensor: str) -> dict[int, np.ndarray]:
         """Dimension of a parameter or buffer -> the set of each of its channels; 0 where they are always kept."""
         result = {dim: self._channels(self.roots[ids.numpy()]) for dim, ids in self.known.axes.get(tensor, {}).items()}
         if (elements := self.known.elements.get(tensor)) is not None:
             sets = self._channels(self.roots[elements.numpy()])
-            for dim in range(sets.ndim):
-                rows = np.moveaxis(sets, dim, 0).reshape(sets.shape[dim], -1)
-                highest = rows.max(1, initial=0)
-                if len(np.unique(highest)) > 1 and ((rows == highest[:, None]) | (rows == 0)).all():
+            for dim, highest in _of_each(sets):
+                if len(np.unique(highest)) > 1:
                     result.setdefault(dim, highest)
         return {dim: sets for dim, sets in result.items() if sets.any()}
 
@@ -100,21 +93,12 @@ class Solution:
                     for part in parts[1:]:
                         known.labels.join(parts[0], part)
             for elements in known.elements.values():
-                sets = torch.from_numpy(self._channels(self.roots[elements.numpy()]))
-                if len(varying(sets)) > 1 and not self._is_separable(sets):
+                sets = self._channels(self.roots[elements.numpy()])
+                if len(varying(torch.from_numpy(sets))) > 1 and not any(_of_each(sets)):
                     known.freeze(elements, "a parameter has its channels in several dimensions")
             if known.labels.num_fixed == fixed and not known.labels.has_news(before, self.roots):
                 break
         return known.labels.roots()
-
-    @staticmethod
-    def _is_separable(sets: Tensor) -> bool:
-        for dim in range(sets.dim()):
-            rows = sets.movedim(dim, 0).reshape(sets.shape[dim], -1)
-            highest = rows.amax(1, keepdim=True)
-            if ((rows == highest) | (rows == 0)).all():
-                return True
-        return False
 
     def _reason(self, labels: Tensor) -> str:
         """Why the channels of a layer are always kept."""
@@ -144,7 +128,7 @@ class Solution:
                 group.producers.append(entry)
             if not same:
                 groups.append(group)
-        heads = {int(s) for labels in self.known.heads for s in np.unique(self.roots[_flat(labels)])}
+        heads = {int(s) for labels in self.known.heads for s in np.unique(self.roots[reduced(labels)[0].numpy()])}
         for group in [group for group in groups if len(group.units) < 2]:
             groups.remove(group)
             for path, _ in group.producers:
@@ -154,8 +138,13 @@ class Solution:
         return groups
 
 
-def _flat(labels: Tensor) -> np.ndarray:
-    return reduced(labels)[0].numpy()
+def _of_each(sets: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Dimensions along which elements of a parameter have one set each, if 0 is left out: (dimension, (n,) the sets)."""
+    for dim in range(sets.ndim):
+        rows = np.moveaxis(sets, dim, 0).reshape(sets.shape[dim], -1)
+        highest = rows.max(1, initial=0)
+        if ((rows == highest[:, None]) | (rows == 0)).all():
+            yield dim, highest
 
 
 def _pairs(roots: np.ndarray, elements: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,8 +157,3 @@ def _pairs(roots: np.ndarray, elements: Tensor, channels: Tensor) -> tuple[Tenso
     low, high = (f.reduceat(sets, starts) if len(starts) else sets for f in (np.minimum, np.maximum))
     fit = low == high
     return torch.from_numpy(own[starts][fit]), torch.from_numpy(met[starts][fit])
-
-
-def layers(names: Iterable[str]) -> Iterator[str]:
-    """The paths of the layers that have tensors."""
-    yield from dict.fromkeys(name.rpartition(".")[0] for name in names)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.conversion.groups import Solution
+from nas.supernet.modules import noting_calls
 
 Score = Callable[[nn.Module, str, Tensor], Tensor | None]
 """Numbers of the elements of a parameter, from its layer, its name and itself; None if the parameter does not count."""
@@ -91,23 +92,19 @@ def _of_parameters(model: nn.Module, solution: Solution, order: str) -> list[tup
 def _of_outputs(
     model: nn.Module, solution: Solution, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    modules, found, handles = dict(model.named_modules()), [], []
+    modules, found = dict(model.named_modules()), []
+    made: dict[nn.Module, list[np.ndarray]] = {}
     for path, tensor, dim in dict.fromkeys(solution.known.produced):
-        sets = solution.along(tensor).get(dim)
-        if sets is None:
-            continue
+        if (sets := solution.along(tensor).get(dim)) is not None:
+            made.setdefault(modules[path], []).append(sets)
 
-        def note(module: nn.Module, inputs: Any, output: Tensor, sets: np.ndarray = sets) -> None:
+    def note(module: nn.Module, _: Any, __: Any, output: Tensor) -> None:
+        for sets in made[module]:
             place = next((d for d in (-1, 1) if output.dim() > 1 and output.shape[d] == len(sets)), None)
             if place is not None:
                 mean = output.abs().movedim(place, -1).flatten(0, -2).mean(0)
                 found.append((sets, mean.double().cpu().numpy()))
 
-        handles.append(modules[path].register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), noting_calls(made, note):
+        model(*args, **kwargs)
     return found

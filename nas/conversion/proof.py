@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from nas.conversion.attach import Number, attach, norm_shapes, possible_numbers, width_of
 from nas.conversion.depth import gate
 from nas.conversion.groups import Group, Solution
+from nas.io.errors import first_line
 from nas.io.rng import untouched_rng
 from nas.supernet.gate import DROP, KEEP
 from nas.supernet.structure import active_choices
@@ -66,7 +67,7 @@ def difference(
         small = _tensors(supernet.derive(choices)(*args, **kwargs))
         masked = _tensors(supernet(*args, op_weights=supernet.one_hot(choices), **kwargs))
     except Exception as error:
-        return float("inf"), _line(error)
+        return float("inf"), first_line(error)
     if [t.shape for t in small] != [t.shape for t in masked]:
         return float("inf"), "its outputs have another shape"
     if not all(bool(t.isfinite().all()) for t in (*small, *masked)):
@@ -82,10 +83,6 @@ def _tensors(output: Any) -> list[Tensor]:
 
 def _names(way: Sequence[Number]) -> set[str]:
     return {name for _, name, _ in way}
-
-
-def _line(error: Exception) -> str:
-    return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
 
 
 class Proof:

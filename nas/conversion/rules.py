@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from nas.conversion.contractions import RULES
 from nas.conversion.labels import sharper, varies, varying
-from nas.conversion.tracing import NormRead, Trace, module_of, shape_of
+from nas.conversion.tracing import NormRead, Trace, callers_of, name_of, shape_of
 
 _REDUCTIONS = frozenset(
     "mean sum amax amin var std prod norm linalg_vector_norm logsumexp softmax _softmax log_softmax cumsum".split()
@@ -27,7 +27,7 @@ _POINTWISE = frozenset(
 )  # those of them that torch does not tag as pointwise
 _COPIES = frozenset(
     (
-        "clone contiguous reshape _unsafe_view cat stack repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle "
+        "reshape _unsafe_view cat stack repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle "
         "index index_select gather take_along_dim tile alias detach lift_fresh_copy split_with_sizes"
     ).split()
 )
@@ -43,10 +43,9 @@ def apply(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
         source = values[node.args[0]]  # type: ignore[index]
         index: Any = node.args[1]
         return source[index] if isinstance(source, (list, tuple)) else source
-    name = getattr(node.target, "_schema", None) and node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
-    if name is None or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+    name = name_of(node).rstrip("_")
+    if not name or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
         return None
-    name = name.rstrip("_")
     args = [tree_map_only(Node, lambda source: values[source], argument) for argument in node.args]
     labelled = [source for source in node.all_input_nodes if isinstance(values[source], (Tensor, list, tuple))]
     value = node.meta["val"]
@@ -137,7 +136,7 @@ def _layout(known: Trace, node: Node, values: dict[Node, Any]) -> Any:
         return torch.zeros(value.shape, dtype=value.dtype)
 
     args, kwargs = (tree_map_only(Node, labels_of, item) for item in (node.args, node.kwargs))
-    name = node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
+    name = name_of(node)
     if name in _SAME:
         return args[0]
     if name in ("index", "index_select", "gather", "take_along_dim"):
@@ -162,7 +161,7 @@ def _reshaped(known: Trace, labels: Tensor) -> Tensor:
 
 def _mixed_where_unknown(known: Trace, node: Node, labels: Tensor) -> Tensor:
     """Channels are one along a dimension that is indexed by integers that depend on inputs."""
-    if node.target._schema.name == "aten::index":  # type: ignore[union-attr]
+    if name_of(node) == "index":
         indices: Any = node.args[1]
         unknown = [dim for dim, index in enumerate(indices) if index is not None and known.integers_of(index) is None]
     else:
@@ -174,7 +173,7 @@ def _reduced(known: Trace, node: Node, args: list[Any]) -> Any:
     """Channels that are reduced to one number are one."""
     labels, dims = args[0], _argument(node, "dim")
     dims = list(range(labels.dim())) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    path, kind = module_of(node)
+    path, kind = callers_of(node)[-1]
     if re.search("LayerNorm|RMS", kind) and dims in ([-1], [labels.dim() - 1]) and varies(labels, -1):
         known.norms.append(NormRead(path, labels, "Layer" in kind))
         return None

@@ -15,6 +15,7 @@ from torch.fx import Node
 
 import nas
 from nas.conversion.labels import Labels
+from nas.io.errors import first_line
 
 
 class Side(NamedTuple):
@@ -123,8 +124,9 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
             warnings.simplefilter("ignore")  # of the export, which nobody keeps
             return torch.export.export(model, args, dict(kwargs), strict=False)
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ValueError(f"nas.convert cannot trace {type(model).__name__}{_place(error)}: {lines[0]}") from error
+        raise ValueError(
+            f"nas.convert cannot trace {type(model).__name__}{_place(error)}: {first_line(error)}"
+        ) from error
 
 
 def _place(error: Exception) -> str:
@@ -134,13 +136,26 @@ def _place(error: Exception) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
-def module_of(node: Node) -> tuple[str, str]:
-    """The path and the class of the innermost module that calls an operation."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if not stack:
-        return "", ""
-    path, kind = stack[-1]
-    return path.removeprefix("L['self']").lstrip("."), kind if isinstance(kind, str) else kind.__name__
+class Caller(NamedTuple):
+    """A module in whose call an operation runs: its path, and the name of its class."""
+
+    path: str
+    kind: str
+
+
+def callers_of(node: Node) -> list[Caller]:
+    """The modules in whose calls an operation runs, the innermost last; never empty."""
+    stack = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
+    return [
+        Caller(path.removeprefix("L['self']").lstrip("."), kind if isinstance(kind, str) else kind.__name__)
+        for path, kind in stack
+    ]
+
+
+def name_of(node: Node) -> str:
+    """The name of an operation of torch, such as ``add_``; empty for another function."""
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.split("::")[-1] if schema is not None else ""
 
 
 def shape_of(node: Node) -> torch.Size:

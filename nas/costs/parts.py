@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nas.io.rng import untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
-from nas.supernet.modules import eval_mode
+from nas.supernet.modules import eval_mode, noting_calls
 from nas.supernet.places import places_of
 from nas.supernet.structure import conjunction
 from nas.supernet.supernet import Supernet
@@ -97,12 +97,7 @@ def record_calls(supernet: Supernet, modules: Sequence[nn.Module], inputs: Seque
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         calls[id(module)].append(Call(args, kwargs, tuple(output.shape) if isinstance(output, Tensor) else None))
 
-    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in set(modules)]
     weights = torch.full_like(supernet.alpha, 0.5, requires_grad=False)
-    try:
-        with untouched_rng(weights.device), eval_mode(supernet):
-            supernet(*inputs, op_weights=OpWeights(weights, None))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with untouched_rng(weights.device), eval_mode(supernet), noting_calls(modules, keep):
+        supernet(*inputs, op_weights=OpWeights(weights, None))
     return calls

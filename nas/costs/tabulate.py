@@ -81,6 +81,8 @@ class CostModel:
         for module in network.modules():
             for name in cuts.groups() if (cuts := cuts_of(module)) is not None else ():
                 held.setdefault(name, []).append(module)
+        if not held:
+            return []
         others = {name: KEEP if KEEP in labels else labels[0] for name, labels in self.supernet.choices.items()}
 
         def rest(choices: Mapping[str, Any]) -> float:

@@ -33,6 +33,11 @@ def describe(error: BaseException) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a message that has many, or the type of the error."""
+    return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
 class UsageError(ValueError):
     """Wrong usage, configuration or input file, found before the work begins.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -53,6 +53,17 @@ def _is_plain(value: Any) -> bool:
         or isinstance(value, (bool, int, float, str))
         or (isinstance(value, (dict, list, tuple)) and not value)
     )
+
+
+@contextmanager
+def noting_calls(modules: Iterable[nn.Module], note: Callable[..., None]) -> Iterator[None]:
+    """Calls ``note(module, args, kwargs, output)`` after each call of some modules inside the block."""
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in dict.fromkeys(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

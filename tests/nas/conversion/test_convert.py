@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import nas
-from nas.conversion.convert import converted
+from nas.conversion.convert import Options, converted
 from nas.costs.functions import count_macs, num_params
 from nas.costs.tabulate import CostModel
 from nas.supernet.structure import active_choices
@@ -125,15 +125,35 @@ def test_tied_weights_stay_tied():
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "lost", "added"),
+    [
+        ({"depth": False}, {("blocks.0", "drop"), ("blocks.0", "keep")}, set()),
+        ({"skip": ["plain"]}, {("plain.0", "8")}, set()),
+        ({"width": (0.75,)}, {("plain.0", "8")}, set()),
+        ({"multiple": 4}, set(), {("plain.0", "4")}),
+    ],
+)
+def test_every_option_of_convert_has_an_effect(option, lost, added):
+    model, args, _ = made("blocks")
+
+    def labels(**options):
+        choices = nas.Supernet(nas.convert(model, args, verbose=False, **options)).choices
+        return {(name, label) for name in choices for label in choices[name]}
+
+    plain, other = labels(), labels(**option)
+    assert lost <= plain - other and added <= other - plain
+
+
 def test_sizes_are_shares_in_multiples_and_heads_one_by_one():
     model, args, kwargs = made("transformer")
-    found = converted(model, args, example_kwargs=kwargs, width=(0.3, 0.5), multiple=4)
+    found = converted(model, args, example_kwargs=kwargs, options=Options((0.3, 0.5), 4))
     assert found.sizes == {"embedding": [4, 8, 16], "attention.q": [1, 2, 3, 4], "gate": [8, 16, 32]}
 
 
 def test_what_is_skipped_and_what_reaches_the_output_is_whole():
     model, args, _ = made("residual")
-    found = converted(model, args, skip=["squeeze"])
+    found = converted(model, args, options=Options(skip=["squeeze"]))
     assert {group.name for group in found.groups} == {"stem.0"}
     assert found.whole["head"] == "it makes an output"
     assert "head: left whole: it makes an output" in str(found)
@@ -181,6 +201,7 @@ class Flow(nn.Module):
         (Flow, {}, r"cannot trace Flow \(test_convert.py, line \d+\): .*data-dependent"),
         (lambda: nn.Linear, {}, "must be an nn.Module"),
         (Residual, {"width": (0.0, 1.0)}, "above 0 and at most 1, got 0"),
+        (Residual, {"multiple": 0}, "multiple must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_converted(model, options, message):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import nas
-from nas.conversion.convert import converted
+from nas.conversion.convert import Options, converted
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ X = torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch
 
 def kept(model, order, size=2):
     """The channels of a derived network, from the values of the first layer's weights."""
-    supernet = nas.Supernet(converted(model, (X,), order=order, multiple=1).network)
+    supernet = nas.Supernet(converted(model, (X,), options=Options(order=order, multiple=1)).network)
     small = supernet.derive({"0": str(size)})
     return [int((model[0].weight == row).flatten(1).all(1).nonzero()) for row in small[0].weight]
 
