@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from nas.conversion.groups import Group, Solution
-from nas.supernet.cuts import KEY, KEYWORD, Axis, Cuts, Norm
+from nas.supernet.cuts import KEY, Axis, Cuts, Norm
+from nas.supernet.masking import KEYWORD
 from nas.supernet.modules import noting_calls
 from nas.supernet.width import Width
 

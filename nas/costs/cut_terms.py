@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from nas.supernet.base import Condition
-from nas.supernet.cuts import Axis, Cuts, cut, cuts_of, replaced
+from nas.supernet.cuts import Axis, Cuts, cut, cuts_of
+from nas.supernet.masking import replaced
 
 Value = Callable[[nn.Module, tuple[Any, ...]], float]
 
@@ -39,16 +40,7 @@ def cut_terms(module: nn.Module, cuts: Cuts, args: tuple[Any, ...], value: Value
     def at(lengths: Sequence[int]) -> float:
         length_of = {id(axis): length for side, length in zip(sides, lengths, strict=True) for axis in side}
         small = cut(module, cuts, lambda axis: torch.arange(length_of[id(axis)]), lambda width: int(width), {})
-        if cuts.reads is not None:
-            dim, axis = cuts.reads
-            return value(small, _narrowed(args, dim, length_of[id(axis)]))
-        error: Exception | None = None
-        for dim, length in _channels_read(small, cuts, args):
-            try:
-                return value(small, _narrowed(args, dim, length))
-            except RuntimeError as caught:  # another dimension has the same length
-                error = caught
-        raise ValueError(f"costs of {type(small).__name__} cannot be tabulated: {error}")
+        return cut_value(small, cuts, lambda axis: length_of[id(axis)], args, value)
 
     if len(sides) == 1:
         (low, high), (fixed, parts) = ends[0], counts[0]
@@ -68,6 +60,30 @@ def cut_terms(module: nn.Module, cuts: Cuts, args: tuple[Any, ...], value: Value
         for second, m in parts_m:
             if all(first[name] == labels for name, labels in second.items() if name in first):
                 yield {**first, **second}, a * n * m
+
+
+def cut_value(
+    small: nn.Module, cuts: Cuts, length: Callable[[Axis], int], args: tuple[Any, ...], value: Value
+) -> float:
+    """The cost of a layer that was cut, from the arguments of a call of full size.
+
+    Args:
+        small: The layer after the cut.
+        cuts: The cuts of the layer.
+        length: The number of channels of an axis that are kept.
+        args: The arguments of the call, of full size; empty for costs that do not run the layer.
+        value: The cost of a plain layer that is called with these arguments.
+    """
+    if cuts.reads is not None:
+        dim, axis = cuts.reads
+        return value(small, _narrowed(args, dim, length(axis)))
+    error: Exception | None = None
+    for dim, number in _channels_read(small, cuts, args):
+        try:
+            return value(small, _narrowed(args, dim, number))
+        except RuntimeError as caught:  # another dimension has the same length
+            error = caught
+    raise ValueError(f"costs of {type(small).__name__} cannot be tabulated: {error}")
 
 
 def _narrowed(args: tuple[Any, ...], dim: int, length: int | None) -> tuple[Any, ...]:

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from nas.costs.cut_terms import cut_terms, rest_terms
+from nas.costs.cut_terms import cut_terms, cut_value, rest_terms
 from nas.costs.functions import CostFunction, num_params
 from nas.costs.module_key import call_key, module_key
 from nas.costs.parts import Call, Part, conditions_of, network_parts, record_calls
 from nas.costs.table import CostTable, Term, merged
 from nas.supernet.base import ChoiceModule, Condition
-from nas.supernet.cuts import cuts_of
+from nas.supernet.cuts import Cuts, cuts_of
 from nas.supernet.gate import KEEP
-from nas.supernet.narrowing import narrow_inputs
+from nas.supernet.narrowing import cuts_by
 from nas.supernet.places import held_by
 from nas.supernet.structure import active_choices, conjunction, derive, find_rows, first_choices, random_choices
 from nas.supernet.supernet import Supernet
@@ -181,10 +181,19 @@ class _Tabulation:
                 for extra, value in module.cost_terms(of, call.args, exact=not self.measured):
                     yield {**condition, **extra}, value
             elif choices:
-                args = narrow_inputs(module, choices, call.args)
-                yield condition, self._value(derive(module, choices), call._replace(args=args))
+                yield condition, self._cut(module, call, choices)
             else:
                 yield condition, self._value(module, call)
+
+    def _cut(self, module: nn.Module, call: Call, choices: Mapping[str, Any]) -> float:
+        """The cost of a layer that holds widths or values."""
+        return cut_value(
+            derive(module, choices),
+            cuts_by(module) or Cuts({}),
+            lambda axis: len(axis.kept(choices)),
+            call.args,
+            lambda m, args: self._value(m, call._replace(args=args)),
+        )
 
     def _made(self, call: Call, choices: Mapping[str, str], module: nn.Module, args: tuple[Any, ...]) -> float:
         """The cost of a module from ``cost_terms``, with the given widths inside."""

@@ -188,5 +188,8 @@ def _plain(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
 
 
 def with_arguments(spec: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A class path and its arguments, some of them changed."""
-    return {**spec, "init_args": {**spec.get("init_args", {}), **(changes or {})}}
+    """A class path and its arguments, some of them changed; raises UsageError if the arguments are no mapping."""
+    arguments = spec.get("init_args") or {}
+    if not isinstance(arguments, Mapping) or not isinstance(changes or {}, Mapping):
+        raise UsageError(f"{spec.get('class_path')}: init_args must be a mapping of arguments, got {arguments!r:.80}")
+    return {**spec, "init_args": {**arguments, **(changes or {})}}

@@ -1,4 +1,4 @@
-"""Cuts of the layers of a converted network: which channels each tensor keeps, masks of the others, norms over the kept ones."""
+"""Cuts of layers: which channels of each tensor an architecture keeps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from nas.supernet.base import context_of
-from nas.supernet.width import Width, steps
+from nas.supernet.width import Width, mask_of, widths_of
 
 KEY = "nas_cuts"  # the attribute of a layer that holds its cuts
-KEYWORD = "its input is a keyword argument"
 
 
 class Axis:
@@ -33,6 +31,7 @@ class Axis:
         starts = torch.tensor([0, *[int(group) for group in groups]]).cumsum(0)
         self._places = torch.where(owners < 0, starts[-1], starts[owners.clamp_min(0)] + ranks)
         self._on_device = {self._places.device: self._places}
+        self._is_prefix = len(groups) == 1 and torch.equal(self._places, torch.arange(int(groups[0])))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Axis:
         return self
@@ -56,11 +55,9 @@ class Axis:
         Shape:
             - result: (n,), or (B, n) if the op weights are per sample
         """
-        parts = []
-        for group in self.groups:
-            context = context_of(group.name)
-            weights = context.op_weights[context.rows[group.name]][..., : len(group.labels)]
-            parts.append(weights @ steps(group.sizes, weights.device, weights.dtype))
+        parts = [mask_of(group) for group in self.groups]
+        if self._is_prefix:
+            return parts[0].to(like.dtype)
         every = torch.cat([*parts, torch.ones_like(parts[0][..., :1])], -1).to(like.dtype)
         if like.device not in self._on_device:
             self._on_device[like.device] = self._places.to(like.device)
@@ -111,51 +108,65 @@ def cuts_of(module: nn.Module) -> Cuts | None:
     return vars(module).get(KEY)
 
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+
+class SearchHook:
+    """A hook of a search, which derived layers do not have."""
+
+
+def without_search_hooks(hooks: dict[int, Any]) -> dict[int, Any]:
+    """The hooks that a user registered."""
+    return type(hooks)({key: hook for key, hook in hooks.items() if not isinstance(hook, SearchHook)})
+
+
 def cut(
     module: nn.Module,
     cuts: Cuts,
     kept: Callable[[Axis], Tensor],
     size: Callable[[Width], int],
-    copies: dict[int, Any],
+    copies: dict[Any, Any],
+    form: nn.Module | None = None,
 ) -> nn.Module:
-    """A plain, smaller copy of a layer.
+    """A plain, smaller copy of a layer, without the hooks of a search.
 
     Args:
         module: The layer.
         cuts: Its cuts.
         kept: The indices of the channels of an axis that are kept.
         size: The number of units of a group that are kept.
-        copies: The memo of ``copy.deepcopy``.
+        copies: The memo of ``copy.deepcopy``. Layers that share a tensor still do, if they keep the same shape of it.
+        form: The layer in another form, with other numbers and views of its tensors; None: as it is.
     """
-    small = copy.copy(module)
-    hooks = {key: hook for key, hook in module._forward_pre_hooks.items() if not isinstance(hook, _Masks)}
-    after = {key: hook for key, hook in module._forward_hooks.items() if not isinstance(hook, _Masks)}
+    form = module if form is None else form
+    small: Any = form.__new__(type(form))  # copy.copy refuses parametrized layers
     small.__dict__ = {
-        key: value if key in ("_parameters", "_buffers") else copy.deepcopy(value, copies)
-        for key, value in vars(module).items()
-        if key not in (KEY, "_forward_pre_hooks", "_forward_hooks")
+        key: copy.deepcopy(without_search_hooks(value) if key in _HOOKS else value, copies)
+        for key, value in vars(form).items()
+        if key not in (KEY, "_parameters", "_buffers")
     }
-    small._forward_pre_hooks = type(module._forward_pre_hooks)(copy.deepcopy(hooks, copies))
-    small._forward_hooks = type(module._forward_hooks)(copy.deepcopy(after, copies))
     for name in ("_parameters", "_buffers"):
         made: dict[str, Any] = {}
-        for key, tensor in getattr(module, name).items():
+        for key, tensor in getattr(form, name).items():
             if tensor is None:
                 made[key] = None
-                continue
-            if id(tensor) in copies:  # tied layers keep one parameter
-                made[key] = copies[id(tensor)]
                 continue
             part = tensor.detach()
             for dim, axis in cuts.tensors.get(key, {}).items():
                 part = part.index_select(dim, kept(axis).to(part.device))
-            part = part.clone()
-            made[key] = nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
-            copies[id(tensor)] = made[key]
-        setattr(small, name, made)
+            whole = getattr(module, name)[key]
+            memo = id(whole) if part.shape == whole.shape else (id(whole), part.shape)
+            if memo not in copies:
+                part = part.clone()
+                copies[memo] = nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+            made[key] = copies[memo]
+        small.__dict__[name] = made
+    for key, width in widths_of(form).items():
+        setattr(small, key, (size(width),) if isinstance(getattr(form, key), tuple) else size(width))
     for key, (width, step) in cuts.attributes.items():
         setattr(small, key, getattr(small, key) - step * (int(width) - size(width)))
-    _resize(small, module)
+    if cuts_of(module) is not None:
+        _resize(small, module)
     return small
 
 
@@ -197,86 +208,3 @@ def _resize_own(small: Any, whole: Any) -> None:
     for key, value in vars(whole).items():
         if type(value) is int and len(changed.get(value, ())) == 1:
             setattr(small, key, *changed[value])
-
-
-class _Masks:
-    """A hook of a search, which derived layers do not have."""
-
-    def __init__(self, cuts: Cuts) -> None:
-        self.cuts = cuts
-
-    def mask(self, x: Tensor) -> Tensor:
-        """The mask of the first argument, in its number of dimensions."""
-        assert self.cuts.reads is not None
-        dim, axis = self.cuts.reads
-        return _shaped(axis.mask(x), x, dim)
-
-
-def replaced(args: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
-    """The arguments with another tensor wherever the first one is given."""
-    return tuple(first if arg is args[0] else arg for arg in args)
-
-
-def _shaped(mask: Tensor, x: Tensor, dim: int) -> Tensor:
-    shape = [1] * x.dim()
-    shape[dim] = mask.shape[-1]
-    if mask.dim() == 2:
-        shape[0] = len(mask)
-    return mask.reshape(shape)
-
-
-class MaskRead(_Masks):
-    """A forward pre-hook: multiplies the channels that are not chosen by 0."""
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first one masked, also where it is given again (keys and values)."""
-        if not args:
-            raise ValueError(KEYWORD)
-        return replaced(args, args[0] * self.mask(args[0]))
-
-
-class NormBefore(_Masks):
-    """A forward pre-hook of a norm: an input of which the norm's statistics are those of the chosen channels.
-
-    Of n chosen channels among C, the layer divides by C, and not by n. With the mean of the chosen channels subtracted and the others 0,
-    its mean is 0, and its mean square is that of the chosen ones if they are multiplied by sqrt(C / n). :class:`NormAfter` divides again.
-    """
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first one changed."""
-        x, mask, norm = args[0], self.mask(args[0]), self.cuts.norm
-        assert norm is not None
-        if norm.is_centered:
-            x = x - (x * mask).sum(norm.dim, keepdim=True) / mask.sum(norm.dim, keepdim=True)
-        return (x * mask * _factor(mask, norm.dim), *args[1:])
-
-
-class NormAfter(_Masks):
-    """A forward hook of a norm: undoes the factor of :class:`NormBefore`."""
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """The output, its bias apart."""
-        assert self.cuts.reads is not None and self.cuts.norm is not None
-        factor = 1 / _factor(self.mask(output), self.cuts.norm.dim)
-        bias = getattr(module, "bias", None)
-        if bias is None:
-            return output * factor
-        bias = _shaped(bias, output, self.cuts.reads[0])
-        return (output - bias) * factor + bias
-
-
-def _factor(mask: Tensor, dim: int) -> Tensor:
-    return (mask.shape[dim] / mask.sum(dim, keepdim=True)).sqrt()
-
-
-def mask_cuts(network: nn.Module) -> None:
-    """Adds the hooks of a search to the layers that have cuts and no hooks."""
-    for module in network.modules():
-        cuts = cuts_of(module)
-        if cuts is None or cuts.reads is None or any(isinstance(h, _Masks) for h in module._forward_pre_hooks.values()):
-            continue
-        if cuts.norm is None:
-            module.register_forward_pre_hook(MaskRead(cuts))
-        else:
-            module.register_forward_pre_hook(NormBefore(cuts))
-            module.register_forward_hook(NormAfter(cuts))

@@ -1,166 +1,132 @@
-"""Cutting layers to their first channels, and masking the others while searching."""
+"""The cuts of layers that hold widths, and of those of converted networks; smaller copies of both."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
-from nas.supernet.base import context_of
-from nas.supernet.cuts import cut, cuts_of, mask_cuts
-from nas.supernet.valued_layer import CalledAsLayer, mix_values, variant
-from nas.supernet.width import Width, steps, widths_of
+from nas.supernet.cuts import Axis, Cuts, Norm, cut, cuts_of
+from nas.supernet.masking import mask_reads
+from nas.supernet.valued_layer import mix_values, variant
+from nas.supernet.width import Width, widths_of
 
-# layer -> attribute that holds a width -> tensor -> the dimension with this width
-_CONV: Mapping[str, Mapping[str, int]] = {
-    "in_channels": {"weight": 1},
-    "out_channels": {"weight": 0, "bias": 0},
-    "groups": {},
-}
-_LAYERS: tuple[tuple[type[nn.Module], Mapping[str, Mapping[str, int]]], ...] = (
+Tensors = Mapping[str, Mapping[str, int]]
+"""Attribute that holds a width -> tensor -> the dimension of this size."""
+
+_CONV: Tensors = {"in_channels": {"weight": 1}, "out_channels": {"weight": 0, "bias": 0}, "groups": {}}
+_TRANSPOSED: Tensors = {"in_channels": {"weight": 0}, "out_channels": {"weight": 1, "bias": 0}}
+_PER_CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)
+_LAYERS: tuple[tuple[type[nn.Module], Tensors], ...] = (
     (nn.Linear, {"in_features": {"weight": 1}, "out_features": {"weight": 0, "bias": 0}}),
-    (nn.Conv1d, _CONV),
-    (nn.Conv2d, _CONV),
-    (nn.Conv3d, _CONV),
-    (_BatchNorm, {"num_features": dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)}),
+    *((kind, _CONV) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+    *((kind, _TRANSPOSED) for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
+    (_NormBase, {"num_features": _PER_CHANNEL}),
+    (nn.LayerNorm, {"normalized_shape": _PER_CHANNEL}),
+    (nn.RMSNorm, {"normalized_shape": _PER_CHANNEL}),
+    (nn.GroupNorm, {"num_groups": {}, "num_channels": _PER_CHANNEL}),
+    (nn.Embedding, {"embedding_dim": {"weight": 1}}),
     (nn.PReLU, {"num_parameters": {"weight": 0}}),
 )
-_READS = ("in_features", "in_channels")
 
 
-def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[int, Any]) -> nn.Module:
-    """A copy of a module with plain numbers for its own widths and values.
+def cuts_by(module: nn.Module) -> Cuts | None:
+    """The cuts of a layer, which it has from a conversion or by the widths that it holds; None if it has none.
 
-    Weights are cut to their first channels, and kernels to their center. `copies` is the memo of ``copy.deepcopy``; it has the copies of
-    inner modules already. Raises ValueError for layers that cannot be cut.
+    Raises:
+        ValueError: The layer holds a width, and has weights that cannot be cut.
     """
     if (cuts := cuts_of(module)) is not None:
-        return cut(module, cuts, lambda axis: axis.kept(choices), lambda width: width.size(choices[width.name]), copies)
-    made = {key: (width, width.size(choices[width.name])) for key, width in widths_of(module).items()}
-    axes = _axes(module, list(made)) if made else {}
-    chosen = variant(module, choices)
-    chosen._forward_pre_hooks = type(module._forward_pre_hooks)(
-        {k: hook for k, hook in module._forward_pre_hooks.items() if not isinstance(hook, (MaskInput, CalledAsLayer))}
-    )
-    small: Any = chosen.__new__(type(chosen))  # copy.copy refuses parametrized layers
-    small.__dict__ = {
-        key: value if key in ("_parameters", "_buffers") or key in made else copy.deepcopy(value, copies)
-        for key, value in vars(chosen).items()
-    }
-    for key, (_, size) in made.items():
-        setattr(small, key, size)
-    small._buffers = {key: _cut(tensor, axes.get(key, {}), made) for key, tensor in chosen._buffers.items()}
-    small._parameters = {
-        key: None if old is None else _kept(old, _cut(chosen._parameters[key], axes.get(key, {}), made), copies)
-        for key, old in module._parameters.items()
-    }
-    return small
+        return cuts
+    widths = widths_of(module)
+    return _width_cuts(module, widths) if widths else None
 
 
-def narrow_inputs(module: nn.Module, choices: Mapping[str, Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of a layer whose widths are chosen: the first argument is cut to its first channels."""
-    for key, width in widths_of(module).items():
-        dim = _channel_dim(module, key)
-        if args and dim is not None:
-            args = (args[0].narrow(dim, 0, width.size(choices[width.name])), *args[1:])
-    return args
-
-
-def _channel_dim(module: nn.Module, key: str) -> int | None:
-    """The dimension of a layer's input whose size the attribute `key` gives; None if it is no input size."""
-    if key == "in_channels":
-        return -(module.weight.dim() - 1)  # type: ignore[operator]
-    return {"in_features": -1, "num_features": 1, "num_parameters": 1}.get(key)
-
-
-def _axes(module: nn.Module, keys: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Tensor name -> dimension -> the attribute whose width is its size."""
-    known = next((sizes for kind, sizes in _LAYERS if isinstance(module, kind)), None)
+def _width_cuts(module: nn.Module, widths: Mapping[str, Width]) -> Cuts:
+    """A width keeps the first channels."""
+    kind = type(module).__name__
+    known = next((sizes for base, sizes in _LAYERS if isinstance(module, base)), None)
+    own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
     if known is None:
-        own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
         if own:
-            layers = ", ".join(kind.__name__.lstrip("_") for kind, _ in _LAYERS)
-            raise ValueError(
-                f"{type(module).__name__} has weights ({own[0]}) that nas.width cannot cut; it cuts weights of {layers}"
-            )
-        return {}
-    axes: dict[str, dict[int, str]] = {}
-    for key in keys:
+            layers = ", ".join(base.__name__.lstrip("_") for base, _ in _LAYERS)
+            raise ValueError(f"{kind} has weights ({own[0]}) that nas.width cannot cut; it cuts weights of {layers}")
+        return Cuts({})
+    axes = {
+        key: Axis((width,), torch.zeros(int(width), dtype=torch.int64), torch.arange(int(width)))
+        for key, width in widths.items()
+    }
+    tensors: dict[str, dict[int, Axis]] = {}
+    for key, axis in axes.items():
         if key not in known:
-            raise ValueError(f"{type(module).__name__}.{key} cannot be a width")
+            raise ValueError(f"{kind}.{key} cannot be a width")
         for name, dim in known[key].items():
-            axes.setdefault(name, {})[dim] = key
-    if "groups" in keys:
-        if not {"in_channels", "out_channels"} <= set(keys):
+            if is_parametrized(module, name):
+                raise ValueError(f"{kind}: {name} is parametrized, and nas.width cannot cut it")
+            tensors.setdefault(name, {})[dim] = axis
+    _check_groups(module, widths)
+    if "groups" in widths:
+        tensors["weight"].pop(1)  # a group reads as many channels in every size
+    return Cuts(tensors, *_read(module, axes))
+
+
+def _read(module: nn.Module, axes: Mapping[str, Axis]) -> tuple[tuple[int, Axis] | None, Norm | None]:
+    """The channels that a layer mixes, with their dimension; and what it normalizes over them."""
+    for key, dim in (("in_features", -1), ("in_channels", 1), ("normalized_shape", -1)):
+        if key in axes:
+            place = -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else dim  # an input may have no batch
+            return (place, axes[key]), Norm(
+                dim, isinstance(module, nn.LayerNorm)
+            ) if key == "normalized_shape" else None
+    return None, None
+
+
+def _check_groups(module: Any, widths: Mapping[str, Width]) -> None:
+    """Groups of a convolution or a norm must have as many channels in every size."""
+    kind = type(module).__name__
+    if isinstance(module, _ConvNd):
+        if "groups" in widths and not {"in_channels", "out_channels"} <= set(widths):
+            raise ValueError(f"{kind}: if groups is a width, in_channels and out_channels must be widths too")
+        if {"in_channels", "out_channels"} & set(widths) and module.groups != 1 and "groups" not in widths:
             raise ValueError(
-                f"{type(module).__name__}: if groups is a width, in_channels and out_channels must be widths too"
+                f"{kind}: a width in a convolution of {module.groups} groups; groups must be 1 or the width"
             )
-        axes["weight"].pop(1)  # depthwise: one input channel per filter
-    elif {"in_channels", "out_channels"} & set(keys) and getattr(module, "groups", 1) != 1:
-        raise ValueError(
-            f"{type(module).__name__}: a width in a convolution of {module.groups} groups; groups must be 1 or the width"
-        )
-    return axes
+    if isinstance(module, nn.GroupNorm):
+        if set(widths) != {"num_groups", "num_channels"}:
+            raise ValueError(
+                f"{kind}: num_groups and num_channels must both be widths: nn.GroupNorm(w // 4, w) for groups of 4 channels"
+            )
+        widths["num_channels"] // widths["num_groups"]  # raises ValueError if it differs
 
 
-def _cut(tensor: Tensor | None, axes: Mapping[int, str], made: Mapping[str, tuple[Width, int]]) -> Tensor | None:
-    if tensor is None:
-        return None
-    cut = tensor.detach()
-    for dim, key in axes.items():
-        cut = cut.narrow(dim, 0, made[key][1])
-    return cut.clone()
+def narrowed(module: nn.Module, choices: Mapping[str, Any], copies: dict[Any, Any]) -> nn.Module:
+    """A copy of a module with plain numbers for its own widths and values.
 
+    Weights are cut to the channels that are kept, and kernels to their center. `copies` is the memo of ``copy.deepcopy``; it has the
+    copies of inner modules already. Raises ValueError for layers that cannot be cut.
+    """
+    cuts = cuts_by(module) or Cuts({})
 
-def _kept(old: nn.Parameter, kept: Tensor | None, copies: dict[Any, Any]) -> nn.Parameter:
-    """The parameter of a smaller layer. Layers that shared a tensor still do, if they keep the same shape of it."""
-    assert kept is not None
-    key = id(old) if kept.shape == old.shape else (id(old), kept.shape)
-    made: nn.Parameter = copies.setdefault(key, nn.Parameter(kept, old.requires_grad))
-    return made
+    def size(width: Width) -> int:
+        return width.size(choices[width.name])
 
-
-class MaskInput:
-    """A forward pre-hook of a layer that reads a width: multiplies the channels beyond the chosen size by 0."""
-
-    def __init__(self, width: Width, dim: int) -> None:
-        self.width = width
-        self.dim = dim
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, the first one masked."""
-        x = args[0]
-        context = context_of(self.width.name)
-        weights = context.op_weights[context.rows[self.width.name]][..., : len(self.width.labels)]
-        mask = (weights @ steps(self.width.sizes, weights.device, weights.dtype)).to(x.dtype)  # (N,) or (B, N)
-        shape = [1] * x.dim()
-        shape[self.dim] = mask.shape[-1]
-        if mask.dim() == 2:
-            shape[0] = len(mask)
-        return (x * mask.reshape(shape), *args[1:])
+    return cut(module, cuts, lambda axis: axis.kept(choices), size, copies, variant(module, choices))
 
 
 def prepare_layers(network: nn.Module) -> None:
-    """Prepares the layers that hold widths or values for a search; raises ValueError for layers that cannot hold them.
-
-    Layers that read a width get a :class:`MaskInput` hook, unless they have one.
-    """
+    """Prepares the layers that hold widths or values, or have cuts, for a search; raises ValueError for layers that cannot hold them."""
     mix_values(network)
-    mask_cuts(network)
     for module in network.modules():
-        if widths := widths_of(module):
-            _axes(module, list(widths))
-        for value in vars(module).values():
-            if isinstance(value, (tuple, list)) and any(isinstance(item, Width) for item in value):
+        widths = widths_of(module)
+        for key, value in vars(module).items():
+            if key not in widths and isinstance(value, (tuple, list)) and any(isinstance(v, Width) for v in value):
                 raise ValueError(
                     f"{type(module).__name__} cannot be cut to a width: nas.width does not support this layer"
                 )
-        for key, width in widths_of(module).items():
-            present = any(isinstance(hook, MaskInput) for hook in module._forward_pre_hooks.values())
-            if key in _READS and not present:
-                dim = _channel_dim(module, key)
-                assert dim is not None
-                module.register_forward_pre_hook(MaskInput(width, dim))
+        if (cuts := cuts_by(module)) is not None:
+            mask_reads(module, cuts)

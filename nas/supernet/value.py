@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
 from nas.supernet.base import check_choice
-from nas.supernet.width import NumberChoice, Width, note_made
+from nas.supernet.width import NumberChoice, Width, caller, note_made
 
 Tree = TypeVar("Tree")
 HINT = "a constructor cannot branch on it. Test the number in the forward of the layer that stores it, or use nas.choice or nas.repeat"
@@ -103,7 +102,7 @@ def _add_operators() -> None:
             answer = _calculated(function, self, *others)
             if not isinstance(answer, Value):
                 return answer
-            if _caller().startswith("torch."):  # constructors and fast paths look for what they do not support
+            if caller().startswith("torch."):  # constructors and fast paths look for what they do not support
                 return any(answer.table.values())
             raise ValueError(f"{what} of a value differs between the numbers of {_names(answer)}: {HINT}")
 
@@ -111,7 +110,7 @@ def _add_operators() -> None:
 
     def converted(kind: Callable[[Any], Any]) -> Callable[..., Any]:
         def plain(self: Any) -> Any:
-            if _caller().startswith("torch._"):  # torch.compile
+            if caller().startswith("torch._"):  # torch.compile
                 return kind(self.__repr__())
             raise ValueError(
                 f"{kind.__name__}() would lose the numbers of {_names(self)}; use //, round or math.floor. If a layer of torch calls "
@@ -132,11 +131,6 @@ def _add_operators() -> None:
     operators["rdivmod"] = lambda self, other: (other // self, other % self)
     for name, function in operators.items():
         setattr(Value, f"__{name}__", function)
-
-
-def _caller() -> str:
-    """The module that uses the operator of a value."""
-    return str(sys._getframe(2).f_globals.get("__name__", ""))
 
 
 def _names(value: Value) -> str:

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from nas.ops import sum_outputs
 from nas.ops.fused import is_eager
 from nas.supernet.base import Context, active_context, context_of
+from nas.supernet.cuts import SearchHook
 from nas.supernet.fused.folding import Scaled
 from nas.supernet.fused.merging import call_merged, family, merged, merged_kernel
 from nas.supernet.trees import difference, form_of, mix_trees, versions_of
@@ -88,7 +89,7 @@ def _check(layer: nn.Module) -> None:
         raise ValueError(f"{kind}: the kernel size cannot be a value, because the weight is parametrized")
 
 
-class CalledAsLayer:
+class CalledAsLayer(SearchHook):
     """A forward pre-hook that does nothing. torch's and our own fast paths call a layer with hooks, and do not read its attributes."""
 
     def __call__(self, module: nn.Module, args: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nas.supernet.base import ChoiceModule, Condition, check_choice
+from nas.supernet.base import ChoiceModule, Condition, check_choice, context_of
 
 
 class Width(int):
@@ -76,8 +77,13 @@ class Width(int):
             f"width {self.name!r} can only be multiplied by a whole number, or divided by a whole number with //"
         )
 
-    __truediv__ = __rtruediv__ = __rfloordiv__ = __rpow__ = __lshift__ = __rshift__ = __and__ = __or__ = __pow__
+    __truediv__ = __rtruediv__ = __rpow__ = __lshift__ = __rshift__ = __and__ = __or__ = __pow__
     __divmod__ = __pow__
+
+    def __rfloordiv__(self, other: int) -> Any:
+        return (
+            other // int(self) if caller().startswith("torch.") else self.__pow__(None)
+        )  # group norm checks its input
 
     def __neg__(self) -> Any:
         return self.__pow__(None)
@@ -104,6 +110,11 @@ class Width(int):
     def size(self, label: str) -> int:
         """The number under a label."""
         return self.sizes[self.labels.index(label)]
+
+
+def caller() -> str:
+    """The name of the module that uses an operator of a width or value."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
 
 
 class NumberChoice(NamedTuple):
@@ -186,8 +197,18 @@ def check_sizes(name: str, sizes: Sequence[int]) -> list[int]:
 
 
 def widths_of(module: nn.Module) -> dict[str, Width]:
-    """Attribute -> width, for the widths that a module itself holds."""
-    return {key: value for key, value in vars(module).items() if isinstance(value, Width)}
+    """Attribute -> width, for the widths that a module itself holds: alone, or in a tuple of one (the shape of a norm)."""
+    found = {
+        key: value[0] if type(value) is tuple and len(value) == 1 else value for key, value in vars(module).items()
+    }
+    return {key: value for key, value in found.items() if isinstance(value, Width)}
+
+
+def mask_of(width: Width) -> Tensor:
+    """The share of each channel under the op weights of the present forward: (N,), or (B, N) if the op weights are per sample."""
+    context = context_of(width.name)
+    weights = context.op_weights[context.rows[width.name]][..., : len(width.labels)]
+    return weights @ steps(width.sizes, weights.device, weights.dtype)
 
 
 def steps(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

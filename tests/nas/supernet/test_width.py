@@ -6,8 +6,11 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import nas
+from nas.costs.functions import count_macs
+from nas.costs.tabulate import CostModel
 from nas.relaxations import GumbelSoftmax, Softmax
 
 
@@ -57,6 +60,63 @@ def test_one_hot_derived_and_fresh_agree(choices, training):
     assert type(derived.width) is int and derived.width == int(choices["width"])
     assert derived.depthwise.groups == 2 * derived.width and type(derived.depthwise.groups) is int
     assert not any(module._forward_pre_hooks for module in derived.modules())
+
+
+class Norms(nn.Module):
+    """Norms of every kind, a tied embedding, grouped and transposed convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        width = nas.width("width", (4, 8, 12))
+        self.embedding = nn.Embedding(7, width)
+        self.norms = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.RMSNorm(2 * width), nn.Linear(2 * width, width)
+        )
+        self.convs = nn.Sequential(
+            nn.Conv1d(width, width, 3, padding=1, groups=width // 2),
+            nn.GroupNorm(width // 4, width),
+            nn.Conv1d(width, width, 1),
+            nn.InstanceNorm1d(width, affine=True),
+            nn.ConvTranspose1d(width, 2 * width, 2, stride=2),
+            nn.BatchNorm1d(2 * width),
+            nn.Conv1d(2 * width, width, 2, stride=2),
+        )
+        self.last = nn.LayerNorm(width, elementwise_affine=False)
+        self.head = nn.Linear(width, 7, bias=False)
+        self.head.weight = self.embedding.weight
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)  # ones and zeros would hide what a norm does to channels that are not chosen
+
+    def forward(self, x):
+        x = self.embedding(x)
+        x = x + self.norms(x)
+        return self.head(self.last(self.convs(x.transpose(1, 2)).transpose(1, 2)))
+
+
+@pytest.mark.parametrize("size", ["4", "8", "12"])
+@pytest.mark.parametrize("training", [False, True])
+def test_norms_and_embeddings_are_those_of_the_chosen_channels(size, training):
+    torch.manual_seed(0)
+    supernet = nas.Supernet(Norms()).double().train(training)
+    x = torch.randint(7, (3, 5))
+    derived = supernet.derive({"width": size})
+    got, masked = derived(x), supernet(x, op_weights=supernet.one_hot({"width": size}))
+    torch.testing.assert_close(masked, got, rtol=1e-10, atol=1e-10)  # sums over fewer channels are rounded otherwise
+    with nas.architecture({"width": size}):
+        fresh = Norms().double().train(training)
+    fresh.head.weight = fresh.embedding.weight
+    assert derived.head.weight is derived.embedding.weight
+    fresh.load_state_dict(derived.state_dict())
+    assert torch.equal(fresh(x), derived(x))
+    assert repr(fresh) == repr(derived), "the numbers of the layers are those of new layers"
+    # gradients of the weights that are kept
+    got.square().sum().backward()
+    masked.square().sum().backward()
+    whole = dict(supernet.network.named_parameters())
+    for name, parameter in derived.named_parameters():
+        part = whole[name].grad[tuple(map(slice, parameter.shape))]
+        torch.testing.assert_close(part, parameter.grad, rtol=1e-9, atol=1e-9)
+    assert CostModel(supernet, (x[:1],)).table("macs", count_macs).of({"width": size}) == count_macs(derived, (x[:1],))
 
 
 def test_inherited_weights_are_the_first_channels():
@@ -170,10 +230,16 @@ def test_a_network_with_widths_outside_a_supernet_says_so():
         (lambda w: w * 0, "sizes must stay at least 1"),
         (lambda w: w % 4, "different remainders"),
         (lambda w: w // nas.width("v", (1, 2, 3)), "cannot be divided by width 'v'"),
-        (lambda w: nas.Supernet(nn.LayerNorm(w)), "LayerNorm cannot be cut to a width"),
+        (lambda w: nas.Supernet(nn.LayerNorm((3, w))), "LayerNorm cannot be cut to a width"),
         (
-            lambda w: nas.Supernet(nn.Embedding(3, w)),
-            r"Embedding has weights \(weight\) that nas.width cannot cut; it cuts weights of Linear, Conv1d",
+            lambda w: nas.Supernet(nn.GRUCell(3, w)),
+            r"GRUCell has weights \(weight_ih\) that nas.width cannot cut; it cuts weights of Linear, Conv1d",
+        ),
+        (lambda w: nas.Supernet(nn.GroupNorm(2, w)), r"num_groups and num_channels must both be widths"),
+        (lambda w: nas.Supernet(nn.Embedding(w, 3)), "Embedding.num_embeddings cannot be a width"),
+        (
+            lambda w: nas.Supernet(weight_norm(nn.Linear(3, w))),
+            "Linear: weight is parametrized, and nas.width cannot cut it",
         ),
         (lambda w: nas.Supernet(nn.Conv2d(4, w, 1, groups=2)), "a convolution of 2 groups"),
         (lambda w: nas.Supernet(nn.Conv2d(w, 8, 1, groups=w)), "in_channels and out_channels must be widths too"),
