@@ -25,6 +25,12 @@ def call_network(network: nn.Module, inputs: Any, **kwargs: Any) -> Any:
     return network(*as_args(inputs, network), **kwargs)
 
 
+def prepared(task: Task, network: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """A batch with the target that the task's loss needs."""
+    inputs, target = batch
+    return inputs, task.prepare(as_args(inputs, network), target)
+
+
 def as_args(inputs: Any, network: nn.Module) -> tuple[Any, ...]:
     """A batch's inputs as positional arguments of a network: one input, or the elements of a tuple or list.
 
@@ -131,9 +137,9 @@ def measured(
         metric.to(device)
     for inputs, target in loader:
         task.check_target(target)
-        output = call_network(network, to_device(inputs, device))
-        target = to_device(target, device)
-        update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
+        inputs, target = prepared(task, network, to_device((inputs, target), device))
+        output = call_network(network, inputs)
+        update_metrics(metrics, task.loss(output, target), task.prediction(output), task.truth(target))
     network.train(training)
     result: dict[str, float] = {}
     for name, metric in metrics.items():

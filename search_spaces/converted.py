@@ -59,10 +59,15 @@ class Converted(nas.SearchSpace):
             self._conversion = self._converted()
         return self._conversion.copy()
 
-    def _converted(self) -> Conversion:
+    def parent(self) -> nn.Module:
+        """The network itself, with its weights."""
         model = self.builder()
         if self.weights is not None:
             load_weights(model, Path(self.weights))
+        return model
+
+    def _converted(self) -> Conversion:
+        model = self.parent()
         made = self.example() if self.example is not None else (torch.randn(2, *self.input_shape or ()),)
         kwargs = dict(made) if isinstance(made, Mapping) else {}
         return converted(model, () if kwargs else tuple(made), kwargs, self.options)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from nas.costs.limits import Infeasible, most_probable
 from nas.derive.base import DeriveStrategy, Searched
 from nas.derive.inherited import InheritedScore, inherited_network
-from nas.evaluation import call_network, to_device
+from nas.evaluation import call_network, prepared, to_device
 from nas.genotype import Genotype
 from nas.io.rng import untouched_rng
 
@@ -87,8 +87,9 @@ def fine_tune(network: nn.Module, searched: Searched, *, num_steps: int, lr: flo
     network.train()
     passes = chain.from_iterable(searched.weight_batches() for _ in count())
     for inputs, target in islice(passes, num_steps):
-        output = call_network(network, to_device(inputs, searched.device))
+        inputs, target = prepared(task, network, to_device((inputs, target), searched.device))
+        output = call_network(network, inputs)
         optimizer.zero_grad()
-        task.loss(output, to_device(target, searched.device)).backward()
+        task.loss(output, target).backward()
         optimizer.step()
         scheduler.step()

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
 from nas.derive.base import Batches, Searched
-from nas.evaluation import call_network, evaluate, joined, mean_loss, recalibrate_batch_norm, to_device
+from nas.evaluation import call_network, evaluate, joined, mean_loss, prepared, recalibrate_batch_norm, to_device
 from nas.genotype import Genotype
 from nas.io.rng import untouched_rng
 from nas.supernet.bound import BoundSupernet
@@ -89,7 +89,8 @@ class InheritedScore:
                     for inputs, _ in self._weight:
                         call_network(network, to_device(inputs, self.searched.device))
         assert seen.head is not None
-        targets = [to_device(target, self.searched.device) for _, target in self._weight]
+        batches = (to_device(batch, self.searched.device) for batch in self._weight)
+        targets = [prepared(self.task, network, batch)[1] for batch in batches]
         fit_head(seen.head, seen.features, targets, self.task)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
-from nas.evaluation import as_args, scalars_of, update_metrics
+from nas.evaluation import as_args, prepared, scalars_of, update_metrics
 from nas.genotype import Genotype
 from nas.io import checkpoint_io
 from nas.io.errors import as_usage_error
@@ -117,9 +117,10 @@ def try_once(
         if known is not None:
             task.check_target(known)
     with eval_mode(network), torch.no_grad(), untouched_rng():
+        inputs, target = prepared(task, network, (inputs, target))
         output = forward(*as_args(inputs, network))
         metrics = dict(task.metrics())
-        update_metrics(metrics, task.loss(output, target), task.prediction(output), target)
+        update_metrics(metrics, task.loss(output, target), task.prediction(output), task.truth(target))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some metrics warn about so few samples
             names = {name: list(scalars_of(name, metric.compute())) for name, metric in metrics.items()}

@@ -138,6 +138,8 @@ def _instantiated(
             result: SearchDataModule = parser.instantiate(data).data
         return result
 
+    for task in filter(None, (model["task"], made.retrain.task)):
+        task.teach(model["space"].parent)
     return Experiment(
         source=source,
         seed=made.seed_everything,

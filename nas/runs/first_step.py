@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nas.evaluation import call_network
+from nas.evaluation import call_network, prepared
 from nas.io.rng import keyed_generator
 from nas.relaxations import Sampler
 from nas.supernet.structure import find_rows
@@ -32,5 +32,6 @@ def after_a_step(module: SearchModule, inputs: Any, target: Any) -> Supernet:
     places = find_rows(network)
     if idle := [name for name, place in places.items() if used.isdisjoint(place.rows())]:
         raise ValueError(f"the forward pass does not use choice {idle[0]!r}, so the choice cannot be trained")
+    _, target = prepared(module.task, supernet, (inputs, target))
     module.task.loss(output, target).backward()
     return supernet

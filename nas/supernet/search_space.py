@@ -45,6 +45,10 @@ class SearchSpace(ABC):
             stage: ``"search"`` or ``"retrain"``; the retrained network may be larger.
         """
 
+    def parent(self) -> nn.Module | None:
+        """The trained network that the space started from, which can teach; None if there is none."""
+        return None
+
     def discretize(self, probabilities: Mapping[str, Mapping[str, float]]) -> Genotype:
         """Converts probabilities (choice name -> label -> probability) to a genotype; by default the most probable labels."""
         return Genotype(argmax_choices(probabilities))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,22 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
         """New metrics by name, each updated with (prediction, target); the first is the headline metric."""
+
+    def teach(self, parent: nn.Module | Callable[[], nn.Module | None]) -> None:
+        """Takes the trained network that the search space started from: the network, or a function that makes it where it is needed."""
+
+    def prepare(self, inputs: tuple[Any, ...], target: Any) -> Any:
+        """The target that :meth:`loss` gets; called once for each batch, before it is split into parts.
+
+        Args:
+            inputs: The network's arguments.
+            target: The batch's target.
+        """
+        return target
+
+    def truth(self, target: Any) -> Any:
+        """The part of a prepared target that metrics use."""
+        return target
 
     def prediction(self, output: Any) -> Any:
         """The part of the network's output that metrics use; by default the element `output`."""

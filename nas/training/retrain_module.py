@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from nas.evaluation import call_network
+from nas.evaluation import call_network, prepared
 from nas.tasks import Task
 from nas.training.lr_schedules import LRSchedule
 from nas.training.schedules import OptimizerFactory, check_optimizer
@@ -61,6 +61,7 @@ class RetrainModule(TrainModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One optimizer step."""
+        batch = prepared(self.task, self.network, batch)
         self.descend_along(self.weighted_losses("train", batch, self.num_micro_batches, self._loss), ["weight"])
         self.finish_batch()
 

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.alpha import Alpha
 from nas.bilevel import Bilevel, FirstOrder, Level
+from nas.evaluation import prepared
 from nas.paths import Paths
 from nas.regularizers import Regularizer
 from nas.relaxations import OpWeights, Relaxation
@@ -111,16 +112,15 @@ class SearchModule(TrainModule):
         if average_decay is not None and not 0.0 < average_decay < 1.0:
             raise ValueError(f"average_decay must lie between 0 and 1, got {average_decay}")
         self.space = space
+        task.teach(space.parent)
         self.supernet = Supernet(
             space.network("search"), checkpoint_candidates=checkpoint_candidates, distribution=alpha
         )
         self.scores = PathScores(self.supernet)
         self.averaged: AveragedModel | None = None
         if average_decay is not None:
-            average = get_ema_multi_avg_fn(average_decay)
-            self.averaged = AveragedModel(self.supernet.network, multi_avg_fn=average)
-        self.relaxation = relaxation
-        self.tau = tau
+            self.averaged = AveragedModel(self.supernet.network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+        self.relaxation, self.tau = relaxation, tau
         self.regularizers = list(regularizers)
         self.sampling = Sampling(
             supernet=self.supernet,
@@ -185,7 +185,7 @@ class SearchModule(TrainModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step of the bilevel method on a pair of batches."""
-        weight, arch = batch
+        weight, arch = (prepared(self.task, self.supernet, part) for part in batch)
         self.bilevel.step(SearchStep(self, {"weight": weight, "arch": arch}))
         self.finish_batch(alpha=self.supernet.alpha)
         if self.bilevel.draws_at_tau:

@@ -146,7 +146,7 @@ class TrainModule(pl.LightningModule):
             predictions.append(tree_map_only(Tensor, Tensor.detach, self.task.prediction(output)))
             yield loss
         if measured:
-            self.update_metrics(split, total(losses), joined(predictions), target)
+            self.update_metrics(split, total(losses), joined(predictions), self.task.truth(target))
 
     def descend_along(self, loss: Tensor | Iterable[Tensor], names: Iterable[str]) -> None:
         """Takes one step of the named optimizers on a loss, or on a sum of losses that are computed one after another.

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import nas
+from nas.io.checkpoint_io import load
 from nas.io.errors import UsageError
 from nas.testing import check_search_space
 from search_spaces.converted import Converted
@@ -73,7 +74,19 @@ def test_an_example_is_needed_once():
             Converted(nn.Identity, **options)
 
 
-def test_a_configured_search_within_a_limit(tmp_path, monkeypatch):
+CLASSES = {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10}}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        CLASSES,
+        {"class_path": "nas.tasks.Distillation"},
+        {"class_path": "nas.tasks.Distillation", "init_args": {"task": CLASSES}},
+    ],
+    ids=["labels", "parent", "both"],
+)
+def test_a_configured_search_within_a_limit(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "trained_net.py").write_text(NET)
@@ -88,7 +101,7 @@ def test_a_configured_search_within_a_limit(tmp_path, monkeypatch):
             "space": {"class_path": "search_spaces.converted.Converted", "init_args": space},
             "relaxation": "nas.relaxations.GumbelSoftmax",
             "tau": "nas.tau.Exponential",
-            "task": {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10}},
+            "task": task,
             "cost": {"macs": {"max": 20_000}},
         },
         "data": {"class_path": "nas.data.SequentialDigits", "init_args": {"batch_size": 256}},
@@ -102,4 +115,8 @@ def test_a_configured_search_within_a_limit(tmp_path, monkeypatch):
     small = run.network()
     first, second = small[0].out_channels, small[3].out_channels
     assert 64 * 3 * (first + first * second) + 10 * second <= 20_000
-    assert run.retrain(inherit=True).network()[3].out_channels == second
+    again = run.retrain(inherit=True)
+    assert again.network()[3].out_channels == second
+    metric = json.loads((again.path / "summary.json").read_text())["metric"]
+    assert metric["name"] == ("agreement" if task.get("init_args") is None else "accuracy")
+    assert not any("parent" in name for name in load(run.path / "checkpoints/last.ckpt")["state_dict"])
