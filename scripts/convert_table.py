@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from nas.costs.functions import count_macs, num_params
 from nas.costs.tabulate import CostModel
 from nas.io.markdown import markdown_table
 from nas.supernet.cuts import cuts_of
+from nas.supernet.structure import active_choices, random_choices
 
 NUM_ARCHITECTURES = 5
 SIZE = 64
@@ -161,12 +161,10 @@ def measured(name: str) -> dict[str, Any]:
     row["whole"] = {" ".join(key.split()): count for key, count in Counter(found.whole.values()).most_common()}
     row["paths"] = found.whole
     supernet = nas.Supernet(found.network).eval()
-    draw = random.Random(0)
     smallest = {choice: labels[0] for choice, labels in supernet.choices.items()}
+    smallest = active_choices(supernet.network, smallest)
     row["macs"] = count_macs(supernet.derive(smallest), args) / count_macs(model, args)
-    drawn = [
-        {choice: draw.choice(labels) for choice, labels in supernet.choices.items()} for _ in range(NUM_ARCHITECTURES)
-    ]
+    drawn = [random_choices(supernet.network, seed) for seed in range(NUM_ARCHITECTURES)]
     results = [difference(supernet, choices, args, {}) for choices in drawn]
     row["difference"], row["error"] = max(number for number, _ in results), max(error for _, error in results)
     tables = {cost: CostModel(supernet, args).table("cost", cost) for cost in (num_params, count_macs)}

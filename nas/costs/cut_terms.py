@@ -123,20 +123,22 @@ def rest_terms(network: nn.Module, rest: Callable[[Mapping[str, Any]], float]) -
     least = {name: width.labels[0] for name, width in widths.items()}
     if not widths or rest(least) == (whole := rest(full)):
         return
+
+    def lacks(name: str, label: str) -> int:
+        return int(widths[name]) - widths[name].size(label)
+
     lost = {name: whole - rest({**full, name: least[name]}) for name in widths}
     drop = {name: max(width.sizes) - min(width.sizes) for name, width in widths.items()}
     slopes = {name: lost[name] / drop[name] for name in widths}
     for a, b in sorted({pair for module, cuts in every if [*module.children()] for pair in _pairs(cuts)}):
         both = lost[a] + lost[b] - whole + rest({**full, a: least[a], b: least[b]})
         factor = both / (drop[a] * drop[b])
-        slopes[a] -= factor * max(widths[b].sizes)
-        slopes[b] -= factor * max(widths[a].sizes)
-        for x, y in itertools.product(widths[a].labels, widths[b].labels) if factor else ():
+        for x, y in itertools.product(widths[a].labels[:-1], widths[b].labels[:-1]) if factor else ():
             condition = {a: frozenset({x}), b: frozenset({y})}
-            yield condition, factor * widths[a].size(x) * widths[b].size(y)
+            yield condition, factor * lacks(a, x) * lacks(b, y)
     for name, slope in slopes.items():
-        if slope:
-            yield from (({name: frozenset({label})}, slope * widths[name].size(label)) for label in widths[name].labels)
+        for label in widths[name].labels[:-1] if slope else ():
+            yield {name: frozenset({label})}, -slope * lacks(name, label)
 
 
 def _pairs(cuts: Cuts) -> Iterator[tuple[str, str]]:
