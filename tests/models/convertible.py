@@ -195,11 +195,53 @@ class Blocks(nn.Module):
         return self.head(self.plain(x + self.attention(x)).mean(1))
 
 
+class NormAct(nn.BatchNorm1d):
+    """A norm with its activation as a child."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class Attended(nn.Module):
+    """Residual blocks with attention, or with a norm that has a child, inside."""
+
+    class Block(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(4, 16)
+        self.attended = nn.ModuleList([self.Block(Attention(16, 4, 2)) for _ in range(2)])
+        self.normed = nn.Sequential(
+            *(
+                self.Block(nn.Sequential(NormAct(16), nn.Conv1d(16, 24, 1), NormAct(24), nn.Conv1d(24, 16, 1)))
+                for _ in range(2)
+            )
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.attended:
+            x = block(x)
+        return self.head(self.normed(x.transpose(1, 2)).mean(2))
+
+
 MODELS = {
     "residual": (Residual, lambda: (torch.randn(2, 3, 8, 8),), {}),
     "dense": (Dense, lambda: (torch.randn(2, 3, 8),), {}),
     "transformer": (Transformer, lambda: (torch.randint(0, 11, (2, 5)),), {"scale": 1.5}),
     "blocks": (Blocks, lambda: (torch.randn(2, 6, 4),), {}),
+    "attended": (Attended, lambda: (torch.randn(2, 6, 4),), {}),
     "encoder": (Encoder, lambda: (torch.randn(2, 3, 8),), {}),
     "shuffled": (Shuffled, lambda: (torch.randn(2, 3, 4, 4),), {}),
     "mixer": (Mixer, lambda: (torch.randn(2, 3, 8, 8),), {}),
