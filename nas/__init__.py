@@ -22,6 +22,7 @@ _EXPORTS = {
     "searching": "nas.supernet.choices",
     "replace": "nas.supernet.choices",
     "convert": "nas.conversion.convert",
+    "compress": "nas.compression.compress",
     "scope": "nas.supernet.building",
     "architecture": "nas.supernet.building",
     "First": "nas.supernet.candidates",
@@ -52,6 +53,7 @@ _EXPORTS = {
 __all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
+    from nas.compression.compress import compress as compress
     from nas.conversion.convert import convert as convert
     from nas.genotype import Genotype as Genotype
     from nas.relaxations import OpWeights as OpWeights

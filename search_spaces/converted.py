@@ -38,7 +38,7 @@ class Converted(nas.SearchSpace):
 
     def __init__(
         self,
-        builder: Callable[[], nn.Module],
+        builder: Callable[[], nn.Module] | Callable[[], Any],  # the second one for functions without annotations
         weights: str | None = None,
         input_shape: Sequence[int] | None = None,
         example: Callable[[], Any] | None = None,
@@ -60,8 +60,10 @@ class Converted(nas.SearchSpace):
         return self._conversion.copy()
 
     def parent(self) -> nn.Module:
-        """The network itself, with its weights."""
+        """The network itself, with its weights; raises ValueError if they do not fit, or if the builder makes no module."""
         model = self.builder()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"the builder makes no torch.nn.Module but {type(model).__name__}")
         if self.weights is not None:
             load_weights(model, Path(self.weights))
         return model

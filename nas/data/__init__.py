@@ -5,6 +5,7 @@ from nas.data.breast_cancer import BreastCancer
 from nas.data.digits import DigitPairs, Digits, SequentialDigits
 from nas.data.npz import Npz
 from nas.data.streaming import StreamingDataModule
+from nas.data.train_test import TrainTest
 from nas.data.vision import Vision
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "SearchDataModule",
     "SequentialDigits",
     "StreamingDataModule",
+    "TrainTest",
     "Vision",
 ]

@@ -11,6 +11,7 @@ from nas.genotype import Genotype, choices_text, key_of
 from nas.io.csv_file import read_columns
 from nas.io.errors import UsageError
 from nas.io.json_file import read_json
+from nas.runs.compared import read_compared
 from nas.runs.decided import read_decided
 from nas.runs.folder import RunFolder
 from nas.runs.options import OWN_CODE, check_yaml, trust_words
@@ -36,6 +37,7 @@ class Content(NamedTuple):
         genotype: The architecture.
         facts: Figures of the search.
         retrained: Figures of the retraining; empty without one.
+        compared: The content of compression.json; empty for runs that compress no network.
         decided: The content of distribution.json; empty if no distribution over architectures was learned.
         history: (batches, tag -> value) of metrics.csv.
         config: Text of config.yaml.
@@ -47,6 +49,7 @@ class Content(NamedTuple):
     genotype: Genotype
     facts: Table
     retrained: Table
+    compared: Mapping[str, Any]
     decided: Mapping[str, Any]
     history: list[tuple[int, dict[str, float]]]
     config: str
@@ -112,6 +115,7 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
         genotype=genotype,
         facts=_facts(summary),
         retrained=_facts(folder.retrain.read_summary()) if retrained else {},
+        compared=read_compared(folder) or {},
         decided=read_decided(folder.path) or {},
         history=read_columns(folder.metrics_csv),
         config=folder.config.read_text(),

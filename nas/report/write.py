@@ -9,12 +9,21 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from nas.drawing import draw_architecture, draw_heat_map, draw_most_probable, draw_scores, probability_history, svg_text
+from nas.drawing import (
+    draw_architecture,
+    draw_cuts,
+    draw_heat_map,
+    draw_most_probable,
+    draw_scores,
+    probability_history,
+    svg_text,
+)
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
 from nas.io.markdown import escaped, fenced, markdown_table
 from nas.report.content import Content, read_content
 from nas.report.curves import draw_curves
+from nas.runs.compared import cut_rows, rows_of, sentence_of
 from nas.runs.spaces import load_space_of
 
 _STYLE = """
@@ -30,9 +39,12 @@ figure svg { max-width: 100%; height: auto; display: block; margin: 0 auto; } fi
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0.8rem; }
 .curves figure { margin: 0; }
 figure.large svg { max-width: max(100%, 36rem); }
+@media (max-width: 30rem) { td, th { padding-right: 0.5rem; font-size: 0.85rem; } }
 """
 
 _CAPTION = "The architecture: chosen candidates are dark, with their final probability; a cell has its operations on its edges."
+_CUTS = "What is left of each group of channels or heads, and of each block: dark is kept."
+_COMPARED = ("", "before", "after", "change")
 _PROBABLE = ("place", "architecture", "probability", "loss on the arch split")
 _HEAD = ("choice", "chosen", "probability")
 
@@ -59,7 +71,12 @@ def write_report(path: Path, form: Literal["html", "md"], out: Path | None, trus
 
 
 def _html(content: Content, architecture: Figure) -> str:
-    parts = [f"<h1>{escape(content.title)}</h1>", _table(content.facts.items())]
+    parts = [f"<h1>{escape(content.title)}</h1>"]
+    if content.compared:
+        parts += [f"<p>{escape(sentence_of(content.compared))}</p>", _table(rows_of(content.compared), _COMPARED)]
+        parts += ["<h2>What was cut</h2>", _figure(draw_cuts(content.compared["cuts"]), _CUTS)]
+        parts.append("<h2>The found architecture</h2>")
+    parts.append(_table(content.facts.items()))
     if content.retrained:
         parts += ["<h2>Retrained</h2>", _table(content.retrained.items())]
     if content.genotype.choices:
@@ -104,7 +121,12 @@ def _code(text: str) -> str:
 
 
 def _markdown(content: Content) -> str:
-    parts = [f"# {escaped(content.title)}", markdown_table(("", ""), content.facts.items())]
+    parts = [f"# {escaped(content.title)}"]
+    if content.compared:
+        parts += [escaped(sentence_of(content.compared)), markdown_table(_COMPARED, rows_of(content.compared))]
+        parts += ["## What was cut", markdown_table(("part", "kept", "of"), cut_rows(content.compared))]
+        parts.append("## The found architecture")
+    parts.append(markdown_table(("", ""), content.facts.items()))
     if content.retrained:
         parts += ["## Retrained", markdown_table(("", ""), content.retrained.items())]
     parts += ["## Architecture", markdown_table(_HEAD, content.genotype.rows())]

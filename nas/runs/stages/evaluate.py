@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from nas.costs.functions import latency_ms
+from nas.data import SearchDataModule
 from nas.evaluation import evaluate
 from nas.runs.folder import RunFolder
 from nas.runs.networks import find_network
 from nas.runs.own.stages import evaluate_own
 from nas.runs.results import cost_of
 from nas.runs.targets import example_inputs
+from nas.tasks import Task
 
 
 def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -24,12 +29,15 @@ def evaluate_run(path: Path, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
     if RunFolder.open(path).is_own_code:
         return evaluate_own(path, trusted)
     found = find_network(path, trusted)
-    network, data = found.network, found.experiment.data
-    scores = evaluate(network, data.test_dataloader(), found.task, found.device)
+    return {"network": found.origin, **figures_of(found.network, found.experiment.data, found.task, found.device)}
+
+
+def figures_of(network: nn.Module, data: SearchDataModule, task: Task, device: torch.device) -> dict[str, Any]:
+    """Test metrics, parameters, MACs and latency of a network; the network is moved to `device`."""
+    scores = evaluate(network, data.test_dataloader(), task, device)
     return {
-        "network": found.origin,
         **{f"test_{key}": value for key, value in scores.items()},
         **cost_of(network, data),
         "latency_ms": latency_ms(network, example_inputs(network, data)),
-        "device": str(found.device),
+        "device": str(device),
     }

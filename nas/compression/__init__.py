@@ -1,0 +1,1 @@
+"""A trained network, smaller: the whole way in one call."""
