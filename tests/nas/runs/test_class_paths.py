@@ -1,6 +1,7 @@
 import inspect
 import sys
 from importlib import import_module
+from pathlib import Path
 from pkgutil import walk_packages
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import search_spaces.converted  # noqa: F401 -- so that its class is among those that may be named
 from nas.io.errors import UsageError
 from nas.runs.class_paths import KINDS, import_class, import_function, may_be_named
+from nas.runs.config import load_experiment
+from nas.runs.options import ConfigSource
 from nas.runs.spaces import load_space
 
 
@@ -28,7 +31,7 @@ def test_no_class_of_the_list_takes_what_it_would_call():
     parameters = [(cls, parameter) for cls in classes for parameter in inspect.signature(cls).parameters.values()]
     callables = [f"{cls.__name__}.{p.name}" for cls, p in parameters if "Callable" in str(p.annotation)]
     # these take only what may be named, see below
-    assert sorted(callables) == ["Converted.builder", "Converted.example", "NetworkSpace.network"]
+    assert sorted(callables) == ["Converted.builder", "Converted.example", "NetworkSpace.network", "TrainTest.load"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,9 @@ def test_a_space_of_networks_makes_only_what_a_trusted_module_defines(network):
         with pytest.raises(UsageError) as caught:
             load_space(spec, ())
         assert "\n" not in str(caught.value)
+    data = {"class_path": "nas.data.TrainTest", "init_args": {"load": network}}
+    with pytest.raises(UsageError):
+        _ = load_experiment(ConfigSource((Path("configs/dilation_digits.yaml"),)).merged({"data": data})).data
 
 
 @pytest.mark.parametrize(
