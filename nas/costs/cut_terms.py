@@ -109,7 +109,9 @@ def _channels_read(layer: Any, cuts: Cuts, args: tuple[Any, ...]) -> Iterator[tu
 
 
 def rest_terms(network: nn.Module, rest: Callable[[Mapping[str, Any]], float]) -> Iterator[tuple[Condition, float]]:
-    """What a cost has outside the layers: proportional to the units of each group, and to their product for two groups of one tensor.
+    """What a cost has outside the layers, less that of the full size, so that a dropped block owes nothing.
+
+    It is proportional to the units that each group lacks, and to their product for two groups of one tensor.
 
     Attention multiplies heads outside layers, and a module may hold parameters beside its layers.
 
@@ -128,15 +130,14 @@ def rest_terms(network: nn.Module, rest: Callable[[Mapping[str, Any]], float]) -
         return int(widths[name]) - widths[name].size(label)
 
     lost = {name: whole - rest({**full, name: least[name]}) for name in widths}
-    drop = {name: max(width.sizes) - min(width.sizes) for name, width in widths.items()}
-    slopes = {name: lost[name] / drop[name] for name in widths}
     for a, b in sorted({pair for module, cuts in every if [*module.children()] for pair in _pairs(cuts)}):
         both = lost[a] + lost[b] - whole + rest({**full, a: least[a], b: least[b]})
-        factor = both / (drop[a] * drop[b])
+        factor = both / (lacks(a, least[a]) * lacks(b, least[b]))
         for x, y in itertools.product(widths[a].labels[:-1], widths[b].labels[:-1]) if factor else ():
             condition = {a: frozenset({x}), b: frozenset({y})}
             yield condition, factor * lacks(a, x) * lacks(b, y)
-    for name, slope in slopes.items():
+    for name, difference in lost.items():
+        slope = difference / lacks(name, least[name])
         for label in widths[name].labels[:-1] if slope else ():
             yield {name: frozenset({label})}, -slope * lacks(name, label)
 

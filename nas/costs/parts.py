@@ -14,7 +14,7 @@ from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.cuts import cuts_of
 from nas.supernet.modules import eval_mode, noting_calls
-from nas.supernet.places import places_of
+from nas.supernet.places import decisions, places_of
 from nas.supernet.structure import conjunction
 from nas.supernet.supernet import Supernet
 from nas.supernet.value import values_of
@@ -75,14 +75,10 @@ def network_parts(module: nn.Module, path: str = "", condition: Condition | None
                 found += inside if alone else [Part(where, candidate, both, tuple(inside))]
         return found
     children = list(module.named_children())
-    is_layer = cuts_of(module) is not None and not any(
-        any(places_of(child)) for _, child in children
-    )  # a norm with its activation
-    if (
-        not children
-        or is_layer
-        or (values_of(module) and not any(isinstance(m, ChoiceModule) for m in module.modules()))
-    ):
+    below = [inner for inner in module.modules() if inner is not module]
+    is_layer = cuts_of(module) is not None and not any(map(decisions, below))  # a norm that holds its activation
+    holds_values = values_of(module) and not any(isinstance(inner, ChoiceModule) for inner in below)
+    if not children or is_layer or holds_values:
         return [Part(path, module, condition)]
     return [part for name, child in children for part in network_parts(child, f"{path}.{name}".strip("."), condition)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,25 @@ from torch.nn.modules.conv import _ConvNd
 from nas.supernet.width import Width, mask_of, widths_of
 
 KEY = "nas_cuts"  # the attribute of a layer that holds its cuts
+
+Sizes = Mapping[str, Mapping[str, int]]
+"""Attribute of a layer -> tensor -> the dimension of this size."""
+
+_CONV: Sizes = {"in_channels": {"weight": 1}, "out_channels": {"weight": 0, "bias": 0}, "groups": {}}
+_TRANSPOSED: Sizes = {"in_channels": {"weight": 0}, "out_channels": {"weight": 1, "bias": 0}}
+_PER_CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)
+LAYERS: tuple[tuple[type[nn.Module], Sizes], ...] = (
+    (nn.Linear, {"in_features": {"weight": 1}, "out_features": {"weight": 0, "bias": 0}}),
+    *((kind, _CONV) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+    *((kind, _TRANSPOSED) for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
+    (_NormBase, {"num_features": _PER_CHANNEL}),
+    (nn.LayerNorm, {"normalized_shape": _PER_CHANNEL}),
+    (nn.RMSNorm, {"normalized_shape": _PER_CHANNEL}),
+    (nn.GroupNorm, {"num_groups": {}, "num_channels": _PER_CHANNEL}),
+    (nn.Embedding, {"embedding_dim": {"weight": 1}}),
+    (nn.PReLU, {"num_parameters": {"weight": 0}}),
+)
+"""Layers of torch that can be cut, and what their numbers count."""
 
 
 class Axis:
@@ -28,10 +48,17 @@ class Axis:
     def __init__(self, groups: tuple[Width, ...], owners: Tensor, ranks: Tensor) -> None:
         """Stores the parts."""
         self.groups, self.owners, self.ranks = groups, owners, ranks
-        starts = torch.tensor([0, *[int(group) for group in groups]]).cumsum(0)
-        self._places = torch.where(owners < 0, starts[-1], starts[owners.clamp_min(0)] + ranks)
-        self._on_device = {self._places.device: self._places}
-        self._is_prefix = len(groups) == 1 and torch.equal(self._places, torch.arange(int(groups[0])))
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """The place of each channel among the units of all groups; the last place for channels that are always kept."""
+        starts = torch.tensor([0, *map(int, self.groups)]).cumsum(0)
+        return torch.where(self.owners < 0, starts[-1], starts[self.owners.clamp_min(0)] + self.ranks)
+
+    @cached_property
+    def _is_prefix(self) -> bool:
+        return len(self.groups) == 1 and torch.equal(self._places, torch.arange(int(self.groups[0])))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Axis:
         return self
@@ -103,6 +130,11 @@ class Cuts(NamedTuple):
         return {width.name: width for width in widths}
 
 
+def sizes_of(module: nn.Module) -> Sizes | None:
+    """What the numbers of a layer count; None for a layer that is not known."""
+    return next((sizes for kind, sizes in LAYERS if isinstance(module, kind)), None)
+
+
 def cuts_of(module: nn.Module) -> Cuts | None:
     """The cuts of a layer; None if it has none."""
     return vars(module).get(KEY)
@@ -162,7 +194,7 @@ def cut(
             made[key] = copies[memo]
         small.__dict__[name] = made
     for key, width in widths_of(form).items():
-        setattr(small, key, (size(width),) if isinstance(getattr(form, key), tuple) else size(width))
+        _set_size(small, key, size(width))
     for key, (width, step) in cuts.attributes.items():
         setattr(small, key, getattr(small, key) - step * (int(width) - size(width)))
     if cuts_of(module) is not None:
@@ -170,32 +202,26 @@ def cut(
     return small
 
 
+def _set_size(layer: nn.Module, key: str, size: int) -> None:
+    """Sets a number of a layer; a norm holds its shape in a tuple."""
+    setattr(layer, key, (size,) if isinstance(getattr(layer, key), tuple) else size)
+
+
 def _resize(small: Any, whole: Any) -> None:
-    """Makes the numbers of a layer of ``torch.nn`` fit its tensors."""
-    if isinstance(small, nn.Linear):
-        small.out_features, small.in_features = small.weight.shape
-    elif isinstance(small, _ConvNd):
-        a, b = (1, 0) if small.transposed else (0, 1)
-        if whole.groups > 1:  # whole groups are kept: their number is that of the channels that are not inside a group
-            small.groups = small.weight.shape[0] * whole.groups // whole.weight.shape[0]
-        sizes = {a: small.weight.shape[a], b: small.weight.shape[b]}
-        sizes[1] *= small.groups
-        small.out_channels, small.in_channels = sizes[a], sizes[b]
-    elif isinstance(small, _NormBase):
-        known = small.weight if small.weight is not None else small.running_mean
-        small.num_features = len(known)
-    elif isinstance(small, (nn.LayerNorm, nn.RMSNorm)) and small.weight is not None:
-        small.normalized_shape = tuple(small.weight.shape)
-    elif isinstance(small, nn.GroupNorm) and small.weight is not None:
+    """Makes the numbers of a layer fit its tensors."""
+    groups = 1
+    if isinstance(small, _ConvNd) and whole.groups > 1:  # whole groups are kept, with all channels inside
+        groups = small.groups = small.weight.shape[0] * whole.groups // whole.weight.shape[0]
+    if isinstance(small, nn.GroupNorm) and small.weight is not None:
         small.num_groups = len(small.weight) * whole.num_groups // whole.num_channels
-        small.num_channels = len(small.weight)
-    elif isinstance(small, nn.Embedding):
-        small.embedding_dim = small.weight.shape[1]
-    elif isinstance(small, nn.PReLU):
-        small.num_parameters = len(small.weight)
-    elif type(small).__name__ == "Conv1D":  # of transformers: a linear layer with a transposed weight
+    for key, tensors in (sizes_of(small) or {}).items():
+        for name, dim in tensors.items():
+            if (tensor := getattr(small, name, None)) is not None:
+                _set_size(small, key, tensor.shape[dim] * (groups if dim == 1 else 1))
+                break
+    if type(small).__name__ == "Conv1D":  # of transformers: a linear layer with a transposed weight
         small.nx, small.nf = small.weight.shape
-    elif not whole._modules:
+    elif sizes_of(small) is None and not whole._modules:
         _resize_own(small, whole)
 
 

@@ -7,32 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from nas.supernet.cuts import Axis, Cuts, Norm, cut, cuts_of
+from nas.supernet.cuts import LAYERS, Axis, Cuts, Norm, cut, cuts_of, sizes_of
 from nas.supernet.masking import mask_reads
 from nas.supernet.valued_layer import mix_values, variant
 from nas.supernet.width import Width, widths_of
-
-Tensors = Mapping[str, Mapping[str, int]]
-"""Attribute that holds a width -> tensor -> the dimension of this size."""
-
-_CONV: Tensors = {"in_channels": {"weight": 1}, "out_channels": {"weight": 0, "bias": 0}, "groups": {}}
-_TRANSPOSED: Tensors = {"in_channels": {"weight": 0}, "out_channels": {"weight": 1, "bias": 0}}
-_PER_CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)
-_LAYERS: tuple[tuple[type[nn.Module], Tensors], ...] = (
-    (nn.Linear, {"in_features": {"weight": 1}, "out_features": {"weight": 0, "bias": 0}}),
-    *((kind, _CONV) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
-    *((kind, _TRANSPOSED) for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
-    (_NormBase, {"num_features": _PER_CHANNEL}),
-    (nn.LayerNorm, {"normalized_shape": _PER_CHANNEL}),
-    (nn.RMSNorm, {"normalized_shape": _PER_CHANNEL}),
-    (nn.GroupNorm, {"num_groups": {}, "num_channels": _PER_CHANNEL}),
-    (nn.Embedding, {"embedding_dim": {"weight": 1}}),
-    (nn.PReLU, {"num_parameters": {"weight": 0}}),
-)
 
 
 def cuts_by(module: nn.Module) -> Cuts | None:
@@ -50,11 +31,11 @@ def cuts_by(module: nn.Module) -> Cuts | None:
 def _width_cuts(module: nn.Module, widths: Mapping[str, Width]) -> Cuts:
     """A width keeps the first channels."""
     kind = type(module).__name__
-    known = next((sizes for base, sizes in _LAYERS if isinstance(module, base)), None)
+    known = sizes_of(module)
     own = [name for name, tensor in {**module._parameters, **module._buffers}.items() if tensor is not None]
     if known is None:
         if own:
-            layers = ", ".join(base.__name__.lstrip("_") for base, _ in _LAYERS)
+            layers = ", ".join(base.__name__.lstrip("_") for base, _ in LAYERS)
             raise ValueError(f"{kind} has weights ({own[0]}) that nas.width cannot cut; it cuts weights of {layers}")
         return Cuts({})
     axes = {
@@ -80,9 +61,8 @@ def _read(module: nn.Module, axes: Mapping[str, Axis]) -> tuple[tuple[int, Axis]
     for key, dim in (("in_features", -1), ("in_channels", 1), ("normalized_shape", -1)):
         if key in axes:
             place = -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else dim  # an input may have no batch
-            return (place, axes[key]), Norm(
-                dim, isinstance(module, nn.LayerNorm)
-            ) if key == "normalized_shape" else None
+            norm = Norm(dim, isinstance(module, nn.LayerNorm)) if key == "normalized_shape" else None
+            return (place, axes[key]), norm
     return None, None
 
 

@@ -81,9 +81,9 @@ class Width(int):
     __divmod__ = __pow__
 
     def __rfloordiv__(self, other: int) -> Any:
-        return (
-            other // int(self) if caller().startswith("torch.") else self.__pow__(None)
-        )  # group norm checks its input
+        if caller().startswith("torch."):  # group norm checks the size of its input
+            return other // int(self)
+        return self.__pow__(None)
 
     def __neg__(self) -> Any:
         return self.__pow__(None)
@@ -198,10 +198,13 @@ def check_sizes(name: str, sizes: Sequence[int]) -> list[int]:
 
 def widths_of(module: nn.Module) -> dict[str, Width]:
     """Attribute -> width, for the widths that a module itself holds: alone, or in a tuple of one (the shape of a norm)."""
-    found = {
-        key: value[0] if type(value) is tuple and len(value) == 1 else value for key, value in vars(module).items()
-    }
-    return {key: value for key, value in found.items() if isinstance(value, Width)}
+    found = {}
+    for key, value in vars(module).items():
+        if type(value) is tuple and len(value) == 1:
+            (value,) = value
+        if isinstance(value, Width):
+            found[key] = value
+    return found
 
 
 def mask_of(width: Width) -> Tensor:
