@@ -17,6 +17,7 @@ from nas.runs.config import load_experiment, resolved
 from nas.runs.folder import RunFolder
 from nas.runs.options import check_yaml, trust_words
 from nas.runs.run import Run
+from nas.runs.spaces import load_space_of
 from nas.runs.stages import search as search_stage
 from nas.runs.stages.export import export_run
 from nas.runs.stages.retrain import retrain_run
@@ -109,9 +110,12 @@ def go_on(path: Path, trusted: tuple[str, ...]) -> RunFolder:
     """Does the stages that are missing in the folder of a compression; a finished stage is not done again.
 
     Raises:
-        UsageError: The folder is not that of a search of :class:`search_spaces.converted.Converted`, or was changed.
+        UsageError: The folder is not that of a search in a space of one trained network, or was changed.
     """
     folder = RunFolder.open(path, "search")
+    space = load_space_of(folder.source(trusted))
+    if space.parent() is None:
+        raise UsageError(f"{folder.shown}: {type(space).__name__} is not the space of a trained network")
     with _interruptible(folder, trusted):
         search_stage.resume(path, trusted)
         if not folder.retrain.finished:

@@ -29,7 +29,8 @@ class TrainTest(SearchDataModule):
         self.name = getattr(load, "__name__", type(load).__name__)
         made = load()
         if not isinstance(made, (tuple, list)) or len(made) != 2:
-            raise ValueError(f"{self.name} must return (training set, test set), got {type(made).__name__}")
+            found = type(made).__name__ + (f" of {len(made)}" if isinstance(made, (tuple, list)) else "")
+            raise ValueError(f"{self.name} must return (training set, test set), got {found}")
         self._train, self._held_out = map(self._dataset, made)
 
     def train_set(self, augment: bool) -> Dataset:
@@ -45,5 +46,4 @@ class TrainTest(SearchDataModule):
             inputs, targets = map(torch.as_tensor, given)
             return TensorDataset(inputs, targets)
         except (TypeError, ValueError, AssertionError) as error:
-            reason = str(error) or "they have different numbers of samples"
-            raise ValueError(f"{self.name}: a set must be a dataset, or (inputs, targets): {reason}") from None
+            raise ValueError(f"{self.name}: a set must be a dataset, or (inputs, targets): {error}") from None

@@ -28,14 +28,11 @@ def write_compared(folder: RunFolder, trusted: tuple[str, ...]) -> None:
     :func:`nas.runs.stages.evaluate.figures_of`; ``cuts``, for each choice its name, and the numbers ``kept`` and ``all`` of units, 0 or 1
     of 1 for a block.
 
-    Raises:
-        UsageError: The space of the run is not made of one trained network.
+    The space must know its trained network.
     """
     found = find_network(folder.path, trusted)
     space, data = found.experiment.model["space"], found.experiment.data
     parent = space.parent()
-    if parent is None:
-        raise UsageError(f"{folder.shown}: {type(space).__name__} is not the space of a trained network")
     labels = Supernet(space.network()).choices
     DOCUMENT.save(
         folder.path / FILE,

@@ -210,7 +210,7 @@ def test_every_option_has_a_help_text(run_cli, monkeypatch, name):
         assert action.help and all(word in page for word in [action.help, *action.option_strings]), action
 
 
-@pytest.mark.parametrize("name", ["search", "retrain", "baseline", "launch", "profile", "export"])
+@pytest.mark.parametrize("name", ["search", "compress", "retrain", "baseline", "launch", "profile", "export"])
 def test_help_names_the_keys_of_a_configuration(run_cli, name):
     page = run_cli(name, "--help").out
     for word in ("--KEY VALUE", "model.space", "model.tau", "trainer.max_epochs", "data", "retrain", "nas help CLASS"):
