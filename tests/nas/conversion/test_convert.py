@@ -145,6 +145,17 @@ def test_every_option_of_convert_has_an_effect(option, lost, added):
     assert lost <= plain - other and added <= other - plain
 
 
+def test_the_order_reaches_the_conversion():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(2, 3)
+    with torch.no_grad():
+        for part in (model[0].weight[:8], model[0].bias[:8], model[2].weight[:, :8]):
+            part *= 0.01
+    for order, kept in (("magnitude", slice(8, 16)), ("first", slice(0, 8))):
+        small = nas.Supernet(nas.convert(model, x, order=order, verbose=False)).derive({"0": "8"})
+        assert torch.equal(small[0].weight, model[0].weight[kept])
+
+
 def test_sizes_are_shares_in_multiples_and_heads_one_by_one():
     model, args, kwargs = made("transformer")
     found = converted(model, args, example_kwargs=kwargs, options=Options((0.3, 0.5), 4))

@@ -188,7 +188,8 @@ def test_halving_stops_searches_for_good(launched, tmp_path):
     stopped = [row for row in summary["trials"] if "stopped_after" in row]
     finished = [row for row in summary["trials"] if "arch" in row]
     assert stopped and finished and len(stopped) + len(finished) == 6
-    assert all(3 <= row["stopped_after"] for row in stopped)  # the first rung is after 3 epochs
+    rungs = {rung + late for rung in (3, 9, 27) for late in range(3)}  # a search learns of its stop a little later
+    assert {row["stopped_after"] for row in stopped} <= rungs
     again = subprocess.run(
         [*LAUNCH, "--resume", "all", "--json"], capture_output=True, text=True, timeout=60, check=False
     )
