@@ -74,6 +74,15 @@ def test_an_example_is_needed_once():
             Converted(nn.Identity, **options)
 
 
+def test_a_search_in_python_is_taught_by_the_network_itself():
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3))
+    task = nas.tasks.Distillation()
+    options = {"relaxation": nas.relaxations.GumbelSoftmax(), "tau": nas.tau.Constant(1.0)}
+    nas.SearchModule(space=Converted(lambda: model, input_shape=[2]), task=task, **options)
+    x = torch.randn(4, 2)
+    assert torch.equal(task.prepare((x,), None).output, model(x))
+
+
 CLASSES = {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 10}}
 
 

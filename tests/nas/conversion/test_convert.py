@@ -84,6 +84,10 @@ def test_masked_and_derived_network_agree(name):
         dropped = tuple(f"{name}." for name, label in choices.items() if label == "drop")
         assert list(derived.state_dict()) == [key for key in model.state_dict() if not key.startswith(dropped)]
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in derived.modules())
+        for layer in derived.modules():
+            if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+                sizes = (layer.out_channels, layer.in_channels // layer.groups)
+                assert layer.weight.shape[:2] == sizes and layer.in_channels % layer.groups == 0
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from nas.costs.limits import Infeasible, Limit
 from nas.costs.table import CostTable, Term
 from nas.derive import Argmax, Ranked, Searched
+from nas.derive.fine_tuned import fine_tune
 from nas.derive.inherited import DECAY, InheritedScore, fit_head
 from nas.derive.pool import candidates
+from nas.evaluation import mean_loss
 from nas.relaxations import Softmax
-from nas.tasks import Classification
+from nas.tasks import Classification, Distillation
 
 LABELS = ("lin", "wide", "skip")
 EVERYTHING = [dict(zip("ab", labels, strict=True)) for labels in itertools.product(LABELS, repeat=2)]
@@ -55,6 +57,18 @@ def test_the_score_is_minus_the_loss_of_the_recalibrated_network(searched, choic
     assert score == pytest.approx(-by_hand(searched, choices), rel=1e-5)  # sums of float32 in another order
     for name, value in searched.supernet.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_scores_and_fine_tuning_come_closer_to_a_parent_without_labels(make, searched):
+    torch.manual_seed(1)
+    task = Distillation()
+    task.teach(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))
+    taught = make(searched.space, task=task)
+    score, refitted = (InheritedScore(taught, refit_head=refit)(EVERYTHING[0]) for refit in (False, True))
+    network = taught.supernet.derive(EVERYTHING[0])
+    fine_tune(network, taught, num_steps=30, lr=0.01)
+    tuned = -mean_loss(network, taught.arch_batches(), task, torch.device("cpu"))
+    assert score < min(refitted, tuned) and max(refitted, tuned) < 0
 
 
 def test_a_fitted_head_is_the_regression_of_scikit_learn():

@@ -11,6 +11,7 @@ from nas.io.errors import UsageError
 from nas.runs.config import load_experiment, load_retraining
 from nas.runs.options import ConfigSource
 from nas.runs.schema import make_parser
+from nas.runs.spaces import load_space_of
 
 
 @pytest.fixture
@@ -89,3 +90,9 @@ def test_a_configuration_is_read_the_same_by_a_new_parser_and_after_others():
         load_experiment(source.extended("--retrain.inherit=true", "--model.warmup_epochs=7"), stage="retrain")
     assert [load_experiment(source).values for source in reversed(sources)] == expected[::-1]
     assert make_parser.cache_info().misses == 1
+
+
+def test_arguments_that_are_a_list_are_named(config):
+    path = config({"model.space.init_args": [None]})
+    with pytest.raises(UsageError, match=r"DilationNet1d: init_args must be a mapping of arguments, got \[None\]"):
+        load_space_of(ConfigSource((path,)))
