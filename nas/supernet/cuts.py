@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -48,17 +47,11 @@ class Axis:
     def __init__(self, groups: tuple[Width, ...], owners: Tensor, ranks: Tensor) -> None:
         """Stores the parts."""
         self.groups, self.owners, self.ranks = groups, owners, ranks
-        self._on_device: dict[torch.device, Tensor] = {}
-
-    @cached_property
-    def _places(self) -> Tensor:
-        """The place of each channel among the units of all groups; the last place for channels that are always kept."""
-        starts = torch.tensor([0, *map(int, self.groups)]).cumsum(0)
-        return torch.where(self.owners < 0, starts[-1], starts[self.owners.clamp_min(0)] + self.ranks)
-
-    @cached_property
-    def _is_prefix(self) -> bool:
-        return len(self.groups) == 1 and torch.equal(self._places, torch.arange(int(self.groups[0])))
+        starts = torch.tensor([0, *map(int, groups)]).cumsum(0)
+        # the place of each channel among the units of all groups; the last place for channels that are always kept
+        places = torch.where(owners < 0, starts[-1], starts[owners.clamp_min(0)] + ranks)
+        self._places = {places.device: places}
+        self._is_prefix = len(groups) == 1 and torch.equal(places, torch.arange(int(groups[0])))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Axis:
         return self
@@ -86,9 +79,9 @@ class Axis:
         if self._is_prefix:
             return parts[0].to(like.dtype)
         every = torch.cat([*parts, torch.ones_like(parts[0][..., :1])], -1).to(like.dtype)
-        if like.device not in self._on_device:
-            self._on_device[like.device] = self._places.to(like.device)
-        return every[..., self._on_device[like.device]]
+        if like.device not in self._places:
+            self._places[like.device] = self._places[self.owners.device].to(like.device)
+        return every[..., self._places[like.device]]
 
 
 class Norm(NamedTuple):

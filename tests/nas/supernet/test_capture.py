@@ -44,12 +44,29 @@ class Everything(nn.Module):
         return self.edges([x, y, self.out(self.hidden(z).relu())])
 
 
+class Joined(nn.Module):
+    """Channels of two layers and of the input in one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.norm = nn.Linear(4, 8), nn.Linear(4, 8), nn.LayerNorm(20)
+        self.hidden, self.out = nn.Linear(20, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out(self.hidden(self.norm(torch.cat([self.left(x), x, self.right(x)], 1))).relu())
+
+
+def converted():
+    return nas.convert(Joined().eval(), torch.randn(2, 4), width=(0.5, 1.0), multiple=1)
+
+
 SPACES = {
     "nasbench201": (NASBench201(channels=4, cells_per_stage=1).network, (3, 8, 8)),
     "dilation": (DilationNet1d(num_layers=2, channels=4).network, (1, 32)),
     "depthwise": (DilationNet1d(num_layers=2, channels=4, depthwise=True).network, (1, 32)),
     "darts": (Darts(**SMALL_DARTS).network, (3, 8, 8)),
     "everything": (Everything, (4,)),
+    "converted": (converted, (4,)),
 }
 
 
