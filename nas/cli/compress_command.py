@@ -1,4 +1,6 @@
-"""Make a trained network smaller: search, fine-tune, export, report.
+"""Make a trained network smaller within a limit, in one command.
+
+The command searches, fine-tunes, compares, exports and reports.
 
 The network keeps its classes and as much of its weights as the limit allows.
 All results are in one run folder. After a stop, the same command continues, or

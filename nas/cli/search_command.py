@@ -41,7 +41,7 @@ common keys of a configuration; --KEY VALUE overrides the files:
   model.guards          max_skip_share, stable_epochs, settled_entropy,
                         early_entropy: guards against collapse
   data                  nas.data.SequentialDigits, Digits, DigitPairs,
-                        BreastCancer, Npz, Vision
+                        BreastCancer, Npz, TrainTest, Vision
   retrain               trainer, optimizer, scheduler, space, task of retraining
 'nas help CLASS' prints the options of a class: nas help nas.tau.Exponential
 --print_config prints the resolved configuration and ends."""

@@ -23,6 +23,7 @@ from nas.runs.targets import cost_tables
 from nas.runs.trainer import prepare_machine
 from nas.supernet.modules import eval_mode
 from nas.supernet.supernet import Supernet
+from nas.tasks import Distillation
 
 SPACE = "search_spaces.converted.Converted"
 SETTINGS: dict[str, Any] = {
@@ -31,16 +32,18 @@ SETTINGS: dict[str, Any] = {
         "relaxation": {"class_path": "nas.relaxations.GumbelSoftmax", "init_args": {"hard": True}},
         "tau": {"class_path": "nas.tau.Exponential", "init_args": {"start": 5.0, "end": 0.2}},
         "weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-        "arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03, "betas": [0.5, 0.999]}},
+        "arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1, "betas": [0.5, 0.999]}},
     },
     "retrain": {
         "trainer": {"max_epochs": 4},
-        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3}},
         "scheduler": "cosine",
         "inherit": True,
     },
 }
-"""Settings of the search and of the fine-tuning."""
+"""Settings of the search and of the fine-tuning, compared on 5,000 held-out training images of Fashion-MNIST."""
+TEACHING: dict[str, Any] = {"class_path": "nas.tasks.Distillation", "init_args": {"weight": 0.9}}
+"""The task of the fine-tuning, in which the given network teaches the smaller one."""
 ARCH_FRACTION = 0.2
 """Share of the training set that chooses the architecture. The weights are trained already."""
 
@@ -93,8 +96,10 @@ class Compression:
         if self.example is None:
             source = source.merged({"model.space.init_args.input_shape": _shape(inputs)})
         if self.task is None:
-            num_classes = _num_classes(experiment.model["space"].parent, inputs)
-            source = source.merged({"model.task.init_args.num_classes": num_classes})
+            task = _classification(_num_classes(experiment.model["space"].parent, inputs))
+            source = source.merged({"model": {"task": task}})
+            if isinstance(experiment.retrain.task, Distillation):
+                source = source.merged({"retrain": {"task": {"init_args": {"task": task}}}})
         return source.merged({"model.cost": self._cost(load_experiment(source, stage="retrain"))})
 
     def _draft(self) -> ConfigSource:
@@ -108,10 +113,10 @@ class Compression:
         space: dict[str, Any] = {"builder": _path(self.model), **example}
         if self.weights is not None:
             space["weights"] = str(self.weights.absolute())
-        task: dict[str, Any] = {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": 2}}
-        if self.task is not None:
-            task = {"class_path": _path(self.task)}
-        parts = {"model": {"space": {"class_path": SPACE, "init_args": space}, "task": task}}
+        task = _classification(2) if self.task is None else {"class_path": _path(self.task)}
+        parts: dict[str, Any] = {"model": {"space": {"class_path": SPACE, "init_args": space}, "task": task}}
+        if self.task is None:
+            parts["retrain"] = {"task": {**TEACHING, "init_args": {**TEACHING["init_args"], "task": task}}}
         source = source.merged(SETTINGS).merged({**parts, "data": _data(self.data, source.trusted)})
         for path in self.files:
             source = source.merged(check_yaml(path))
@@ -132,6 +137,10 @@ class Compression:
             cost = table.of(most_expensive(network, table)) * shares[name]
             limits[name] = cost if name == "latency_ms" else math.floor(cost)
         return {name: {"max": value} for name, value in limits.items()}
+
+
+def _classification(num_classes: int) -> dict[str, Any]:
+    return {"class_path": "nas.tasks.Classification", "init_args": {"num_classes": num_classes}}
 
 
 def _path(name: str) -> str:
