@@ -25,6 +25,12 @@ def call_network(network: nn.Module, inputs: Any, **kwargs: Any) -> Any:
     return network(*as_args(inputs, network), **kwargs)
 
 
+def observed(task: Task, network: nn.Module, inputs: Any, **kwargs: Any) -> Any:
+    """The output of :func:`call_network` for the task's loss, which comes next."""
+    with task.observing(_inner(network)):
+        return call_network(network, inputs, **kwargs)
+
+
 def prepared(task: Task, network: nn.Module, batch: Any) -> tuple[Any, Any]:
     """A batch with the target that the task's loss needs."""
     inputs, target = batch
@@ -40,8 +46,13 @@ def as_args(inputs: Any, network: nn.Module) -> tuple[Any, ...]:
         ValueError: The items of a dict are not the network's arguments.
     """
     if isinstance(inputs, dict):
-        return _by_name(inputs, network.network if isinstance(network, (Supernet, BoundSupernet)) else network)
+        return _by_name(inputs, _inner(network))
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def _inner(network: nn.Module) -> nn.Module:
+    """The network of a supernet."""
+    return network.network if isinstance(network, (Supernet, BoundSupernet)) else network
 
 
 def _by_name(inputs: dict[Any, Any], network: nn.Module) -> tuple[Any, ...]:

@@ -10,26 +10,11 @@ All results are in one run folder. After a stop, the same command continues, or
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import CONFIG, OVERRIDES, CommandParser, at_least
+from nas.cli.parsing import CONFIG, LIMIT, OVERRIDES, CommandParser, at_least
 from nas.cli.printing import print_pairs
-
-COSTS = {"macs": "macs", "params": "params", "activations": "activations", "latency": "latency_ms"}
-
-
-def _limit(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if name not in COSTS or not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not COST=VALUE with a value above 0; costs: {', '.join(COSTS)}")
-    return COSTS[name], number
-
 
 PARSER = CommandParser("compress", __doc__, epilog=OVERRIDES, overrides=True)
 START = PARSER.add_mutually_exclusive_group(required=True)
@@ -41,14 +26,7 @@ PARSER.add_argument(
     metavar="MODULE:NAME",
     help="your function that returns (training set, test set), or a data module, or FILE.npz",
 )
-PARSER.add_argument(
-    "--limit",
-    action="append",
-    type=_limit,
-    default=[],
-    metavar="COST=VALUE",
-    help="macs, params, activations or latency (ms); up to 1: a share; may be repeated",
-)
+PARSER.add_argument("--limit", **LIMIT)
 PARSER.add_argument("--epochs", type=at_least(1), metavar="N", help="epochs of the fine-tuning (4)")
 PARSER.add_argument("--task", metavar="CLASS", help="task, with --model.task.KEY VALUE (nas.tasks.Classification)")
 PARSER.add_argument("--example", metavar="MODULE:NAME", help="your function that makes example inputs (first sample)")

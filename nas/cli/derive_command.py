@@ -1,6 +1,7 @@
 """Derive the architecture again from a finished or running search.
 
 The command reads the last checkpoint and writes nothing into the run folder.
+Limits that are given replace those of the search.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.parsing import RUN, CommandParser
+from nas.cli.parsing import LIMIT, RUN, CommandParser
 from nas.cli.printing import outcome_lines, print_pairs
 from nas.genotype import labels_of
 
 PARSER = CommandParser("derive", __doc__)
 PARSER.add_argument("--run", required=True, **RUN)
 PARSER.add_argument("--strategy", metavar="CLASS", help="class path of a derive strategy (the configuration's)")
+PARSER.add_argument("--limit", **LIMIT)
 PARSER.add_argument("--out", type=Path, metavar="FILE", help="file to write the genotype to")
 
 
@@ -23,7 +25,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Derives; returns genotype and score."""
     from nas.runs.stages.derive import derive_run
 
-    return derive_run(options.run, strategy=options.strategy, out=options.out, trusted=options.trust_module)
+    limits = dict(options.limit)
+    return derive_run(
+        options.run, strategy=options.strategy, limits=limits, out=options.out, trusted=options.trust_module
+    )
 
 
 def show(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,26 @@ CONFIG: Option = {
 FORCE: Option = {
     "action": "store_true",
     "help": "accept changed configuration, versions and modules",
+}
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not name or not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COST=VALUE with a value above 0, such as macs=0.5")
+    return name, number
+
+
+LIMIT: Option = {
+    "action": "append",
+    "default": [],
+    "type": _limit,
+    "metavar": "COST=VALUE",
+    "help": "macs, params, activations or latency (ms); up to 1: a share; may be repeated",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.costs.functions import COSTS
-from nas.costs.limits import most_expensive
 from nas.data import SearchDataModule, StreamingDataModule
 from nas.evaluation import call_network
 from nas.io.errors import UsageError, as_usage_error
 from nas.runs.class_paths import import_named
 from nas.runs.config import Experiment, load_experiment
 from nas.runs.options import ConfigSource, check_yaml
-from nas.runs.targets import cost_tables
+from nas.runs.targets import limits_as_numbers
 from nas.runs.trainer import prepare_machine
 from nas.supernet.modules import eval_mode
-from nas.supernet.supernet import Supernet
 from nas.tasks import Distillation
 
 SPACE = "search_spaces.converted.Converted"
@@ -126,17 +122,7 @@ class Compression:
     def _cost(self, retraining: Experiment) -> dict[str, Any]:
         """The limits as numbers: shares are those of the largest network, which is the given one."""
         device = prepare_machine(retraining.trainer)
-        shares = {name: value for name, value in self.limits.items() if value <= 1}
-        unknown = [name for name in self.limits if name not in COSTS]
-        if unknown or not self.limits:
-            raise UsageError(f"limit: unknown cost {', '.join(unknown) or None}; expected {', '.join(COSTS)}")
-        tables = cost_tables(retraining, device, {name: COSTS[name] for name in shares}, measure=True)
-        limits = dict(self.limits)
-        for name, table in tables.items():
-            network = Supernet(retraining.model["space"].network("retrain")).network
-            cost = table.of(most_expensive(network, table)) * shares[name]
-            limits[name] = cost if name == "latency_ms" else math.floor(cost)
-        return {name: {"max": value} for name, value in limits.items()}
+        return limits_as_numbers(self.limits, retraining, device)[0]
 
 
 def _classification(num_classes: int) -> dict[str, Any]:

@@ -142,3 +142,5 @@ COSTS: Mapping[str, CostFunction] = {
     "latency_ms": latency_ms,
 }
 """Costs that a configuration can name without a dotted path."""
+SHORT_NAMES = {"latency": "latency_ms"}
+"""Other names of costs, for limits given to commands."""

@@ -66,12 +66,22 @@ def most_probable(
 def cheapest(
     network: nn.Module, table: CostTable, limits: Sequence[Limit] = (), check: Check | None = None
 ) -> dict[str, Any]:
-    """The active choices of the cheapest architecture within all limits; raises Infeasible if there is none."""
-    program = _Program(network)
-    found = program.solve(program.cost(table), limits, check)
+    """The active choices of the cheapest architecture within all limits.
+
+    Raises:
+        Infeasible: No architecture is allowed; the message names the smallest cost.
+    """
+    found = _cheapest(network, table, limits, check)
     if found is None:
-        raise Infeasible("no architecture keeps every limit")
+        raise Infeasible(_why(network, limits, check))
     return found
+
+
+def _cheapest(
+    network: nn.Module, table: CostTable, limits: Sequence[Limit], check: Check | None
+) -> dict[str, Any] | None:
+    program = _Program(network)
+    return program.solve(program.cost(table), limits, check)
 
 
 def most_expensive(network: nn.Module, table: CostTable) -> dict[str, Any]:
@@ -83,24 +93,21 @@ def most_expensive(network: nn.Module, table: CostTable) -> dict[str, Any]:
 
 
 def _why(network: nn.Module, limits: Sequence[Limit], check: Check | None) -> str:
-    try:
-        cheapest(network, CostTable("nothing", 0.0, ()), (), check)
-    except Infeasible:
+    if _cheapest(network, CostTable("nothing", 0.0, ()), (), check) is None:
         return "the space's check_genotype refuses every architecture"
     for limit in limits:
         least = limit.table.of(cheapest(network, limit.table, (), check))
         if least > limit.max:
             return f"no architecture has {limit.table.name} of at most {format_cost(limit.max)}; the smallest is {format_cost(least)}"
     first, others = limits[0], limits[1:]
-    try:
-        least = first.table.of(cheapest(network, first.table, others, check))
-    except Infeasible:
+    found = _cheapest(network, first.table, others, check)
+    if found is None:
         names = " and ".join(limit.table.name for limit in limits)
         return f"no architecture keeps the limits of {names} together, although each limit alone can be kept"
     kept = " and ".join(f"{limit.table.name} of at most {format_cost(limit.max)}" for limit in others)
     return (
         f"no architecture has {first.table.name} of at most {format_cost(first.max)} with {kept}; "
-        f"the smallest possible value is {format_cost(least)}"
+        f"the smallest possible value is {format_cost(first.table.of(found))}"
     )
 
 

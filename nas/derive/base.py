@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Searched:
         seed: The run's seed.
         seen: Architectures that were the most probable one earlier in the search.
         on_progress: Called with the number of scored architectures and the number of architectures to score.
+        kept: What a strategy keeps with the run for the same weights: text -> values of JSON.
     """
 
     supernet: Supernet
@@ -58,6 +59,7 @@ class Searched:
     seed: int = 0
     seen: Sequence[Mapping[str, Any]] = ()
     on_progress: Callable[[int, int], None] = lambda done, total: None
+    kept: MutableMapping[str, Any] = field(default_factory=dict)
 
     def allows(self, choices: Mapping[str, Any]) -> bool:
         """Whether an architecture is within every limit and passes the space's check."""

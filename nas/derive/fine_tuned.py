@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain, count, islice
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from nas.costs.limits import Infeasible, most_probable
 from nas.derive.base import DeriveStrategy, Searched
-from nas.derive.inherited import InheritedScore, inherited_network
-from nas.evaluation import call_network, prepared, to_device
+from nas.derive.inherited import InheritedScore, endless, inherited_network
+from nas.evaluation import observed, prepared, to_device
 from nas.genotype import Genotype
 from nas.io.rng import untouched_rng
 
@@ -43,15 +44,17 @@ class FineTuned(DeriveStrategy):
         self.lr = lr
 
     def genotype(self, searched: Searched) -> Genotype:
-        score = InheritedScore(searched)
+        score = partial(tuned_score, InheritedScore(searched), num_steps=self.num_steps, lr=self.lr)
+        return Genotype(max(most_probable_ones(searched, self.num), key=score))
 
-        def tuned(choices: Mapping[str, Any]) -> float:
-            with untouched_rng(), torch.enable_grad():
-                network = inherited_network(searched.supernet, searched.space, choices).to(searched.device)
-                fine_tune(network, searched, num_steps=self.num_steps, lr=self.lr)
-                return score.of(network)
 
-        return Genotype(max(most_probable_ones(searched, self.num), key=tuned))
+def tuned_score(score: InheritedScore, choices: Mapping[str, Any], *, num_steps: int, lr: float) -> float:
+    """The score of an architecture after :func:`fine_tune`, without recalibration."""
+    searched = score.searched
+    with untouched_rng(), torch.enable_grad():
+        network = inherited_network(searched.supernet, searched.space, choices).to(searched.device)
+        fine_tune(network, searched, num_steps=num_steps, lr=lr)
+        return score.of(network)
 
 
 def most_probable_ones(searched: Searched, num: int) -> list[dict[str, Any]]:
@@ -85,10 +88,9 @@ def fine_tune(network: nn.Module, searched: Searched, *, num_steps: int, lr: flo
     optimizer = AdamW([*network.parameters()], lr=lr)
     scheduler = OneCycleLR(optimizer, lr, total_steps=num_steps, cycle_momentum=False)
     network.train()
-    passes = chain.from_iterable(searched.weight_batches() for _ in count())
-    for inputs, target in islice(passes, num_steps):
+    for inputs, target in islice(endless(searched.weight_batches), num_steps):
         inputs, target = prepared(task, network, to_device((inputs, target), searched.device))
-        output = call_network(network, inputs)
+        output = observed(task, network, inputs)
         optimizer.zero_grad()
         task.loss(output, target).backward()
         optimizer.step()

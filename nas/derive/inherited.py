@@ -26,6 +26,7 @@ from nas.tasks import Task
 
 NUM_REFIT_STEPS = 15
 MAX_KEPT_BYTES = 64 * 2**20
+NO_DATA = "this derive strategy needs data to score architectures, but it got no data"
 DECAY = 1e-3
 """Weight decay of a refitted head, which would otherwise overfit the train split."""
 
@@ -49,7 +50,7 @@ class InheritedScore:
 
     def __init__(self, searched: Searched, *, refit_head: bool = False, num_batches: int | None = None) -> None:
         if searched.task is None:
-            raise ValueError("this derive strategy needs data to score architectures, but it got no data")
+            raise ValueError(NO_DATA)
         self.searched = searched
         self.task: Task = searched.task
         self.refit_head = refit_head
@@ -149,6 +150,16 @@ def fit_head(head: nn.Linear, features: list[Tensor], targets: list[Any], task: 
                 old.copy_(new)
 
 
+def endless(make: Batches) -> Iterator[Any]:
+    """The batches of pass after pass; raises ValueError if there are none."""
+    batch = None
+    while True:
+        for batch in make():
+            yield batch
+        if batch is None:
+            raise ValueError(NO_DATA)
+
+
 class Replayed:
     """The first `number` batches (None: all) for repeated passes: kept in memory up to `MAX_KEPT_BYTES`, otherwise read again."""
 
@@ -170,6 +181,6 @@ class Replayed:
                 kept.clear()
             yield batch
         if batch is None:
-            raise ValueError("this derive strategy needs data to score architectures, but it got no data")
+            raise ValueError(NO_DATA)
         if num_bytes <= MAX_KEPT_BYTES:
             self._kept = kept

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from nas.evaluation import call_network, prepared
+from nas.evaluation import observed, prepared
 from nas.io.rng import keyed_generator, untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.base import ChoiceModule
@@ -158,7 +158,7 @@ def _batch_of(example: Any, size: int) -> Any:
 
 def _loss(module: SearchModule, batch: Any, op_weights: OpWeights) -> Tensor:
     inputs, target = prepared(module.task, module.supernet, batch)
-    return module.task.loss(call_network(module.supernet, inputs, op_weights=op_weights), target)
+    return module.task.loss(observed(module.task, module.supernet, inputs, op_weights=op_weights), target)
 
 
 def _all_candidates(module: SearchModule) -> OpWeights:

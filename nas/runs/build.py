@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from nas.data import SearchDataModule
 from nas.data.loader import ResumableLoader
-from nas.evaluation import as_args, prepared, scalars_of, update_metrics
+from nas.evaluation import observed, prepared, scalars_of, update_metrics
 from nas.genotype import Genotype
 from nas.io import checkpoint_io
 from nas.io.errors import as_usage_error
@@ -95,19 +94,15 @@ def try_training(experiment: Experiment, module: RetrainModule, loader: Resumabl
     with as_usage_error():
         check_batches(experiment.trainer, loader)
         tested = data.test_targets() if test else None
-        module.metric_names = try_once(network, network, data, module.task, data.train_targets(), tested)
+        module.metric_names = try_once(network, data, module.task, data.train_targets(), tested)
 
 
 def try_once(
-    network: nn.Module,
-    forward: Callable[..., Any],
-    data: SearchDataModule,
-    task: Task,
-    *targets: Tensor | None,
+    network: nn.Module, data: SearchDataModule, task: Task, *targets: Tensor | None, **kwargs: Any
 ) -> dict[str, list[str]]:
-    """Runs `forward`, the loss and the metrics on two samples in eval mode; changes neither the network nor random state.
+    """Runs the network, the loss and the metrics on two samples in eval mode; changes neither the network nor random state.
 
-    Also checks the given targets; None stands for unknown targets. Errors of the parts pass through.
+    Also checks the given targets; None stands for unknown targets. `kwargs` go to the network. Errors of the parts pass through.
 
     Returns:
         Metric -> names of its scalars.
@@ -118,7 +113,7 @@ def try_once(
             task.check_target(known)
     with eval_mode(network), torch.no_grad(), untouched_rng():
         inputs, target = prepared(task, network, (inputs, target))
-        output = forward(*as_args(inputs, network))
+        output = observed(task, network, inputs, **kwargs)
         metrics = dict(task.metrics())
         update_metrics(metrics, task.loss(output, target), task.prediction(output), task.truth(target))
         with warnings.catch_warnings():

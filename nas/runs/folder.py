@@ -15,11 +15,12 @@ from nas.io.checkpoint_io import LAST, PREVIOUS
 from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, remove_temporary_files, sha256
 from nas.io.folder_lock import LOCK, locked
-from nas.io.json_file import read_json, write_json
+from nas.io.json_file import Document, read_json, write_json
 from nas.io.versions import git_commit, versions
 from nas.runs.options import OWN_CODE, ConfigSource
 
 STAGES = ("search", "retrain")
+SCORES = Document("the scores of a derive strategy", "gumbel-nas/scores")
 SUMMARY_KEYS = {"stage", "genotype", "metric"}
 
 
@@ -35,6 +36,7 @@ class RunFolder:
         self.metrics_csv = self.path / "metrics.csv"
         self.system_csv = self.path / "system.csv"
         self.genotype = self.path / "genotype.json"
+        self.scores = self.path / "scores.json"
         self.derived = self.path / "derived.safetensors"
         self.summary = self.path / "summary.json"
         self.manifest = self.path / "manifest.json"
@@ -141,6 +143,10 @@ class RunFolder:
         if not SUMMARY_KEYS <= set(summary) or summary["stage"] not in STAGES:
             raise UsageError(f"{self.summary}: damaged")
         return summary
+
+    def read_scores(self) -> dict[str, Any]:
+        """What the derive strategy kept; empty without scores. Raises UsageError if the file is damaged."""
+        return SCORES.load(self.scores) if self.scores.is_file() else {}
 
     def check_unchanged(self) -> None:
         """Raises UsageError if the configuration of a finished run was edited; the message says how to resume."""

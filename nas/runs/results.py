@@ -17,6 +17,7 @@ from torch import nn
 from nas.benchmark import Table, training_of
 from nas.callbacks.scoring import ScoringProgress
 from nas.costs.functions import num_macs, num_params
+from nas.costs.table import CostTable
 from nas.data import SearchDataModule
 from nas.derive import DeriveStrategy, Searched
 from nas.derive.base import distribution_of, runner_up
@@ -32,7 +33,7 @@ from nas.runs.config import Experiment
 from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.options import normalized
-from nas.runs.targets import example_inputs, limits_of, load_tables, report_of
+from nas.runs.targets import example_inputs, limits_of, report_of
 from nas.supernet.building import architecture
 from nas.tasks import Task
 from nas.training.search_module import SearchModule
@@ -52,12 +53,14 @@ class Derived(NamedTuple):
         summary: The part of summary.json that describes it.
         seconds: Time of the strategy.
         network: The recalibrated derived network; None if networks of the space cannot inherit weights.
+        kept: What the strategy keeps with the run; see :attr:`nas.derive.Searched.kept`.
     """
 
     genotype: Genotype
     summary: dict[str, Any]
     seconds: float
     network: nn.Module | None
+    kept: Mapping[str, Any]
 
 
 def derive_and_score(
@@ -66,6 +69,7 @@ def derive_and_score(
     module: SearchModule,
     strategy: DeriveStrategy,
     folder: RunFolder,
+    tables: Mapping[str, CostTable],
     device: torch.device,
     seen: Sequence[Mapping[str, Any]] = (),
 ) -> Derived:
@@ -82,18 +86,19 @@ def derive_and_score(
     - ``replaced``: the architecture that the skip guard replaced.
     - ``best_so_far``: an earlier most probable architecture that has a higher score with the current weights.
 
-    `retraining` is the same configuration, loaded for the stage ``"retrain"``. The run folder does not change. `seen` are the architectures
-    that were the most probable one earlier in the search.
+    `retraining` is the same configuration, loaded for the stage ``"retrain"``, and `tables` are those of the targets. The run folder does
+    not change. `seen` are the architectures that were the most probable one earlier in the search.
 
     Raises:
         ValueError: The strategy's architecture breaks a limit, or the space refuses it.
     """
     supernet, data, task = module.supernet, experiment.data, module.task
-    tables = load_tables(experiment.targets, folder.path)
     limits = limits_of(experiment.targets, tables)
     start = time.perf_counter()
     progress = ScoringProgress("derive")
-    searched = replace(searched_of(module, data, device, limits), seen=seen, on_progress=progress)
+    searched = replace(
+        searched_of(module, data, device, limits), seen=seen, on_progress=progress, kept=folder.read_scores()
+    )
     score = InheritedScore(searched)
     try:
         found, replaced = _guarded(strategy, searched, experiment.guards.max_skip_share)
@@ -147,7 +152,7 @@ def derive_and_score(
         "replaced": replaced,
         "best_so_far": better,
     }
-    return Derived(genotype, summary, seconds, network if module.space.inherits_weights else None)
+    return Derived(genotype, summary, seconds, network if module.space.inherits_weights else None, searched.kept)
 
 
 def _guarded(

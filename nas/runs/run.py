@@ -86,9 +86,12 @@ class Run:
         search_stage.resume(self.path, self._trusted, force=force)
         return self
 
-    def derive(self, strategy: str | None = None) -> dict[str, Any]:
-        """Derives again from the last checkpoint, by the strategy of a class path; returns a summary and writes nothing."""
-        return derive_run(self.path, strategy=strategy, trusted=self._trusted)
+    def derive(self, strategy: str | None = None, limits: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Derives again from the last checkpoint, by the strategy of a class path; returns a summary and writes nothing.
+
+        `limits`, name of a cost -> largest value, replace those of the search; a value of at most 1 is a share of the largest network's.
+        """
+        return derive_run(self.path, strategy=strategy, limits=limits, trusted=self._trusted)
 
     def retrain(self, *, seed: int | None = None, inherit: bool = False, out: str | Path | None = None) -> Run:
         """Trains the architecture on all training data and tests it once; returns the run of the retraining.

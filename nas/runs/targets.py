@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from nas.costs.functions import CostFunction, latency_ms
+from nas.costs.functions import COSTS, SHORT_NAMES, CostFunction, latency_ms
 from nas.costs.latency import MeasuredLatency, NotProfiled
-from nas.costs.limits import Infeasible, Limit, format_cost, most_probable
+from nas.costs.limits import Infeasible, Limit, format_cost, most_expensive, most_probable
 from nas.costs.table import CostTable, ExpectedCost
 from nas.costs.tabulate import CostModel, num_chosen
 from nas.data import SearchDataModule
@@ -91,6 +93,37 @@ def tabulated(
 def targets_tables(experiment: Experiment, device: torch.device) -> dict[str, CostTable]:
     """The tables of an experiment's targets; latencies must have been measured before."""
     return cost_tables(experiment, device, {t.name: t.function for t in experiment.targets}, measure=False)
+
+
+def limits_as_numbers(
+    limits: Mapping[str, float],
+    experiment: Experiment,
+    device: torch.device,
+    known: Mapping[str, CostTable] = MappingProxyType({}),
+) -> tuple[dict[str, dict[str, float]], dict[str, CostTable]]:
+    """Limits as values of ``model.cost``, and the tables of their costs: those of `known`, and tables of the others.
+
+    A limit of at most 1 is a share of the cost of the largest network. The name ``latency`` stands for ``latency_ms``. `experiment` is
+    loaded for the stage ``"retrain"``.
+
+    Raises:
+        UsageError: There is no limit, or a cost is unknown or cannot be tabulated.
+    """
+    limits = {SHORT_NAMES.get(name, name): value for name, value in limits.items()}
+    unknown = [name for name in limits if name not in COSTS]
+    if unknown or not limits:
+        raise UsageError(f"limit: unknown cost {', '.join(unknown) or None}; expected {', '.join(COSTS)}")
+    missing = {name: COSTS[name] for name in limits if name not in known}
+    tables = {**known, **cost_tables(experiment, device, missing, measure=True)}
+    with untouched_rng():
+        network = Supernet(experiment.model["space"].network("retrain")).network
+    numbers = {}
+    for name, value in limits.items():
+        if value <= 1:
+            value *= tables[name].of(most_expensive(network, tables[name]))
+            value = value if COSTS[name] is latency_ms else math.floor(value)
+        numbers[name] = {"max": value}
+    return numbers, {name: tables[name] for name in limits}
 
 
 def target_report(targets: Sequence[Target], **known: Mapping[str, float]) -> dict[str, dict[str, Any]]:

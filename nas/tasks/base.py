@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,6 +54,10 @@ class Task(nn.Module, ABC):
             target: The batch's target.
         """
         return target
+
+    def observing(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Surrounds a forward pass of the trained network whose :meth:`loss` comes next."""
+        return nullcontext()
 
     def truth(self, target: Any) -> Any:
         """The part of a prepared target that metrics use."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,25 +12,29 @@ from torch.nn import functional as F
 from torchmetrics import CosineSimilarity, MeanMetric, MeanSquaredError, Metric
 
 from nas.tasks.base import Task
+from nas.tasks.features import BLOCKS, blocks_of, cka, collecting
 from nas.tasks.values import tensor_of
 
 Kind = Literal["kl", "mse", "cosine"]
 
 
 class Taught(NamedTuple):
-    """A target with the parent's output for the same inputs."""
+    """A target with the parent's output and features for the same inputs."""
 
     target: Any
     output: Tensor
+    features: tuple[Tensor, ...] = ()
 
 
 class Distillation(Task):
     """The loss of another task, and the distance to the outputs of the parent: the trained network that a converted space started from.
 
-    The loss is ``(1 - weight) * task + weight * distance``. The parent runs once for each batch, in eval mode and without gradients. A
-    converted space knows its parent; elsewhere, :meth:`teach` takes any network.
+    The loss is ``(1 - weight) * task + weight * distance``, and in training ``feature_weight`` times the mean of 1 - CKA over the features.
+    The parent runs once for each batch, in eval mode and without gradients. A converted space knows its parent; elsewhere, :meth:`teach`
+    takes any network.
 
-    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", for ``kl``.
+    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", for ``kl``; Saha et al. 2022, "Distilling Representational
+    Similarity using Centered Kernel Alignment (CKA)", for features.
 
     Args:
         task: The task of the labels; null: the labels are not read, and the headline metric compares with the parent.
@@ -37,6 +42,9 @@ class Distillation(Task):
         kind: The distance: ``kl`` of class probabilities, times the square of `temperature`; ``mse``, the mean squared error; ``cosine``,
             1 - cosine of vectors along the last dimension, such as embeddings.
         temperature: Divides the logits for ``kl``, above 0.
+        features: Paths of modules of both networks whose outputs are compared, with any numbers of channels; ``blocks``: the outermost
+            modules with children that are elements of an ``nn.Sequential`` or ``nn.ModuleList`` of the parent; null: none.
+        feature_weight: Weight of the features, above 0.
         output: See :class:`nas.tasks.Task`; the element of the outputs of both networks that is compared.
 
     Raises:
@@ -49,6 +57,8 @@ class Distillation(Task):
         weight: float = 0.5,
         kind: Kind = "kl",
         temperature: float = 2.0,
+        features: Literal["blocks"] | list[str] | None = None,
+        feature_weight: float = 1.0,
         output: int | str | None = None,
     ) -> None:
         super().__init__(output)
@@ -56,9 +66,15 @@ class Distillation(Task):
             raise ValueError(f"weight must be above 0 and at most 1, got {weight}")
         if not 0.0 < temperature < float("inf"):
             raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+        if not 0.0 < feature_weight < float("inf"):
+            raise ValueError(f"feature_weight must be a finite number above 0, got {feature_weight}")
+        if isinstance(features, str) and features != BLOCKS:
+            raise ValueError(f"features must be {BLOCKS}, a list of paths, or null, got {features!r}")
         if kind not in _METRICS:
             raise ValueError(f"kind must be one of {', '.join(_METRICS)}, got {kind!r}")
         self.task, self.weight, self.kind, self.temperature = task, weight if task else 1.0, kind, temperature
+        self.features, self.feature_weight = features, feature_weight
+        self._seen: dict[str, Tensor] = {}
         self._parent: list[nn.Module] = []  # in a list, because the parent is neither trained nor saved
         self._make: Callable[[], nn.Module | None] = lambda: None
 
@@ -69,23 +85,43 @@ class Distillation(Task):
         else:
             self._make = parent
 
-    def prepare(self, inputs: tuple[Any, ...], target: Any) -> Taught:
-        """The target with the parent's output.
-
-        Raises:
-            ValueError: There is no parent.
-        """
+    @property
+    def parent(self) -> nn.Module:
+        """The network that teaches; raises ValueError if there is none."""
         if not self._parent and (made := self._make()) is not None:
             self.teach(made)
         if not self._parent:
             raise ValueError(
                 "Distillation has no parent: the space must know it, as search_spaces.converted.Converted does, or call teach(parent)"
             )
-        (parent,) = self._parent
+        return self._parent[0]
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The paths of the features; raises ValueError if there are no blocks."""
+        if self.features != BLOCKS:
+            return self.features or ()
+        if not (found := blocks_of(self.parent)):
+            raise ValueError(f"features: {type(self.parent).__name__} has no blocks; name modules instead")
+        return found
+
+    @contextmanager
+    def observing(self, network: nn.Module) -> Iterator[None]:
+        """Keeps the features of a forward pass for the loss that comes next."""
+        with collecting(network, self.paths, self._seen, "the network") if self.features else nullcontext():
+            yield
+
+    def prepare(self, inputs: tuple[Any, ...], target: Any) -> Taught:
+        """The target with the parent's output and features.
+
+        Raises:
+            ValueError: There is no parent, or a feature does not exist.
+        """
+        parent, seen = self.parent, dict[str, Tensor]()
         first = next((tensor for tensor in inputs if isinstance(tensor, Tensor)), None)
-        with torch.no_grad():
+        with torch.no_grad(), collecting(parent, self.paths, seen, "the parent"):
             output = (parent if first is None else parent.to(first.device))(*inputs)
-        return Taught(target, tensor_of(super().prediction(output), "the parent's output"))
+        return Taught(target, tensor_of(super().prediction(output), "the parent's output"), tuple(seen.values()))
 
     def loss(self, output: Any, target: Taught) -> Tensor:
         """The weighted sum.
@@ -101,8 +137,13 @@ class Distillation(Task):
             raise ValueError(
                 f"the network's output has the shape {list(own.shape)}, and that of its parent {list(target.output.shape)}"
             )
-        distance = self.weight * self._distance(own, target.output)
-        return distance if self.task is None else (1 - self.weight) * self.task.loss(output, target.target) + distance
+        loss = self.weight * self._distance(own, target.output)
+        if self.task is not None:
+            loss = loss + (1 - self.weight) * self.task.loss(output, target.target)
+        if self._seen:
+            pairs = zip(map(self._seen.pop, self.paths), target.features, strict=True)
+            loss = loss + self.feature_weight * torch.stack([1 - cka(*pair) for pair in pairs]).mean()
+        return loss
 
     def _distance(self, own: Tensor, other: Tensor) -> Tensor:
         if self.kind == "mse":

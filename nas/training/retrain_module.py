@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from nas.evaluation import call_network, prepared
+from nas.evaluation import observed, prepared
 from nas.tasks import Task
 from nas.training.lr_schedules import LRSchedule
 from nas.training.schedules import OptimizerFactory, check_optimizer
@@ -66,5 +66,5 @@ class RetrainModule(TrainModule):
         self.finish_batch()
 
     def _loss(self, number: int, inputs: Any, target: Tensor) -> tuple[Tensor, Any]:
-        output = call_network(self.network, inputs)
+        output = observed(self.task, self.network, inputs)
         return self.task.loss(output, target), output

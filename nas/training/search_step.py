@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from nas.bilevel import Level
 from nas.costs.functions import batch_size
-from nas.evaluation import call_network
+from nas.evaluation import observed
 from nas.io.rng import derive_seed, seed_global_generators, untouched_rng
 from nas.relaxations import OpWeights
 from nas.supernet.supernet import Supernet
@@ -174,5 +174,5 @@ class Criterion(nn.Module):
 
     def forward(self, inputs: Any, target: Tensor, op_weights: OpWeights) -> tuple[Tensor, Any]:
         """The loss, and the output of the supernet."""
-        output = call_network(self.supernet, inputs, op_weights=op_weights)
+        output = observed(self.task, self.supernet, inputs, op_weights=op_weights)
         return self.task.loss(output, target), output

@@ -92,8 +92,9 @@ CLASSES = {"class_path": "nas.tasks.Classification", "init_args": {"num_classes"
         CLASSES,
         {"class_path": "nas.tasks.Distillation"},
         {"class_path": "nas.tasks.Distillation", "init_args": {"task": CLASSES}},
+        {"class_path": "nas.tasks.Distillation", "init_args": {"task": CLASSES, "features": ["0", "3"]}},
     ],
-    ids=["labels", "parent", "both"],
+    ids=["labels", "parent", "both", "features"],
 )
 def test_a_configured_search_within_a_limit(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -24,7 +23,7 @@ from nas.runs.config import Experiment, load_experiment
 from nas.runs.decided import write_decided
 from nas.runs.extras import add_extras
 from nas.runs.first_step import after_a_step
-from nas.runs.folder import RunFolder
+from nas.runs.folder import SCORES, RunFolder
 from nas.runs.judging import PathJudge, SearchJudge, searched_of
 from nas.runs.kept import keep_network
 from nas.runs.options import ConfigSource, trust_words
@@ -138,11 +137,10 @@ def _prepare(experiment: Experiment, trainer: pl.Trainer) -> tuple[SearchModule,
             sample = module.supernet.sample(
                 module.relaxation, module.tau(progress), generator=keyed_generator(0, "try")
             )
-        forward = partial(module.supernet, op_weights=sample)
         loader = experiment.data.search_loader(experiment.seed, rank=trainer.global_rank, world_size=trainer.world_size)
         check_batches(experiment.trainer, loader)
         targets = experiment.data.train_targets()
-        module.metric_names = try_once(module.supernet, forward, experiment.data, module.task, targets)
+        module.metric_names = try_once(module.supernet, experiment.data, module.task, targets, op_weights=sample)
     if isinstance(module.bilevel, ScoreFunction):
         judge = PathJudge(module, experiment.data, module.bilevel)
         with as_usage_error("model.bilevel"):
@@ -181,8 +179,9 @@ def _run(
         )
         module.use_average()
         seen = [entry["choices"] for entry in guards.seen]
+        tables = load_tables(experiment.targets, folder.path)
         derived = derive_and_score(
-            experiment, retraining, module.float(), experiment.derive, folder, trained.device, seen
+            experiment, retraining, module.float(), experiment.derive, folder, tables, trained.device, seen
         )
         stability = write_decided(
             folder.path, module, history.moments, retraining, derived.genotype, derived.summary["runner_up"]
@@ -203,6 +202,8 @@ def _run(
         }
         write_pages(folder, experiment.values, derived.genotype, summary, module.num_batches_done)
         write_drawings(folder, experiment.model["space"], derived.genotype)
+        if derived.kept:
+            SCORES.save(folder.scores, derived.kept)
         if derived.network is not None:
             keep_network(folder, derived.network, derived.genotype.choices)
         folder.finish(summary, derived.genotype)

@@ -197,7 +197,7 @@ def test_the_same_as_one_python_call(folder, run_cli, monkeypatch):
     [
         ((), "--model needs --data and --limit"),
         (("--limit", "macs=0"), "'macs=0' is not COST=VALUE with a value above 0"),
-        (("--limit", "flops=0.5"), "'flops=0.5' is not COST=VALUE .*; costs: macs, params, activations, latency"),
+        (("--limit", "flops=0.5"), "limit: unknown cost flops; expected params, macs, activations, latency_ms"),
         (("--limit", "macs=0.01"), "no architecture has macs of at most 1,015; the smallest is [0-9,]+$"),
         (("--limit", "macs=0.5", "--weights", "none.pt"), "none.pt: weights of Sequential: .*No such file"),
         (("--limit", "macs=0.5", "--weights", "own_net.py"), "own_net.py: weights of Sequential: "),

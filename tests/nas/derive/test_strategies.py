@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from nas.costs.limits import Limit
 from nas.costs.table import CostTable, Term
-from nas.derive import Argmax, Evolution, FineTuned, Perturbation, Searched
+from nas.derive import Argmax, BlockScores, Evolution, FineTuned, Perturbation, Searched
 from nas.derive.fine_tuned import most_probable_ones
 from nas.derive.inherited import InheritedScore
 
@@ -127,6 +129,7 @@ def test_evolution_finds_the_best_of_all_when_it_may_score_all(searched, everyth
         (lambda: FineTuned(num=0), "must be above 0"),
         (lambda: FineTuned(lr=-1.0), "must be above 0"),
         (lambda: Perturbation(num_steps=-1), "out of range"),
+        (lambda: BlockScores(num_batches=0), "out of range: 0, 0, 0.001"),
         (lambda: Evolution(num=4, population=8), "population <= num, got 8, 8, 4"),
         (lambda: Evolution(mutation=0.0), "mutation must lie between 0 and 1"),
     ],
@@ -134,3 +137,38 @@ def test_evolution_finds_the_best_of_all_when_it_may_score_all(searched, everyth
 def test_bad_numbers(make_it, message):
     with pytest.raises(ValueError, match=message):
         make_it()
+
+
+def best_sum(searched, everything, losses):
+    """The allowed architecture with the smallest sum of losses, each of a network that differs from (skip, skip) in one choice."""
+    full = losses["skip", "skip"]
+    rise = {("a", label): losses[label, "skip"] - full for label in ("lin", "wide", "skip")}
+    rise |= {("b", label): losses["skip", label] - full for label in ("lin", "wide", "skip")}
+    return min(filter(searched.allows, everything), key=lambda c: rise["a", c["a"]] + rise["b", c["b"]])
+
+
+@pytest.mark.parametrize("num_steps", [0, 12])
+def test_block_scores_are_losses_of_single_changes(searched, everything, num_steps):
+    if num_steps:
+        losses = {tuple(c.values()): tuned_by_hand(searched, c, num_steps, 0.03) for c in everything}
+    else:
+        score = InheritedScore(searched)
+        losses = {tuple(choices.values()): -score(choices) for choices in everything}
+    strategy = BlockScores(num_steps=num_steps, lr=0.03)
+    done = []
+    searched = replace(searched, on_progress=lambda *counts: done.append(counts))
+    table = strategy.table(searched)
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    for label in ("lin", "wide"):
+        assert table.of({"a": label, "b": "skip"}) == pytest.approx(losses[label, "skip"], rel=1e-6)
+        assert table.of({"a": "skip", "b": label}) == pytest.approx(losses["skip", label], rel=1e-6)
+    assert strategy.genotype(searched).choices == best_sum(searched, everything, losses)
+    assert strategy.genotype(limited(searched)).choices == best_sum(limited(searched), everything, losses)
+
+
+def test_kept_block_scores_are_not_computed_again(searched):
+    first = BlockScores().table(searched)
+    again = replace(searched, weight_batches=tuple, arch_batches=tuple, kept=json.loads(json.dumps(searched.kept)))
+    assert BlockScores().table(again) == first
+    with pytest.raises(ValueError, match="no data"):
+        BlockScores(num_steps=1).table(again)  # other settings have other scores

@@ -11,9 +11,11 @@ import nas as framework
 from nas.costs import count_macs, num_params
 from nas.costs.limits import cheapest, most_expensive
 from nas.costs.tabulate import CostModel
+from nas.genotype import Genotype, key_of
 from nas.runs.schema import read_targets
 from nas.runs.targets import target_lines, target_report
 from nas.supernet.building import architecture
+from nas.supernet.structure import all_choices
 from search_spaces.dilation import DilationNet1d
 
 SPACE = {
@@ -21,6 +23,7 @@ SPACE = {
     "init_args": {"num_layers": 3, "channels": 4, "dilations": [1, 8], "kernel_sizes": [3, 5, 7]},
 }
 X = torch.randn(1, 1, 64)
+COUNTED = {"macs": count_macs, "params": num_params}
 
 
 @pytest.fixture(autouse=True)
@@ -250,3 +253,39 @@ def test_the_network_decides_whether_a_target_is_met_and_the_table_of_a_latency(
         "target macs": "at most 10, by the table 12, the network has 10"
     }
     assert target_lines({}) == target_report((), table={}) == {}
+
+
+def test_stored_block_scores_are_solved_for_other_limits(run_cli, config):
+    """Each answer is the allowed architecture with the smallest sum of scores in scores.json, counted by hand over all 216."""
+    strategy = {"class_path": "nas.derive.BlockScores", "init_args": {"num_batches": 2}}
+    path = config({**QUICK, "model.derive": strategy, "model.cost": {"macs": {"max": 12_000}}})
+    answer = run_cli("search", "--config", path, "--out", "run", "--json")
+    assert answer.code == 0, answer.err
+    (scores,) = (value for value in json.loads(Path("run/scores.json").read_text()).values() if isinstance(value, dict))
+    rises = {(name, labels[0]): rise for condition, rise in scores["terms"] for name, labels in condition.items()}
+    every = list(all_choices(DilationNet1d(**SPACE["init_args"]).network()))
+    costs = {key_of(choices): {c: counted(choices, f) for c, f in COUNTED.items()} for choices in every}
+    most = {name: max(cost[name] for cost in costs.values()) for name in COUNTED}
+
+    def best(**limits):
+        allowed = [c for c in every if all(costs[key_of(c)][name] <= limit for name, limit in limits.items())]
+        return min(allowed, key=lambda choices: sum(rises.get(pair, 0.0) for pair in choices.items()))
+
+    assert answer.result["genotype"] == best(macs=12_000)
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    for words, limits in (
+        (["--limit", "params=0.8"], {"params": 0.8 * most["params"]}),
+        (["--limit", "macs=0.9", "--limit", "params=190"], {"macs": 0.9 * most["macs"], "params": 190}),
+    ):
+        again = run_cli("derive", "--run", "run", *words, "--out", "found.json", "--json")
+        assert again.code == 0, again.err
+        assert again.result["genotype"] == best(**limits) == dict(Genotype.load("found.json").choices)
+        assert again.result["target_met"] and again.result["target"].keys() == limits.keys()
+    assert before == {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    for limit, message in (
+        ("size=0.5", "limit: unknown cost size; expected params, macs, activations, latency_ms"),
+        ("macs=3", "no architecture has macs of at most 3; the smallest is"),
+        ("macs=-1", "'macs=-1' is not COST=VALUE with a value above 0, such as macs=0.5"),
+    ):
+        wrong = run_cli("derive", "--run", "run", "--limit", limit)
+        assert wrong.code != 0 and message in wrong.err and wrong.err.count("\n") == 1

@@ -113,6 +113,8 @@ def test_a_space_that_knows_its_parent_makes_it_when_it_is_needed():
     [
         ({"weight": 0.0}, "weight must be above 0 and at most 1, got 0.0"),
         ({"temperature": -1.0}, "temperature must be a finite number above 0, got -1.0"),
+        ({"feature_weight": 0.0}, "feature_weight must be a finite number above 0, got 0.0"),
+        ({"features": "layers"}, "features must be blocks, a list of paths, or null, got 'layers'"),
         ({"kind": "l1"}, "kind must be one of kl, mse, cosine, got 'l1'"),
     ],
 )
