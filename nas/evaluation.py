@@ -141,17 +141,16 @@ def mean_loss(network: nn.Module, loader: Iterable[Any], task: Task, device: tor
 def measured(
     network: nn.Module, loader: Iterable[Any], task: Task, device: torch.device, metrics: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The given metrics over all samples, in eval mode; the network's mode is restored."""
-    training = network.training
-    network.to(device).eval()
+    """The given metrics over all samples, in eval mode; the mode of each submodule is restored."""
+    network.to(device)
     for metric in metrics.values():
         metric.to(device)
-    for inputs, target in loader:
-        task.check_target(target)
-        inputs, target = prepared(task, network, to_device((inputs, target), device))
-        output = call_network(network, inputs)
-        update_metrics(metrics, task.loss(output, target), task.prediction(output), task.truth(target))
-    network.train(training)
+    with eval_mode(network):
+        for inputs, target in loader:
+            task.check_target(target)
+            inputs, target = prepared(task, network, to_device((inputs, target), device))
+            output = call_network(network, inputs)
+            update_metrics(metrics, task.loss(output, target), task.prediction(output), task.truth(target))
     result: dict[str, float] = {}
     for name, metric in metrics.items():
         result |= scalars_of(name, metric.compute())

@@ -220,6 +220,10 @@ class TrainModule(pl.LightningModule):
         """The (inputs, target) pairs in an item of the loader."""
         return [batch]
 
+    def on_fit_start(self) -> None:
+        """Puts the network into train mode: Lightning leaves modes as they are, and a network may come in eval mode."""
+        self.train()
+
     def on_train_start(self) -> None:
         """Restores metrics, schedules and the position in the data. Lightning restores a loader only within an epoch.
 

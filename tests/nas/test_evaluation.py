@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import nas
-from nas.evaluation import as_args, call_network
+from nas.evaluation import as_args, call_network, mean_loss
 from nas.supernet.bound import BoundSupernet
+from nas.tasks import Classification
 
 
 class Net(nn.Module):
@@ -64,3 +65,10 @@ def test_a_dict_without_names_of_arguments_is_one_argument():
 def test_dicts_that_are_not_the_arguments_are_refused(inputs, message):
     with pytest.raises(ValueError, match=message):
         as_args(inputs, Net())
+
+
+def test_an_evaluation_leaves_the_mode_of_each_layer():
+    network = nn.Sequential(nn.BatchNorm1d(2).eval(), nn.Dropout(0.5))
+    loss = mean_loss(network, [(torch.zeros(4, 2), torch.zeros(4).long())], Classification(2), torch.device("cpu"))
+    assert loss == pytest.approx(0.6931, abs=1e-4)  # ln 2: equal logits
+    assert [layer.training for layer in network] == [False, True] and network.training

@@ -1,3 +1,4 @@
+import copy
 from typing import Any, cast
 
 import pytest
@@ -10,11 +11,11 @@ from nas.runs.folder import RunFolder
 from nas.tasks import Classification
 
 
-def train(num_micro_batches, tmp_path):
+def train(num_micro_batches, tmp_path, network=None):
     g = torch.Generator().manual_seed(0)
     data = [(torch.randn(10, 3, generator=g), torch.randint(0, 2, (10,), generator=g)) for _ in range(4)]
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    network = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)) if network is None else network
     module = RetrainModule(network, Classification(2), num_micro_batches=num_micro_batches)
     loader = cast(Any, torch.utils.data.DataLoader(data, batch_size=None))
     folder = RunFolder(tmp_path / str(num_micro_batches))
@@ -38,3 +39,13 @@ def test_a_batch_that_is_too_small_is_named(tmp_path):
         train(11, tmp_path)
     with pytest.raises(ValueError, match="num_micro_batches must be at least 1"):
         train(0, tmp_path)
+
+
+def test_a_network_in_eval_mode_is_trained_in_train_mode(tmp_path):
+    """As ``from_pretrained`` of transformers gives it: dropout and batch norm must be on."""
+    torch.manual_seed(1)
+    made = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
+    trained = [train(1, tmp_path / mode, getattr(copy.deepcopy(made), mode)())[0] for mode in ("train", "eval")]
+    for one, other in zip(*(network.state_dict().values() for network in trained), strict=True):
+        assert torch.equal(one, other)
+    assert trained[0][1].num_batches_tracked == 8

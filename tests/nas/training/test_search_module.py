@@ -105,6 +105,23 @@ def test_one_step_is_the_stated_one(tmp_path, joint, weight):
         torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
 
 
+def test_a_space_of_networks_in_eval_mode_is_searched_in_train_mode(tmp_path):
+    class Normed(Space):
+        def __init__(self, training):
+            self.training = training
+
+        def network(self, stage="search"):
+            return nn.Sequential(super().network(stage), nn.BatchNorm1d(2), nn.Dropout(0.5)).train(self.training)
+
+    searches = [module(space=Normed(training)) for training in (True, False)]
+    for number, search in enumerate(searches):
+        train(search, batches(3), tmp_path / str(number))
+    states = [search.supernet.state_dict() for search in searches]
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
+    assert states[1]["network.1.num_batches_tracked"] == 6
+
+
 def test_warmup_leaves_alpha_at_rest(tmp_path):
     search = module(warmup_epochs=2)
     train(search, batches(3), tmp_path, epochs=2)
