@@ -12,6 +12,7 @@ from torch import nn
 from nas.supernet.base import ChoiceModule, Condition
 from nas.supernet.modules import copied, cut_results
 from nas.supernet.narrowing import narrowed
+from nas.supernet.numbering import renumber_blocks
 from nas.supernet.places import decisions, outermost, places_of
 
 
@@ -187,6 +188,7 @@ def derive(network: nn.Module, choices: Mapping[str, Any]) -> nn.Module:
             # a choice may build a new module, in which widths are open
             copies[id(module)] = derive(plain, choices) if any(places_of(plain)) else plain
     derived: nn.Module = copied(network, copies)
+    renumber_blocks(derived)
     return derived
 
 
