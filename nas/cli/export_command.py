@@ -21,6 +21,8 @@ formats:
   safetensors  model.safetensors and config.json, for nas.load(DIR)
   onnx         model.onnx, for any batch size; needs gumbel-nas[onnx]
   pt2          model.pt2 of torch.export, for any batch size
+  huggingface  the folder huggingface, for from_pretrained of transformers; for
+               its own models only, and then written by default
 
 """
 
@@ -32,13 +34,16 @@ SOURCE.add_argument(
     "--verify",
     type=Path,
     metavar="DIR",
-    help="check an export folder; runs its network.py and loads its model.pt2, so trust it first",
+    help="check an export folder; runs its Python files and loads its model.pt2, so trust it first",
 )
 PARSER.add_argument("--config", **CONFIG)
 PARSER.add_argument("--formats", metavar="A,B", help="formats to write (all but onnx)")
 PARSER.add_argument("--fold-bn", action="store_true", help="fold batch norms into the layers before them")
 PARSER.add_argument("--batch", type=int, metavar="N", help="the only batch size of onnx and pt2 (any)")
 PARSER.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators (the exporter's)")
+PARSER.add_argument(
+    "--tokenizer", type=Path, metavar="DIR", help="folder with the tokenizer of huggingface (the model's)"
+)
 PARSER.add_argument("--out", type=Path, metavar="DIR", help='new folder ("export" in the run folder)')
 
 
@@ -50,7 +55,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.verify is not None:
         reason = "--verify checks a folder as it is"
-        PARSER.refuse(options, reason, "formats", "fold_bn", "batch", "opset", "out", "config", "overrides")
+        PARSER.refuse(
+            options, reason, "formats", "fold_bn", "batch", "opset", "tokenizer", "out", "config", "overrides"
+        )
         from nas.export.verify import complaints, verify
 
         report = verify(options.verify)
@@ -66,7 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from nas.export.write import ExportOptions
     from nas.runs.stages.export import export_genotype, export_run
 
-    how = ExportOptions(options.fold_bn, options.batch, options.opset)
+    how = ExportOptions(options.fold_bn, options.batch, options.opset, options.tokenizer)
     formats = DEFAULT if options.formats is None else [name for name in options.formats.split(",") if name]
     if options.run is None:
         return export_genotype(options.genotype, source, formats, options.out, options=how)

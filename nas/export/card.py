@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from nas.export.attention import TOLERANCE
+from nas.export.huggingface import auto_classes
 from nas.export.subject import Subject
 from nas.io.markdown import escaped, fenced, markdown_table
 
@@ -30,6 +31,11 @@ _LOADING = {
         '(output,) = session.run(None, {"input": batch})  # a float32 numpy array',
     ),
     "pt2": ("torch.export", "python", 'import torch\n\nnetwork = torch.export.load("model.pt2").module()'),
+    "huggingface": (
+        "With transformers, from the folder `huggingface`",
+        "python",
+        'from transformers import AutoModel\n\nnetwork = AutoModel.from_pretrained("huggingface", trust_remote_code=True)',
+    ),
     "genotype": (
         "The architecture alone, to train it again",
         "sh",
@@ -78,10 +84,14 @@ def model_card(subject: Subject, formats: Sequence[str], attention: Sequence[str
     if subject.genotype.choices:
         parts.append(f"## Architecture\n\n![The architecture]({PICTURE})")
         parts.append(markdown_table(("choice", "chosen"), [row[:2] for row in subject.genotype.rows()]))
+    auto = auto_classes(subject.network)[0] if "huggingface" in formats else ""
     parts += [
         "## Loading",
-        *[f"{title}:\n\n{fenced(code, kind)}" for title, kind, code in (_LOADING[name] for name in formats)],
+        *[
+            f"{title}:\n\n{fenced(code.replace('AutoModel', auto), kind)}"
+            for title, kind, code in (_LOADING[name] for name in formats)
+        ],
         "## Checking\n\n`nas export --verify .` compares each file with its SHA-256 in `manifest.json`, and the outputs of each "
-        "format with those in `examples.safetensors`. It runs `network.py`.",
+        "format with those in `examples.safetensors`. It runs the Python files of this folder.",
     ]
     return "\n\n".join(parts) + "\n"

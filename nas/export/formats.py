@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nas.export.manifest import CONFIG, WEIGHTS, own_tensors
+from nas.export.huggingface import save_pretrained
+from nas.export.manifest import CONFIG, HUGGINGFACE, WEIGHTS, own_tensors
 from nas.export.python import network_source
 from nas.export.subject import Subject
 from nas.export.verify import describe_tensors
@@ -25,6 +26,8 @@ from nas.io.files import sha256
 
 DEFAULT = ("genotype", "python", "safetensors", "pt2")
 """Formats that need nothing beyond the core install."""
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "huggingface": ("transformers",)}
+"""Packages of the other formats."""
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
@@ -35,10 +38,9 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     for name in chosen:
         if name not in WRITERS:
             raise UsageError(f"--formats: unknown format {name!r:.80}; there are {', '.join(WRITERS)}")
-    if "onnx" in chosen and (
-        missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]
-    ):
-        raise UsageError(f"--formats: onnx needs {', '.join(missing)}: pip install 'gumbel-nas[onnx]'")
+    for name in chosen:
+        if missing := [package for package in _PACKAGES.get(name, ()) if not find_spec(package)]:
+            raise UsageError(f"--formats: {name} needs {', '.join(missing)}: pip install 'gumbel-nas[{name}]'")
     return chosen
 
 
@@ -147,6 +149,10 @@ def _dynamic(subject: Subject) -> tuple[Any, ...] | None:
     return (*shapes[:number], shapes[number:])  # torch.export takes those of *args as one
 
 
+def _huggingface(subject: Subject, folder: Path) -> None:
+    save_pretrained(subject.network, folder / HUGGINGFACE, subject.tokenizer)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hides the messages of exporters."""
@@ -167,4 +173,5 @@ WRITERS: Mapping[str, Callable[[Subject, Path], None]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "pt2": _pt2,
+    "huggingface": _huggingface,
 }

@@ -6,6 +6,7 @@ keys ``FORMAT/output.BATCH.I``. It prints one JSON object: format -> null, or an
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,21 @@ def onnx(folder: Path) -> Network:
     return run
 
 
-LOADERS = {"python": python, "pt2": pt2, "onnx": onnx}
+def huggingface(folder: Path) -> Network:
+    """The model of the Hugging Face folder, which returns no cache of keys and values."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path.cwd() / "modules")}
+    import transformers
+
+    path = folder / "huggingface"
+    config = json.loads((path / "config.json").read_text())
+    (name, *_) = config.get("auto_map") or config["architectures"]
+    model = getattr(transformers, name).from_pretrained(path, trust_remote_code=True)
+    model.config.use_cache = False
+    network: Network = model
+    return network
+
+
+LOADERS = {"python": python, "pt2": pt2, "onnx": onnx, "huggingface": huggingface}
 
 
 @torch.no_grad()

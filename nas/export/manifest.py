@@ -22,8 +22,9 @@ DOCUMENT = Document("the manifest of an export", "gumbel-nas/export")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.safetensors"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+HUGGINGFACE = "huggingface"  # a folder inside the export, with a config and weights of its own
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME = re.compile(rf"({HUGGINGFACE}/)?[A-Za-z0-9][A-Za-z0-9_.-]{{0,99}}")
 
 
 def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,11 @@ def make_manifest(folder: Path, formats: Sequence[str], about: Mapping[str, Any]
         "formats": list(formats),
         **about,
         "machine": machine(),
-        "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
+        "sha256": {
+            path.relative_to(folder).as_posix(): sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != MANIFEST
+        },
     }
 
 
@@ -97,7 +102,7 @@ def broken_files(folder: Path, files: Mapping[str, str]) -> list[str]:
     lines = []
     for name, digest in files.items():
         path = folder / name
-        if path.is_symlink():
+        if path.is_symlink() or (path.parent != folder and path.parent.is_symlink()):
             lines.append(f"{name}: a symbolic link, not a file of the export")
         elif not path.is_file():
             lines.append(f"{name}: missing")

@@ -31,6 +31,7 @@ class Subject:
         cells: The graphs of its cells; see :meth:`nas.SearchSpace.cells`.
         batches: Batch sizes of the comparison; one size: the graph formats take this size only.
         opset: Version of the ONNX operators; None: that of the exporter.
+        tokenizer: The tokenizer of a Hugging Face folder; None: that of the parent.
     """
 
     network: nn.Module
@@ -42,6 +43,7 @@ class Subject:
     cells: Mapping[str, Sequence[CellEdge]] = field(default_factory=dict)
     batches: Sequence[int] = BATCHES
     opset: int | None = None
+    tokenizer: Any = None
 
     def of_batch(self, size: int) -> Subject:
         """The same subject for one batch size."""

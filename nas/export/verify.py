@@ -15,14 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.export.manifest import CONFIG, EXAMPLES, WEIGHTS, broken_files, machine, read_manifest, read_tensors
+from nas.export.manifest import (
+    CONFIG,
+    EXAMPLES,
+    HUGGINGFACE,
+    WEIGHTS,
+    broken_files,
+    machine,
+    read_manifest,
+    read_tensors,
+)
 from nas.export.subject import largest_difference
 from nas.genotype import Genotype
 from nas.io.errors import UsageError, describe
 from nas.io.json_file import read_json
 
-ONNX_TOLERANCE = 1e-5
-"""Largest difference of an output, relative to the largest output or to 1."""
+TOLERANCE = 1e-5
+"""Largest difference of an output of ONNX or transformers, relative to the largest output or to 1."""
 OTHER_MACHINE = 1e-4
 """The same for an export from another kind of machine or another torch, whose last bits may differ."""
 TIMEOUT_SECONDS = 1800
@@ -33,8 +42,9 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "safetensors": (WEIGHTS, CONFIG),
     "onnx": ("model.onnx",),
     "pt2": ("model.pt2",),
+    "huggingface": (f"{HUGGINGFACE}/{CONFIG}", f"{HUGGINGFACE}/{WEIGHTS}"),
 }
-RUNNABLE = ("python", "pt2", "onnx")
+RUNNABLE = ("python", "pt2", "onnx", "huggingface")
 SCRIPT = Path(__file__).with_name("fresh.py")
 """Runs exported files in a separate interpreter."""
 
@@ -42,7 +52,7 @@ Report = dict[str, dict[str, Any]]
 
 
 def verify(folder: Path) -> Report:
-    """Checks the files and formats of an export folder; this runs its network.py.
+    """Checks the files and formats of an export folder; this runs its Python files.
 
     Format (``files`` for the files themselves) -> ``{"ok": bool, "detail": str}``, with ``max_abs_diff`` if outputs were compared.
     """
@@ -154,8 +164,8 @@ def _allowed(name: str, manifest: Mapping[str, Any]) -> tuple[float, float, str]
     """The allowed difference, relative to the largest output or to a floor; the floor; and the reason."""
     if manifest.get("machine") != machine():
         return OTHER_MACHINE, 1.0, f"written on another machine, at most {OTHER_MACHINE:g} allowed"
-    if name == "onnx":
-        return ONNX_TOLERANCE, 1.0, f"at most {ONNX_TOLERANCE:g} allowed"
+    if name in ("onnx", "huggingface"):
+        return TOLERANCE, 1.0, f"at most {TOLERANCE:g} allowed"
     if name == "pt2" and (stated := manifest.get("pt2_tolerance")):
         part = stated["relative_to_largest_output"]
         layers = ", ".join(name or "the network" for name in stated["layers"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from nas.export.attention import TOLERANCE, fused_attention
 from nas.export.batch_norm import Pairs, fold_batch_norms
 from nas.export.card import PICTURE, model_card
 from nas.export.formats import write_format
-from nas.export.manifest import DOCUMENT, EXAMPLES, MANIFEST, make_manifest
+from nas.export.huggingface import find_tokenizer, without_cache
+from nas.export.manifest import DOCUMENT, EXAMPLES, HUGGINGFACE, MANIFEST, make_manifest
 from nas.export.parametrized import fold_parametrizations
 from nas.export.subject import Subject, examples
 from nas.export.verify import FILES, Report, complaints, verify
@@ -51,11 +53,13 @@ class ExportOptions(NamedTuple):
         fold_bn: Fold batch norms into the layers before them.
         batch: The only batch size of onnx and pt2; None: any.
         opset: Version of the ONNX operators; None: that of the exporter.
+        tokenizer: Goes along in a Hugging Face folder: a tokenizer, or a folder; None: the parent's files, if they are local.
     """
 
     fold_bn: bool = False
     batch: int | None = None
     opset: int | None = None
+    tokenizer: Any = None
 
     def check(self) -> None:
         """Raises UsageError for a number below 1."""
@@ -85,15 +89,24 @@ def write_export(
     """
     check_free(out)
     options.check()
+    tokenizer = find_tokenizer(options.tokenizer)
     if options.batch is not None:
         subject = subject.of_batch(options.batch)
-    network, places = fold_parametrizations(subject.network, subject.inputs)
+    network, places = fold_parametrizations(without_cache(subject.network), subject.inputs)
     macs = num_macs(network, [tensor[:1] for tensor in subject.inputs])
     about = {**subject.about, "params": num_params(network), "macs": macs}
     folded: Pairs = ()
     if options.fold_bn:
         network, folded = fold_batch_norms(network, subject.inputs)
-    subject = replace(subject, network=network, unparametrized=places, about=about, folded=folded, opset=options.opset)
+    subject = replace(
+        subject,
+        network=network,
+        unparametrized=places,
+        about=about,
+        folded=folded,
+        opset=options.opset,
+        tokenizer=tokenizer,
+    )
     with atomic_folder(out) as folder:
         return _fill(subject, formats, folder, rebuild)
 
@@ -139,6 +152,8 @@ def _remaining(formats: Sequence[str], refused: Mapping[str, str], folder: Path)
     needed = {file for name in remaining for file in FILES[name]}
     for file in {file for name in refused for file in FILES[name]} - needed:
         (folder / file).unlink(missing_ok=True)
+    if "huggingface" in refused:
+        shutil.rmtree(folder / HUGGINGFACE, ignore_errors=True)
     return remaining
 
 
@@ -162,7 +177,7 @@ def _describe(
 def _rebuilt(rebuild: Rebuild, folder: Path, subject: Subject, expected: Mapping[str, Tensor]) -> dict[str, Any]:
     """The result of comparing the network that nas.load builds from the folder."""
     try:
-        found = examples(rebuild(folder), subject.inputs, subject.batches)
+        found = examples(without_cache(rebuild(folder)), subject.inputs, subject.batches)
     except Exception as error:  # the code of a space may raise anything
         return {"ok": False, "detail": f"nas.load cannot build the network: {describe(error)}"}
     if list(found) != list(expected) or not all(torch.equal(found[key], expected[key]) for key in expected):

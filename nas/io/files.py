@@ -73,7 +73,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o777 & ~umask())
-        for file in folder.iterdir():
+        for file in folder.rglob("*"):
+            if file.is_dir():
+                file.chmod(0o777 & ~umask())
+                continue
             file.chmod(0o666 & ~umask())
             with open(file, "rb") as content:
                 os.fsync(content.fileno())

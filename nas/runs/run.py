@@ -119,22 +119,28 @@ class Run:
         fold_bn: bool = False,
         batch: int | None = None,
         opset: int | None = None,
+        tokenizer: Any = None,
     ) -> dict[str, Any]:
         """Writes :meth:`network` into files that need no gumbel-nas, each checked in a fresh interpreter.
 
         Args:
             out: New folder; None: ``export`` in the run folder.
-            formats: Some of genotype, python, safetensors, onnx and pt2.
+            formats: Some of genotype, python, safetensors, onnx, pt2 and huggingface.
             fold_bn: Fold batch norms into the layers before them.
             batch: The only batch size of onnx and pt2; None: any.
             opset: Version of the ONNX operators; None: that of the exporter.
+            tokenizer: See :func:`nas.export_network`.
 
         Raises:
             UsageError: The run is not finished, a format is unknown, or the folder exists already.
             ValueError: No format can hold the network.
         """
         return export_run(
-            self.path, formats, _path(out), options=ExportOptions(fold_bn, batch, opset), trusted=self._trusted
+            self.path,
+            formats,
+            _path(out),
+            options=ExportOptions(fold_bn, batch, opset, tokenizer),
+            trusted=self._trusted,
         )
 
 

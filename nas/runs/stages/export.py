@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.evaluation import as_args
-from nas.export.formats import check_formats
+from nas.export.formats import DEFAULT, check_formats
+from nas.export.huggingface import is_pretrained
 from nas.export.subject import Subject, example_inputs
 from nas.export.write import AS_IS, ExportOptions, check_free, write_export
 from nas.genotype import Genotype
@@ -92,6 +93,7 @@ def export_network(
     fold_bn: bool = False,
     batch: int | None = None,
     opset: int | None = None,
+    tokenizer: Any = None,
 ) -> dict[str, Any]:
     """Exports any plain network, for example a derived network from your own training loop.
 
@@ -100,10 +102,11 @@ def export_network(
         inputs: A batch of inputs: a tensor, or one tensor for each positional argument. The first dimension is the batch dimension.
         out: The folder to make.
         genotype: The architecture, for the format genotype, the picture and the model card.
-        formats: Some of genotype, python, safetensors, onnx and pt2.
+        formats: Some of genotype, python, safetensors, onnx, pt2 and huggingface.
         fold_bn: Fold batch norms into the layers before them.
         batch: The only batch size of onnx and pt2; None: any.
         opset: Version of the ONNX operators; None: that of the exporter.
+        tokenizer: Goes along in the format huggingface: a tokenizer, or its folder; None: the parent's files, if local.
 
     Returns:
         Format -> result of the check in a fresh interpreter; see :func:`nas.export.verify.verify`. A format that cannot hold the network
@@ -127,7 +130,7 @@ def export_network(
         "versions": versions(),
     }
     subject = Subject(plain, genotype or Genotype({}), args, facts)
-    written = write_export(subject, chosen, out, options=ExportOptions(fold_bn, batch, opset))
+    written = write_export(subject, chosen, out, options=ExportOptions(fold_bn, batch, opset, tokenizer))
     return written.report | {name: {"ok": False, "detail": f"refused: {why}"} for name, why in written.refused.items()}
 
 
@@ -186,6 +189,8 @@ def _export_own(
 def _written(
     subject: Subject, formats: Sequence[str], out: Path, options: ExportOptions, trusted: tuple[str, ...]
 ) -> dict[str, Any]:
+    if tuple(formats) == DEFAULT and is_pretrained(subject.network):
+        formats = (*DEFAULT, "huggingface")
     written = write_export(subject, formats, out, options=options, rebuild=partial(load, trust_modules=trusted))
     there = [name for name in formats if name not in written.refused]
     return {"export": str(out), "formats": there, "verified": written.report, "refused": dict(written.refused)}

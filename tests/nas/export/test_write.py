@@ -235,7 +235,22 @@ def test_weights_of_another_network_are_noticed_even_with_their_own_sha256(run_c
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside", "/etc/passwd", "a/b", "x" * 300, "nul\0l", "..", ".hidden", "manifest.json", "", "a\nb"]
+    "name",
+    [
+        "../outside",
+        "/etc/passwd",
+        "a/b",
+        "huggingface/../x",
+        "huggingface/a/b",
+        "huggingface/",
+        "x" * 300,
+        "nul\0l",
+        "..",
+        ".hidden",
+        "manifest.json",
+        "",
+        "a\nb",
+    ],
 )
 def test_names_stay_in_their_folder(run_cli, exported, name):
     manifest = json.loads((Path(exported) / "manifest.json").read_text())
