@@ -45,6 +45,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "huggingface": (f"{HUGGINGFACE}/{CONFIG}", f"{HUGGINGFACE}/{WEIGHTS}"),
 }
 RUNNABLE = ("python", "pt2", "onnx", "huggingface")
+"""The formats that run in a fresh interpreter, in this order: what imports transformers is last."""
 SCRIPT = Path(__file__).with_name("fresh.py")
 """Runs exported files in a separate interpreter."""
 
@@ -69,7 +70,7 @@ def verify(folder: Path) -> Report:
         report["genotype"] = _genotype(folder, manifest)
     if "safetensors" in formats:
         report["safetensors"] = _safetensors(folder)
-    runnable = [name for name in formats if name in RUNNABLE]
+    runnable = [name for name in RUNNABLE if name in formats]
     return report | (_outputs(folder, runnable, manifest) if runnable else {})
 
 

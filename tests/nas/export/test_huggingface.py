@@ -1,5 +1,6 @@
 """Smaller models of transformers as folders that transformers loads without this framework."""
 
+import importlib
 import json
 import os
 import shutil
@@ -62,6 +63,29 @@ def llama(changes, **options):
     return derived(LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=4, **options)), changes, use_cache=False)
 
 
+BERT = """
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+
+def parent():
+    config = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=3)
+    config.initializer_range = 0.2
+    return BertForSequenceClassification(config)
+
+
+def build():
+    return BertForSequenceClassification.from_pretrained("parent")
+
+
+def example():
+    return {"input_ids": torch.randint(1, 32, (2, 8))}
+
+
+def data():
+    x = torch.randint(1, 32, (440, 8))
+    return (x[:400], x[:400, 0] % 3), (x[400:], x[400:, 0] % 3)
+"""
 UNEVEN = {
     "model.embed_tokens": "24",
     "model.layers.0": "drop",
@@ -190,6 +214,32 @@ def test_the_files_of_a_tokenizer_go_along(tmp_path):
     for name in ("of_parent", "given", "folder"):
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / name)
         assert [tokenizer(text)["input_ids"] for text in ("b", "a", "c")] == [[1], [0], [0]]
+
+
+@pytest.mark.integrations
+@needs_transformers
+def test_a_compression_writes_the_folder_with_the_files_of_the_parent(run_cli, tmp_path, monkeypatch):
+    import transformers
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_bert.py").write_text(BERT)
+    torch.manual_seed(0)
+    importlib.import_module("own_bert").parent().save_pretrained("parent")
+    Path("parent/vocab.txt").write_text("a\n")
+    words = "--limit params=0.8 --task nas.tasks.Classification --model.task.num_classes 3 --model.task.output logits".split()
+    words += "--trainer.max_epochs 1 --epochs 1 --trainer.accelerator cpu --trainer.num_threads 1".split()
+    names = ("--model", "own_bert:build", "--data", "own_bert:data", "--example", "own_bert:example")
+    answer = run_cli("compress", *names, *words, "--out", "run")
+    assert answer.code == 0, answer.err
+    folder = Path("run/export/huggingface")
+    assert (folder / "vocab.txt").read_text() == "a\n"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    ids = torch.randint(1, 32, (3, 8))
+    torch.testing.assert_close(
+        model(ids).logits, nas.load("run", trust_modules=["own_bert"])(ids).logits, atol=1e-5, rtol=0
+    )
+    assert str(tmp_path) not in (folder / "config.json").read_text()
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
