@@ -73,7 +73,7 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         train, test = load(options.root, True), load(options.root, False)
-        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(5))
         held_out = min(NUM_HELD_OUT, len(order) // 4) if options.validate else 0
         kept = order[held_out : held_out + options.images] if options.images else order[held_out:]
         self.train = Samples(train.images[kept], train.labels[kept])
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=2, help="of the fine-tuning")
     parser.add_argument("--lr", type=float, default=0.05, help="of the fine-tuning")
     parser.add_argument("--search-epochs", type=int, default=2)
-    parser.add_argument("--parent-epochs", type=int, default=15)
+    parser.add_argument("--parent-epochs", type=int, default=14)
     parser.add_argument("--parent-lr", type=float, default=0.1)
     parser.add_argument("--validate", action="store_true", help="hold out training images instead of the test images")
     parser.add_argument(
