@@ -2,7 +2,7 @@ r"""Networks made smaller by gumbel-nas and by others, at equal limits and with 
 
 Command: python scripts/compress.py --root DATA --parent runs/parent.pt --out runs/compress.jsonl --seeds 0-4 --threads 1
 
-The parent, a ResNet-18 of timm, is trained once. Each method (compress_methods.py) makes it smaller, to at most a share of its MACs. Then
+The parent, a ResNet-18 of timm, is trained once (`--model compress_training:small` is one for 14 x 14 pixels). Each method (compress_methods.py) makes it smaller, to at most a share of its MACs. Then
 the small networks are trained for the same epochs, with the same optimizer and the same order of samples. The name of a method may end in
 
     +teacher  the parent teaches in the fine-tuning
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from compress_methods import METHODS, PACKAGES, Job, lines_of
+from compress_own import rank_correlations
 from compress_training import Samples, accuracy, fit, fresh, load
 from torch import nn
 
@@ -95,27 +96,40 @@ class Study:
         np.savez(self.npz, x_train=x, y_train=y, x_test=x[:100], y_test=y[:100])  # a search reads no test images
         self.cut = lru_cache(maxsize=1)(self._cut)
 
-    def _cut(self, method: str, limit: float, seed: int) -> tuple[nn.Module, float]:
-        """The small network of a method, and the seconds that it took; a finished search is read from its folder."""
-        options, folder = self.options, self.folder / f"{method}_{limit:g}_{seed}"
-        if (folder / "summary.json").exists():
-            run = nas.Run(folder, trust_modules=[options.model.partition(":")[0]])
-            return run.network(), run.summary["search_seconds"]
-        job = Job(
+    def _job(self, limit: float, seed: int, folder: Path) -> Job:
+        return Job(
             parent=copy.deepcopy(self.parent).to(memory_format=torch.contiguous_format),
             train=self.train,
             limit=limit,
             seed=seed,
-            model=options.model,
-            weights=options.parent,
+            model=self.options.model,
+            weights=self.options.parent,
             data=self.npz,
             folder=folder,
-            epochs=options.search_epochs,
+            epochs=self.options.search_epochs,
         )
+
+    def _cut(self, method: str, limit: float, seed: int) -> tuple[nn.Module, float]:
+        """The small network of a method, and the seconds that it took; a finished search is read from its folder."""
+        folder = self.folder / f"{method}_{limit:g}_{seed}"
+        if (folder / "summary.json").exists():
+            run = nas.Run(folder, trust_modules=[self.options.model.partition(":")[0]])
+            return run.network(), run.summary["search_seconds"]
+        job = self._job(limit, seed, folder)
         torch.manual_seed(seed)
         start = time.perf_counter()
         network = METHODS[method](job)
         return network, time.perf_counter() - start
+
+    def ranks(self, number: int, limit: float, seed: int) -> dict[int, float]:
+        """Rank correlations of scores with the accuracy after fine-tuning; see :func:`compress_own.rank_correlations`."""
+
+        def judged(found: nn.Module) -> float:
+            network = copy.deepcopy(found)
+            fit(network, self.train, epochs=self.options.epochs, lr=self.options.lr, seed=seed)
+            return accuracy(network, self.test)
+
+        return rank_correlations(self._job(limit, seed, self.folder), number, judged)
 
     def row(self, name: str, limit: float, seed: int) -> Row:
         """One network, made smaller and trained; ``missing`` names the package that its method needs."""
@@ -200,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent-epochs", type=int, default=14)
     parser.add_argument("--parent-lr", type=float, default=0.1)
     parser.add_argument("--validate", action="store_true", help="hold out training images instead of the test images")
+    parser.add_argument("--ranks", type=int, help="print rank correlations of this many random architectures instead")
     parser.add_argument(
         "--table", action="store_true", help="print the table of the rows in --out, and do nothing else"
     )
@@ -216,6 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out, "".join(json.dumps(row) + "\n" for row in rows.values()))
         study = Study(options)
+        if options.ranks:
+            made = [study.ranks(options.ranks, limit, seed) for limit in limits for seed in parse_seeds(options.seeds)]
+            print("Kendall's tau of scores after N training steps with fine-tuned accuracies:")
+            print("\n".join(f"{steps:3} steps: {mean_and([each[steps] for each in made])}" for steps in made[0]))
+            return 0
         for key in wanted(methods, limits, parse_seeds(options.seeds)):
             if key in rows and "missing" not in rows[key]:
                 continue

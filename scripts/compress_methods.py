@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import compress_own
 import torch
 from compress_training import Samples, accuracy
 from torch import nn
@@ -74,12 +75,24 @@ class Job:
         return Samples(self.train.images[order[:number]], self.train.labels[order[:number]])
 
 
-def ours(job: Job) -> nn.Module:
-    """The search of ``nas compress``."""
+def ours(job: Job, *words: str) -> nn.Module:
+    """The search of ``nas compress``; `words` override its settings."""
+    limits = {"macs": job.limit}
     wanted = Compression(
-        model=job.model, weights=job.weights, data=str(job.data), limits={"macs": job.limit}, overrides=job.words
+        model=job.model, weights=job.weights, data=str(job.data), limits=limits, overrides=(*job.words, *words)
     )
     return nas.search(wanted.source(), out=job.folder).network()
+
+
+def soft(job: Job) -> nn.Module:
+    """The same with soft samples instead of straight-through ones."""
+    return ours(job, "--model.relaxation.init_args.hard=false")
+
+
+def inner_step(job: Job) -> nn.Module:
+    """The same with the loss after a step of the weights for alpha, which is a step of SGD."""
+    sgd = '{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}'
+    return ours(job, "--model.bilevel=nas.bilevel.Unrolled", f"--model.weight_optimizer={sgd}")
 
 
 def fastnas(job: Job) -> nn.Module:
@@ -161,6 +174,12 @@ METHODS: dict[str, Callable[[Job], nn.Module]] = {
     "fastnas": fastnas,
     "magnitude": magnitude,
     "taylor": taylor,
+    "soft": soft,
+    "inner-step": inner_step,
+    "block-scores": compress_own.block_scores,
+    "block-scores-tuned": compress_own.block_scores_tuned,
+    "evolution": compress_own.evolution,
+    "random": compress_own.random_one,
     "uniform": uniform,
     "parent": parent,
 }

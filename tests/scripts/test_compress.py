@@ -126,6 +126,21 @@ def test_torch_pruning_keeps_the_limit(compress):
     assert len(rows) == 2 and all(0.5 * row["limit"] < row["macs"] <= row["limit"] for row in rows)
 
 
+def test_own_strategies_keep_the_limit(compress, capsys, monkeypatch):
+    words = ["--parent", "parent.pt", "--out", "rows.jsonl", "--seeds", "0", "--limits", "0.556", *SHORT]
+    names = "soft,inner-step,block-scores,evolution,random"
+    assert compress.main([*words, "--methods", names]) == 0
+    rows = compress.read_rows(Path("rows.jsonl")).values()
+    assert len(rows) == 5 and all(row["macs"] <= row["limit"] for row in rows)
+    assert next(row["macs"] for row in rows if row["method"] == "random") >= 0.9 * 0.556
+    assert "hard: false" in Path("rows/soft_0.556_0/config.yaml").read_text()
+    capsys.readouterr()
+    monkeypatch.setattr(compress, "accuracy", lambda net, samples: net[0].out_channels)
+    assert compress.main([*words, "--ranks", "2"]) == 0
+    taus = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(taus) == 4 and {*map(abs, taus)} == {1.0}  # two architectures, no ties
+
+
 def test_an_unknown_method_is_named(compress, capsys):
     with pytest.raises(SystemExit):
         compress.main(["--parent", "p.pt", "--out", "r.jsonl", "--methods", "ours+magic"])
