@@ -2,8 +2,9 @@ r"""Networks made smaller by gumbel-nas and by others, at equal limits and with 
 
 Command: python scripts/compress.py --root DATA --parent runs/parent.pt --out runs/compress.jsonl --seeds 0-4 --threads 1
 
-The parent, a ResNet-18 of timm, is trained once (`--model compress_training:small` is one for 14 x 14 pixels). Each method (compress_methods.py) makes it smaller, to at most a share of its MACs. Then
-the small networks are trained for the same epochs, with the same optimizer and the same order of samples. The name of a method may end in
+The parent, a ResNet-18 of timm, is trained once; `--model compress_training:small` is one for 14 x 14 pixels. Each method
+(compress_methods.py) makes the parent smaller, to at most a share of its MACs. Then the small networks are trained for the same
+epochs, with the same optimizer and the same order of samples. The name of a method may end in
 
     +teacher  the parent teaches in the fine-tuning
     +scratch  the architecture alone, trained from random weights for the epochs of the parent and of the fine-tuning together

@@ -20,6 +20,7 @@ from nas.derive import BlockScores, DeriveStrategy, Evolution, Searched
 from nas.derive.fine_tuned import tuned_score
 from nas.derive.inherited import InheritedScore
 from nas.derive.pool import draw
+from nas.io.json_file import read_json, write_json
 from nas.relaxations import GumbelSoftmax
 from nas.tasks import Classification
 from search_spaces.converted import Converted
@@ -90,9 +91,13 @@ def scored(score: InheritedScore, choices: dict[str, Any], steps: int) -> float:
 
 
 def derived(job: Job, strategy: DeriveStrategy) -> nn.Module:
-    """The network that a strategy finds in the converted parent, without a search."""
-    state = searched(job)
-    return state.supernet.derive(strategy.genotype(state))
+    """The network that a strategy finds in the converted parent, without a search; later limits use the scores of the first one."""
+    state, path = searched(job), job.folder.parent / f"scores_{job.seed}.json"
+    if path.exists():
+        state.kept.update(read_json(path, ""))
+    found = strategy.genotype(state)
+    write_json(path, state.kept)
+    return state.supernet.derive(found)
 
 
 def searched(job: Job) -> Searched:
