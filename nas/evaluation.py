@@ -20,6 +20,15 @@ from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 
 
+class SampleMean(MeanMetric):
+    """The mean over samples, not finite if one of them is not: ``nan_strategy="disable"`` of torchmetrics 1.9 leaves weights out."""
+
+    def update(self, value: torch.Tensor, weight: float = 1.0) -> None:  # type: ignore[override]  # of one number
+        """Adds the mean of `weight` samples."""
+        self.mean_value = self.mean_value + value * weight
+        self.weight = self.weight + weight
+
+
 def call_network(network: nn.Module, inputs: Any, **kwargs: Any) -> Any:
     """Calls `network` with the inputs of a batch; see :func:`as_args`."""
     return network(*as_args(inputs, network), **kwargs)
@@ -129,12 +138,12 @@ def evaluate(
 
     Names of `others`, further metrics, must differ from the names of the task's metrics.
     """
-    return measured(network, loader, task, device, {"loss": MeanMetric(), **task.metrics(), **(others or {})})
+    return measured(network, loader, task, device, {"loss": SampleMean(), **task.metrics(), **(others or {})})
 
 
 def mean_loss(network: nn.Module, loader: Iterable[Any], task: Task, device: torch.device) -> float:
     """The loss of :func:`evaluate` alone, without the time of the task's metrics."""
-    return measured(network, loader, task, device, {"loss": MeanMetric()})["loss"]
+    return measured(network, loader, task, device, {"loss": SampleMean()})["loss"]
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nas.costs.limits import cheapest
@@ -14,9 +14,6 @@ from nas.derive.inherited import InheritedScore
 from nas.derive.pool import pruned
 from nas.genotype import Genotype
 from nas.supernet.structure import find_rows
-
-WORST = 1e3
-"""The score of a label with which the loss is not finite."""
 
 
 class BlockScores(DeriveStrategy):
@@ -65,23 +62,18 @@ class BlockScores(DeriveStrategy):
         return CostTable.from_json(searched.kept[key])
 
     def _scored(self, searched: Searched) -> CostTable:
-        score = InheritedScore(searched, num_batches=self.num_batches)
-
-        def loss(choices: Mapping[str, Any]) -> float:
-            return -(
-                tuned_score(score, choices, num_steps=self.num_steps, lr=self.lr) if self.num_steps else score(choices)
-            )
-
-        rows = {
-            name: place.derivable(place.rows()[name]) for name, place in find_rows(searched.supernet.network).items()
-        }
+        untrained = InheritedScore(searched, num_batches=self.num_batches)
+        trained = partial(tuned_score, untrained, num_steps=self.num_steps, lr=self.lr)
+        score: Callable[[Any], float] = trained if self.num_steps else untrained
+        places = find_rows(searched.supernet.network)
+        rows = {name: place.derivable(place.rows()[name]) for name, place in places.items()}
         last = {name: labels[-1] for name, labels in rows.items()}
         full = pruned(searched, last)
         others = [(name, label) for name in full for label in rows[name] if label != full[name]]
-        least = loss(full)
+        best = score(full)
         terms = []
         for name, label in others:
-            rise = loss(pruned(searched, {**last, name: label})) - least
-            terms.append(Term({name: frozenset({label})}, rise if math.isfinite(rise) else WORST))
+            rise = best - score(pruned(searched, {**last, name: label}))
+            terms.append(Term({name: frozenset({label})}, rise))
             searched.on_progress(len(terms), len(others))
-        return CostTable("loss", least, tuple(terms))
+        return CostTable("loss", -best, tuple(terms))

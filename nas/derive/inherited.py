@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +27,8 @@ from nas.tasks import Task
 
 NUM_REFIT_STEPS = 15
 MAX_KEPT_BYTES = 64 * 2**20
+WORST = -1e3
+"""The lowest score: that of a network whose outputs are not finite, so that no strategy prefers it."""
 NO_DATA = "this derive strategy needs data to score architectures, but it got no data"
 DECAY = 1e-3
 """Weight decay of a refitted head, which would otherwise overfit the train split."""
@@ -74,8 +77,9 @@ class InheritedScore:
         return network
 
     def of(self, network: nn.Module) -> float:
-        """The score of a network without recalibration."""
-        return -mean_loss(network, self._arch, self.task, self.searched.device)
+        """The score of a network without recalibration; `WORST` if the loss is not finite."""
+        loss = mean_loss(network, self._arch, self.task, self.searched.device)
+        return max(-loss, WORST) if math.isfinite(loss) else WORST
 
     def metrics(self, network: nn.Module, others: Mapping[str, Metric] | None = None) -> dict[str, float]:
         """Loss, the task's metrics and `others` of a network on the arch split, without recalibration."""

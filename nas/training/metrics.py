@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
-from nas.evaluation import scalars_of, update_metrics
+from nas.evaluation import SampleMean, scalars_of, update_metrics
 from nas.tasks import Task
 
 _SUFFIX = "_metrics"  # a submodule cannot be called "train"
@@ -19,7 +19,7 @@ class SplitMetrics(nn.ModuleDict):
 
     def add(self, split: str, task: Task) -> None:
         """Registers the metrics of a split."""
-        metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy="disable"), **task.metrics()}
+        metrics: dict[str, Metric] = {"loss": SampleMean(), **task.metrics()}
         for metric in metrics.values():
             metric.persistent(True)
         self[split + _SUFFIX] = nn.ModuleDict(metrics)

@@ -1,5 +1,7 @@
 """The inputs of a batch as arguments of a network."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ import nas
 from nas.evaluation import as_args, call_network, mean_loss
 from nas.supernet.bound import BoundSupernet
 from nas.tasks import Classification
+from nas.training.metrics import SplitMetrics
 
 
 class Net(nn.Module):
@@ -72,3 +75,18 @@ def test_an_evaluation_leaves_the_mode_of_each_layer():
     loss = mean_loss(network, [(torch.zeros(4, 2), torch.zeros(4).long())], Classification(2), torch.device("cpu"))
     assert loss == pytest.approx(0.6931, abs=1e-4)  # ln 2: equal logits
     assert [layer.training for layer in network] == [False, True] and network.training
+
+
+def test_the_loss_is_the_mean_over_samples_of_unequal_batches():
+    torch.manual_seed(0)
+    network, x, y = nn.Linear(3, 2), torch.randn(7, 3), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    expected = float(nn.functional.cross_entropy(network(x), y).detach())
+    batches = [(x[:5], y[:5]), (x[5:], y[5:])]
+    assert mean_loss(network, batches, Classification(2), torch.device("cpu")) == pytest.approx(expected, rel=1e-6)
+    metrics = SplitMetrics()
+    metrics.add("train", Classification(2))
+    for inputs, target in batches:
+        metrics.see("train", nn.functional.cross_entropy(network(inputs), target), network(inputs), target)
+    assert metrics.scalars({})["train/loss"] == pytest.approx(expected, rel=1e-6)  # float32
+    broken = [*batches, (x[:2] * torch.nan, y[:2])]
+    assert math.isnan(mean_loss(network, broken, Classification(2), torch.device("cpu")))

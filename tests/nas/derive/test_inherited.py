@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from nas.costs.limits import Infeasible, Limit
 from nas.costs.table import CostTable, Term
-from nas.derive import Argmax, Ranked, Searched
+from nas.derive import Argmax, BlockScores, Ranked, Searched
 from nas.derive.fine_tuned import fine_tune
-from nas.derive.inherited import DECAY, InheritedScore, fit_head
+from nas.derive.inherited import DECAY, WORST, InheritedScore, fit_head
 from nas.derive.pool import candidates
 from nas.evaluation import mean_loss
 from nas.relaxations import Softmax
@@ -180,3 +180,15 @@ def test_a_settled_distribution_gives_fewer(searched):
 def test_bad_numbers(arguments):
     with pytest.raises(ValueError, match="at least 1"):
         Ranked(**arguments)
+
+
+def test_no_strategy_takes_a_network_whose_outputs_are_not_finite(searched):
+    """The best architecture without the broken candidate wins; before, its losses were left out of the mean."""
+    score = InheritedScore(searched)
+    best = max((choices for choices in EVERYTHING if choices["a"] != "lin"), key=score)
+    with torch.no_grad():
+        searched.supernet.network[0].candidates[0].weight.fill_(torch.nan)
+    assert score({"a": "lin", "b": "skip"}) == WORST < score(best)
+    assert Ranked(smooth=False).genotype(searched).choices == best
+    assert Ranked().genotype(searched).choices["a"] != "lin"
+    assert BlockScores().genotype(searched).choices["a"] != "lin"
