@@ -47,7 +47,7 @@ def find_tokenizer(tokenizer: Any) -> Any:
     if tokenizer is None or callable(getattr(tokenizer, "save_pretrained", None)):
         return tokenizer
     if not isinstance(tokenizer, (str, Path)):
-        raise UsageError(f"tokenizer: a {type(tokenizer).__name__} is neither a tokenizer of transformers nor a folder")
+        raise UsageError(f"tokenizer: neither a tokenizer of transformers nor a folder, but {type(tokenizer).__name__}")
     if not (files := _tokenizer_files(Path(tokenizer))):
         raise UsageError(f"tokenizer: no file of a tokenizer in {tokenizer}, such as tokenizer.json")
     return files

@@ -90,6 +90,8 @@ def write_export(
     check_free(out)
     options.check()
     tokenizer = find_tokenizer(options.tokenizer)
+    if tokenizer is not None and "huggingface" not in formats:
+        raise UsageError("tokenizer: only the format huggingface takes one")
     if options.batch is not None:
         subject = subject.of_batch(options.batch)
     network, places = fold_parametrizations(without_cache(subject.network), subject.inputs)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from nas.io.errors import UsageError
 from nas.supernet.structure import active_choices
 
 needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="no transformers")
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
     "num_attention_heads": 8,
@@ -35,6 +36,9 @@ from safetensors.torch import load_file, save_file
 folder, auto = sys.argv[1:]
 model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
 assert not model.training and "nas" not in sys.modules
+new = type(model)(model.config)  # to train from scratch: same sizes, ties and initialization
+assert {k: v.shape for k, v in new.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+assert new.lm_head.weight is new.model.embed_tokens.weight and 0 < new.lm_head.weight.std() < 0.1
 inputs = load_file("inputs.safetensors")
 found = {"logits": model(inputs["ids"]).logits}
 for name, options in {
@@ -45,13 +49,14 @@ save_file({key: tensor.detach().contiguous() for key, tensor in found.items()}, 
 """ % ", ".join(f"{key}={value}" for key, value in GENERATE.items())  # noqa: UP031
 
 
-def derived(model, changes, **example):
+def derived(model, changes, inputs=None, **example):
     """The model in eval mode with random weights, at full size but for `changes`; widths of attention count groups of heads."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3)
-    supernet = nas.Supernet(nas.convert(model, (torch.randint(1, 64, (2, 7)),), example_kwargs=example, verbose=False))
+    inputs = torch.randint(1, 64, (2, 7)) if inputs is None else inputs
+    supernet = nas.Supernet(nas.convert(model, (inputs,), example_kwargs=example, verbose=False))
     largest = {name: labels[-1] for name, labels in supernet.choices.items()}
     assert changes.keys() <= largest.keys()
     return supernet.derive(active_choices(supernet.network, {**largest, **changes})).eval()
@@ -141,30 +146,85 @@ def test_a_fresh_interpreter_computes_and_generates_the_same(prompt, uneven, tmp
 
 @pytest.mark.integrations
 @needs_transformers
-@pytest.mark.parametrize("name", ["classifier", "causal"])
-def test_other_models_are_proven_too(name, tmp_path):
-    import transformers
+def test_a_classifier_is_proven_beside_the_other_formats(tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
 
-    if name == "classifier":
-        config = transformers.BertConfig(**{**SIZES, "num_hidden_layers": 2}, num_labels=3)
-        changes = {"bert.encoder.layer.0.attention.self.query": "2", "bert.encoder.layer.1.intermediate.dense": "24"}
-        small = derived(transformers.BertForSequenceClassification(config), changes)
-        auto = "AutoModelForSequenceClassification"
-    else:
-        sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32, "vocab_size": 64}
-        config = transformers.GPT2Config(**sizes, scale_attn_by_inverse_layer_idx=True)
-        changes = {"transformer.h.1": "drop", "transformer.h.2.attn.c_attn": "3"}
-        small = derived(transformers.GPT2LMHeadModel(config), changes, use_cache=False)
-        auto = "AutoModelForCausalLM"
+    model = BertForSequenceClassification(BertConfig(**{**SIZES, "num_hidden_layers": 2}, num_labels=3))
+    changes = {"bert.encoder.layer.0.attention.self.query": "2", "bert.encoder.layer.1.intermediate.dense": "24"}
+    formats = ("safetensors", "huggingface")
     ids = torch.randint(1, 64, (2, 7))
-    report = nas.export_network(small, ids, tmp_path / "out", formats=("safetensors", "huggingface"))
+    report = nas.export_network(derived(model, changes), ids, tmp_path / "out", formats=formats)
     assert report["huggingface"]["ok"] and report["huggingface"]["max_abs_diff"] <= 1e-5
     config = json.loads((tmp_path / "out/huggingface/config.json").read_text())
-    assert auto in config["auto_map"] and config["architectures"] == [f"Small{type(small).__name__}"]
-    assert f"{auto}.from_pretrained" in (tmp_path / "out/README.md").read_text()
+    assert config["auto_map"] == {
+        "AutoModelForSequenceClassification": "modeling_small.SmallBertForSequenceClassification"
+    }
+    assert "AutoModelForSequenceClassification.from_pretrained" in (tmp_path / "out/README.md").read_text()
     assert json.loads((tmp_path / "out/config.json").read_text())["model_type"] == "gumbel-nas", (
         "each format has its own"
     )
+
+
+CAUSAL: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
+    "scaled by its number": (
+        "GPT2",
+        {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32, "scale_attn_by_inverse_layer_idx": True},
+        {"transformer.h.1": "drop", "transformer.h.2.attn.c_attn": "3"},
+    ),
+    "layers of two types": (
+        "Gemma3",
+        {
+            **{**SIZES, "num_hidden_layers": 3},
+            "num_key_value_heads": 4,
+            "head_dim": 8,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+        {"model.layers.0": "drop", "model.layers.1.mlp.gate_proj": "16"},
+    ),
+    "tensors of other names in files": ("GPTNeoX", SIZES, {"gpt_neox.layers.0.mlp.dense_h_to_4h": "24"}),
+}
+
+
+@pytest.mark.integrations
+@needs_transformers
+@pytest.mark.parametrize("name", CAUSAL)
+def test_other_models_generate_the_same(name, prompt, tmp_path):
+    import transformers
+
+    (kind, sizes, changes), (ids, mask) = CAUSAL[name], prompt
+    config = getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
+    kind = {"GPT2": "GPT2LMHeadModel"}.get(kind, f"{kind}ForCausalLM")
+    model = getattr(transformers, kind)(config(**{"vocab_size": 64, **sizes}, bos_token_id=None, eos_token_id=None))
+    small = derived(model, changes, use_cache=False)
+    save_pretrained(small, tmp_path / "out")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(loaded).__name__ == f"Small{kind}"
+    torch.testing.assert_close(loaded(ids).logits, small(ids).logits, atol=1e-5, rtol=0)
+    expected = small.generate(ids, attention_mask=mask, **GENERATE, use_cache=False)
+    for cached in (True, False):
+        assert torch.equal(loaded.generate(ids, attention_mask=mask, **GENERATE, use_cache=cached), expected)
+
+
+@pytest.mark.integrations
+@needs_transformers
+def test_inner_blocks_and_models_without_an_auto_class(tmp_path):
+    import transformers
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    config = transformers.T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    small = derived(transformers.T5EncoderModel(config), {"encoder.block.0.layer.1": "drop"})
+    save_pretrained(small, tmp_path / "t5")
+    loaded = transformers.AutoModelForTextEncoding.from_pretrained(tmp_path / "t5", trust_remote_code=True)
+    ids = torch.randint(1, 64, (2, 7))
+    assert torch.equal(loaded(ids)[0], small(ids)[0])
+    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
+    config = transformers.WhisperConfig(**sizes, num_mel_bins=16, max_source_positions=20)
+    x = torch.randn(2, 16, 40)
+    small = derived(WhisperEncoder(config), {"layers.1.fc1": "24"}, inputs=x)
+    save_pretrained(small, tmp_path / "whisper")
+    loaded = transformers.AutoModel.from_pretrained(tmp_path / "whisper", trust_remote_code=True)
+    assert torch.equal(loaded(x)[0], small(x)[0])
 
 
 @pytest.mark.integrations
@@ -190,6 +250,10 @@ def test_what_is_no_size_is_refused(tmp_path):
     small.model.layers[0].mlp.down_proj.bias = nn.Parameter(torch.zeros(32))
     with pytest.raises(ValueError, match=r"^model\.layers\.0\.mlp\.down_proj\.bias is not in both"):
         save_pretrained(small, tmp_path / "out")
+    small = llama({})
+    small.model.layers[1].mlp.act_fn = nn.ReLU()
+    with pytest.raises(ValueError, match=r"^model\.layers\.1\.mlp\.act_fn is a ReLU, in the stock class a SiLU"):
+        save_pretrained(small, tmp_path / "out")
     own = type("Own", (type(small),), {})
     small.__class__ = own
     with pytest.raises(ValueError, match="Own is not a class of transformers itself"):
@@ -199,7 +263,20 @@ def test_what_is_no_size_is_refused(tmp_path):
 
 @pytest.mark.integrations
 @needs_transformers
-def test_the_files_of_a_tokenizer_go_along(tmp_path):
+def test_nothing_is_left_of_a_folder_that_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("broken")
+
+    monkeypatch.setattr("nas.export.huggingface._save_tokenizer", fail)  # the weights are written then
+    ids, formats = torch.randint(1, 64, (2, 7)), ("huggingface", "safetensors")
+    report = nas.export_network(llama(UNEVEN), ids, tmp_path / "out", formats=formats)
+    assert report["huggingface"] == {"ok": False, "detail": "refused: broken"} and report["safetensors"]["ok"]
+    assert not (tmp_path / "out" / "huggingface").exists()
+
+
+@pytest.mark.integrations
+@needs_transformers
+def test_the_files_of_a_tokenizer_go_along(tmp_path, monkeypatch):
     import transformers
     from tokenizers import Tokenizer, models
 
@@ -214,6 +291,10 @@ def test_the_files_of_a_tokenizer_go_along(tmp_path):
     for name in ("of_parent", "given", "folder"):
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / name)
         assert [tokenizer(text)["input_ids"] for text in ("b", "a", "c")] == [[1], [0], [0]]
+    small.name_or_path = ""  # made here: the working directory is not its folder
+    monkeypatch.chdir(tmp_path / "parent")
+    save_pretrained(small, tmp_path / "none")
+    assert not list((tmp_path / "none").glob("tokenizer*"))
 
 
 @pytest.mark.integrations
@@ -245,9 +326,12 @@ def test_a_compression_writes_the_folder_with_the_files_of_the_parent(run_cli, t
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(UsageError, match="tokenizer: no file of a tokenizer in nowhere"):
         nas.export_network(nn.Linear(2, 2), torch.zeros(2, 2), tmp_path / "out", tokenizer="nowhere")
-    with pytest.raises(UsageError, match="tokenizer: a int is neither"):
+    with pytest.raises(UsageError, match="tokenizer: neither a tokenizer of transformers nor a folder, but int"):
         nas.export_network(nn.Linear(2, 2), torch.zeros(2, 2), tmp_path / "out", tokenizer=1)
-    assert os.listdir(tmp_path) == []
+    (tmp_path / "vocab.txt").touch()
+    with pytest.raises(UsageError, match="tokenizer: only the format huggingface takes one"):
+        nas.export_network(nn.Linear(2, 2), torch.zeros(2, 2), tmp_path / "out", tokenizer=tmp_path)
+    assert os.listdir(tmp_path) == ["vocab.txt"]
 
 
 def test_another_network_is_refused_in_a_line(tmp_path, monkeypatch):
