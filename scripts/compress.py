@@ -7,6 +7,7 @@ The parent, a ResNet-18 of timm, is trained once; `--model compress_training:sma
 epochs, with the same optimizer and the same order of samples. The name of a method may end in
 
     +teacher  the parent teaches in the fine-tuning
+    +longer   the fine-tuning has the epochs of a search in addition, because a search trains weights too
     +scratch  the architecture alone, trained from random weights for the epochs of the parent and of the fine-tuning together
 
 A row is appended to --out as soon as it is finished; rows in the file are not done again. `--validate` holds out 5,000 training images
@@ -43,7 +44,8 @@ from nas.io.files import write_atomic
 from nas.io.markdown import markdown_table
 
 NUM_HELD_OUT = 5_000
-DEFAULT = "ours,ours+teacher,fastnas,magnitude,taylor,uniform,parent,ours+scratch,uniform+scratch"
+DEFAULT = "ours,ours+teacher,fastnas,fastnas+longer,magnitude,taylor,taylor+longer,uniform,parent,ours+scratch,uniform+scratch"
+MEANS = ("before", "macs", "params", "seconds")
 Row = dict[str, Any]
 Key = tuple[str, float, int]
 
@@ -146,12 +148,16 @@ class Study:
         epochs = options.epochs
         if treatment == "scratch":
             network, epochs = fresh(network, seed), epochs + options.parent_epochs
+        elif treatment == "longer":
+            epochs += options.search_epochs
+        before = accuracy(network, self.test)
         lr = options.parent_lr if treatment == "scratch" else options.lr
         teacher = self.parent if treatment == "teacher" else None
         fit(network, self.train, epochs=epochs, lr=lr, seed=seed, teacher=teacher)
         return {
             **row,
             "accuracy": accuracy(network, self.test),
+            "before": before,
             "macs": count_macs(network, (self.train.images[:1],)) / self.macs,
             "params": num_params(network),
             "seconds": seconds,
@@ -169,7 +175,7 @@ def mean_and(values: Sequence[float], *, of_mean: bool = False) -> str:
 
 def table(rows: dict[Key, Row]) -> str:
     """Mean ± standard deviation over seeds, and the mean difference ± its standard error of ours to each peer, seed by seed."""
-    head = ["limit", "method", "seeds", "accuracy", "ours - this", "MACs", "parameters", "seconds", "lines"]
+    head = ["limit", "method", "seeds", "accuracy", "ours - this", "before", "MACs", "parameters", "seconds", "lines"]
     lines = []
     for limit, method in dict.fromkeys((row["limit"], row["method"]) for row in rows.values()):
         of = {seed: row for (name, at, seed), row in rows.items() if (name, at) == (method, limit)}
@@ -177,11 +183,11 @@ def table(rows: dict[Key, Row]) -> str:
         lines_of_code = str(next(iter(of.values()))["lines"])
         if not done:
             missing = next(row["missing"] for row in of.values())
-            lines.append([f"{limit:g}", method, "0", f"not installed: {missing}", *[""] * 4, lines_of_code])
+            lines.append([f"{limit:g}", method, "0", f"not installed: {missing}", *[""] * 5, lines_of_code])
             continue
         own = {seed: rows.get(("ours", limit, seed), {}).get("accuracy") for seed in done}
         pairs = [score - done[seed]["accuracy"] for seed, score in own.items() if score is not None]
-        means = {key: statistics.fmean(row[key] for row in done.values()) for key in ("macs", "params", "seconds")}
+        means = {key: statistics.fmean(row[key] for row in done.values()) for key in MEANS}
         lines.append(
             [
                 f"{limit:g}",
@@ -189,6 +195,7 @@ def table(rows: dict[Key, Row]) -> str:
                 str(len(done)),
                 mean_and([row["accuracy"] for row in done.values()]),
                 mean_and(pairs, of_mean=True) if method != "ours" else "",
+                f"{means['before']:.4f}",
                 f"{means['macs']:.4f}",
                 f"{means['params']:,.0f}",
                 f"{means['seconds']:.0f}",
@@ -209,9 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=DEFAULT)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, help="only this many training images")
-    parser.add_argument("--epochs", type=int, default=2, help="of the fine-tuning")
-    parser.add_argument("--lr", type=float, default=0.05, help="of the fine-tuning")
-    parser.add_argument("--search-epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1, help="of the fine-tuning")
+    parser.add_argument("--lr", type=float, default=0.02, help="of the fine-tuning")
+    parser.add_argument("--search-epochs", type=int, default=1)
     parser.add_argument("--parent-epochs", type=int, default=14)
     parser.add_argument("--parent-lr", type=float, default=0.1)
     parser.add_argument("--validate", action="store_true", help="hold out training images instead of the test images")
@@ -223,11 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = read_rows(options.out)
     if not options.table:
         methods, limits = options.methods.split(","), [float(share) for share in options.limits.split(",")]
-        treatments = ("", "teacher", "scratch")
+        treatments = ("", "teacher", "longer", "scratch")
         for name in methods:
             method, _, treatment = name.partition("+")
             if method not in METHODS or treatment not in treatments:
-                parser.error(f"--methods: {name!r} is none of {', '.join(METHODS)}, alone or with +teacher or +scratch")
+                parser.error(
+                    f"--methods: {name!r} is none of {', '.join(METHODS)}, alone or with +teacher, +longer or +scratch"
+                )
         torch.set_num_threads(options.threads)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out, "".join(json.dumps(row) + "\n" for row in rows.values()))
