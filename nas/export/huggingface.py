@@ -81,8 +81,9 @@ def save_pretrained(network: nn.Module, folder: Path, tokenizer: Any = None) -> 
         raise ValueError(f"{type(network).__name__} is no model of transformers (PreTrainedModel)")
     model: Any = copied(network)
     kind = type(model)
-    if not kind.__module__.startswith("transformers."):
-        raise ValueError(f"{kind.__name__} is not a class of transformers itself, but of {kind.__module__}")
+    found = getattr(sys.modules.get(kind.__module__), kind.__name__, None)  # the modeling file imports it by name
+    if found is not kind or not kind.__module__.startswith("transformers."):
+        raise ValueError(f"{kind.__name__} of {kind.__module__} is not a class of transformers itself")
     _close_list(model)
     small = sizes(model)
     _use_cache(model)

@@ -254,10 +254,10 @@ def test_what_is_no_size_is_refused(tmp_path):
     small.model.layers[1].mlp.act_fn = nn.ReLU()
     with pytest.raises(ValueError, match=r"^model\.layers\.1\.mlp\.act_fn is a ReLU, in the stock class a SiLU"):
         save_pretrained(small, tmp_path / "out")
-    own = type("Own", (type(small),), {})
-    small.__class__ = own
-    with pytest.raises(ValueError, match="Own is not a class of transformers itself"):
-        save_pretrained(small, tmp_path / "out")
+    for module in (__name__, type(small).__module__):
+        small.__class__ = type("Own", (type(small),), {"__module__": module})
+        with pytest.raises(ValueError, match=f"^Own of {module} is not a class of transformers itself"):
+            save_pretrained(small, tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
 
