@@ -334,6 +334,15 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     assert os.listdir(tmp_path) == ["vocab.txt"]
 
 
+def test_the_command_takes_a_tokenizer(run_cli, finished):
+    words = ("export", "--run", finished, "--tokenizer", "nowhere")
+    answer = run_cli(*words)
+    assert answer.code == 2 and "tokenizer: no file of a tokenizer in nowhere" in answer.complaint
+    Path("vocab.txt").touch()
+    answer = run_cli(*words[:-1], ".", "--formats", "huggingface,genotype")
+    assert answer.code == 0 and "huggingface: refused: " in answer.out and "is no model of transformers" in answer.out
+
+
 def test_another_network_is_refused_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr("nas.export.formats.find_spec", lambda name: object())
     with pytest.raises(ValueError, match=r"^huggingface: Linear is no model of transformers \(PreTrainedModel\)$"):

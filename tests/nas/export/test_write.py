@@ -347,6 +347,7 @@ def test_norms_of_awkward_networks_are_folded():
         (("--genotype", "g.json", "--config", "tiny.yaml"), "needs --config FILE and --out DIR"),
         (("--genotype", "g.json", "--out", "o"), "needs --config FILE and --out DIR"),
         (("--verify", "run", "--fold-bn"), "leave out --fold-bn"),
+        (("--verify", "run", "--tokenizer", "tokens"), "leave out --tokenizer"),
     ],
 )
 def test_wrong_usage(run_cli, config, words, message):
