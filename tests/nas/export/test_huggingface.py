@@ -174,13 +174,13 @@ CAUSAL: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
     "layers of two types": (
         "Gemma3",
         {
-            **{**SIZES, "num_hidden_layers": 3},
+            **SIZES,
             "num_key_value_heads": 4,
             "head_dim": 8,
             "sliding_window": 4,
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
         },
-        {"model.layers.0": "drop", "model.layers.1.mlp.gate_proj": "16"},
+        {"model.layers.1": "drop", "model.layers.2.mlp.gate_proj": "16"},
     ),
     "tensors of other names in files": ("GPTNeoX", SIZES, {"gpt_neox.layers.0.mlp.dense_h_to_4h": "24"}),
 }
@@ -202,6 +202,7 @@ def test_other_models_generate_the_same(name, prompt, tmp_path):
     assert type(loaded).__name__ == f"Small{kind}"
     torch.testing.assert_close(loaded(ids).logits, small(ids).logits, atol=1e-5, rtol=0)
     expected = small.generate(ids, attention_mask=mask, **GENERATE, use_cache=False)
+    assert torch.equal(small.generate(ids, attention_mask=mask, **GENERATE, use_cache=True), expected)
     for cached in (True, False):
         assert torch.equal(loaded.generate(ids, attention_mask=mask, **GENERATE, use_cache=cached), expected)
 

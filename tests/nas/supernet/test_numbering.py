@@ -37,5 +37,17 @@ def test_blocks_are_numbered_without_gaps(dropped, expected):
 
 def test_numbers_that_do_not_count_the_list_stay():
     assert numbers(network((0,), first=5)) == [6, 7, 8]
-    assert numbers(network((0,), types=["full", "full", "full", "full"])) == [0, 1, 2]
-    assert numbers(network((0,), types=["full", "sliding", "full", "full"])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("types", "dropped", "expected"),
+    [
+        ("ffff", (0,), [0, 1, 2]),
+        ("sfff", (1,), [0, 1, 2]),
+        ("sfsf", (0, 1), [0, 1]),
+        ("sfsf", (2,), [0, 1, 3]),
+        ("sf", (0,), [0, 1, 2]),  # not a type for each block
+    ],
+)
+def test_blocks_keep_an_entry_of_their_type(types, dropped, expected):
+    assert numbers(network(dropped, types=list(types))) == expected
