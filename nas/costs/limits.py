@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,10 +218,30 @@ class _Program:
         scaled = {variable: value / scale for variable, value in total.items()}
         self._row(scaled, -math.inf, (limit.max - limit.table.fixed) / scale)
 
+    def _tighten(self) -> None:
+        """Adds rows that all whole solutions keep, which bring the solver's bounds close to the answer.
+
+        If conditions exclude each other, at most one of them is true, and only if a label that all of them name is chosen.
+        """
+        families: dict[tuple[str, frozenset[str], tuple[str, ...]], list[tuple[Condition, Linear]]] = {}
+        for key, expression in self.conjunctions.items():
+            condition = {name: frozenset(labels) for name, labels in key}
+            if len(key) > 1 and all(self.places[name].num_chosen == 1 for name in condition):
+                for name, labels in condition.items():
+                    families.setdefault((name, labels, tuple(condition)), []).append((condition, expression))
+        for (name, labels, _), members in families.items():
+            conditions = [condition for condition, _ in members]
+            if all(conjunction(*pair) is None for pair in combinations(conditions, 2)):
+                total: Linear = {}
+                for _, expression in members:
+                    _add(total, expression)
+                self._row(_add(total, self.all_of({name: labels}), -1), -math.inf, 0)
+
     def solve(self, objective: Linear, limits: Sequence[Limit], check: Check | None) -> dict[str, Any] | None:
         """The best choices. A solution that slightly breaks a limit or fails the check is excluded, and the solver runs again."""
         for limit in limits:
             self._require(limit)
+        self._tighten()
         objective = {variable: value for variable, value in objective.items() if variable != _ONE}
         largest = max([1e-30, *map(abs, objective.values())]) / LARGEST
         for _ in range(MAX_CUTS):

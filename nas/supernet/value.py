@@ -173,7 +173,7 @@ def has_values(item: Any) -> bool:
 def values_of(module: nn.Module) -> list[NumberChoice]:
     """The choices of the values that a module itself holds, each once."""
     found: dict[str, NumberChoice] = {}
-    for item in vars(module).values():
+    for item in [item for item in vars(module).values() if isinstance(item, (Value, tuple, list))]:
         for value in values_in(item):
             found |= {choice.name: choice for choice in value.choices}
     return list(found.values())
