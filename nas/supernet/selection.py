@@ -36,3 +36,13 @@ def on_path(supernet: Supernet, candidates: Sequence[int]) -> OpWeights:
     index = torch.tensor(candidates, dtype=torch.int64)[:, None]
     weights = torch.zeros(supernet.alpha.shape).scatter_(1, index, 1.0).to(supernet.alpha)
     return OpWeights(supernet.fill_input_rows(weights.detach()), index, unit_weights=True)
+
+
+@torch.no_grad()
+def start_at_last(supernet: Supernet, logit: float) -> None:
+    """Sets the logits of each choice to numbers that rise evenly from 0, at its first label, to `logit`, at its last label.
+
+    With full widths and kept blocks last, as :func:`nas.convert` orders them, a search begins near the whole network.
+    """
+    for row, labels in zip(supernet.alpha, supernet.choices.values(), strict=True):
+        row[: len(labels)] = torch.linspace(0.0, logit, len(labels))

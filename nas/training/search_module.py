@@ -17,6 +17,7 @@ from nas.paths import Paths
 from nas.regularizers import Regularizer
 from nas.relaxations import OpWeights, Relaxation
 from nas.supernet.search_space import SearchSpace
+from nas.supernet.selection import start_at_last
 from nas.supernet.supernet import Supernet
 from nas.tasks import Task
 from nas.tau import TauSchedule
@@ -47,6 +48,7 @@ class SearchModule(TrainModule):
         arch_optimizer: Optimizer of alpha, and of parameters of `tau` and `relaxation`.
         weight_schedule: Learning-rate schedule of the weights.
         arch_schedule: Learning-rate schedule of alpha, over the epochs after the warm-up.
+        start_logit: Logit of the last label of each choice at the start, rising evenly from 0 of its first label.
         warmup_epochs: Number of epochs at the start in which alpha is frozen.
         warmup_paths: Selects the candidates that the warm-up trains, and :class:`nas.paths.Stratified` those that train the weights
             afterwards; null: the relaxation draws them.
@@ -54,14 +56,11 @@ class SearchModule(TrainModule):
         num_micro_batches: Number of parts of each batch (or of a path's part) that run one after another; their gradients are summed
             (gradient accumulation). Only one part is in memory at a time. Without batch norms, the gradient is that of the whole batch.
         gradient_clip_norm: Largest norm of the weights' gradient; null: no clipping.
-        average_decay: Decay of an exponential moving average of the weights, below 1 (0.999 averages about 1,000 batches). Networks are
-            derived from the average; null: from the current weights.
-        max_skipped_batches: Number of batches that may be skipped because their loss or gradient is not finite; the next such batch stops
-            the search.
+        average_decay: Decay, below 1, of a moving average of the weights, from which networks are derived; null: from the weights.
+        max_skipped_batches: Number of batches with a loss or gradient that is not finite that may be skipped; one more stops the search.
         regularizers: Terms of the loss of alpha, and perturbations of the op weights.
         noise: One draw for each batch, or one for each sample (only if every candidate runs).
-        noise_per_process: With several processes, each process draws its own op weights, and the gradient of alpha averages over more
-            draws; otherwise all processes use the same draw.
+        noise_per_process: Each of several processes draws its own op weights, so that the gradient of alpha averages over more draws.
         checkpoint_candidates: Recompute candidates in the backward pass, which saves memory and costs time.
         compile: torch.compile of the whole supernet, forward and backward: ``default``, or ``reduce-overhead``, which replays CUDA graphs
             on CUDA. Only if every candidate runs; the first step takes minutes.
@@ -84,6 +83,7 @@ class SearchModule(TrainModule):
         arch_optimizer: OptimizerFactory = Adam,
         weight_schedule: LRSchedule = "constant",
         arch_schedule: LRSchedule = "constant",
+        start_logit: float = 0.0,
         warmup_epochs: int = 0,
         warmup_paths: Paths | None = None,
         num_paths: int = 1,
@@ -116,6 +116,7 @@ class SearchModule(TrainModule):
         self.supernet = Supernet(
             space.network("search"), checkpoint_candidates=checkpoint_candidates, distribution=alpha
         )
+        start_at_last(self.supernet, start_logit)
         self.scores = PathScores(self.supernet)
         self.averaged: AveragedModel | None = None
         if average_decay is not None:
@@ -151,8 +152,7 @@ class SearchModule(TrainModule):
             self.supernet.compile(fullgraph=True, mode=compile)  # at its first call, as one graph
         self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer, weight_schedule))
         check_optimizer("arch_optimizer", arch_optimizer, arch_schedule)
-        self.weight_optimizer = weight_optimizer
-        self.arch_optimizer = arch_optimizer
+        self.weight_optimizer, self.arch_optimizer = weight_optimizer, arch_optimizer
         self.weight_schedule: LRSchedule = weight_schedule
         self.arch_schedule: LRSchedule = arch_schedule
         self.warmup_epochs = warmup_epochs

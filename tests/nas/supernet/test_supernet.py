@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 import os
 import socket
 from functools import partial
@@ -10,6 +11,7 @@ from torch import nn
 
 import nas
 from nas.relaxations import GumbelSoftmax, OpWeights, SampledPath, Softmax
+from nas.supernet.selection import start_at_last
 from nas.testing import random_choices
 
 
@@ -52,6 +54,19 @@ def test_choices_are_found_wherever_they_are(supernet):
     assert supernet.choices == {"first": ("linear", "deep", "norm"), "inner": ("relu", "tanh"), "cell": ("a", "b")}
     assert supernet.alpha.shape == (3, 3)
     assert supernet.mask.tolist() == [[True] * 3, [True, True, False], [True, True, False]]
+
+
+def test_a_start_at_the_last_labels_prefers_the_whole_network():
+    widths = nn.Linear(4, nas.width("width", [8, 16, 32]))
+    supernet = nas.Supernet(nn.Sequential(widths, nas.gate("gate", partial(nn.Linear, 2), elements=["a", "b"])))
+    start_at_last(supernet, 6.0)
+    of = supernet.probabilities()
+    width = of["width"]
+    assert width["32"] / width["16"] == pytest.approx(math.exp(3.0), rel=1e-5)  # float32
+    assert width["16"] / width["8"] == pytest.approx(math.exp(3.0), rel=1e-5)
+    assert of["gate.a"]["keep"] / of["gate.a"]["drop"] == pytest.approx(math.exp(6.0), rel=1e-5)
+    start_at_last(supernet, 0.0)
+    assert not supernet.alpha.any()
 
 
 def test_number_of_architectures_equals_enumeration(supernet):

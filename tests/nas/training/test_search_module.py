@@ -53,6 +53,12 @@ def module(**changes):
     return nas.SearchModule(**arguments)
 
 
+def test_alpha_starts_at_the_last_labels():
+    search = module(start_logit=2.0)
+    assert search.supernet.alpha.tolist() == [[0.0, 2.0], [0.0, 2.0]]
+    assert search.supernet.alpha.requires_grad and not module().supernet.alpha.any()
+
+
 def train(search, data, tmp_path, epochs=1):
     options = trainer.TrainerOptions(max_epochs=epochs, accelerator="cpu")
     loader = cast(Any, torch.utils.data.DataLoader(data, batch_size=None))
