@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "model": {
         "relaxation": {"class_path": "nas.relaxations.GumbelSoftmax", "init_args": {"hard": True}},
         "tau": {"class_path": "nas.tau.Exponential", "init_args": {"start": 5.0, "end": 0.2}},
+        "start_logit": 6.0,
         "weight_optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
         "arch_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1, "betas": [0.5, 0.999]}},
     },
