@@ -69,7 +69,7 @@ class Experiment:
         return task
 
     def for_retrain(self) -> Experiment:
-        """The stage ``"retrain"``, with the same data object unless the retrain section changes the data.
+        """The stage ``"retrain"``, with the objects of the same data and space unless the retrain section changes these.
 
         Raises:
             UsageError: The retrain section does not fit.
@@ -78,7 +78,10 @@ class Experiment:
             parser = make_parser()
             applied, parsed = _retraining(self.values, parser, self.source)
             made = _instantiated(self.source, parser, parsed, self.values, applied)
-        return made if self.values["retrain"]["data"] else replace(made, make_data=self.make_data)
+        retrain = self.values["retrain"]
+        if not retrain["space"]:
+            made = replace(made, model={**made.model, "space": self.model["space"]})
+        return made if retrain["data"] else replace(made, make_data=self.make_data)
 
     def record(self, *, force: bool = False) -> RunProvenance:
         """The conditions of a run of this configuration, for its checkpoints."""

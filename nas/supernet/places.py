@@ -9,7 +9,7 @@ from torch import nn
 from nas.supernet.base import ChoiceModule
 from nas.supernet.cuts import cuts_of
 from nas.supernet.value import values_of
-from nas.supernet.width import NumberRow, widths_of
+from nas.supernet.width import NumberRow, Width, widths_of
 
 
 def decisions(module: nn.Module) -> list[ChoiceModule]:
@@ -21,7 +21,16 @@ def held_by(module: nn.Module) -> list[ChoiceModule]:
     """The choices of the widths and values that a module itself holds."""
     cuts = cuts_of(module)
     widths = [*widths_of(module).values(), *(cuts.groups().values() if cuts is not None else ())]
-    return [*map(NumberRow, widths), *map(NumberRow, values_of(module))]
+    return [*map(_row_of, widths), *map(NumberRow, values_of(module))]
+
+
+def _row_of(width: Width) -> ChoiceModule:
+    """The row of a width, made once for all layers that hold the width."""
+    known = vars(width)
+    if "row" not in known:
+        known["row"] = NumberRow(width)
+    row: ChoiceModule = known["row"]
+    return row
 
 
 def outermost(modules: Iterable[nn.Module]) -> Iterator[ChoiceModule]:

@@ -68,8 +68,12 @@ def _check_same(name: str, path: str, place: ChoiceModule, other_path: str, othe
         )
 
 
-def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, Any]:
+def active_choices(
+    network: nn.Module, choices: Mapping[str, Any], order: Iterable[str] | None = None
+) -> dict[str, Any]:
     """The part of `choices` that is active: the choices that are reached through chosen candidates only.
+
+    `order` are the names of all choices, if they are known already.
 
     Raises:
         ValueError: An active choice has no label, an unknown label, or labels that are not allowed together.
@@ -82,8 +86,7 @@ def active_choices(network: nn.Module, choices: Mapping[str, Any]) -> dict[str, 
             active |= made
             for _, _, entered in module.branches(made):
                 pending.extend(entered)
-    order = list(find_choices(network))
-    return {name: active[name] for name in order if name in active}
+    return {name: active[name] for name in order or find_choices(network) if name in active}
 
 
 def conjunction(first: Condition, second: Condition) -> Condition | None:
@@ -105,7 +108,7 @@ def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
     places = find_rows(network)
     everything = draw_choices(places, draw)
     even = {name: {label: draw.random() for label in place.rows()[name]} for name, place in places.items()}
-    return active_choices(network, completed(network, everything, even))
+    return active_choices(network, completed(places.values(), everything, even))
 
 
 def all_choices(network: nn.Module) -> Iterator[dict[str, Any]]:
@@ -152,11 +155,11 @@ def draw_choices(
 
 
 def completed(
-    network: nn.Module, choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]
+    places: Iterable[ChoiceModule], choices: Mapping[str, Any], probabilities: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
     """The values of a genotype, made from a label for each name; see :meth:`nas.supernet.base.ChoiceModule.complete`."""
     result = dict(choices)
-    for place in {id(place): place for place in find_rows(network).values()}.values():
+    for place in {id(place): place for place in places}.values():
         result |= place.complete(result, probabilities)
     return result
 

@@ -76,6 +76,7 @@ class Supernet(nn.Module):
         self._mixed_ops = [module for module in network.modules() if isinstance(module, MixedOp)]
         places = find_rows(network)
         prepare_layers(network)
+        self._places = list(places.values())
         self.choices = {name: place.rows()[name] for name, place in places.items()}
         self.frozen = frozenset(name for name, place in places.items() if not place.learned)
         self._rows = {name: row for row, name in enumerate(self.choices)}
@@ -251,8 +252,8 @@ class Supernet(nn.Module):
         Raises:
             ValueError: An active choice is missing or has an unknown label.
         """
-        full = completed(self.network, genotype.choices, probabilities or self.probabilities())
-        active = active_choices(self.network, full)
+        full = completed(self._places, genotype.choices, probabilities or self.probabilities())
+        active = active_choices(self.network, full, self.choices)
         return Genotype(active, genotype.space, genotype.probabilities, genotype.cost, genotype.provenance)
 
     def derive(self, genotype: Genotype | Mapping[str, Any]) -> nn.Module:
