@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
-from nas.evaluation import SampleMean, scalars_of, update_metrics
+from nas.evaluation import scalars_of, update_metrics
 from nas.tasks import Task
 
 _SUFFIX = "_metrics"  # a submodule cannot be called "train"
@@ -18,8 +18,8 @@ class SplitMetrics(nn.ModuleDict):
     """Data split -> its loss and the task's metrics. Checkpoints hold their state, so an interrupted epoch averages the same values."""
 
     def add(self, split: str, task: Task) -> None:
-        """Registers the metrics of a split."""
-        metrics: dict[str, Metric] = {"loss": SampleMean(), **task.metrics()}
+        """Registers the metrics of a split. The loss is a mean over batches: ``disable`` of torchmetrics 1.9 leaves weights out."""
+        metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy="disable"), **task.metrics()}
         for metric in metrics.values():
             metric.persistent(True)
         self[split + _SUFFIX] = nn.ModuleDict(metrics)
