@@ -58,7 +58,7 @@ TESTED_BY = {
     "nas/bilevel/*": "nas/bilevel/test_bilevel.py",
     "nas/cli/launch_*": "nas/launch/test_launch.py",
     "nas/callbacks/*": "nas/runs/test_resume.py",  # their state is compared with that of an undisturbed run
-    "nas/costs/parts.py nas/costs/table.py nas/costs/limits.py nas/costs/module_key.py": "nas/costs/test_tabulate.py",
+    "nas/costs/parts.py nas/costs/table.py nas/costs/limits.py nas/costs/program.py nas/costs/module_key.py": "nas/costs/test_tabulate.py",
     "nas/compression/*": "nas/compression/test_compress.py",
     "nas/conversion/* nas/supernet/cuts.py nas/costs/cut_terms.py": "nas/conversion/test_convert.py",
     "nas/costs/latency.py": "nas/runs/test_targets.py",

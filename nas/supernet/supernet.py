@@ -246,8 +246,7 @@ class Supernet(nn.Module):
         """The same genotype without inactive choices, and with invalid values replaced.
 
         Gates without a kept element keep the most probable element. The most probable other label replaces a search-only label. An input
-        choice with one label gets the k labels of highest rank. `genotype` may name inactive choices; `probabilities` decide the
-        replacements (None: softmax of alpha).
+        choice with one label gets the k labels of highest rank. `probabilities` decide the replacements (None: softmax of alpha).
 
         Raises:
             ValueError: An active choice is missing or has an unknown label.
