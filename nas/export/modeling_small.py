@@ -33,11 +33,10 @@ class SmallPreTrainedModel(PreTrainedModel):
 
 
 def resize(layer: nn.Module, name: str, size: Any) -> None:
-    """Sets the shape of a tensor of a layer, or a number."""
+    """Cuts a tensor of a layer to its first elements, or sets a number."""
     old = getattr(layer, name)
-    if isinstance(old, nn.Parameter):
-        setattr(layer, name, nn.Parameter(old.new_empty(size), old.requires_grad))
-    elif isinstance(old, torch.Tensor):
-        setattr(layer, name, old.new_empty(size))
+    if isinstance(old, torch.Tensor):
+        part = old.detach()[tuple(map(slice, size))].clone()
+        setattr(layer, name, nn.Parameter(part, old.requires_grad) if isinstance(old, nn.Parameter) else part)
     else:
         setattr(layer, name, tuple(size) if isinstance(size, list) else size)
