@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from compress_training import Samples
@@ -55,11 +55,11 @@ def random_one(job: Job) -> nn.Module:
     return next(draws(searched(job), job)).network
 
 
-class Drawn:
+class Drawn(NamedTuple):
     """An architecture, and its network with the parent's weights."""
 
-    def __init__(self, choices: dict[str, Any], network: nn.Module) -> None:
-        self.choices, self.network = choices, network
+    choices: dict[str, Any]
+    network: nn.Module
 
 
 def draws(state: Searched, job: Job) -> Iterator[Drawn]:

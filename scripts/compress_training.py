@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.datasets import FashionMNIST
 
+from nas.compression.config import TEACHING
+from nas.tasks import Classification, Distillation
+
 BATCH_SIZE = 128
-WEIGHT = 0.9
-"""Share of the teacher in the loss, as in :data:`nas.compression.config.TEACHING`."""
-TEMPERATURE = 2.0
 SHIFT = 2
 
 
@@ -86,8 +86,12 @@ def fit(
         epochs: Number of passes.
         lr: Largest learning rate.
         seed: Decides the order of the samples and their augmentation.
-        teacher: Teaches by its class probabilities, with the weight `WEIGHT`.
+        teacher: Teaches as in ``nas compress``.
     """
+    task = None
+    if teacher is not None:
+        task = Distillation(Classification(10), **TEACHING["init_args"])
+        task.teach(teacher)
     network.to(memory_format=torch.channels_last).train()
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]
@@ -101,13 +105,12 @@ def fit(
         for images, labels in batches(samples, 1000 * seed + epoch):
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(images).float()
-            loss = F.cross_entropy(logits, labels)
-            if teacher is not None:
-                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                    taught = teacher(images).float()
-                own, target = ((each / TEMPERATURE).log_softmax(1) for each in (logits, taught))
-                distance = F.kl_div(own, target, reduction="batchmean", log_target=True) * TEMPERATURE**2
-                loss = (1 - WEIGHT) * loss + WEIGHT * distance
+            if task is None:
+                loss = F.cross_entropy(logits, labels)
+            else:
+                with torch.autocast("cpu", torch.bfloat16):
+                    target = task.prepare((images,), labels)
+                loss = task.loss(logits, target._replace(output=target.output.float()))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -115,15 +115,14 @@ def limits_as_numbers(
         raise UsageError(f"limit: unknown cost {', '.join(unknown) or None}; expected {', '.join(COSTS)}")
     missing = {name: COSTS[name] for name in limits if name not in known}
     tables = {**known, **cost_tables(experiment, device, missing, measure=True)}
-    with untouched_rng():
-        network = Supernet(experiment.model["space"].network("retrain")).network
-    numbers = {}
-    for name, value in limits.items():
-        if value <= 1:
-            value *= tables[name].of(most_expensive(network, tables[name]))
-            value = value if COSTS[name] is latency_ms else math.floor(value)
-        numbers[name] = {"max": value}
-    return numbers, {name: tables[name] for name in limits}
+    numbers = dict(limits)
+    if shares := [name for name, value in limits.items() if value <= 1]:
+        with untouched_rng():
+            network = experiment.model["space"].network("retrain")
+        for name in shares:
+            cost = limits[name] * tables[name].of(most_expensive(network, tables[name]))
+            numbers[name] = cost if COSTS[name] is latency_ms else math.floor(cost)
+    return {name: {"max": value} for name, value in numbers.items()}, {name: tables[name] for name in limits}
 
 
 def target_report(targets: Sequence[Target], **known: Mapping[str, float]) -> dict[str, dict[str, Any]]:

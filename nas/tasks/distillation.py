@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -75,13 +75,14 @@ class Distillation(Task):
         self.task, self.weight, self.kind, self.temperature = task, weight if task else 1.0, kind, temperature
         self.features, self.feature_weight = features, feature_weight
         self._seen: dict[str, Tensor] = {}
+        self._blocks: list[str] | None = None  # of the parent
         self._parent: list[nn.Module] = []  # in a list, because the parent is neither trained nor saved
         self._make: Callable[[], nn.Module | None] = lambda: None
 
     def teach(self, parent: nn.Module | Callable[[], nn.Module | None]) -> None:
         """Sets the parent, which is put into eval mode. A function makes the parent at its first use, unless a network was given."""
         if isinstance(parent, nn.Module):
-            self._parent = [parent.eval()]
+            self._parent, self._blocks = [parent.eval()], None
         else:
             self._make = parent
 
@@ -101,15 +102,15 @@ class Distillation(Task):
         """The paths of the features; raises ValueError if there are no blocks."""
         if self.features != BLOCKS:
             return self.features or ()
-        if not (found := blocks_of(self.parent)):
+        if self._blocks is None:
+            self._blocks = blocks_of(self.parent)
+        if not self._blocks:
             raise ValueError(f"features: {type(self.parent).__name__} has no blocks; name modules instead")
-        return found
+        return self._blocks
 
-    @contextmanager
-    def observing(self, network: nn.Module) -> Iterator[None]:
+    def observing(self, network: nn.Module) -> AbstractContextManager[None]:
         """Keeps the features of a forward pass for the loss that comes next."""
-        with collecting(network, self.paths, self._seen, "the network") if self.features else nullcontext():
-            yield
+        return collecting(network, self.paths, self._seen, "the network") if self.features else nullcontext()
 
     def prepare(self, inputs: tuple[Any, ...], target: Any) -> Taught:
         """The target with the parent's output and features.
