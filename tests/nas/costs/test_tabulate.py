@@ -439,3 +439,14 @@ def test_what_a_label_adds_is_the_sum_of_what_it_brings():
     table = CostModel(nas.Supernet(network), [torch.randn(1, 3)]).table("params", num_params)
     assert table.largest("depth", "2") == 2 * (8 * 8 + 8)
     assert table.largest("w", "8") == table.of({"w": "8", "depth": "2"}) - table.fixed
+
+
+def test_conditions_that_hold_together_add_up():
+    """Sets of labels may overlap, as those of a depth do; by enumeration of all nine architectures."""
+    labels = dict.fromkeys("xyz", nn.Identity)
+    network = nn.Sequential(nas.choice("a", labels), nas.choice("b", labels))
+    terms = [("x", "xy", -1.0), ("x", "yz", -1.0), ("y", "z", -1.5), ("z", "xyz", -0.5), ("z", "y", -1.0)]
+    table = CostTable("cost", 3.0, tuple(Term({"a": frozenset(a), "b": frozenset(b)}, value) for a, b, value in terms))
+    every = [{"a": a, "b": b} for a in "xyz" for b in "xyz"]
+    assert cheapest(network, table) == min(every, key=table.of) == {"a": "x", "b": "y"}
+    assert table.of(most_expensive(network, table)) == max(map(table.of, every))

@@ -272,9 +272,11 @@ def test_stored_block_scores_are_solved_for_other_limits(run_cli, config):
         return min(allowed, key=lambda choices: sum(rises.get(pair, 0.0) for pair in choices.items()))
 
     assert answer.result["genotype"] == best(macs=12_000)
+    assert best(macs=0.45 * most["macs"]) != best()
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
     for words, limits in (
         (["--limit", "params=0.8"], {"params": 0.8 * most["params"]}),
+        (["--limit", "macs=0.45"], {"macs": 0.45 * most["macs"]}),
         (["--limit", "macs=0.9", "--limit", "params=190"], {"macs": 0.9 * most["macs"], "params": 190}),
     ):
         again = run_cli("derive", "--run", "run", *words, "--out", "found.json", "--json")
