@@ -1,8 +1,8 @@
-"""Run many searches: every combination of settings and seeds.
+"""Run many searches: every combination of methods, settings and seeds.
 
 Each search has its own run folder in DIR/trials. A search that fails or is
-killed continues from its checkpoint. The command prints mean and standard
-deviation over the seeds of each setting.
+killed continues from its checkpoint. The command prints a table with a row for
+each method; 'nas report --launch DIR' writes table and pictures into a file.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 
 from nas.cli.parsing import CONFIG, CommandParser, at_least, config_source
 from nas.cli.printing import print_pairs
-from nas.genotype import choices_text
 from nas.io.errors import shown
+from nas.launch.methods import read_methods
 from nas.launch.options import ENGINES, make_engine, parse_seeds, parse_settings
 
 PARSER = CommandParser("launch", __doc__, overrides=True)
 START = PARSER.add_mutually_exclusive_group(required=True)
 START.add_argument("--config", **CONFIG)
 START.add_argument("--resume", type=Path, metavar="DIR", help="folder of a launch to continue")
+PARSER.add_argument("--methods", type=Path, metavar="FILE", help="YAML file: name of a method -> keys that it changes")
 PARSER.add_argument("--seeds", metavar="A-B", help="values of seed_everything: 0-9, or 0,3,5")
 PARSER.add_argument(
     "--set",
@@ -65,12 +66,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Starts or continues a launch; returns the summary."""
     if options.resume is not None:
         reason = "--resume takes the searches from its folder"
-        PARSER.refuse(options, reason, "seeds", "set", "out", "retrain", "baseline", "overrides")
+        PARSER.refuse(options, reason, "methods", "seeds", "set", "out", "retrain", "baseline", "overrides")
     elif options.seeds is None:
         PARSER.error("--config FILE needs --seeds A-B")
     else:
         source, seeds = config_source(options), parse_seeds(options.seeds)
         settings = parse_settings(options.set)
+        methods = None if options.methods is None else read_methods(options.methods)
     names = ("job", "num_parallel", "max_failures", "address", "asha")
     engine = make_engine(options.engine, **{name: getattr(options, name) for name in names})
     from nas.cli.launch_progress import lines, live, quiet
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.resume is not None:
         folder, summary = resume_launch(options.resume, engine, options.trust_module, progress)
     else:
-        stages = {"retrain": options.retrain, "num_baseline": options.baseline}
+        stages = {"retrain": options.retrain, "num_baseline": options.baseline, "methods": methods}
         folder, summary = launch(source, seeds, settings, engine, options.out, progress=progress, **stages)
     result = {"launch": str(folder), **summary}
     if summary["failed"]:
@@ -91,32 +93,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints a row for each setting, and one for random search."""
+    """Prints a row for each method, and one for random architectures."""
     from rich.console import Console
     from rich.table import Column, Table
 
-    table = Table(Column("settings", overflow="fold"), "searches", "judged on", "mean ± std", "best", "seconds")
-    for row in result["settings"]:
-        name = shown(choices_text(row["settings"])) or "the configuration's"
-        if "mean" not in row:
-            table.add_row(name, f"0 of {row['num']}", "-", "-", "-", "-")
-            continue
-        best = row["best"]
-        table.add_row(
-            name,
-            f"{row['num_finished']} of {row['num']}",
-            row["part"],
-            _spread(row),
-            f"{best.get(row['part'], best['arch']):.4f}, seed {best['seed']}",
-            f"{row['search_seconds']:.1f}",
-        )
-    if (random := result["baseline"]) is not None:
-        name = f"random search, {random['num']} architectures"
-        seconds = f"{random['search_seconds']:.1f}"
-        table.add_row(name, "", "test", _spread(random["test"]), f"{random['best']['test']:.4f}", seconds)
+    from nas.launch.table import cells
+
+    head, rows = cells(result)
+    table = Table(Column(head[0], overflow="fold"), *(Column(text, justify="right") for text in head[1:]))
+    for row in rows:
+        table.add_row(*map(shown, row))
     Console(highlight=False, markup=False).print(table)
     print_pairs({"folder": result["launch"]})
-
-
-def _spread(row: dict[str, Any]) -> str:
-    return f"{row['mean']:.4f}" + ("" if row["std"] is None else f" ± {row['std']:.4f}")

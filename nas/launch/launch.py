@@ -5,27 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from nas.benchmark import Table
 from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
 from nas.io.json_file import Document, write_json
-from nas.launch.trials import FIGURES, MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows
+from nas.launch.pages import PAGES, write_pages
+from nas.launch.table import summarised
+from nas.launch.trials import MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows
 from nas.runs.config import load_experiment
 from nas.runs.options import ConfigSource
-from nas.runs.pages import write_hparams
+from nas.runs.stages.baseline import TABLE as RANDOM_TABLE
 from nas.runs.stages.baseline import baseline
 
 DOCUMENT = Document("a launch", "gumbel-nas/launch")
-LAUNCH, SUMMARY, TABLE, HPARAMS = "launch.json", "summary.json", "trials.csv", "hparams"
+LAUNCH, SUMMARY, TRIALS, BASELINE = "launch.json", "summary.json", "trials.csv", "baseline"
 
 Progress = Callable[[Plan, Sequence[Trial]], AbstractContextManager[OnEvent]]
 """Shows the states of trials while the context lasts."""
@@ -41,12 +40,13 @@ def launch(
     retrain: bool,
     num_baseline: int,
     progress: Progress,
+    methods: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Searches with every combination of seeds and settings; returns the folder and the content of its summary.json.
+    """Searches with every method, combination of settings and seed; returns the folder and the content of its summary.json.
 
     `out` is ``runs/<config name>_launch`` by default. A UsageError if the folder exists, or a setting does not load.
     """
-    trials = make_trials(seeds, settings)
+    trials = make_trials(seeds, settings, methods)
     _check_settings(source, trials)
     folder = out if out is not None else Path("runs") / f"{source.name}_launch"
     with atomic_folder(folder) as new:
@@ -65,11 +65,11 @@ def resume_launch(
         _check_settings(plan.source, trials)
         with progress(plan, trials) as on_event:
             failed = engine.run(plan, trials, on_event)
-        compared = baseline(plan.source, num_baseline, folder / "baseline")[1] if num_baseline else None
-        summary = summarised(rows(plan, trials), failed, compared)
+        random = baseline(plan.source, num_baseline, folder / BASELINE)[1] if num_baseline else None
+        summary = read_summary(plan, trials, failed, random)
         write_json(folder / SUMMARY, summary)
-        write_atomic(folder / TABLE, _csv(summary["trials"]))
-        _write_hparams(folder / HPARAMS, summary["trials"])
+        write_atomic(folder / TRIALS, csv_text(summary["trials"]))
+        write_pages(folder / PAGES, summary["trials"])
     return folder, summary
 
 
@@ -91,39 +91,20 @@ def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Tria
 def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
     """Loads the configuration with each combination of settings, so that errors are reported before the first search."""
     for trial in {json.dumps(trial.settings): trial for trial in trials}.values():
-        load_experiment(source.extended(*trial.words()))
+        try:
+            load_experiment(source.extended(*trial.words()))
+        except UsageError as error:
+            raise UsageError(f"method {trial.method}: {error}" if trial.settings else str(error)) from None
 
 
-def summarised(
-    found: Sequence[Mapping[str, Any]], failed: Mapping[str, str], compared: Mapping[str, Any] | None
+def read_summary(
+    plan: Plan, trials: Sequence[Trial], failed: Mapping[str, str], random: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Mean, standard deviation and best trial of each combination of settings; `compared` is the summary of random search."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in found:
-        groups.setdefault(json.dumps(_settings_of(row)), []).append(row)
-    settings = [{"settings": json.loads(text), **_summary_of(members)} for text, members in groups.items()]
-    return {"trials": list(found), "settings": settings, "failed": dict(failed), "baseline": compared}
-
-
-def _summary_of(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    part = "test" if any("test" in row for row in members) else "arch"
-    scored = [row for row in members if part in row]
-    counts = {"num": len(members), "num_finished": len(scored), "part": part}
-    if not scored:
-        return counts
-    values = [row[part] for row in scored]
-    best = max(scored, key=lambda row: row["arch"])  # never by the test set
-    return {
-        **counts,
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "best": {key: best[key] for key in FIGURES if key in best},
-        "search_seconds": statistics.fmean(row["search_seconds"] for row in scored),
-    }
-
-
-def _settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in FIGURES}
+    """The content of summary.json, from the files of the trials; see :func:`nas.launch.table.summarised`."""
+    table = None if random is None else Table.load(plan.folder / BASELINE / RANDOM_TABLE)
+    finished = [run for run in map(plan.run, trials) if run.finished]
+    metric = {"metric": finished[0].read_summary()["metric"]["name"]} if finished else {}
+    return {**metric, **summarised(rows(plan, trials), failed, random, table)}
 
 
 def failure_text(folder: Path, summary: Mapping[str, Any]) -> str:
@@ -135,7 +116,8 @@ def failure_text(folder: Path, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _csv(found: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """A CSV table with a column for each key; nested values are JSON."""
     text = io.StringIO()
     columns = dict.fromkeys(key for row in found for key in row)
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -143,13 +125,3 @@ def _csv(found: Sequence[Mapping[str, Any]]) -> str:
     for row in found:
         writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in row.items()})
     return text.getvalue()
-
-
-def _write_hparams(folder: Path, found: Sequence[Mapping[str, Any]]) -> None:
-    """Writes TensorBoard's HParams page: an event file for each trial that has a figure. Old files are removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for row in found:
-        figures = {f"launch/{key}": float(row[key]) for key in ("arch", "test", "search_seconds") if key in row}
-        if figures:
-            with SummaryWriter(str(folder / row["name"])) as writer:
-                write_hparams(writer, {"seed": row["seed"], **_settings_of(row)}, figures, 0)

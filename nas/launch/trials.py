@@ -18,10 +18,16 @@ from nas.io.parent import PARENT, python_command
 from nas.runs.folder import RunFolder
 from nas.runs.options import GROUPS, ConfigSource, check_key
 
-FIGURES = ("name", "seed", "arch", "test", "search_seconds", "genotype", "replaced", "stopped_after")
+COSTS = ("params", "macs", "latency_ms")
+FIGURES = (
+    *("name", "method", "seed", "arch", "test", "search_seconds", "train_seconds"),
+    *(*COSTS, "genotype", "replaced", "stopped_after"),
+)
 """Keys of a row that are not settings."""
 MAX_TRIALS = 10_000
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,119}")
+MAX_METHOD = 120
+_MODULES = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
 WAIT_SECONDS = 60.0
 """Time for a search to save and stop after its launch was killed."""
 
@@ -33,16 +39,19 @@ class Trial(NamedTuple):
         name: Name of the run folder.
         seed: Value of seed_everything.
         settings: Key -> value that overrides the configuration.
+        method: Name that its trials share in tables and pictures; empty in launches of older versions.
     """
 
     name: str
     seed: int
     settings: dict[str, str]
+    method: str = ""
 
     @classmethod
     def read(cls, row: Any, source: str) -> Trial:
         """The trial of a row of launch.json; a UsageError for a key or value that no launch writes."""
-        if not isinstance(row, dict) or set(row) != set(cls._fields) or not isinstance(row["settings"], dict):
+        needed = set(cls._fields) - set(cls._field_defaults)
+        if not isinstance(row, dict) or not needed <= set(row) <= set(cls._fields) or type(row["settings"]) is not dict:
             raise UsageError(f"{source}: a trial must have the keys {', '.join(cls._fields)}, got {row!r:.80}")
         trial = cls(**row)
         if not isinstance(trial.name, str) or not NAME.fullmatch(trial.name):
@@ -55,7 +64,9 @@ class Trial(NamedTuple):
             check_key(key, f"{source}: {trial.name}")
             if not isinstance(value, str):
                 raise UsageError(f"{source}: {trial.name}: {key} must be a text, got {value!r:.80}")
-        return trial
+        if not isinstance(trial.method, str) or len(trial.method) > MAX_METHOD:
+            raise UsageError(f"{source}: {trial.name}: {trial.method!r:.80} is not the name of a method")
+        return trial._replace(method=trial.method or method_name("", trial.settings))
 
     def words(self) -> list[str]:
         """The settings and the seed as ``--KEY=VALUE`` words."""
@@ -113,22 +124,55 @@ class Engine(Protocol):
         """Runs the unfinished trials; returns name -> reason of each failed trial."""
 
 
-def make_trials(seeds: Sequence[int], settings: Mapping[str, Sequence[str]]) -> list[Trial]:
-    """Every combination of settings with every seed; a UsageError for a repeated seed or setting, and for too many trials."""
+def make_trials(
+    seeds: Sequence[int], settings: Mapping[str, Sequence[str]], methods: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Trial]:
+    """Every method with every combination of settings and every seed.
+
+    Args:
+        seeds: Values of seed_everything.
+        settings: Key -> values.
+        methods: Name -> key -> value; None: the configuration alone.
+
+    Raises:
+        UsageError: A seed or a setting is repeated, a method changes a key of `settings`, or there are too many trials.
+    """
+    for name, changes in (methods or {}).items():
+        if both := changes.keys() & settings.keys():
+            raise UsageError(f"--set: method {name} changes {min(both)} too")
     combinations = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
-    if len(combinations) * len(seeds) > MAX_TRIALS:
-        raise UsageError(f"{len(combinations) * len(seeds)} searches; at most {MAX_TRIALS} are launched")
-    trials = [Trial(_name(i, chosen, seed), seed, chosen) for i, chosen in enumerate(combinations) for seed in seeds]
-    names = [trial.name for trial in trials]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--seeds, --set: {given_twice(names)} is given twice")
+    groups = [(name, changes, chosen) for name, changes in (methods or {"": {}}).items() for chosen in combinations]
+    if len(groups) * len(seeds) > MAX_TRIALS:
+        raise UsageError(f"{len(groups) * len(seeds)} searches; at most {MAX_TRIALS} are launched")
+    names = [method_name(name, chosen) for name, _, chosen in groups]
+    if len(set(names)) < len(names):  # equal classes of different modules
+        names = [method_name(name, chosen, whole=True)[:MAX_METHOD] for name, _, chosen in groups]
+    trials = [
+        Trial(_folder_name(method, i, chosen, seed), seed, {**changes, **chosen}, name)
+        for i, (name, (method, changes, chosen)) in enumerate(zip(names, groups, strict=True))
+        for seed in seeds
+    ]
+    folders = [trial.name for trial in trials]
+    if len(set(folders)) < len(folders):
+        raise UsageError(f"--seeds, --set: {given_twice(folders)} is given twice")
     return trials
 
 
-def _name(number: int, settings: Mapping[str, str], seed: int) -> str:
+def method_name(method: str, settings: Mapping[str, str], *, whole: bool = False) -> str:
+    """A short name in tables: the method, and the settings by the ends of their keys and classes; `whole`: not shortened."""
+    ends = [key.rpartition(".")[2] for key in settings]
+    keys = ends if len(set(ends)) == len(ends) and not whole else list(settings)
+    values = settings.values() if whole else [_MODULES.sub(r"\1", value) for value in settings.values()]
+    text = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+    return ", ".join(filter(None, (method, text)))[:MAX_METHOD] or "as configured"
+
+
+def _folder_name(method: str, number: int, settings: Mapping[str, str], seed: int) -> str:
     parts = [f"{key.rpartition('.')[2]}-{value.rpartition('.')[2]}" for key, value in settings.items()]
     parts = [re.sub(r"[^A-Za-z0-9.+-]+", "_", part) for part in parts]
-    return "_".join([*([f"{number:03}", *parts] if parts else []), f"seed{seed}"])[:120]
+    start = "_".join(filter(None, [method, *([f"{number:03}", *parts] if parts else [])]))
+    end = f"seed{seed}"
+    return f"{start[: 119 - len(end)]}_{end}" if start else end
 
 
 def run_trial(plan: Plan, trial: Trial, runner: Runner) -> None:
@@ -175,20 +219,23 @@ def judged_half(row: Mapping[str, float]) -> str:
 
 
 def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """A row for each trial: settings, and figures as far as it is finished."""
+    """A row for each trial: method, seed, settings, and figures as far as the trial is finished."""
     found = []
     for trial in trials:
         run = plan.run(trial)
-        row: dict[str, Any] = {"name": trial.name, "seed": trial.seed, **trial.settings}
+        row: dict[str, Any] = {"name": trial.name, "method": trial.method, "seed": trial.seed, **trial.settings}
         if run.finished:
             summary = run.read_summary()
             row |= {"arch": summary["metric"]["value"], "search_seconds": summary["search_seconds"]}
+            row |= {key: summary["cost"][key] for key in COSTS if key in (summary.get("cost") or {})}
             row["genotype"] = summary["genotype"]
             if summary.get("replaced") is not None:
                 row["replaced"] = summary["replaced"]
         elif plan.stopped(trial).exists():
             row["stopped_after"] = read_json(plan.stopped(trial), f"{plan.stopped(trial)}: missing")["epochs"]
         if run.retrain.finished:
-            row["test"] = run.retrain.read_summary()["metric"]["value"]
+            summary = run.retrain.read_summary()
+            row |= {"test": summary["metric"]["value"]}
+            row |= {key: summary[key] for key in ("train_seconds", *COSTS) if key in summary}
         found.append(row)
     return found

@@ -211,14 +211,19 @@ def check_texts(value: Any, source: str) -> None:
                 raise UsageError(f"{source}: {value!r:.40}: {' '.join(str(error).split())}") from None
 
 
-def check_yaml(path: Path) -> dict[str, Any]:
-    """The content of a configuration file; raises UsageError if it is not YAML with the keys of a configuration."""
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises UsageError for invalid YAML, a key that is given twice, and aliases that expand to huge values."""
     text = read_text(path, MAX_CONFIG_BYTES)
     try:
-        content = yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)
     except Exception as error:  # constructors of tags raise errors of all kinds
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise UsageError(f"{path}: not valid YAML: {reason}") from None
+
+
+def check_yaml(path: Path) -> dict[str, Any]:
+    """The content of a configuration file; raises UsageError if it is not YAML with the keys of a configuration."""
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a configuration; expected the keys {', '.join(SECTIONS)}")
     check_content(content, str(path))

@@ -19,7 +19,7 @@ from nas.cli import main
 from nas.cli.launch_progress import progress_table
 from nas.io import checkpoint_io
 from nas.io.errors import UsageError
-from nas.launch.launch import launch, resume_launch, summarised
+from nas.launch.launch import launch, resume_launch
 from nas.launch.local import Local
 from nas.launch.options import parse_settings
 from nas.launch.slurm import Slurm
@@ -105,12 +105,12 @@ def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(run_cli, config
     assert len((folder / "trials.csv").read_text().splitlines()) == 5
     again = InProcess()
     assert resume_launch(folder, again, (), silent)[1] == summary and again.commands == []
-    for row in summary["trials"]:  # the HParams page: one row a trial, also after going on
-        events = EventAccumulator(str(folder / "hparams" / row["name"])).Reload()
+    for row in summary["trials"]:  # the HParams page: one row a trial, also after resuming
+        events = EventAccumulator(str(folder / "dashboard/trials" / row["name"])).Reload()
         assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == pytest.approx(
             {f"launch/{key}": row[key] for key in ("arch", "test", "search_seconds")}
         )
-        (path,) = (folder / "hparams" / row["name"]).iterdir()
+        (path,) = (folder / "dashboard/trials" / row["name"]).iterdir()
         assert b"model.tau" in path.read_bytes() and row["model.tau"].encode() in path.read_bytes()
 
 
@@ -141,17 +141,6 @@ def test_what_failed_is_named_and_done_later(run_cli, config, tmp_path):
     engine = InProcess()
     _, summary = resume_launch(folder, engine, (), silent)
     assert engine.commands == ["search"] and summary["settings"][0]["num_finished"] == 2
-
-
-def test_the_best_is_chosen_without_the_test_set():
-    found = [
-        {"name": "a", "seed": 0, "arch": 0.5, "test": 0.9, "search_seconds": 1.0},
-        {"name": "b", "seed": 1, "arch": 0.6, "test": 0.7, "search_seconds": 3.0},
-        {"name": "c", "seed": 2},
-    ]
-    (row,) = summarised(found, {}, None)["settings"]
-    assert row["best"]["name"] == "b" and row["mean"] == pytest.approx(0.8) and row["search_seconds"] == 2.0
-    assert (row["num"], row["num_finished"]) == (3, 2)
 
 
 @pytest.mark.parametrize(
