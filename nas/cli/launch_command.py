@@ -1,8 +1,7 @@
-"""Run many searches: every combination of methods, settings and seeds.
+"""Run many searches: every combination of methods, settings, seeds.
 
-Each search has its own run folder in DIR/trials. A search that fails or is
-killed continues from its checkpoint. The command prints a table with a row for
-each method; 'nas report --launch DIR' writes table and pictures into a file.
+Each search has its own run folder in DIR/trials, and continues from its
+checkpoint if it fails or is killed. The result is a table of the methods.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PARSER = CommandParser("launch", __doc__, overrides=True)
 START = PARSER.add_mutually_exclusive_group(required=True)
 START.add_argument("--config", **CONFIG)
 START.add_argument("--resume", type=Path, metavar="DIR", help="folder of a launch to continue")
-PARSER.add_argument("--methods", type=Path, metavar="FILE", help="YAML file: name of a method -> keys that it changes")
+PARSER.add_argument("--methods", type=Path, metavar="FILE", help="YAML: name of a method -> keys it changes")
 PARSER.add_argument("--seeds", metavar="A-B", help="values of seed_everything: 0-9, or 0,3,5")
 PARSER.add_argument(
     "--set",
@@ -35,20 +34,20 @@ PARSER.add_argument(
     "--engine",
     choices=ENGINES,
     default="local",
-    help="local: processes on this machine (default); ray: Ray Tune (gumbel-nas[ray]); slurm: submitit (gumbel-nas[slurm])",
+    help="local: processes on this machine (default); ray: Ray Tune; slurm: submitit",
 )
 PARSER.add_argument(
     "--job",
     action="append",
     default=[],
     metavar="KEY=V",
-    help="resources of a search, may be repeated; ray: num_cpus=1, num_gpus=1 (if there are any); "
-    "slurm: timeout_min=240, slurm_partition=gpu, ...; cluster=local runs the jobs on this machine",
+    help="resources of a search, may be repeated; ray: num_cpus=1, num_gpus=1; "
+    "slurm: timeout_min=240, slurm_partition=gpu, ...; cluster=local: this machine",
 )
 PARSER.add_argument(
     "--address",
     metavar="HOST:PORT",
-    help="Ray cluster that shares this file system (a cluster of this machine alone, on loopback)",
+    help="Ray cluster that shares this file system (one on this machine)",
 )
 PARSER.add_argument("--asha", action="store_true", help="with ray: stop searches of high loss early")
 PARSER.add_argument(
