@@ -1,0 +1,93 @@
+"""Draws methods beside each other: curves with bands, and results against cost. The place of a method fixes its color."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nas.drawing.distribution import COLORS, STYLES
+
+MAX_LINES = 8
+"""Largest number of methods in a picture."""
+MARKERS = "os^Dv*"
+_FONT = 9.5
+
+Band = Mapping[str, Sequence[tuple[int, float, float]]]
+"""Method -> (epoch, mean, standard deviation)."""
+
+
+def draw_bands(bands: Band, order: Sequence[str], label: str) -> list[Figure]:
+    """The mean of each method as a line, and one standard deviation as a band; pictures of at most `MAX_LINES` methods.
+
+    Args:
+        bands: The curves.
+        order: All methods of the launch.
+        label: The label of the vertical axis.
+    """
+    figures = []
+    for names in _parts([name for name in order if name in bands]):
+        figure, axes = _axes()
+        for name in names:
+            epochs, means, spreads = zip(*bands[name], strict=True)
+            color, style = _look(order.index(name))
+            axes.plot(epochs, means, color=color, linestyle=style, linewidth=1.6, label=name)
+            low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+            axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+        _finish(axes, "epoch", label)
+        figures.append(figure)
+    return figures
+
+
+def draw_costs(
+    rows: Sequence[Mapping[str, Any]], label: str, chance: Sequence[tuple[float, float]] = ()
+) -> list[Figure]:
+    """The result of each method against its cost, with standard deviations; `chance` is random search: (cost, result).
+
+    Args:
+        rows: ``method``, ``cost``, ``mean`` and ``std`` of all methods of the launch; methods without cost are left out.
+        label: The label of the vertical axis.
+        chance: Points of a curve.
+    """
+    figures = []
+    order = [row["method"] for row in rows]
+    known = {row["method"]: row for row in rows if row.get("cost") is not None}
+    for names in _parts([name for name in order if name in known]):
+        figure, axes = _axes()
+        if chance:
+            axes.plot(*zip(*chance, strict=True), color="#7f8a94", linewidth=1.2, label="random search")
+        for name in names:
+            row, place = known[name], order.index(name)
+            marker = MARKERS[place // len(COLORS) % len(MARKERS)]
+            spread = row["std"] or 0.0
+            color = COLORS[place % len(COLORS)]
+            axes.errorbar(row["cost"], row["mean"], spread, marker=marker, color=color, capsize=3, label=name)
+        _finish(axes, "cost of a search, in stand-alone trainings", label)
+        figures.append(figure)
+    return figures
+
+
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[i : i + MAX_LINES] for i in range(0, len(names), MAX_LINES)]
+
+
+def _look(place: int) -> tuple[str, str]:
+    return COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
+
+
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, 3.4), facecolor="white", layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finish(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, fontsize=_FONT)
+    axes.set_ylabel(y_label, fontsize=_FONT, parse_math=False)
+    axes.tick_params(labelsize=_FONT)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(fontsize=_FONT, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,25 @@
+"""LaTeX in which all names and values appear unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+_SPECIAL = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
+
+
+def latex_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A ``tabular`` with the rules of booktabs: the first column to the left, the others to the right."""
+    lines = [f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", _line(head), r"\midrule"]
+    return "\n".join([*lines, *map(_line, rows), r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join("".join(_SPECIAL.get(sign, sign) for sign in text) for text in cells) + r" \\"

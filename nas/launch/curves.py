@@ -1,0 +1,63 @@
+"""Curves of the methods of a launch: the mean over seeds and its spread, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nas.io.csv_file import read_columns
+from nas.launch.trials import Plan, Trial
+
+SEARCH = ("search/entropy", "search/joint_entropy", "search/mode_probability", "search/tau")
+
+
+class Point(NamedTuple):
+    """The mean over seeds at the end of an epoch.
+
+    Attributes:
+        epoch: Its number from 1.
+        mean: The mean.
+        std: The standard deviation; 0 for one seed.
+        num: Number of seeds that have a value.
+    """
+
+    epoch: int
+    mean: float
+    std: float
+    num: int
+
+
+Curves = dict[str, dict[str, list[Point]]]
+"""Tag -> method -> points. Every tag has every method that measured it, in the order of the launch."""
+
+
+def read_curves(plan: Plan, trials: Sequence[Trial]) -> Curves:
+    """The curves of the arch split, of the train split, and of the distribution; trials that have not started are left out.
+
+    Raises:
+        ValueError: The metrics file of a trial is damaged.
+    """
+    values: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for trial in trials:
+        path = plan.run(trial).metrics_csv
+        for _, row in read_columns(path) if path.is_file() else ():
+            for tag in _tags(row):
+                if math.isfinite(row[tag]):
+                    by_epoch = values.setdefault(tag, {}).setdefault(trial.method, {})
+                    by_epoch.setdefault(int(row["epoch"]) + 1, []).append(row[tag])
+    order = dict.fromkeys(trial.method for trial in trials)
+    return {
+        tag: {name: [_point(*item) for item in sorted(found[name].items())] for name in order if name in found}
+        for tag, found in values.items()
+    }
+
+
+def _tags(row: Mapping[str, Any]) -> Iterable[str]:
+    return [tag for tag in row if tag.startswith(("arch/", "weight/")) or tag in SEARCH]
+
+
+def _point(epoch: int, values: Sequence[float]) -> Point:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Point(epoch, statistics.fmean(values), spread, len(values))

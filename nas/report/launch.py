@@ -1,0 +1,152 @@
+"""The report of a launch: table, curves, costs, choices and failures, as one HTML file, Markdown, CSV or LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from nas.benchmark import Table
+from nas.drawing.methods import draw_bands, draw_costs
+from nas.genotype import choices_text
+from nas.io.errors import UsageError
+from nas.io.files import write_atomic
+from nas.io.json_file import read_json
+from nas.io.latex import latex_table
+from nas.io.markdown import escaped, fenced, markdown_table
+from nas.launch.agreement import Chosen, chosen_of
+from nas.launch.comparison import best_of
+from nas.launch.curves import Curves, read_curves
+from nas.launch.launch import BASELINE, SUMMARY, csv_text, read_launch, read_summary
+from nas.launch.table import cells, numbers
+from nas.report.html import code, figure_of, page, table
+from nas.runs.options import trust_words
+from nas.runs.stages.baseline import TABLE
+
+Form = Literal["html", "md", "csv", "latex"]
+ENDINGS = {"html": "report.html", "md": "report.md", "csv": "table.csv", "latex": "table.tex"}
+_NOTE = (
+    "mean ± standard deviation over seeds, difference ± standard error; p: two-sided paired t-test over equal seeds. "
+    "A cost is the search time in units of one stand-alone training."
+)
+_CURVES = "The mean over seeds (line) and one standard deviation (band)."
+
+
+def write_launch_report(folder: Path, form: Form, out: Path | None, trusted: tuple[str, ...] = ()) -> Path:
+    """Writes the report of a launch, finished or not; `out` is a file in the folder by default.
+
+    Raises:
+        UsageError: The folder is not that of a launch, no trial is finished, or the file cannot be written.
+    """
+    plan, trials, _ = read_launch(folder, trusted)
+    known = read_json(folder / SUMMARY, "") if (folder / SUMMARY).is_file() else {}
+    summary = read_summary(plan, trials, known.get("failed", {}), known.get("baseline"))
+    if not any(row["num_finished"] for row in summary["settings"]):
+        raise UsageError(
+            f"{folder}: no trial is finished; continue with: nas launch --resume {folder}{trust_words(trusted)}"
+        )
+    if form == "html":
+        chance = random_curve(Table.load(folder / BASELINE / TABLE)) if summary["baseline"] is not None else []
+        text = page(f"{folder.name}: launch", _html(folder, summary, read_curves(plan, trials), chance, trusted))
+    elif form == "md":
+        text = _markdown(folder, summary, trusted)
+    elif form == "csv":
+        text = csv_text(numbers(summary))
+    else:
+        text = latex_table(*cells(summary))
+    target = out if out is not None else folder / ENDINGS[form]
+    try:
+        write_atomic(target, text)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
+    return target
+
+
+def random_curve(found: Table) -> list[tuple[float, float]]:
+    """(number of trainings, expected test score) of random search."""
+    validation, test = found.column("validation"), found.column("test")
+    keys = sorted(validation.keys() & test.keys())
+    columns = [validation[key] for key in keys], [test[key] for key in keys]
+    return [(num, best_of(*columns, num)) for num in range(1, len(keys) + 1)]
+
+
+def problems(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(trial, reason) of every trial without a result."""
+    part = summary["settings"][0]["part"]
+    result = []
+    for row in summary["trials"]:
+        if row["name"] in summary["failed"]:
+            result.append((row["name"], summary["failed"][row["name"]]))
+        elif "stopped_after" in row:
+            result.append((row["name"], f"stopped after {row['stopped_after']} epochs"))
+        elif part not in row:
+            result.append((row["name"], "not finished"))
+    return result
+
+
+def _choices(summary: Mapping[str, Any]) -> dict[str, tuple[list[str], list[Chosen]]]:
+    """Method -> seeds, choices."""
+    result = {}
+    for method in summary["settings"]:
+        rows = [row for row in summary["trials"] if row["method"] == method["method"] and "genotype" in row]
+        if rows:
+            result[method["method"]] = ([str(row["seed"]) for row in rows], chosen_of(rows))
+    return result
+
+
+def _html(
+    folder: Path,
+    summary: Mapping[str, Any],
+    curves: Curves,
+    chance: list[tuple[float, float]],
+    trusted: tuple[str, ...],
+) -> Iterator[str]:
+    head, rows = cells(summary)
+    order = [row["method"] for row in summary["settings"]]
+    yield f"<h1>{escape(folder.name)}</h1>"
+    yield table(rows, head)
+    yield f"<p>{escape(_NOTE)}</p>"
+    if found := problems(summary):
+        yield f"<h2>Trials without a result</h2>{table(found)}"
+    yield f"<h2>Curves of the searches</h2><p>{_CURVES}</p>"
+    for tag, bands in curves.items():
+        for figure in draw_bands({name: [p[:3] for p in points] for name, points in bands.items()}, order, tag):
+            yield figure_of(figure, tag, "large")
+    metric = head[2]
+    if pictures := draw_costs(summary["settings"], metric, chance):
+        yield "<h2>Result and cost</h2>"
+        yield from (
+            figure_of(figure, f"{metric} ± standard deviation over seeds, against cost.", "large")
+            for figure in pictures
+        )
+    yield "<h2>What each seed chose</h2>"
+    for name, (seeds, chosen) in _choices(summary).items():
+        yield f"<h3>{escape(name)}</h3>"
+        yield table(
+            [[row.name, *row.labels, f"{row.share:.0%}"] for row in chosen],
+            ["choice", *(f"seed {seed}" for seed in seeds), "agreement"],
+        )
+    yield f"<h2>Methods</h2>{table(_settings(summary), ('method', 'changes'))}"
+    yield f"<h2>How to continue</h2>{code(_command(folder, trusted))}"
+
+
+def _markdown(folder: Path, summary: Mapping[str, Any], trusted: tuple[str, ...]) -> str:
+    parts = [f"# {escaped(folder.name)}", markdown_table(*cells(summary)), escaped(_NOTE)]
+    if found := problems(summary):
+        parts += ["## Trials without a result", markdown_table(("trial", "reason"), found)]
+    parts.append("## What each seed chose")
+    for name, (seeds, chosen) in _choices(summary).items():
+        head = ["choice", *(f"seed {seed}" for seed in seeds), "agreement"]
+        parts += [f"### {escaped(name)}", markdown_table(head, ([c.name, *c.labels, f"{c.share:.0%}"] for c in chosen))]
+    parts += ["## Methods", markdown_table(("method", "changes"), _settings(summary))]
+    parts += ["## How to continue", fenced(_command(folder, trusted), "sh")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(row["method"], choices_text(row["settings"]) or "none") for row in summary["settings"]]
+
+
+def _command(folder: Path, trusted: tuple[str, ...]) -> str:
+    return f"nas launch --resume {folder}{trust_words(trusted)}"
