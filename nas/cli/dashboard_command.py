@@ -1,7 +1,8 @@
 """Serve TensorBoard on 127.0.0.1 for all runs of a folder.
 
 The command sets the options of TensorBoard that runs need, prints the address,
-and runs until Ctrl-C.
+and runs until Ctrl-C. For the folder of a launch it shows the pages of the
+launch: curves of its methods, and results. DIR/trials shows its searches.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Serves until the user interrupts."""
     if options.port is not None and not 1 <= options.port <= 65535:
         PARSER.error(f"--port must lie in 1 ... 65535, got {options.port}")
-    from nas.report.tensorboard import HOST, free_port, serve
+    from nas.report.tensorboard import HOST, free_port, pages_of, serve
 
     port = options.port or free_port()
-    process = serve(options.folder, port)
-    print(f"http://{HOST}:{port}/  ({options.folder}; stop with Ctrl-C)", flush=True)
+    folder, page = pages_of(options.folder)
+    process = serve(folder, port)
+    print(f"http://{HOST}:{port}/{page}  ({folder}; stop with Ctrl-C)", flush=True)
     try:
         code = process.wait()
     finally:
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         process.wait()
     if code != 0:
         raise ValueError(f"TensorBoard ended with exit code {code}; is port {port} in use?")
-    return {"url": f"http://{HOST}:{port}/"}
+    return {"url": f"http://{HOST}:{port}/{page}"}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas.drawing.choices import short
 from nas.drawing.distribution import COLORS, STYLES
 
 MAX_LINES = 8
 """Largest number of methods in a picture."""
 MARKERS = "os^Dv*"
 _FONT = 9.5
+_LINE = 60
+"""Number of characters in a line of a legend."""
 
 Band = Mapping[str, Sequence[tuple[int, float, float]]]
 """Method -> (epoch, mean, standard deviation)."""
@@ -78,7 +81,7 @@ def _look(place: int) -> tuple[str, str]:
 
 
 def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 3.4), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -88,6 +91,9 @@ def _finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.tick_params(labelsize=_FONT)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(fontsize=_FONT, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [short(label, _LINE) for label in labels]
+    num = max(1, _LINE // (max(map(len, labels)) + 6))
+    legend = axes.figure.legend(handles, labels, fontsize=_FONT, frameon=False, loc="outside upper left", ncols=num)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -48,14 +48,21 @@ def read_curves(plan: Plan, trials: Sequence[Trial]) -> Curves:
                     by_epoch = values.setdefault(tag, {}).setdefault(trial.method, {})
                     by_epoch.setdefault(int(row["epoch"]) + 1, []).append(row[tag])
     order = dict.fromkeys(trial.method for trial in trials)
-    return {
+    curves = {
         tag: {name: [_point(*item) for item in sorted(found[name].items())] for name in order if name in found}
         for tag, found in values.items()
     }
+    return dict(sorted(curves.items(), key=lambda item: _rank(item[0])))
 
 
 def _tags(row: Mapping[str, Any]) -> Iterable[str]:
     return [tag for tag in row if tag.startswith(("arch/", "weight/")) or tag in SEARCH]
+
+
+def _rank(tag: str) -> tuple[int, bool]:
+    """Validation before training before the distribution; metrics before losses."""
+    level, _, name = tag.partition("/")
+    return ("arch", "weight", "search").index(level), name == "loss"
 
 
 def _point(epoch: int, values: Sequence[float]) -> Point:

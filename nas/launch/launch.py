@@ -15,7 +15,8 @@ from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
 from nas.io.json_file import Document, write_json
-from nas.launch.pages import PAGES, write_pages
+from nas.launch.curves import read_curves
+from nas.launch.pages import PAGES, Refreshed, write_pages
 from nas.launch.table import summarised
 from nas.launch.trials import MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows
 from nas.runs.config import load_experiment
@@ -63,13 +64,17 @@ def resume_launch(
     plan, trials, num_baseline = read_launch(folder, trusted)
     with locked(folder):
         _check_settings(plan.source, trials)
+
+        def write(summary: Mapping[str, Any]) -> None:
+            write_pages(folder / PAGES, summary, read_curves(plan, trials))
+
         with progress(plan, trials) as on_event:
-            failed = engine.run(plan, trials, on_event)
+            failed = engine.run(plan, trials, Refreshed(on_event, lambda: write(read_summary(plan, trials, {}, None))))
         random = baseline(plan.source, num_baseline, folder / BASELINE)[1] if num_baseline else None
         summary = read_summary(plan, trials, failed, random)
         write_json(folder / SUMMARY, summary)
         write_atomic(folder / TRIALS, csv_text(summary["trials"]))
-        write_pages(folder / PAGES, summary["trials"])
+        write(summary)
     return folder, summary
 
 

@@ -22,6 +22,7 @@ figure svg { max-width: 100%; height: auto; display: block; margin: 0 auto; } fi
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0.8rem; }
 .curves figure { margin: 0; }
 figure.large svg { max-width: max(100%, 36rem); }
+.numbers td, .numbers th { white-space: nowrap; } .numbers table { font-variant-numeric: tabular-nums; }
 @media (max-width: 30rem) { td, th { padding-right: 0.5rem; font-size: 0.85rem; } }
 """
 
@@ -35,12 +36,12 @@ def page(title: str, parts: Iterable[str]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
-def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A table of text; the first cell of each row is its heading."""
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:
+    """A table of text; the first cell of each row is its heading. `kind` ``numbers`` keeps each cell on one line."""
     lines = ["".join(f"<th>{escape(text)}</th>" for text in head)]
     for name, *cells in rows:
         lines.append(f"<th scope=row>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}")
-    return f'<div class="wide"><table>{"".join(f"<tr>{line}</tr>" for line in lines if line)}</table></div>'
+    return f'<div class="{f"wide {kind}".strip()}"><table>{"".join(f"<tr>{line}</tr>" for line in lines if line)}</table></div>'
 
 
 def figure_of(figure: Figure, caption: str, kind: str = "") -> str:

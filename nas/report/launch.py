@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -72,17 +72,18 @@ def random_curve(found: Table) -> list[tuple[float, float]]:
 
 
 def problems(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(trial, reason) of every trial without a result."""
+    """(reason, names) of the trials without a result."""
     part = summary["settings"][0]["part"]
-    result = []
+    result: dict[str, list[str]] = {}
     for row in summary["trials"]:
-        if row["name"] in summary["failed"]:
-            result.append((row["name"], summary["failed"][row["name"]]))
-        elif "stopped_after" in row:
-            result.append((row["name"], f"stopped after {row['stopped_after']} epochs"))
-        elif part not in row:
-            result.append((row["name"], "not finished"))
-    return result
+        reason = summary["failed"].get(row["name"])
+        if reason is None and "stopped_after" in row:
+            reason = f"stopped after {row['stopped_after']} epochs"
+        if reason is None and part not in row:
+            reason = "not finished"
+        if reason is not None:
+            result.setdefault(reason, []).append(row["name"])
+    return [(reason, ", ".join(names)) for reason, names in result.items()]
 
 
 def _choices(summary: Mapping[str, Any]) -> dict[str, tuple[list[str], list[Chosen]]]:
@@ -105,14 +106,12 @@ def _html(
     head, rows = cells(summary)
     order = [row["method"] for row in summary["settings"]]
     yield f"<h1>{escape(folder.name)}</h1>"
-    yield table(rows, head)
+    yield table(rows, head, "numbers")
     yield f"<p>{escape(_NOTE)}</p>"
     if found := problems(summary):
         yield f"<h2>Trials without a result</h2>{table(found)}"
     yield f"<h2>Curves of the searches</h2><p>{_CURVES}</p>"
-    for tag, bands in curves.items():
-        for figure in draw_bands({name: [p[:3] for p in points] for name, points in bands.items()}, order, tag):
-            yield figure_of(figure, tag, "large")
+    yield f'<div class="curves">{"".join(_curves(curves, order))}</div>'
     metric = head[2]
     if pictures := draw_costs(summary["settings"], metric, chance):
         yield "<h2>Result and cost</h2>"
@@ -126,15 +125,22 @@ def _html(
         yield table(
             [[row.name, *row.labels, f"{row.share:.0%}"] for row in chosen],
             ["choice", *(f"seed {seed}" for seed in seeds), "agreement"],
+            "numbers",
         )
     yield f"<h2>Methods</h2>{table(_settings(summary), ('method', 'changes'))}"
     yield f"<h2>How to continue</h2>{code(_command(folder, trusted))}"
 
 
+def _curves(curves: Curves, order: Sequence[str]) -> Iterator[str]:
+    for tag, found in curves.items():
+        bands = {name: [point[:3] for point in points] for name, points in found.items()}
+        yield from (figure_of(figure, tag) for figure in draw_bands(bands, order, tag))
+
+
 def _markdown(folder: Path, summary: Mapping[str, Any], trusted: tuple[str, ...]) -> str:
     parts = [f"# {escaped(folder.name)}", markdown_table(*cells(summary)), escaped(_NOTE)]
     if found := problems(summary):
-        parts += ["## Trials without a result", markdown_table(("trial", "reason"), found)]
+        parts += ["## Trials without a result", markdown_table(("reason", "trials"), found)]
     parts.append("## What each seed chose")
     for name, (seeds, chosen) in _choices(summary).items():
         head = ["choice", *(f"seed {seed}" for seed in seeds), "agreement"]

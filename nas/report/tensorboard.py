@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nas.io.errors import UsageError
 from nas.io.parent import python_command
+from nas.launch.launch import LAUNCH, PAGES
 
 HOST = "127.0.0.1"
 SAMPLES = "images=1000,scalars=100000,text=100,histograms=1000"
@@ -19,6 +20,12 @@ def command(folder: Path, port: int) -> list[str]:
     words = ["--logdir", str(folder), "--host", HOST, "--port", str(port)]
     words += ["--samples_per_plugin", SAMPLES, "--load_fast=false", "--reload_interval", "15"]
     return python_command("tensorboard.main", "run_main", *words)
+
+
+def pages_of(folder: Path) -> tuple[Path, str]:
+    """The folder to serve and the fragment of its first page: of a launch that has pages, these; else the folder itself."""
+    pages = folder / PAGES
+    return (pages, "#custom_scalars") if (folder / LAUNCH).is_file() and pages.is_dir() else (folder, "")
 
 
 def free_port() -> int:
