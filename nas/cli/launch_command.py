@@ -103,4 +103,6 @@ def show(result: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*map(shown, row))
     Console(highlight=False, markup=False).print(table)
-    print_pairs({"folder": result["launch"]})
+    for note in result["notes"]:
+        print(shown(f"note: {note}"))
+    print_pairs({"folder": result["launch"], "report": f"nas report --launch {result['launch']}"})

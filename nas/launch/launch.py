@@ -14,7 +14,7 @@ from nas.benchmark import Table
 from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
-from nas.io.json_file import Document, write_json
+from nas.io.json_file import Document, read_json, write_json
 from nas.launch.curves import read_curves
 from nas.launch.pages import PAGES, Refreshed, write_pages
 from nas.launch.table import summarised
@@ -109,7 +109,22 @@ def read_summary(
     table = None if random is None else Table.load(plan.folder / BASELINE / RANDOM_TABLE)
     finished = [run for run in map(plan.run, trials) if run.finished]
     metric = {"metric": finished[0].read_summary()["metric"]["name"]} if finished else {}
-    return {**metric, **summarised(rows(plan, trials), failed, random, table)}
+    notes = version_notes({run.path.name: read_json(run.manifest, "").get("versions", {}) for run in finished})
+    return {**metric, **summarised(rows(plan, trials), failed, random, table), "notes": notes}
+
+
+def version_notes(versions: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A sentence for each package of which trials had different versions. `versions` are trial -> package -> version."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, packages in versions.items():
+        for package, version in packages.items():
+            found.setdefault(package, {}).setdefault(str(version), []).append(name)
+    return [
+        f"the trials ran with different versions of {package}: "
+        + "; ".join(f"{version} in {len(names)}, for example {names[0]}" for version, names in known.items())
+        for package, known in found.items()
+        if len(known) > 1
+    ]
 
 
 def failure_text(folder: Path, summary: Mapping[str, Any]) -> str:

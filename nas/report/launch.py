@@ -107,7 +107,7 @@ def _html(
     order = [row["method"] for row in summary["settings"]]
     yield f"<h1>{escape(folder.name)}</h1>"
     yield table(rows, head, "numbers")
-    yield f"<p>{escape(_NOTE)}</p>"
+    yield from (f"<p>{escape(note)}</p>" for note in (_NOTE, *summary["notes"]))
     if found := problems(summary):
         yield f"<h2>Trials without a result</h2>{table(found)}"
     yield f"<h2>Curves of the searches</h2><p>{_CURVES}</p>"
@@ -138,7 +138,7 @@ def _curves(curves: Curves, order: Sequence[str]) -> Iterator[str]:
 
 
 def _markdown(folder: Path, summary: Mapping[str, Any], trusted: tuple[str, ...]) -> str:
-    parts = [f"# {escaped(folder.name)}", markdown_table(*cells(summary)), escaped(_NOTE)]
+    parts = [f"# {escaped(folder.name)}", markdown_table(*cells(summary)), *map(escaped, (_NOTE, *summary["notes"]))]
     if found := problems(summary):
         parts += ["## Trials without a result", markdown_table(("reason", "trials"), found)]
     parts.append("## What each seed chose")

@@ -111,7 +111,7 @@ def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(run_cli, config
             {f"launch/{key}": row[key] for key in ("arch", "test", "search_seconds")}
         )
         (path,) = (folder / "dashboard/trials" / row["name"]).iterdir()
-        assert b"model.tau" in path.read_bytes() and row["model.tau"].encode() in path.read_bytes()
+        assert row["method"].encode() in path.read_bytes()
 
 
 def test_the_live_table_shows_what_is_at_work_first(config, tmp_path):

@@ -1,0 +1,159 @@
+"""Reports of launches: figures against an independent reading of the files, LaTeX by a parser, and what is refused."""
+
+import csv
+import json
+import re
+import statistics
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from made_up_launch import results, write_launch
+from pylatexenc.latex2text import LatexNodes2Text
+from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
+
+from nas.io import files
+from nas.io.errors import UsageError
+from nas.io.latex import latex_table
+from nas.report.launch import write_launch_report
+
+METHODS = {"own": {}, "a_b": {"model.tau": "nas.tau.Linear"}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_launch(tmp_path / "all", METHODS, [0, 1, 2], unfinished=["own_seed2"])
+    return tmp_path / "all"
+
+
+class Cells(HTMLParser):
+    """The rows of all tables, as lists of text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.inside, self.num_pictures = [], False, 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.num_pictures += tag == "svg"
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.inside = tag in ("td", "th")
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_the_numbers_are_those_of_the_trials(folder):
+    rows = list(csv.DictReader(write_launch_report(folder, "csv", None).read_text().splitlines()))
+    found = results(folder)
+    assert [row["method"] for row in rows] == list(found) == ["own", "a_b"]
+    for row in rows:
+        values = list(found[row["method"]].values())
+        assert int(row["num_finished"]) == len(values) < int(row["num"]) + 1
+        assert float(row["mean"]) == statistics.fmean(values) and float(row["std"]) == statistics.stdev(values)
+    first, second = found.values()
+    differences = [second[seed] - first[seed] for seed in first]
+    assert float(rows[1]["paired_mean"]) == statistics.fmean(differences) and int(rows[1]["paired_num"]) == 2
+
+
+def test_all_formats_have_the_same_table(folder):
+    parsed = Cells(write_launch_report(folder, "html", None).read_text())
+    lines = write_launch_report(folder, "md", None).read_text().splitlines()
+    markdown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    latex = write_launch_report(folder, "latex", None).read_text()
+    (environment,) = (
+        node
+        for node in LatexWalker(latex, tolerant_parsing=False).get_latex_nodes()[0]
+        if isinstance(node, LatexEnvironmentNode)
+    )
+    assert environment.environmentname == "tabular"
+    body = latex[latex.index("\\toprule") : latex.index("\\bottomrule")]
+    assert {line.count("&") for line in body.splitlines() if "&" in line} == {len(parsed.rows[0]) - 1}
+    spoken = LatexNodes2Text().latex_to_text(body)
+    for row, twin in zip(parsed.rows[:3], [markdown[0], *markdown[2:4]], strict=True):
+        assert row == twin
+        assert all(cell in spoken for cell in row)
+    assert parsed.rows[1][:2] == ["own", "2 of 3"] and parsed.rows[0][2] == "test accuracy"
+
+
+def test_choices_and_their_agreement_are_those_of_the_genotypes(folder):
+    parsed = Cells(write_launch_report(folder, "html", None).read_text())
+    rows = [row for row in parsed.rows if row and row[0].startswith("layer")]
+    assert len(rows) == 6
+    for i, method in enumerate(results(folder)):
+        paths = sorted((folder / "trials").glob(f"{method}_seed*/retrain/summary.json"))
+        genotypes = [json.loads(path.read_text())["genotype"] for path in paths]
+        for name, *labels, share in rows[3 * i : 3 * i + 3]:
+            assert labels == [genotype[name] for genotype in genotypes]
+            assert share == f"{max(Counter(labels).values()) / len(labels):.0%}"
+    assert ["not finished", "own_seed2"] in parsed.rows
+    assert ["a_b", "model.tau=nas.tau.Linear"] in parsed.rows
+
+
+def test_special_signs_survive_in_latex():
+    text = latex_table(["a_b", "50% & more"], [["~^\\{}$#<>", "0.1 ± 0.2"]])
+    LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+    rows = [line.removesuffix(r" \\") for line in text.splitlines() if "&" in line]
+    spoken = [[LatexNodes2Text().latex_to_text(cell).strip() for cell in re.split(r" (?<!\\)& ", row)] for row in rows]
+    spoken = [[cell.replace("\u02c6", "^") for cell in row] for row in spoken]  # the parser has its own sign
+    assert spoken == [["a_b", "50% & more"], ["~^\\{}$#<>", "0.1 ± 0.2"]]
+
+
+def test_trials_of_different_versions_are_named(folder):
+    manifest = folder / "trials/a_b_seed1/manifest.json"
+    manifest.write_text(json.dumps({"versions": {"torch": "1"}}))
+    text = write_launch_report(folder, "md", None).read_text()
+    assert "different versions of torch: 2 in 4, for example own_seed0; 1 in 1, for example a_b_seed1" in text
+
+
+def test_what_has_no_report_is_refused_in_one_line(tmp_path, folder, run_cli, monkeypatch):
+    write_launch(tmp_path / "none", METHODS, [0], unfinished=["own_seed0", "a_b_seed0"])
+    for words, message in [
+        (("--launch", tmp_path / "none"), "no trial is finished"),
+        (("--launch", tmp_path), "not the folder of a launch"),
+        (("--run", tmp_path, "--format", "latex"), "--format latex needs --launch"),
+        ((), "--run --launch"),
+        (("--launch", folder, "--out", tmp_path / "nowhere/x.html"), "cannot be written"),
+    ]:
+        answer = run_cli("report", *map(str, words))
+        assert answer.code == 2 and message in answer.complaint, words
+    (folder / "trials/own_seed0/metrics.csv").write_text("step,epoch\nx,y\n")
+    answer = run_cli("report", "--launch", str(folder))
+    assert answer.code == 1 and "own_seed0/metrics.csv: damaged" in answer.complaint
+    assert not (folder / "report.html").exists()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    (folder / "report.md").write_text("the former report")
+    monkeypatch.setattr(files.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_launch_report(folder, "md", None)
+    assert (folder / "report.md").read_text() == "the former report"
+
+
+@pytest.mark.parametrize(
+    ("num_methods", "num_seeds", "num_epochs"), [(9, 2, 3), pytest.param(20, 10, 100, marks=pytest.mark.slow)]
+)
+def test_charts_have_at_most_eight_lines_and_the_file_is_small(tmp_path, num_methods, num_seeds, num_epochs):
+    methods = {f"method{i:02}": {} for i in range(num_methods)}
+    write_launch(tmp_path / "all", methods, range(num_seeds), num_epochs=num_epochs)
+    path = write_launch_report(tmp_path / "all", "html", None)
+    assert path.stat().st_size < 5_000_000
+    pictures = [picture.partition("</svg>")[0] for picture in path.read_text().split("<svg")[1:]]
+    named = [{name for name in methods if f">{name}<" in picture} for picture in pictures]
+    assert len(pictures) == 7 * -(-num_methods // 8)  # six curves, and the costs
+    assert all(0 < len(found) <= 8 for found in named) and set.union(*named) == set(methods)
+
+
+def test_a_damaged_launch_is_named(folder):
+    (folder / "launch.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"launch\.json"):
+        write_launch_report(folder, "html", None)
