@@ -15,7 +15,7 @@ from nas.cli.parsing import CONFIG, CommandParser, at_least, config_source
 from nas.cli.printing import print_pairs
 from nas.io.errors import shown
 from nas.launch.methods import read_methods
-from nas.launch.options import ENGINES, make_engine, parse_seeds, parse_settings
+from nas.launch.options import ENGINES, make_engine, parse_budget, parse_seeds, parse_settings
 
 PARSER = CommandParser("launch", __doc__, overrides=True)
 START = PARSER.add_mutually_exclusive_group(required=True)
@@ -30,6 +30,7 @@ PARSER.add_argument(
     metavar="KEY=V,W",
     help="values of a key, such as model.noise=batch,sample; may be repeated",
 )
+PARSER.add_argument("--budget", metavar="UNIT=N", help="equal searches: epochs=40, or trainings=4 (cost, calibrated)")
 PARSER.add_argument(
     "--engine",
     choices=ENGINES,
@@ -65,13 +66,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Starts or continues a launch; returns the summary."""
     if options.resume is not None:
         reason = "--resume takes the searches from its folder"
-        PARSER.refuse(options, reason, "methods", "seeds", "set", "out", "retrain", "baseline", "overrides")
+        PARSER.refuse(options, reason, "methods", "seeds", "set", "budget", "out", "retrain", "baseline", "overrides")
     elif options.seeds is None:
         PARSER.error("--config FILE needs --seeds A-B")
     else:
         source, seeds = config_source(options), parse_seeds(options.seeds)
         settings = parse_settings(options.set)
         methods = None if options.methods is None else read_methods(options.methods)
+        budget = None if options.budget is None else parse_budget(options.budget)
     names = ("job", "num_parallel", "max_failures", "address", "asha")
     engine = make_engine(options.engine, **{name: getattr(options, name) for name in names})
     from nas.cli.launch_progress import lines, live, quiet
@@ -81,7 +83,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.resume is not None:
         folder, summary = resume_launch(options.resume, engine, options.trust_module, progress)
     else:
-        stages = {"retrain": options.retrain, "num_baseline": options.baseline, "methods": methods}
+        stages = {"retrain": options.retrain, "num_baseline": options.baseline, "methods": methods, "budget": budget}
         folder, summary = launch(source, seeds, settings, engine, options.out, progress=progress, **stages)
     result = {"launch": str(folder), **summary}
     if summary["failed"]:

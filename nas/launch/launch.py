@@ -8,14 +8,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas.benchmark import Table
 from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
 from nas.io.json_file import Document, read_json, write_json
+from nas.launch.budget import FILE as BUDGET
+from nas.launch.budget import Budget, calibrate, read_epochs, with_epochs
 from nas.launch.curves import read_curves
+from nas.launch.latency import measure_latencies, read_latencies
 from nas.launch.pages import PAGES, Refreshed, write_pages
 from nas.launch.table import summarised
 from nas.launch.trials import MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows
@@ -26,6 +29,23 @@ from nas.runs.stages.baseline import baseline
 
 DOCUMENT = Document("a launch", "gumbel-nas/launch")
 LAUNCH, SUMMARY, TRIALS, BASELINE = "launch.json", "summary.json", "trials.csv", "baseline"
+
+
+class Launch(NamedTuple):
+    """A launch as its folder describes it.
+
+    Attributes:
+        plan: What all trials share.
+        trials: The searches.
+        num_baseline: Number of random architectures.
+        trainings: Cost of each search in stand-alone trainings; None: as configured.
+    """
+
+    plan: Plan
+    trials: list[Trial]
+    num_baseline: int
+    trainings: float | None
+
 
 Progress = Callable[[Plan, Sequence[Trial]], AbstractContextManager[OnEvent]]
 """Shows the states of trials while the context lasts."""
@@ -42,18 +62,25 @@ def launch(
     num_baseline: int,
     progress: Progress,
     methods: Mapping[str, Mapping[str, str]] | None = None,
+    budget: Budget | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Searches with every method, combination of settings and seed; returns the folder and the content of its summary.json.
 
-    `out` is ``runs/<config name>_launch`` by default. A UsageError if the folder exists, or a setting does not load.
+    `out` is ``runs/<config name>_launch`` by default. `budget` sets the number of epochs of all methods.
+
+    Raises:
+        UsageError: The folder exists, or a setting does not load.
     """
     trials = make_trials(seeds, settings, methods)
+    unit, amount = budget or ("", 0.0)
+    budgeted = with_epochs(trials, {trial.method: int(amount) for trial in trials} if unit else {})
+    trials = budgeted if unit == "epochs" else trials
     _check_settings(source, trials)
     folder = out if out is not None else Path("runs") / f"{source.name}_launch"
     with atomic_folder(folder) as new:
         write_atomic(Plan(new).config, load_experiment(source).yaml())
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
-        DOCUMENT.save(new / LAUNCH, about)
+        DOCUMENT.save(new / LAUNCH, {**about, "trainings": amount if unit == "trainings" else None})
     return resume_launch(folder, engine, source.trusted, progress)
 
 
@@ -61,15 +88,24 @@ def resume_launch(
     folder: Path, engine: Engine, trusted: tuple[str, ...], progress: Progress
 ) -> tuple[Path, dict[str, Any]]:
     """Continues a launch; finished trials do not run again. A UsageError if another process runs the launch."""
-    plan, trials, num_baseline = read_launch(folder, trusted)
+    found = read_launch(folder, trusted)
+    plan = found.plan
     with locked(folder):
-        _check_settings(plan.source, trials)
+        _check_settings(plan.source, found.trials)
+        if found.trainings is not None and not (folder / BUDGET).is_file():
+            with progress(plan, found.trials) as on_event:
+                calibrate(plan, found.trials, found.trainings, engine, on_event)
+            found = read_launch(folder, trusted)
+            _check_settings(plan.source, found.trials)
+        trials, num_baseline = found.trials, found.num_baseline
 
         def write(summary: Mapping[str, Any]) -> None:
             write_pages(folder / PAGES, summary, read_curves(plan, trials))
 
         with progress(plan, trials) as on_event:
             failed = engine.run(plan, trials, Refreshed(on_event, lambda: write(read_summary(plan, trials, {}, None))))
+        if plan.retrain:
+            measure_latencies(plan, trials)
         random = baseline(plan.source, num_baseline, folder / BASELINE)[1] if num_baseline else None
         summary = read_summary(plan, trials, failed, random)
         write_json(folder / SUMMARY, summary)
@@ -78,8 +114,8 @@ def resume_launch(
     return folder, summary
 
 
-def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Trial], int]:
-    """Reads launch.json: plan, trials, and the number of random architectures. A UsageError names an invalid key or value."""
+def read_launch(folder: Path, trusted: tuple[str, ...]) -> Launch:
+    """Reads launch.json, and the epochs of a calibrated budget. A UsageError names an invalid key or value."""
     path = folder / LAUNCH
     content = DOCUMENT.load(path, f"{folder}: not the folder of a launch ({LAUNCH} is missing)")
     for key, kind in (("trials", list), ("retrain", bool), ("num_baseline", int)):
@@ -90,7 +126,11 @@ def read_launch(folder: Path, trusted: tuple[str, ...]) -> tuple[Plan, list[Tria
     trials = [Trial.read(row, str(path)) for row in content["trials"]]
     if len({trial.name for trial in trials}) < len(trials):
         raise UsageError(f"{path}: two trials have the same name")
-    return Plan(folder, trusted, content["retrain"]), trials, content["num_baseline"]
+    trainings = content.get("trainings")
+    if trainings is not None and not (isinstance(trainings, (int, float)) and trainings > 0):
+        raise UsageError(f"{path}: trainings must be a number above 0, got {trainings!r:.80}")
+    trials = with_epochs(trials, read_epochs(folder, trials))
+    return Launch(Plan(folder, trusted, content["retrain"]), trials, content["num_baseline"], trainings)
 
 
 def _check_settings(source: ConfigSource, trials: Sequence[Trial]) -> None:
@@ -110,7 +150,11 @@ def read_summary(
     finished = [run for run in map(plan.run, trials) if run.finished]
     metric = {"metric": finished[0].read_summary()["metric"]["name"]} if finished else {}
     notes = version_notes({run.path.name: read_json(run.manifest, "").get("versions", {}) for run in finished})
-    return {**metric, **summarised(rows(plan, trials), failed, random, table), "notes": notes}
+    latencies = read_latencies(plan)
+    found = [
+        row | ({"latency_ms": latencies[row["name"]]} if row["name"] in latencies else {}) for row in rows(plan, trials)
+    ]
+    return {**metric, **summarised(found, failed, random, table), "notes": notes}
 
 
 def version_notes(versions: Mapping[str, Mapping[str, str]]) -> list[str]:

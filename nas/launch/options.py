@@ -10,6 +10,7 @@ from nas.io.errors import UsageError
 from nas.runs.options import check_key
 
 if TYPE_CHECKING:
+    from nas.launch.budget import Budget
     from nas.launch.trials import Engine
 
 PACKAGES = {"ray": "ray", "slurm": "submitit"}
@@ -67,6 +68,20 @@ def parse_seeds(text: str) -> list[int]:
     if not found:
         raise UsageError(f"--seeds must be like 0-9 or 0,3,5, got {text!r:.80}")
     return found
+
+
+def parse_budget(text: str) -> Budget:
+    """The budget in ``epochs=N`` or ``trainings=X``; a UsageError for any other form."""
+    unit, _, word = text.partition("=")
+    try:
+        amount = float(word)
+    except ValueError:
+        amount = 0.0
+    if unit == "epochs" and amount.is_integer() and amount >= 1:
+        return "epochs", amount
+    if unit == "trainings" and 0 < amount < float("inf"):
+        return "trainings", amount
+    raise UsageError(f"--budget must be like epochs=40 or trainings=4.5, got {text!r:.80}")
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, list[str]]:

@@ -39,7 +39,7 @@ def write_launch_report(folder: Path, form: Form, out: Path | None, trusted: tup
     Raises:
         UsageError: The folder is not that of a launch, no trial is finished, or the file cannot be written.
     """
-    plan, trials, _ = read_launch(folder, trusted)
+    plan, trials, *_ = read_launch(folder, trusted)
     known = read_json(folder / SUMMARY, "") if (folder / SUMMARY).is_file() else {}
     summary = read_summary(plan, trials, known.get("failed", {}), known.get("baseline"))
     if not any(row["num_finished"] for row in summary["settings"]):

@@ -101,6 +101,7 @@ def test_a_launch_is_the_searches_by_hand_and_its_figures_add_up(run_cli, config
         ]
         assert len(values) == 2 == row["num_finished"] and row["part"] == "test"
         assert row["mean"] == statistics.fmean(values) and row["std"] == statistics.stdev(values)
+        assert row["latency_ms"] > 0 and row["random_search"]["num"] >= 1 and row["cost"] > 0
     assert summary["baseline"]["num"] == 2 and summary["failed"] == {}
     assert len((folder / "trials.csv").read_text().splitlines()) == 5
     again = InProcess()
