@@ -36,9 +36,9 @@ LAYERS = (
         "nas.searcher",
         "nas.lightning",
         "nas.profile",
+        "nas.launch",
         "nas.report",
         "nas.compression",
-        "nas.launch",
     ),
     ("nas.cli", "nas.__main__"),
 )

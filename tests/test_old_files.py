@@ -176,7 +176,7 @@ def test_a_retraining_goes_on(run_cli, old):
 
 def test_a_trial_of_a_launch_goes_on(run_cli, old):
     folder = old("launch")
-    plan, trials, num_baseline = read_launch(folder, ())
+    plan, trials, num_baseline, _ = read_launch(folder, ())
     assert [trial.seed for trial in trials] == [0, 1] and num_baseline == 0
     assert plan.unfinished(trials) == trials[1:]
     trial = plan.run(trials[1]).path
