@@ -14,20 +14,38 @@ from nas.cli.parsing import LIMIT, RUN, CommandParser
 from nas.cli.printing import outcome_lines, print_pairs
 from nas.genotype import labels_of
 
-PARSER = CommandParser("derive", __doc__)
+ARGUMENTS = """\
+--strategy.KEY VALUE sets an argument of the strategy:
+  nas derive --run DIR --strategy nas.derive.Ranked --strategy.num 64
+Without --strategy, it changes an argument of the configuration's strategy.
+'nas help CLASS' prints the arguments of a class."""
+
+PARSER = CommandParser("derive", __doc__, epilog=ARGUMENTS, overrides=True)
 PARSER.add_argument("--run", required=True, **RUN)
-PARSER.add_argument("--strategy", metavar="CLASS", help="class path of a derive strategy (the configuration's)")
+PARSER.add_argument(
+    "--strategy",
+    metavar="CLASS",
+    help="class path of a derive strategy, or {class_path: CLASS, init_args: {KEY: VALUE}} (the configuration's)",
+)
 PARSER.add_argument("--limit", **LIMIT)
 PARSER.add_argument("--out", type=Path, metavar="FILE", help="file to write the genotype to")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Derives; returns genotype and score."""
+    unknown = [word for word in options.overrides if word.startswith("--") and not word.startswith("--strategy.")]
+    if unknown:
+        PARSER.error(f"unrecognized arguments: {' '.join(unknown)}")
     from nas.runs.stages.derive import derive_run
 
     limits = dict(options.limit)
     return derive_run(
-        options.run, strategy=options.strategy, limits=limits, out=options.out, trusted=options.trust_module
+        options.run,
+        strategy=options.strategy,
+        arguments=options.overrides,
+        limits=limits,
+        out=options.out,
+        trusted=options.trust_module,
     )
 
 

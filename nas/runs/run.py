@@ -19,7 +19,7 @@ from nas.runs.folder import RunFolder
 from nas.runs.judging import searched_of
 from nas.runs.options import ConfigSource
 from nas.runs.stages import search as search_stage
-from nas.runs.stages.derive import derive_run
+from nas.runs.stages.derive import Strategy, derive_run
 from nas.runs.stages.evaluate import evaluate_run
 from nas.runs.stages.export import export_run
 from nas.runs.stages.load import load
@@ -86,10 +86,11 @@ class Run:
         search_stage.resume(self.path, self._trusted, force=force)
         return self
 
-    def derive(self, strategy: str | None = None, limits: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """Derives again from the last checkpoint, by the strategy of a class path; returns a summary and writes nothing.
+    def derive(self, strategy: Strategy | None = None, limits: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Derives again from the last checkpoint; returns a summary and writes nothing.
 
-        `limits`, name of a cost -> largest value, replace those of the search; a value of at most 1 is a share of the largest network's.
+        `strategy` is a derive strategy, its class path, or ``{"class_path", "init_args"}``; None: that of the search. `limits`,
+        name of a cost -> largest value, replace those of the search; a value of at most 1 is a share of the largest network's.
         """
         return derive_run(self.path, strategy=strategy, limits=limits, trusted=self._trusted)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.costs.functions import latency_ms, num_macs, num_params
+from nas.derive import Argmax, DeriveStrategy
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
 from nas.runs.folder import RunFolder
@@ -66,9 +67,10 @@ def evaluate_own(path: Path, trusted: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def derive_own(folder: RunFolder, strategy: str | None, out: Path | None) -> dict[str, Any]:
+def derive_own(folder: RunFolder, strategy: DeriveStrategy, out: Path | None) -> dict[str, Any]:
     """The summary of the search; raises UsageError for another strategy than the most probable architecture, which needs its data."""
-    if strategy not in (None, "nas.derive.Argmax"):
-        raise UsageError(f"{folder.shown}: this search ran in training code of your own; {strategy} needs its data")
+    if type(strategy) is not Argmax:
+        name = type(strategy).__name__
+        raise UsageError(f"{folder.shown}: this search ran in training code of your own; {name} needs its data")
     save_genotype(folder.read_genotype(), out)
     return folder.read_summary()

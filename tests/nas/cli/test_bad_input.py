@@ -115,6 +115,32 @@ def test_configurations(run_cli, config, changes, message):
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nas.derive.Ranked", "--strategy.numm", "64"], "Option 'numm' is not accepted"),
+        (["{class_path: nas.derive.Ranked, init_args: {numm: 64}}"], "Option 'numm' is not accepted"),
+        (["nas.derive.Ranked", "--strategy.num", "many"], '"num": Expected .*int.* Got value: many'),
+        (["nas.derive.Ranked", "--strategy.num", "0"], "num and num_batches must be at least 1, got 0"),
+        (["nas.derive.Ranked", "--strategy.num"], "expected one argument"),
+        (["nas.derive.Ranked", "--stratgy.num", "3"], "unrecognized arguments: --stratgy.num"),
+        (["nas.derive.Ranked", "surprise"], "unrecognized arguments: surprise"),
+        (["nas.derive.Nothing"], "has no attribute 'Nothing'"),
+        (["nas.tau.Linear"], "not correspond to a subclass of DeriveStrategy"),
+        (["nobody.Mine"], "'nobody.Mine' is not in a trusted module; .*--trust-module nobody"),
+        (["os.system"], "'os.system' is not in a trusted module"),
+        (["3"], "Expected a dot import path"),
+    ],
+)
+def test_derive_strategies(run_cli, original, words, message):
+    answer = run_cli("derive", "--run", original, "--strategy", *words)
+    assert answer.code == 2 and re.search(message, answer.complaint), answer.complaint
+
+
+def test_arguments_of_the_strategy_of_the_configuration(run_cli, original):
+    assert "'num' is not accepted" in run_cli("derive", "--run", original, "--strategy.num", "3").complaint  # of Argmax
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "none.yaml: No such file or directory"),

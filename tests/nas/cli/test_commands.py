@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import yaml
 
+import nas
 from nas.cli import COMMANDS
 from nas.genotype import Genotype
 
@@ -102,6 +104,42 @@ def test_derive_reads_only_and_agrees_with_the_search(run_cli, run, tmp_path):
     assert Genotype.load("g.json").choices == summary["genotype"]
     assert run_cli("derive", "--run", run, "--strategy", "nas.derive.Argmax", "--json").result == answer.result
     assert {p: p.read_bytes() for p in (tmp_path / run).rglob("*") if p.is_file()} == before
+
+
+STRATEGY = """
+from collections.abc import Callable
+import nas
+from nas.derive import DeriveStrategy
+
+class Fixed(DeriveStrategy):
+    def __init__(self, label: str = "dilation_1", num: int = 2, hook: Callable | None = None):
+        self.choices = {f"layer{i + 1}.conv": label for i in range(num)}
+
+    def genotype(self, searched):
+        return nas.Genotype(self.choices)
+"""
+
+
+def test_derive_passes_arguments_to_the_strategy(run_cli, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("fixed.py").write_text(STRATEGY)
+    spec = {"class_path": "fixed.Fixed", "init_args": {"label": "dilation_8"}}
+
+    def labels(*words):
+        answer = run_cli("derive", "--run", finished, "--trust-module", "fixed", "--json", *words)
+        return set(answer.result["genotype"].values())
+
+    assert labels("--strategy", "fixed.Fixed") == {"dilation_1"}
+    assert labels("--strategy", "fixed.Fixed", "--strategy.label", "dilation_8") == {"dilation_8"}
+    assert labels("--strategy", json.dumps(spec)) == {"dilation_8"}
+    assert labels("--strategy", json.dumps(spec), "--strategy.label=dilation_1") == {"dilation_1"}
+    words = ("--strategy", "fixed.Fixed", "--trust-module", "fixed", "--strategy.hook", "torch.nn.init.zeros_")
+    assert "'torch.nn.init.zeros_' is not a class" in run_cli("derive", "--run", finished, *words).complaint
+    trusting = nas.Run(finished, trust_modules=["fixed"])
+    for strategy in (spec, import_module("fixed").Fixed("dilation_8")):
+        assert set(trusting.derive(strategy=strategy)["genotype"].values()) == {"dilation_8"}
+    with pytest.raises(ValueError, match=r"'fixed\.Fixed' is not in a trusted module"):
+        nas.Run(finished).derive(strategy=spec)
 
 
 def test_retrain_then_evaluate(run_cli, run):
