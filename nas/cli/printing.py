@@ -15,7 +15,7 @@ NUM_PRINTED = 3
 def print_pairs(pairs: Mapping[str, Any]) -> None:
     """Prints a line ``key: value`` for each pair: floats with four significant digits, integers with separators."""
     for key, value in pairs.items():
-        print(shown(f"{key}: {_text(value)}"))
+        print(shown(f"{key}: {text_of(value)}"))
 
 
 def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
@@ -25,7 +25,7 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
 
     lines = {}
     if result.get("beats_constant") is False:
-        lines["learned nothing"] = f"the best constant output has {_text(result['metric']['constant'])}"
+        lines["learned nothing"] = f"the best constant output has {text_of(result['metric']['constant'])}"
     lines |= target_lines(result["target"])
     if (known := result.get("distribution")) is not None and not known["says_nothing"]:
         for place, entry in enumerate(known["most_probable"][:NUM_PRINTED], 1):
@@ -45,7 +45,8 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
     return lines
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A figure for people: four significant digits, or separators."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):

@@ -73,21 +73,28 @@ def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in figures.items() if isinstance(value, (int, float))}
 
 
+CLASS = ".class_path"
+
+
+def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted key -> value. ``model.tau.class_path`` is a class, ``model.tau.start`` its argument; lists are values."""
+    result: dict[str, Any] = {}
+    for key, item in values.items():
+        inside = path if key == "init_args" and "class_path" in values else f"{path}.{key}" if path else str(key)
+        result |= flattened(item, inside) if isinstance(item, Mapping) and item else {inside: item}
+    return result
+
+
 def hyperparameters(values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """The configuration as a flat table: ``model.tau`` names a class, ``model.tau.start`` its argument."""
     result: dict[str, bool | int | float | str] = {}
-
-    def add(path: str, item: Any) -> None:
-        if isinstance(item, Mapping) and "class_path" in item:
-            result[path] = str(item["class_path"]).rpartition(".")[2]
-            item = item.get("init_args") or {}
-        if isinstance(item, Mapping):
-            for key, value in item.items():
-                add(f"{path}.{key}" if path else str(key), value)
+    for key, item in flattened(
+        {k: values[k] for k in ("seed_everything", "trainer", "model", "data") if k in values}
+    ).items():
+        if key.endswith(CLASS):
+            result[key.removesuffix(CLASS)] = str(item).rpartition(".")[2]
         elif isinstance(item, (bool, int, float, str)):
-            result[path] = item
+            result[key] = item
         elif isinstance(item, list) and item:
-            result[path] = json.dumps(item, default=str)[:200]
-
-    add("", {key: values[key] for key in ("seed_everything", "trainer", "model", "data") if key in values})
+            result[key] = json.dumps(item, default=str)[:200]
     return result
