@@ -19,7 +19,7 @@ from nas.cli.printing import text_of
 from nas.genotype import choices_text, labels_of
 from nas.io.errors import shown
 
-PARSER = CommandParser("compare", __doc__)
+PARSER = CommandParser("compare", __doc__, trust=False)
 for name in "AB":
     PARSER.add_argument(name, type=Path, help="run folder, or folder of a launch")
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     launches = [path for path in paths if (path / LAUNCH).is_file()]
     if len(launches) == 1:
         PARSER.error(f"{launches[0]} is a launch and the other folder is not; compare two runs, or two launches")
-    found = launch_differences(paths, options.trust_module) if launches else run_differences(paths)
+    found = launch_differences(paths) if launches else run_differences(paths)
     return {"a": str(options.A), "b": str(options.B), **found}
 
 
@@ -111,4 +111,4 @@ def _sign(row: dict[str, Any]) -> str:
 def _where(row: dict[str, Any]) -> str:
     if row["equal"]:
         return "yes"
-    return "as far as both go" if row["differs_at"] is None else f"not from batch {row['differs_at']:,}"
+    return "as far as both go" if row["differs_at"] is None else f"no, from batch {row['differs_at']:,}"

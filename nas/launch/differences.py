@@ -22,10 +22,10 @@ Searches = dict[str, dict[int, Row]]
 """Settings as JSON -> seed -> the row of a finished search."""
 
 
-def launch_differences(paths: Sequence[Path], trusted: tuple[str, ...] = ()) -> dict[str, Any]:
+def launch_differences(paths: Sequence[Path]) -> dict[str, Any]:
     """Compares two launches, and pairs their searches that have equal settings and seeds.
 
-    Where each launch has one combination of settings, these are paired whatever they are.
+    Where each launch has one combination of settings, these are paired whatever they are, and the result names the second.
 
     The keys of the result: ``configuration``, pairs of values that differ, by ``key``; ``settings``, the number of finished searches ``a``
     and ``b`` of each combination; ``part``, ``"test"`` if both launches have retrained, else ``"arch"``; ``pairs``, the metric of that part
@@ -38,7 +38,7 @@ def launch_differences(paths: Sequence[Path], trusted: tuple[str, ...] = ()) -> 
     check_two_folders(paths)
     configurations, searches, notes = [], [], []
     for path in paths:
-        plan, trials, _ = read_launch(path, trusted)
+        plan, trials, _ = read_launch(path, ())
         configurations.append(check_yaml(plan.config))
         found: Searches = {json.dumps(trial.settings, sort_keys=True): {} for trial in trials}
         try:

@@ -5,6 +5,7 @@ Of a pair, ``a`` and ``b`` are the values of the first and the second run. A key
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ from nas.runs.pages import CLASS, final_figures, flattened
 SIDES = ("a", "b")
 LEVELS = ("weight", "arch", "train", "search", "lr")
 """First words of the tags of curves."""
-CHOICES = "choice"
-"""First word of the tags of probabilities, which are one curve here."""
+PROBABILITIES = "probabilities"
+"""Tag of the probabilities of all choices, as one curve."""
 LOWER = ("loss", "mse", "mae")
 """Names of figures whose best value is the lowest."""
 
@@ -94,18 +95,19 @@ def curve_rows(a: History, b: History) -> list[Row]:
     rows = []
     for tag in {**curves[0], **curves[1]}:
         points = [side.get(tag, []) for side in curves]
-        pairs = zip(*points, strict=False)
+        texts = [[*map(repr, side)] for side in points]  # NaN equals NaN
+        first = next((i for i, (x, y) in enumerate(zip(*texts, strict=False)) if x != y), None)
         row = {
             "tag": tag,
-            "equal": points[0] == points[1],
-            "differs_at": next((min(first[0], second[0]) for first, second in pairs if first != second), None),
+            "equal": texts[0] == texts[1],
+            "differs_at": None if first is None else min(side[first][0] for side in points),
         }
         for side, known in zip(SIDES, points, strict=True):
-            if known and tag != CHOICES:
+            if known and tag != PROBABILITIES:
                 row[f"final_{side}"] = known[-1][1]
                 if tag.partition("/")[0] in ("weight", "arch", "train"):
                     best = min if tag.rpartition("/")[2] in LOWER else max
-                    row[f"best_{side}"] = best(value for _, value in known)
+                    row[f"best_{side}"] = best((value for _, value in known if value == value), default=math.nan)
         rows.append(row)
     return rows
 
@@ -152,8 +154,8 @@ def _curves(history: History) -> dict[str, Points]:
         for tag, value in row.items():
             if tag.partition("/")[0] in LEVELS:
                 curves.setdefault(tag, []).append((step, value))
-        if probabilities := {tag: value for tag, value in row.items() if tag.startswith(f"{CHOICES}/")}:
-            curves.setdefault(CHOICES, []).append((step, probabilities))
+        if probabilities := {tag: value for tag, value in row.items() if tag.startswith("choice/")}:
+            curves.setdefault(PROBABILITIES, []).append((step, probabilities))
     return curves
 
 

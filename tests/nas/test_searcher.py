@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import shutil
 import sys
 from functools import partial
 
@@ -306,7 +307,12 @@ def test_commands_read_the_run_folder(net, tmp_path, run_cli):
         ["profile", "--config", "run/config.yaml"],
     ):
         assert "training code of your own" in run_cli(*words, *trust).complaint
-    assert "needs its data" in run_cli("derive", "--run", "run", "--strategy", "nas.derive.Ranked").complaint
+    assert "Ranked needs its data" in run_cli("derive", "--run", "run", "--strategy", "nas.derive.Ranked").complaint
+    for strategy in ("nas.derive.Argmax", {"class_path": "nas.derive.Argmax"}, nas.derive.Argmax()):
+        assert nas.Run("run").derive(strategy=strategy)["genotype"] == answer.result["genotype"]
+    shutil.copytree("run", "twin")
+    answer = run_cli("compare", "run", "twin", "--json")
+    assert all(row["equal"] for row in answer.result["curves"]) and answer.result["configuration"] == []
     assert "add --trust-module own_net" in run_cli("export", "--run", "run", "--out", "x").complaint
     with pytest.raises(ValueError, match="exists already"):
         run(make(net, out="run"))

@@ -65,7 +65,7 @@ def test_curves_up_to_the_first_difference():
         **{"final_a": 3.0, "best_a": 2.0, "final_b": 3.0, "best_b": 2.0},
     }
     assert rows["arch/accuracy"]["differs_at"] == 6 and not rows["arch/accuracy"]["equal"]
-    assert rows["choice"] == {"tag": "choice", "equal": False, "differs_at": 12}
+    assert rows["probabilities"] == {"tag": "probabilities", "equal": False, "differs_at": 12}
     shorter = {row["tag"]: row for row in curve_rows(a, a[:1])}
     assert not shorter["arch/loss"]["equal"] and shorter["arch/loss"]["differs_at"] is None
     accuracy = [(6, {"arch/accuracy": 0.9}), (12, {"arch/accuracy": 0.8})]
@@ -73,6 +73,8 @@ def test_curves_up_to_the_first_difference():
     (row,) = curve_rows(accuracy, moved)
     assert (row["best_a"], row["final_a"], row["differs_at"]) == (0.9, 0.8, 6)  # the same value at another batch
     assert "final_b" not in curve_rows(accuracy, [])[0]
+    broken = [[(6, {"train/loss": float("nan")}), (12, {"train/loss": 1.0})] for _ in range(2)]
+    assert curve_rows(*broken)[0]["equal"] and curve_rows(*broken)[0]["best_a"] == 1.0
 
 
 def test_choices_with_their_probabilities():
@@ -123,7 +125,7 @@ def test_two_searches_differ_as_their_files_do(run_cli, copy, other):
         name: (label, summaries[1]["genotype"][name]) for name, label in summaries[0]["genotype"].items()
     }
     shown = run_cli("compare", "run", "other").out
-    for said in ("A: run", "B: other", "nas.tau.Linear", "arch/accuracy", "layer1.conv", "not from batch 6"):
+    for said in ("A: run", "B: other", "nas.tau.Linear", "arch/accuracy", "layer1.conv", "no, from batch 6"):
         assert said in shown, said
 
 
