@@ -105,7 +105,9 @@ def _label(row: dict[str, Any], side: str) -> str:
 
 
 def _sign(row: dict[str, Any]) -> str:
-    return "yes" if row.get("a") == row.get("b") else "no"
+    if "a" not in row or "b" not in row:
+        return ""
+    return "yes" if row["a"] == row["b"] else "no"
 
 
 def _where(row: dict[str, Any]) -> str:
