@@ -26,9 +26,9 @@ for name in "AB":
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Compares; returns what differs."""
-    from nas.launch.differences import launch_differences
     from nas.launch.launch import LAUNCH
     from nas.report.differences import run_differences
+    from nas.report.launch_differences import launch_differences
 
     paths = [options.A, options.B]
     launches = [path for path in paths if (path / LAUNCH).is_file()]
@@ -67,7 +67,7 @@ def _show_launches(result: dict[str, Any]) -> None:
     _table("finished searches", ("settings", "A", "B"), rows)
     rows = ([_settings(row), *_cells(row, "seed", "a", "b", "difference")] for row in result["pairs"])
     _table(f"metric, {result['part']}", ("settings", "seed", "A", "B", "B - A"), rows)
-    rows = ([_settings(row), *_cells(row, "num", "mean", "standard_error", "p")] for row in result["means"])
+    rows = ([_settings(row), *_cells(row, "num", "mean", "error", "p_value")] for row in result["means"])
     _table("paired difference B - A", ("settings", "pairs", "mean", "standard error", "p of the t-test"), rows)
     rows = ([*_cells(row, "choice"), f"{row['equal']} of {row['num']}"] for row in result["choices"])
     _table("equal choices", ("choice", "pairs"), rows)

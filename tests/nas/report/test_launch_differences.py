@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from nas.launch.differences import launch_differences, mean_rows
+from nas.report.launch_differences import launch_differences, mean_rows
 
 METRICS = {"a": {0: 0.90, 1: 0.94, 2: 0.91, 5: 0.1}, "b": {0: 0.93, 1: 0.95, 2: 0.96, 7: 0.2}}
 """Test metric of each seed in two launches."""
@@ -16,16 +16,16 @@ METRICS = {"a": {0: 0.90, 1: 0.94, 2: 0.91, 5: 0.1}, "b": {0: 0.93, 1: 0.95, 2: 
 
 def test_the_mean_difference_is_that_of_a_paired_test():
     pairs = [(0.90, 0.93), (0.94, 0.95), (0.91, 0.96)]
-    rows = [{"settings": {}, "a": a, "b": b, "difference": b - a} for a, b in pairs]
+    rows = [{"settings": {}, "seed": i, "a": a, "b": b} for i, (a, b) in enumerate(pairs)]
     (row,) = mean_rows(rows)
     a, b = zip(*pairs, strict=True)
     t = stats.ttest_rel(b, a)
-    assert row["num"] == 3 and row["p"] == pytest.approx(2 * stats.t.sf(abs(row["mean"] / row["standard_error"]), 2))
-    assert row["mean"] / row["standard_error"] == pytest.approx(t.statistic)
+    assert row["num"] == 3 and row["p_value"] == pytest.approx(2 * stats.t.sf(abs(row["mean"] / row["error"]), 2))
+    assert row["mean"] / row["error"] == pytest.approx(t.statistic)
     differences = [0.03, 0.01, 0.05]
-    assert row["standard_error"] == pytest.approx(stats.sem(differences)) and row["mean"] == pytest.approx(0.03)
-    assert mean_rows(rows[:1])[0]["standard_error"] is None
-    assert mean_rows([rows[0], rows[0]])[0]["p"] is None  # no spread, no test
+    assert row["error"] == pytest.approx(stats.sem(differences)) and row["mean"] == pytest.approx(0.03)
+    assert mean_rows(rows[:1])[0]["error"] is None
+    assert mean_rows([rows[0], {**rows[0], "seed": 9}])[0]["p_value"] is None  # no spread, no test
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_common_seeds_are_paired(run_cli, launch):
     pairs = {row["seed"]: (row["a"], row["b"]) for row in result["pairs"]}
     assert pairs == {seed: (METRICS["a"][seed], METRICS["b"][seed]) for seed in (0, 1, 2)}
     (mean,) = result["means"]
-    assert mean["mean"] == pytest.approx(0.03) and mean["standard_error"] == pytest.approx(0.02 / math.sqrt(3))
+    assert mean["mean"] == pytest.approx(0.03) and mean["error"] == pytest.approx(0.02 / math.sqrt(3))
     agreement = {row["choice"]: (row["equal"], row["num"]) for row in result["choices"]}
     assert agreement == {"layer1.conv": (0, 3), "layer2.conv": (3, 3)}
     shown = run_cli("compare", "a", "b").out

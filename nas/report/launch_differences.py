@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_rel
-
 from nas.io.errors import UsageError
+from nas.launch.comparison import paired
 from nas.launch.launch import read_launch
 from nas.launch.trials import rows
 from nas.report.differences import SIDES, check_two_folders, value_rows
@@ -38,7 +35,7 @@ def launch_differences(paths: Sequence[Path]) -> dict[str, Any]:
     check_two_folders(paths)
     configurations, searches, notes = [], [], []
     for path in paths:
-        plan, trials, _ = read_launch(path, ())
+        plan, trials, *_ = read_launch(path, ())
         configurations.append(check_yaml(plan.config))
         found: Searches = {json.dumps(trial.settings, sort_keys=True): {} for trial in trials}
         try:
@@ -86,21 +83,14 @@ def launch_differences(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def mean_rows(pairs: Sequence[Row]) -> list[Row]:
-    """For each combination of settings: ``num`` pairs, ``mean`` of the differences b - a, ``standard_error`` of the mean, ``p``.
-
-    ``p`` is that of the two-sided paired t-test. The last two are None for one pair, ``p`` also for equal differences.
-    """
+    """For each combination of settings: the differences b - a of equal seeds, see :func:`nas.launch.comparison.paired`."""
     groups: dict[str, list[Row]] = {}
     for row in pairs:
         groups.setdefault(json.dumps(row["settings"]), []).append(row)
-    result = []
-    for text, members in groups.items():
-        found = [row["difference"] for row in members]
-        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
-        p = float(ttest_rel([row["b"] for row in members], [row["a"] for row in members]).pvalue) if error else None
-        mean = statistics.fmean(found)
-        result.append({"settings": json.loads(text), "num": len(found), "mean": mean, "standard_error": error, "p": p})
-    return result
+    return [
+        {"settings": json.loads(text), **paired(*({row["seed"]: row[side] for row in members} for side in "ba"))}
+        for text, members in groups.items()
+    ]
 
 
 def _agreement(found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Row]:
