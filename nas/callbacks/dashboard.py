@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ from pytorch_lightning.callbacks import Callback
 from nas.callbacks.layout import custom_scalars
 from nas.callbacks.writers import write_scalars, writers
 from nas.derive import discretized
-from nas.drawing import draw_architecture, draw_heat_map, draw_most_probable, draw_scores, probability_history
+from nas.drawing import Picture, distribution_pictures, search_pictures
+from nas.drawing.choices import WIDTH
 from nas.genotype import Genotype
 from nas.io.csv_file import read_columns
 from nas.io.errors import describe
-from nas.supernet.search_space import SearchSpace
-from nas.supernet.supernet import Supernet
 from nas.training.cost_penalty import CostPenalty
 from nas.training.search_module import SearchModule
 
-HEAT_MAP, ARCHITECTURE = "search/probabilities", "search/architecture"
-MOST_PROBABLE, SCORES = "search/most_probable", "search/scores"
 ADDED = ("gap/supernet", "gap/derived", "system/batches_per_second", "system/peak_memory_gb", "system/seconds")
 """Tags of scalars that callbacks add to those of the module."""
+
+CARD = 350
+"""Width of a card of TensorBoard's images, in pixels."""
 
 Gap = Callable[[SearchModule, Genotype], Mapping[str, float]]
 
@@ -80,14 +80,13 @@ class Dashboard(Callback):
         step = pl_module.num_batches_done
         try:
             genotype = discretized(pl_module.supernet, pl_module.relaxation, pl_module.space)
-            figures = dict(self._figures(pl_module, genotype))
+            pictures = list(self._pictures(pl_module, genotype))
             scalars = {**_costs(pl_module, genotype), **({} if self.gap is None else self.gap(pl_module, genotype))}
         except Exception as error:  # failing pictures must not end a long search
             warnings.warn(f"batch {step}: pictures cannot be drawn: {describe(error)}", stacklevel=2)
             return
         for writer in writers(trainer):
-            for tag, figure in figures.items():
-                writer.add_image(tag, pixels(figure), step, dataformats="HWC")
+            add_pictures(writer, pictures, step)
             alpha = pl_module.supernet.alpha[pl_module.supernet.mask]
             writer.add_histogram("alpha", alpha.float().cpu(), step)
         write_scalars(trainer, scalars, step)
@@ -96,21 +95,14 @@ class Dashboard(Callback):
         """Whether pictures are due after this epoch. They are due after `num_images` epochs, including the last epoch."""
         return (epoch + 1) * self.num_images // num_epochs > epoch * self.num_images // num_epochs
 
-    def _figures(self, module: SearchModule, genotype: Genotype) -> Iterator[tuple[str, Figure]]:
+    def _pictures(self, module: SearchModule, genotype: Genotype) -> Iterator[Picture]:
         known = replace(genotype, probabilities=module.supernet.probabilities(module.relaxation))
-        yield from search_figures(self.metrics_csv, module.supernet, known, module.space)
+        yield from search_pictures(
+            read_columns(self.metrics_csv, "choice/"), known, module.space.cells(genotype.choices)
+        )
         if self.moments:
-            yield MOST_PROBABLE, draw_most_probable(self.moments)
-        if scored := [entry._asdict() for entry in module.scores.found.values()]:
-            yield SCORES, draw_scores(scored, {"most probable": genotype.choices})
-
-
-def search_figures(
-    metrics_csv: Path, supernet: Supernet, genotype: Genotype, space: SearchSpace
-) -> Iterator[tuple[str, Figure]]:
-    """The pictures of every search, by their tags: the probabilities over time, and the architecture."""
-    yield HEAT_MAP, draw_heat_map(probability_history(read_columns(metrics_csv, "choice/"), supernet.choices))
-    yield ARCHITECTURE, draw_architecture(genotype, space.cells(genotype.choices))
+            scored = [entry._asdict() for entry in module.scores.found.values()]
+            yield from distribution_pictures(self.moments, scored, {"most probable": genotype.choices})
 
 
 def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:
@@ -124,9 +116,16 @@ def _costs(module: SearchModule, genotype: Genotype) -> dict[str, float]:
     return result
 
 
+def add_pictures(writer: Any, pictures: Iterable[Picture], step: int) -> None:
+    """Writes the pictures that are not left out to TensorBoard."""
+    for picture in pictures:
+        if picture.figure is not None:
+            writer.add_image(picture.tag, pixels(picture.figure), step, dataformats="HWC")
+
+
 def pixels(figure: Figure) -> np.ndarray:
-    """A figure as uint8 pixels (H, W, 3)."""
-    figure.set_dpi(110)
+    """A figure as uint8 pixels (H, W, 3), one card of TensorBoard wide, since TensorBoard scales pixels without smoothing."""
+    figure.set_dpi(CARD / WIDTH)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -11,23 +11,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 
-from nas.drawing.choices import CHOSEN, EDGE, INK, draw_box, draw_choices, short
+from nas.drawing.choices import CHOSEN, EDGE, FONT, INK, WIDTH, draw_box, draw_choices, short, text_width
 from nas.genotype import Genotype
 from nas.supernet.search_space import CellEdge
 
 Cells = Mapping[str, Sequence[CellEdge]]
 
-COLUMN, RISE, BOX = 1.25, 0.4, 0.62
-"""In inches: distance of neighboring nodes, height of an arc per spanned node, width of a node."""
-BELOW = 0.16
-"""In inches: depth of an arc per spanned node, for arcs without an operation, which run below the nodes."""
+MAX_LABEL = 16
+STEP, BOX, HALF, DEPTH = 0.5, 0.66, 0.13, 0.1
+"""In inches: distance of neighboring nodes, width and half the height of a node, depth of an arc per spanned node at the left."""
 
 
 def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
     """An arc diagram for every cell; without cells, the choices in rows.
 
-    The nodes of a cell are in a row, in topological order. An edge is an arc with its operation at the top. Arcs of equal length have their
-    tops side by side, and longer arcs are higher, so labels do not overlap.
+    The nodes of a cell are in a column, in topological order. An edge is an arc at the right with its operation at the tip; arcs without an
+    operation are at the left. Arcs of equal length have their tips one below the other, and longer arcs reach further, so labels do not
+    overlap.
 
     Args:
         genotype: The architecture.
@@ -35,20 +35,22 @@ def draw_architecture(genotype: Genotype, cells: Cells) -> Figure:
     """
     if not cells:
         return draw_choices(genotype)
-    ranks = {name: {node: float(i) for i, node in enumerate(_ordered(edges))} for name, edges in cells.items()}
-    width = max(2, *map(len, ranks.values())) * COLUMN  # a cell may have no edges
-    spans = {name: [_span(edge, ranks[name]) for edge in edges] for name, edges in cells.items()}
-    above = {name: max(spans[name], default=0.0) * RISE + 0.55 for name in cells}
-    heights = {name: above[name] + 0.35 + len(nodes) * BELOW for name, nodes in ranks.items()}
-    height = sum(heights.values())
+    ranks = {name: {node: i for i, node in enumerate(_ordered(edges))} for name, edges in cells.items()}
+    spans = [(ranks[name][e.target] - ranks[name][e.source], e.label) for name, edges in cells.items() for e in edges]
+    longest = max((text_width(short(label, MAX_LABEL)) for _, label in spans), default=0.0)
+    reach = longest / 2 + 0.05  # per spanned node, so that labels at one height are side by side
+    left = 0.2 + DEPTH * max((span for span, label in spans if not label), default=0)
+    right = max((span for span, label in spans if label), default=0) * reach + reach + 0.1
+    heights = {name: 0.4 + len(nodes) * STEP for name, nodes in ranks.items()}
+    width, height = max(WIDTH, left + BOX + right), sum(heights.values())
     figure = Figure(figsize=(width, height), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     top = 0.0
     for name, edges in cells.items():
-        axes.text(0.1, top + 0.18, name, fontsize=9, fontweight="bold", color=INK, va="center")
-        _draw_cell(axes, edges, ranks[name], top + above[name])
+        axes.text(0.1, top + 0.18, name, fontsize=FONT, fontweight="bold", color=INK, va="center")
+        _draw_cell(axes, edges, ranks[name], left, top + 0.4, reach)
         top += heights[name]
     return figure
 
@@ -61,33 +63,29 @@ def _ordered(edges: Sequence[CellEdge]) -> list[str]:
     return list(sorter.static_order())
 
 
-def _span(edge: CellEdge, ranks: Mapping[str, float]) -> float:
-    return ranks[edge.target] - ranks[edge.source]
-
-
-def _draw_cell(axes: Axes, edges: Sequence[CellEdge], ranks: Mapping[str, float], line: float) -> None:
+def _draw_cell(
+    axes: Axes, edges: Sequence[CellEdge], ranks: Mapping[str, int], left: float, top: float, reach: float
+) -> None:
     for edge in edges:
-        span = _span(edge, ranks)
-        left = ranks[edge.source] * COLUMN + COLUMN / 2 + (BOX / 2 if span == 1 else BOX / 4)
-        right = ranks[edge.target] * COLUMN + COLUMN / 2 - (BOX / 2 if span == 1 else BOX / 4)
-        up = bool(edge.label)
-        rise = 0.0 if span == 1 else span * (RISE if up else -BELOW)
-        edge_line = line if span == 1 else line - (0.13 if up else -0.13)
-        middle = (left + right) / 2
-        path = Path(
-            [(left, edge_line), (middle, edge_line - 2 * rise), (right, edge_line)],
-            [Path.MOVETO, Path.CURVE3, Path.CURVE3],
-        )
-        color = CHOSEN if up else EDGE
-        axes.add_patch(
-            FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=8, color=color, linewidth=1, zorder=1)
-        )
-        if up:
+        span, labeled = ranks[edge.target] - ranks[edge.source], bool(edge.label)
+        start, end = (top + HALF + ranks[node] * STEP for node in (edge.source, edge.target))
+        side, bend = (left + BOX, span * reach) if labeled else (left, -span * DEPTH)
+        if span == 1:
+            side, bend, start, end = left + BOX / 2, 0.0, start + HALF, end - HALF
+        else:
+            start, end = start + HALF / 2, end - HALF / 2
+        middle = (start + end) / 2
+        path = Path([(side, start), (side + 2 * bend, middle), (side, end)], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
+        color = CHOSEN if labeled else EDGE
+        arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=8, color=color, linewidth=1, zorder=1)
+        axes.add_patch(arrow)
+        if labeled:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-            top = edge_line - rise - (0.16 if span == 1 else 0.0)
-            axes.text(middle, top, short(edge.label, 18), ha="center", va="center", fontsize=6.5, color=INK, bbox=box)
+            place, alignment = (side + 0.08, "left") if span == 1 else (side + bend, "center")
+            text = short(edge.label, MAX_LABEL)
+            axes.text(place, middle, text, ha=alignment, va="center", fontsize=FONT, color=INK, bbox=box)
     for node, rank in ranks.items():
-        draw_box(axes, rank * COLUMN + (COLUMN - BOX) / 2, line, BOX, 0.26, short(node, 10), dark=False)
+        draw_box(axes, left, top + HALF + rank * STEP, BOX, 2 * HALF, short(node, 8), dark=False)
 
 
 def architecture_dot(genotype: Genotype, cells: Cells) -> str:

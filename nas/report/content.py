@@ -39,7 +39,8 @@ class Content(NamedTuple):
         retrained: Figures of the retraining; empty without one.
         compared: The content of compression.json; empty for runs that compress no network.
         decided: The content of distribution.json; empty if no distribution over architectures was learned.
-        history: (batches, tag -> value) of metrics.csv.
+        searching: (batches, tag -> value) of the metrics.csv of the search; empty for a retraining without a search.
+        retraining: The same of the retraining; empty without one.
         config: Text of config.yaml.
         provenance: Seed, device, commit and versions.
         commands: Commands that repeat the run, or use its network if training code of the user made it.
@@ -51,7 +52,8 @@ class Content(NamedTuple):
     retrained: Table
     compared: Mapping[str, Any]
     decided: Mapping[str, Any]
-    history: list[tuple[int, dict[str, float]]]
+    searching: list[tuple[int, dict[str, float]]]
+    retraining: list[tuple[int, dict[str, float]]]
     config: str
     provenance: Table
     commands: list[str]
@@ -117,7 +119,8 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
         retrained=_facts(folder.retrain.read_summary()) if retrained else {},
         compared=read_compared(folder) or {},
         decided=read_decided(folder.path) or {},
-        history=read_columns(folder.metrics_csv),
+        searching=_metrics(folder if is_search else folder.search),
+        retraining=_metrics(folder.retrain if retrained else None if is_search else folder),
         config=folder.config.read_text(),
         provenance={
             "seed": str(summary.get("seed", 0)),
@@ -127,6 +130,10 @@ def _read_content(folder: RunFolder, trusted: tuple[str, ...]) -> Content:
         },
         commands=commands,
     )
+
+
+def _metrics(folder: RunFolder | None) -> list[tuple[int, dict[str, float]]]:
+    return [] if folder is None else read_columns(folder.metrics_csv)
 
 
 def _own_commands(folder: RunFolder, space: Mapping[str, Any], trusted: tuple[str, ...]) -> list[str]:

@@ -1,43 +1,89 @@
-"""Curves of a search as figures."""
+"""Curves of a search and of a retraining as pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from nas.drawing.distribution import COLORS, STYLES
+from nas.drawing import Picture, picture
+from nas.drawing.distribution import COLORS, STYLES, chart_axes, legend
 
-History = Sequence[tuple[int, dict[str, float]]]
+History = Sequence[tuple[int, Mapping[str, float]]]
+
+SPLITS = {
+    "arch": "arch split (validation)",
+    "weight": "train split",
+    "train": "training data",
+}
+"""Level of a tag -> what its lines were measured on."""
+OTHERS = {
+    "search/tau": ("tau", "The temperature of the search."),
+    "search/entropy": ("entropy (nats)", "The mean entropy of the choices."),
+    "search/joint_entropy": ("joint entropy (nats)", "The entropy of the distribution over architectures."),
+    "search/mode_probability": ("probability", "The probability of the most probable architecture."),
+}
+"""Tag -> label of the axis, and caption."""
 
 
-def draw_curves(history: History) -> Iterator[tuple[str, Figure]]:
-    """(title, figure) of each measured curve: losses, metrics, tau, entropy."""
+class _Line(NamedTuple):
+    label: str
+    points: list[tuple[int, float]]
+
+
+def curve_pictures(history: History) -> Iterator[Picture]:
+    """A picture of each loss and metric, with a line for each split, then of tau and the entropies; each point is the mean of an epoch.
+
+    Args:
+        history: (batches done, tag -> value) of a search or of a retraining.
+    """
     tags = list(dict.fromkeys(tag for _, row in history for tag in row))
-    groups: dict[str, list[str]] = {}
-    for tag in tags:
-        level, _, name = tag.partition("/")
-        if level in ("weight", "arch", "train"):
-            groups.setdefault(name, []).append(tag)
-    for tag in ("search/tau", "search/entropy", "search/joint_entropy", "search/mode_probability"):
+    levels = {tag: tag.partition("/")[::2] for tag in tags}
+    names = list(dict.fromkeys(name for level, name in levels.values() if level in SPLITS))
+    for name in names:
+        lines = {
+            level: _line(history, f"{level}/{name}", label)
+            for level, label in SPLITS.items()
+            if f"{level}/{name}" in tags
+        }
+        yield _picture(name, name, _caption(name, list(lines)), list(lines.values()))
+        if "weight" in lines and "arch" not in lines:
+            yield Picture(f"{name} of the arch split", "", None, "the search did not measure it")
+    for tag, (label, caption) in OTHERS.items():
         if tag in tags:
-            groups[tag.removeprefix("search/")] = [tag]
-    for name, members in groups.items():
-        yield name, _curve(history, name, members)
+            yield _picture(tag.partition("/")[2], label, caption, [_line(history, tag, "")])
 
 
-def _curve(history: History, name: str, tags: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(5, 2.6), facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    for i, tag in enumerate(tags):
-        points = [(step, row[tag]) for step, row in history if tag in row]
-        label = tag.partition("/")[0]
-        axes.plot(*zip(*points, strict=True), color=COLORS[i % 6], linestyle=STYLES[i % 4], linewidth=1.4, label=label)
-    axes.set_xlabel("batches", fontsize=8)
-    axes.set_ylabel(name, fontsize=8, parse_math=False)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(tags) > 1:
-        axes.legend(fontsize=7, frameon=False)
+def _line(history: History, tag: str, label: str) -> _Line:
+    return _Line(label, [(step, row[tag]) for step, row in history if tag in row])
+
+
+def _caption(name: str, levels: Sequence[str]) -> str:
+    if "train" in levels:
+        return f"The {name} of the retrained network on its training data. The test set is read once, at the end."
+    said = " and on the ".join(SPLITS[level] for level in levels)
+    return f"The {name} of the supernet on the {said}."
+
+
+def _picture(tag: str, up: str, caption: str, lines: Sequence[_Line]) -> Picture:
+    values = [[value for _, value in line.points if math.isfinite(value)] for line in lines]
+    reason = ""
+    if max(map(len, values)) < 2:
+        reason = "only one value was measured" if any(values) else "no finite value was measured"
+    elif all(math.isclose(min(known), max(known), rel_tol=1e-6) for known in values if known):
+        reason = f"{values[0][0]:.4g} throughout"
+    return picture(tag, caption, reason, lambda: _draw(up, lines))
+
+
+def _draw(up: str, lines: Sequence[_Line]) -> Figure:
+    labeled = any(line.label for line in lines)
+    figure, axes = chart_axes("batches", up, int(labeled))
+    for i, line in enumerate(lines):
+        batches, values = zip(*line.points, strict=True)
+        marker = "o" if len(values) == 1 else None  # a line of one point has no length
+        axes.plot(batches, values, color=COLORS[i], linestyle=STYLES[i], marker=marker, linewidth=1.6, label=line.label)
+    if labeled:
+        legend(figure, columns=len(lines))
     return figure

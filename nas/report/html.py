@@ -20,9 +20,10 @@ td, th { padding: 0.2rem 0.8rem 0.2rem 0; text-align: left; vertical-align: top;
 figure { margin: 0.8rem 0; overflow-x: auto; background: #ffffff; border: 1px solid var(--line); border-radius: 4px; padding: 0.4rem; }
 figure svg { max-width: 100%; height: auto; display: block; margin: 0 auto; } figcaption { color: #1d2328; font-size: 0.85rem; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0.8rem; }
+.curves { align-items: start; margin: 0.8rem 0; }
 .curves figure { margin: 0; }
-figure.large svg { max-width: max(100%, 36rem); }
 .numbers td, .numbers th { white-space: nowrap; } .numbers table { font-variant-numeric: tabular-nums; }
+figure.large { grid-column: 1 / -1; } figure.large svg { max-width: none; }
 @media (max-width: 30rem) { td, th { padding-right: 0.5rem; font-size: 0.85rem; } }
 """
 
@@ -45,7 +46,7 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "
 
 
 def figure_of(figure: Figure, caption: str, kind: str = "") -> str:
-    """A figure with a caption; `kind` is its class: ``large`` lets wide pictures scroll on small screens."""
+    """A figure with a caption; `kind` is its class: ``large`` scrolls a wide picture instead of making it smaller."""
     svg = svg_text(figure)
     return f"<figure{f' class={kind}' if kind else ''}>{svg[svg.index('<svg') :]}<figcaption>{escape(caption)}</figcaption></figure>"
 

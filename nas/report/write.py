@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.figure import Figure
-
-from nas.drawing import (
-    draw_architecture,
-    draw_cuts,
-    draw_heat_map,
-    draw_most_probable,
-    draw_scores,
-    probability_history,
-)
+from nas.drawing import Picture, distribution_pictures, draw_cuts, search_pictures
+from nas.drawing.architecture import Cells
+from nas.drawing.choices import WIDTH
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
 from nas.io.markdown import escaped, fenced, markdown_table
 from nas.report.content import Content, read_content
-from nas.report.curves import draw_curves
+from nas.report.curves import curve_pictures
 from nas.report.html import code, figure_of, page, table
 from nas.runs.compared import cut_rows, rows_of, sentence_of
 from nas.runs.spaces import load_space_of
 
-_CAPTION = "The architecture: chosen candidates are dark, with their final probability; a cell has its operations on its edges."
 _CUTS = "What is left of each group of channels or heads, and of each block: dark is kept."
 _COMPARED = ("", "before", "after", "change")
 _PROBABLE = ("place", "architecture", "probability", "loss on the arch split")
@@ -42,7 +35,7 @@ def write_report(path: Path, form: Literal["html", "md"], out: Path | None, trus
     if form == "html":
         folder = content.folder
         cells = {} if folder.is_own_code else load_space_of(folder.source(trusted)).cells(content.genotype.choices)
-        text = _html(content, draw_architecture(content.genotype, cells))
+        text = _html(content, cells)
     else:
         text = _markdown(content)
     target = out if out is not None else content.folder.path / f"report.{form}"
@@ -53,7 +46,7 @@ def write_report(path: Path, form: Literal["html", "md"], out: Path | None, trus
     return target
 
 
-def _html(content: Content, architecture: Figure) -> str:
+def _html(content: Content, cells: Cells) -> str:
     parts = [f"<h1>{escape(content.title)}</h1>"]
     if content.compared:
         parts += [f"<p>{escape(sentence_of(content.compared))}</p>", table(rows_of(content.compared), _COMPARED)]
@@ -62,25 +55,39 @@ def _html(content: Content, architecture: Figure) -> str:
     parts.append(table(content.facts.items()))
     if content.retrained:
         parts += ["<h2>Retrained</h2>", table(content.retrained.items())]
-    if content.genotype.choices:
-        parts += ["<h2>Architecture</h2>", figure_of(architecture, _CAPTION, "large")]
-        parts.append(table(content.genotype.rows(), _HEAD))
-    parts.append("<h2>The search</h2>")
-    if history := probability_history(content.history, content.genotype.probabilities):
-        parts.append(figure_of(draw_heat_map(history), "Probability of each candidate over time.", "large"))
+    parts.append("<h2>Architecture</h2>")
+    parts += _pictures(search_pictures(content.searching, content.genotype, cells))
+    parts.append(table(content.genotype.rows(), _HEAD))
+    if content.searching:
+        parts += ["<h2>The search</h2>", *_pictures(curve_pictures(content.searching))]
     if content.decided:
         parts.append(table(content.probable, _PROBABLE))
-        moments, scored = content.decided["moments"], content.decided["scored"]
-        parts.append(figure_of(draw_most_probable(moments), "The ten most probable architectures over time.", "large"))
-        if scored:
-            parts.append(figure_of(draw_scores(scored, content.marked), "Every architecture that was scored.", "large"))
-    curves = [figure_of(figure, name) for name, figure in draw_curves(content.history)]
-    parts.append(f'<div class="curves">{"".join(curves)}</div>')
+        decided = content.decided
+        parts += _pictures(distribution_pictures(decided["moments"], decided["scored"], content.marked))
+    if content.retraining:
+        parts += ["<h2>The retraining</h2>", *_pictures(curve_pictures(content.retraining))]
     if content.commands:
         parts += [f"<h2>{content.commands_title}</h2>", code("\n".join(content.commands))]
     parts += ["<h2>Provenance</h2>", table(content.provenance.items())]
     parts += ["<h2>Configuration</h2>", code(content.config)]
     return page(content.title, parts)
+
+
+def _pictures(pictures: Iterable[Picture]) -> list[str]:
+    """Pictures side by side, then a line that names those left out."""
+    known = list(pictures)
+    shown = [
+        figure_of(one.figure, one.caption, "large" if one.figure.get_figwidth() > WIDTH else "")
+        for one in known
+        if one.figure is not None
+    ]
+    reasons: dict[str, list[str]] = {}
+    for one in known:
+        if one.reason:
+            reasons.setdefault(one.reason, []).append(one.tag.removeprefix("search/").replace("_", " "))
+    left_out = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    parts = [f'<div class="curves">{"".join(shown)}</div>'] if shown else []
+    return parts + ([f"<p>Pictures left out: {escape(left_out)}.</p>"] if left_out else [])
 
 
 def _markdown(content: Content) -> str:

@@ -121,6 +121,12 @@ class RunFolder:
         """The folder of the retraining."""
         return RunFolder(self.path / "retrain")
 
+    @property
+    def search(self) -> RunFolder | None:
+        """The folder of the search to which this retraining belongs: the folder above; None if there is none."""
+        above = RunFolder(self.path.parent)
+        return above if above.retrain.path == self.path and above.finished and above.stage == "search" else None
+
     def source(self, trusted: tuple[str, ...]) -> ConfigSource:
         """The run's resolved configuration. No file stores `trusted`, so the user gives it again with each command."""
         return ConfigSource((self.config,), (), trusted)

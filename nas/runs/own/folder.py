@@ -13,14 +13,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from nas.callbacks.dashboard import pixels, search_figures
+from nas.callbacks.dashboard import add_pictures
 from nas.callbacks.layout import custom_scalars
 from nas.callbacks.writers import add_scalars
 from nas.costs.functions import num_macs, num_params
 from nas.derive.base import Searched, distribution_of, runner_up
+from nas.drawing import search_pictures
 from nas.export.manifest import read_tensors
 from nas.genotype import Genotype
-from nas.io.csv_file import CsvFile
+from nas.io.csv_file import CsvFile, read_columns
 from nas.io.errors import UsageError, describe
 from nas.io.files import write_atomic
 from nas.io.reading import MAX_TENSOR_BYTES, check_size
@@ -93,8 +94,8 @@ class OwnRun:
         genotype = replace(genotype, space=self.values["model"]["space"])
         summary["search_seconds"] = seconds
         try:
-            for tag, figure in search_figures(self.metrics.path, searched.supernet, genotype, searched.space):
-                self.writer.add_image(tag, pixels(figure), step, dataformats="HWC")
+            rows, cells = read_columns(self.metrics.path, "choice/"), searched.space.cells(genotype.choices)
+            add_pictures(self.writer, search_pictures(rows, genotype, cells), step)
         except Exception as error:  # failing pictures must not lose the result of the search
             warnings.warn(f"the pictures of the run cannot be drawn: {describe(error)}", stacklevel=2)
         self.writer.close()

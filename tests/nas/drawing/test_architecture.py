@@ -8,6 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from nas.drawing import architecture_dot, draw_architecture, draw_heat_map, svg_text
+from nas.drawing.choices import MAX_ROWS
 from nas.genotype import Genotype
 from search_spaces.darts import DARTS_V1, DARTS_V2, Darts
 from search_spaces.nasbench201 import NASBench201
@@ -33,8 +34,8 @@ def rows(num_choices, num_labels=5, chosen=2):
     return Genotype({name: list(row)[chosen] for name, row in names.items()}, probabilities=names)
 
 
-def assert_legible(figure, smallest=6):
-    """No text on another, none outside, none smaller than `smallest` points."""
+def assert_legible(figure, smallest=8.25):
+    """No text on another, none outside, none smaller than `smallest` points (11 CSS pixels)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [text for axes in figure.axes for text in axes.texts]
@@ -91,13 +92,21 @@ def test_a_heat_map_has_a_row_for_every_candidate():
     figure = draw_heat_map(history)
     FigureCanvasAgg(figure).draw()
     axes = figure.axes[0]
-    assert [tick.get_text() for tick in axes.get_yticklabels()][:2] == [
-        "layer0.conv  dilation_1",
-        "layer0.conv  dilation_2",
-    ]
-    assert axes.images[0].get_array().shape == (40, 5)
-    assert axes.images[0].get_array()[2, 0] == pytest.approx(0.2)
-    assert draw_heat_map(history[:1]).axes[0].images[0].get_array().shape == (40, 1)
+    assert [tick.get_text() for tick in axes.get_yticklabels()][:2] == ["dilation_1", "dilation_2"]
+    assert [text.get_text() for text in figure.texts] == [f"layer{i}.conv" for i in range(8)]
+    values = axes.images[0].get_array()
+    assert values.shape == (48, 5)  # 40 candidates, 8 names
+    assert [row for row in range(48) if values.mask[row].all()] == list(range(0, 48, 6))
+    assert values[3, 0] == pytest.approx(0.2)
+
+
+def test_large_pictures_end_with_a_line_that_says_what_is_missing():
+    many = rows(30)
+    figure = draw_heat_map([(i, many.probabilities) for i in range(2)])
+    labels = figure.axes[0].get_yticklabels()
+    assert len(labels) == MAX_ROWS and "and 30 more candidates" in {text.get_text() for text in figure.texts}
+    said = assert_legible(draw_architecture(rows(70), {}))
+    assert said.count("dilation_4  0.20") == 60 and said[-1] == "and 10 more choices"  # two rows of boxes each
 
 
 def test_svg_is_the_same_every_time_and_well_formed():
