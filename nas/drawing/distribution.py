@@ -17,7 +17,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # O
 STYLES = ("-", "--", ":", "-.")
 MAX_LABEL = 46
 MAX_LINES = 8
-"""Largest number of lines in a chart whose colors and styles can be told apart."""
+"""Largest number of lines in a chart whose colors and styles can be distinguished."""
 
 Moments = Sequence[Mapping[str, Any]]
 """In chronological order: ``batch``, and ``most_probable`` with the choices and probability of architectures."""

@@ -7,7 +7,8 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from nas.drawing import svg_text
+from nas.drawing import Picture, svg_text
+from nas.drawing.choices import WIDTH
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2328; --paper: #ffffff; --line: #d5dbe0; --soft: #f4f6f8; }
@@ -54,3 +55,20 @@ def figure_of(figure: Figure, caption: str, kind: str = "") -> str:
 def code(text: str) -> str:
     """A block of code."""
     return f"<pre><code>{escape(text)}</code></pre>"
+
+
+def gallery(pictures: Iterable[Picture]) -> list[str]:
+    """Pictures side by side, then a line that names those left out."""
+    known = list(pictures)
+    shown = [
+        figure_of(one.figure, one.caption, "large" if one.figure.get_figwidth() > WIDTH else "")
+        for one in known
+        if one.figure is not None
+    ]
+    reasons: dict[str, list[str]] = {}
+    for one in known:
+        if one.reason:
+            reasons.setdefault(one.reason, []).append(one.tag.removeprefix("search/").replace("_", " "))
+    left_out = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    parts = [f'<div class="curves">{"".join(shown)}</div>'] if shown else []
+    return parts + ([f"<p>Pictures left out: {escape(left_out)}.</p>"] if left_out else [])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Literal
 
-from nas.drawing import Picture, distribution_pictures, draw_cuts, search_pictures
+from nas.drawing import distribution_pictures, draw_cuts, search_pictures
 from nas.drawing.architecture import Cells
-from nas.drawing.choices import WIDTH
 from nas.io.errors import UsageError
 from nas.io.files import write_atomic
 from nas.io.markdown import escaped, fenced, markdown_table
 from nas.report.content import Content, read_content
 from nas.report.curves import curve_pictures
-from nas.report.html import code, figure_of, page, table
+from nas.report.html import code, figure_of, gallery, page, table
 from nas.runs.compared import cut_rows, rows_of, sentence_of
 from nas.runs.spaces import load_space_of
 
@@ -56,38 +54,21 @@ def _html(content: Content, cells: Cells) -> str:
     if content.retrained:
         parts += ["<h2>Retrained</h2>", table(content.retrained.items())]
     parts.append("<h2>Architecture</h2>")
-    parts += _pictures(search_pictures(content.searching, content.genotype, cells))
+    parts += gallery(search_pictures(content.searching, content.genotype, cells))
     parts.append(table(content.genotype.rows(), _HEAD))
     if content.searching:
-        parts += ["<h2>The search</h2>", *_pictures(curve_pictures(content.searching))]
+        parts += ["<h2>The search</h2>", *gallery(curve_pictures(content.searching))]
     if content.decided:
         parts.append(table(content.probable, _PROBABLE))
         decided = content.decided
-        parts += _pictures(distribution_pictures(decided["moments"], decided["scored"], content.marked))
+        parts += gallery(distribution_pictures(decided["moments"], decided["scored"], content.marked))
     if content.retraining:
-        parts += ["<h2>The retraining</h2>", *_pictures(curve_pictures(content.retraining))]
+        parts += ["<h2>The retraining</h2>", *gallery(curve_pictures(content.retraining))]
     if content.commands:
         parts += [f"<h2>{content.commands_title}</h2>", code("\n".join(content.commands))]
     parts += ["<h2>Provenance</h2>", table(content.provenance.items())]
     parts += ["<h2>Configuration</h2>", code(content.config)]
     return page(content.title, parts)
-
-
-def _pictures(pictures: Iterable[Picture]) -> list[str]:
-    """Pictures side by side, then a line that names those left out."""
-    known = list(pictures)
-    shown = [
-        figure_of(one.figure, one.caption, "large" if one.figure.get_figwidth() > WIDTH else "")
-        for one in known
-        if one.figure is not None
-    ]
-    reasons: dict[str, list[str]] = {}
-    for one in known:
-        if one.reason:
-            reasons.setdefault(one.reason, []).append(one.tag.removeprefix("search/").replace("_", " "))
-    left_out = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    parts = [f'<div class="curves">{"".join(shown)}</div>'] if shown else []
-    return parts + ([f"<p>Pictures left out: {escape(left_out)}.</p>"] if left_out else [])
 
 
 def _markdown(content: Content) -> str:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from nas.callbacks.dashboard import Dashboard
+from nas.callbacks.dashboard import Dashboard, pixels
 from nas.callbacks.layout import MAX_SERIES, custom_scalars
+from nas.drawing import draw_architecture
+from nas.genotype import Genotype
 from nas.training.arch_statistics import GradientStatistics, kind_shares
 
 
@@ -56,6 +58,17 @@ def test_what_a_search_shows(run_cli, config):
         for title, patterns in entries.items():
             matched = [tag for tag in tags["scalars"] for pattern in patterns if re.search(pattern, tag)]
             assert len(matched) == len(patterns), f"{page}, {title}: {patterns}"
+
+
+def test_pictures_that_show_nothing_are_not_written(run_cli, config):
+    path = config({"model.arch_optimizer.init_args.lr": 1e-9})  # no probability changes visibly
+    assert run_cli("search", "--config", path, "--out", "run").code == 0
+    assert events("run").Tags()["images"] == ["search/architecture"]
+
+
+def test_a_picture_of_the_usual_width_fills_a_card():
+    figure = draw_architecture(Genotype({"a": "x"}, probabilities={"a": {"x": 0.5, "y": 0.5}}), {})
+    assert pixels(figure).shape[1] == 350  # TensorBoard's style sheet gives a card 350 pixels
 
 
 def test_costs_are_shown_beside_their_limits(run_cli, config):

@@ -16,7 +16,12 @@ import torch
 from torch import nn
 
 import nas
+from nas.drawing import Picture, architecture_picture, distribution_pictures, draw_cuts, probability_picture
+from nas.genotype import Genotype
+from nas.report.curves import curve_pictures
+from nas.report.html import gallery, page
 from nas.report.tensorboard import HOST, free_port, serve
+from search_spaces.darts import DARTS_V2, Darts
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[dev]'")
@@ -117,6 +122,7 @@ PAGES = {
 def look_at(browser, address, page, name):
     count, least = PAGES[page]
     browser.get_log("browser")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get(f"{address}/#{page}")
     browser.refresh()
     wait(lambda: browser.execute_script(SEEN + count) >= least, f"what {page} shows")
@@ -152,24 +158,86 @@ def test_all_pictures_are_kept(served):
     assert len(listed) == 3  # an epoch each
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_report_fits(browser, run, tmp_path, run_cli, width, scheme):
-    path = tmp_path / "report.html"
-    assert run_cli("report", "--run", run, "--out", path).code == 0
+def show(browser, path, width, scheme="light"):
+    """Opens a page in a window of that width."""
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     screen = {"width": width, "height": 1100, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     browser.get_log("browser")
     browser.get(path.as_uri())
+
+
+TEXTS = """return [...document.querySelectorAll('svg')].flatMap(svg =>
+    [...svg.querySelectorAll('text, tspan')].filter(text => text.textContent.trim()).map(text => {
+        const matrix = text.getScreenCTM();
+        const [box, whole] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
+        const out = Math.max(whole.left - box.left, box.right - whole.right, whole.top - box.top, box.bottom - whole.bottom);
+        return [parseFloat(getComputedStyle(text).fontSize) * Math.hypot(matrix.a, matrix.b), text.textContent, out];
+    }))"""
+"""For each text of a picture: its size in CSS pixels, the text, and how many pixels of it lie outside the picture."""
+
+
+def smallest_text(browser):
+    texts = browser.execute_script(TEXTS)
+    assert not [text for text in texts if text[2] > 1]
+    return min(texts)[0]
+
+
+def large_pictures():
+    """Pictures of large searches: cells of DARTS, 20 and 70 choices, 150 candidates, ten architectures, 200 scores, 130 cuts."""
+    space = Darts()
+    cells = space.parse_genotype(DARTS_V2)
+    yield architecture_picture(cells, space.cells(cells.choices))
+    labels = {f"separable_conv_{i}x{i}": 0.2 for i in (1, 3, 5, 7, 9)}
+    for num in (20, 70):
+        names = [f"encoder.layer.{i}.attention.self.heads" for i in range(num)]
+        found = Genotype(dict.fromkeys(names, "separable_conv_3x3"), probabilities=dict.fromkeys(names, labels))
+        moments = [
+            (s, {f"choice/{n}/{label}": p * (s + 1) / 5000 for n in names for label, p in labels.items()})
+            for s in range(0, 5000, 50)
+        ]
+        yield from (architecture_picture(found, {}), probability_picture(moments, found))
+        ten = [{**found.choices, names[i]: "separable_conv_9x9"} for i in range(10)]
+        listed = [
+            {"batch": s, "most_probable": [{"choices": c, "probability": s / 10 ** (i + 3)} for i, c in enumerate(ten)]}
+            for s in (10, 20, 800)
+        ]
+        scored = [{"choices": ten[i % 10], "loss": 0.1 + i / 99, "macs": 1.5e9 + i} for i in range(200)]
+        yield from distribution_pictures(listed, scored, {"chosen": ten[1], "runner-up": ten[2]})
+    cuts = draw_cuts(
+        [{"name": f"encoder.layer.{i}.attention.self.heads.of.all", "kept": i % 2, "all": 1} for i in range(130)]
+    )
+    yield Picture("cuts", "cuts", cuts, "")
+    yield from curve_pictures(
+        [(10**i, {"arch/an_error_with_a_very_long_name": 10.0**-i, "weight/loss": i}) for i in range(9)]
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_text_of_large_pictures_is_legible(browser, tmp_path, width):
+    path = tmp_path / "page.html"
+    path.write_text(page("large", gallery(large_pictures())))
+    show(browser, path, width)
+    keep(browser, f"large_{width}")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script("return document.querySelectorAll('svg').length") == 12
+    assert smallest_text(browser) >= (11 if width == 1280 else 9.5)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_fits(browser, run, tmp_path, run_cli, width, scheme):
+    path = tmp_path / "report.html"
+    assert run_cli("report", "--run", run, "--out", path).code == 0
+    show(browser, path, width, scheme)
     keep(browser, f"report_{width}_{scheme}")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     pictures = browser.execute_script(
         "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)"
     )
     assert len(pictures) == 6 and min(pictures) > 250
+    assert smallest_text(browser) >= (11 if width == 1280 else 9.5)
     light = browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
     assert not errors(browser)
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
