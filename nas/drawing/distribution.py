@@ -15,7 +15,7 @@ from nas.genotype import key_of
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 STYLES = ("-", "--", ":", "-.")
-MAX_LABEL = 46
+MAX_LABEL = 44
 MAX_LINES = 8
 """Largest number of lines in a chart whose colors and styles can be distinguished."""
 
@@ -36,7 +36,7 @@ def architecture_labels(architectures: Sequence[Mapping[str, Any]]) -> list[str]
 def draw_most_probable(moments: Moments) -> Figure:
     """A line for each of the `MAX_LINES` architectures that are most probable at the last moment; `moments` must not be empty.
 
-    A line has gaps where a moment does not list its architecture.
+    Their labels begin with their place. A line has gaps where a moment does not list its architecture.
     """
     last, lines = probable_lines(moments)
     figure, axes = chart_axes("batches", "probability", len(lines))
@@ -47,7 +47,7 @@ def draw_most_probable(moments: Moments) -> Figure:
             linewidth=2.2 if i == 0 else 1.2,
             color=COLORS[i % 6],
             linestyle=STYLES[(i // 6 + i) % 4],
-            label=label,
+            label=f"{i + 1}: {label}",
         )
     _use_log(axes, [value for line in lines for value in line if value > 0], 10)
     legend(figure)

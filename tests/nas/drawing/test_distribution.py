@@ -34,9 +34,9 @@ def test_a_line_for_each_architecture_that_is_most_probable_at_the_end():
     ]
     axes = draw_most_probable(moments).axes[0]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert list(lines) == ["x y", "b=z"]
-    assert lines["b=z"] == [[10, 0.25], [20, 0.125]]
-    assert lines["x y"][1] == [20, 0.75] and math.isnan(lines["x y"][0][1])  # not listed at first
+    assert list(lines) == ["1: x y", "2: b=z"]
+    assert lines["2: b=z"] == [[10, 0.25], [20, 0.125]]
+    assert lines["1: x y"][1] == [20, 0.75] and math.isnan(lines["1: x y"][0][1])  # not listed at first
 
 
 @pytest.mark.parametrize("macs", [[0, 100, 200], [100, 100, 100], [None, None, None]])
