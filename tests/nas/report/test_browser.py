@@ -148,7 +148,7 @@ def test_a_run_of_own_training_code_has_scalars_and_pictures(browser, tmp_path, 
             look_at(browser, address, page, f"own_{page}")
         empty = "return all.filter(n => n.textContent?.trim() === 'Matches (0)').length"
         look_at(browser, address, "custom_scalars", "own_custom_scalars")
-        assert browser.execute_script(SEEN + empty) == 0
+        wait(lambda: browser.execute_script(SEEN + empty) == 0, "lines in every chart")
 
 
 def test_all_pictures_are_kept(served):
