@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.drawing.choices import short
-from nas.drawing.distribution import COLORS, STYLES
+from nas.drawing.distribution import COLORS, STYLES, chart_axes, legend
 
 MAX_LINES = 8
 """Largest number of methods in a picture."""
 MARKERS = "os^Dv*"
-_FONT = 9.5
-_LINE = 60
+RANDOM, _COST = "random search", "cost of a search, in stand-alone trainings"
+_LINE = 56
 """Number of characters in a line of a legend."""
 
 Band = Mapping[str, Sequence[tuple[int, float, float]]]
@@ -32,14 +32,14 @@ def draw_bands(bands: Band, order: Sequence[str], label: str) -> list[Figure]:
     """
     figures = []
     for names in _parts([name for name in order if name in bands]):
-        figure, axes = _axes()
+        figure, axes, columns = _axes("epoch", label, names)
         for name in names:
             epochs, means, spreads = zip(*bands[name], strict=True)
             color, style = _look(order.index(name))
-            axes.plot(epochs, means, color=color, linestyle=style, linewidth=1.6, label=name)
+            axes.plot(epochs, means, color=color, linestyle=style, linewidth=1.6, label=short(name, _LINE))
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
-        _finish(axes, "epoch", label)
+        legend(figure, columns)
         figures.append(figure)
     return figures
 
@@ -58,16 +58,18 @@ def draw_costs(
     order = [row["method"] for row in rows]
     known = {row["method"]: row for row in rows if row.get("cost") is not None}
     for names in _parts([name for name in order if name in known]):
-        figure, axes = _axes()
+        figure, axes, columns = _axes(_COST, label, [*names, RANDOM])
         if chance:
-            axes.plot(*zip(*chance, strict=True), color="#7f8a94", linewidth=1.2, label="random search")
+            axes.plot(*zip(*chance, strict=True), color="#7f8a94", linewidth=1.2, label=RANDOM)
         for name in names:
             row, place = known[name], order.index(name)
             marker = MARKERS[place // len(COLORS) % len(MARKERS)]
             spread = row["std"] or 0.0
             color = COLORS[place % len(COLORS)]
-            axes.errorbar(row["cost"], row["mean"], spread, marker=marker, color=color, capsize=3, label=name)
-        _finish(axes, "cost of a search, in stand-alone trainings", label)
+            axes.errorbar(
+                row["cost"], row["mean"], spread, marker=marker, color=color, capsize=3, label=short(name, _LINE)
+            )
+        legend(figure, columns)
         figures.append(figure)
     return figures
 
@@ -80,20 +82,7 @@ def _look(place: int) -> tuple[str, str]:
     return COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
 
 
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, 3.4), facecolor="white", layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label, fontsize=_FONT)
-    axes.set_ylabel(y_label, fontsize=_FONT, parse_math=False)
-    axes.tick_params(labelsize=_FONT)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    labels = [short(label, _LINE) for label in labels]
-    num = max(1, _LINE // (max(map(len, labels)) + 6))
-    legend = axes.figure.legend(handles, labels, fontsize=_FONT, frameon=False, loc="outside upper left", ncols=num)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+def _axes(across: str, up: str, names: Sequence[str]) -> tuple[Figure, Axes, int]:
+    """Figure, axes, and the number of columns of a legend that has room for the names."""
+    columns = max(1, min(3, _LINE // (max(map(len, names)) + 8)))
+    return *chart_axes(across, up, -(-len(names) // columns)), columns

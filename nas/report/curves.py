@@ -28,6 +28,12 @@ OTHERS = {
 """Tag -> label of the axis, and caption."""
 
 
+def caption_of(tag: str) -> str:
+    """What a curve of a search shows."""
+    level, _, name = tag.partition("/")
+    return OTHERS[tag][1] if tag in OTHERS else f"The {name} on the {SPLITS[level]}."
+
+
 class _Line(NamedTuple):
     label: str
     points: list[tuple[int, float]]

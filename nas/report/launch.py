@@ -20,6 +20,7 @@ from nas.launch.comparison import best_of
 from nas.launch.curves import Curves, read_curves
 from nas.launch.launch import BASELINE, SUMMARY, csv_text, read_launch, read_summary
 from nas.launch.table import cells, numbers
+from nas.report.curves import caption_of
 from nas.report.html import code, figure_of, page, table
 from nas.runs.options import trust_words
 from nas.runs.stages.baseline import TABLE
@@ -134,7 +135,7 @@ def _html(
 def _curves(curves: Curves, order: Sequence[str]) -> Iterator[str]:
     for tag, found in curves.items():
         bands = {name: [point[:3] for point in points] for name, points in found.items()}
-        yield from (figure_of(figure, tag) for figure in draw_bands(bands, order, tag))
+        yield from (figure_of(figure, caption_of(tag)) for figure in draw_bands(bands, order, tag))
 
 
 def _markdown(folder: Path, summary: Mapping[str, Any], trusted: tuple[str, ...]) -> str:
