@@ -124,8 +124,8 @@ def _html(
     for name, (seeds, chosen) in _choices(summary).items():
         yield f"<h3>{escape(name)}</h3>"
         yield table(
-            [[row.name, *row.labels, f"{row.share:.0%}"] for row in chosen],
-            ["choice", *(f"seed {seed}" for seed in seeds), "agreement"],
+            [[row.name, f"{row.share:.0%}", *row.labels] for row in chosen],
+            ["choice", "agreement", *(f"seed {seed}" for seed in seeds)],
             "numbers",
         )
     yield f"<h2>Methods</h2>{table(_settings(summary), ('method', 'changes'))}"
@@ -144,8 +144,8 @@ def _markdown(folder: Path, summary: Mapping[str, Any], trusted: tuple[str, ...]
         parts += ["## Trials without a result", markdown_table(("reason", "trials"), found)]
     parts.append("## What each seed chose")
     for name, (seeds, chosen) in _choices(summary).items():
-        head = ["choice", *(f"seed {seed}" for seed in seeds), "agreement"]
-        parts += [f"### {escaped(name)}", markdown_table(head, ([c.name, *c.labels, f"{c.share:.0%}"] for c in chosen))]
+        head = ["choice", "agreement", *(f"seed {seed}" for seed in seeds)]
+        parts += [f"### {escaped(name)}", markdown_table(head, ([c.name, f"{c.share:.0%}", *c.labels] for c in chosen))]
     parts += ["## Methods", markdown_table(("method", "changes"), _settings(summary))]
     parts += ["## How to continue", fenced(_command(folder, trusted), "sh")]
     return "\n\n".join(parts) + "\n"

@@ -90,7 +90,7 @@ def test_choices_and_their_agreement_are_those_of_the_genotypes(folder):
     for i, method in enumerate(results(folder)):
         paths = sorted((folder / "trials").glob(f"{method}_seed*/retrain/summary.json"))
         genotypes = [json.loads(path.read_text())["genotype"] for path in paths]
-        for name, *labels, share in rows[3 * i : 3 * i + 3]:
+        for name, share, *labels in rows[3 * i : 3 * i + 3]:
             assert labels == [genotype[name] for genotype in genotypes]
             assert share == f"{max(Counter(labels).values()) / len(labels):.0%}"
     assert ["not finished", "own_seed2"] in parsed.rows
