@@ -18,7 +18,10 @@ from nas import __version__
 from nas.io.errors import UsageError, describe, shown
 from nas.io.parent import stop_with_parent
 
-COMMANDS = "search compress profile derive retrain baseline launch evaluate export dashboard report compare doctor help".split()
+COMMANDS = (
+    *("search", "compress", "profile", "derive", "retrain", "baseline", "launch", "evaluate", "lookup"),
+    *("export", "dashboard", "report", "compare", "doctor", "help"),
+)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PIPE = 128 + 13

@@ -23,6 +23,7 @@ from nas.runs.stages.derive import Strategy, derive_run
 from nas.runs.stages.evaluate import evaluate_run
 from nas.runs.stages.export import export_run
 from nas.runs.stages.load import load
+from nas.runs.stages.lookup import lookup_run
 from nas.runs.stages.retrain import retrain_genotype, retrain_run
 from nas.runs.trainer import prepare_machine
 
@@ -111,6 +112,10 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Test metrics, parameters, MACs and latency in milliseconds of :meth:`network`."""
         return evaluate_run(self.path, self._trusted)
+
+    def lookup(self, table: str | Path, *, dataset: str | None = None) -> dict[str, Any]:
+        """Rank, value and distance to the best of :attr:`genotype` in a table of its space; see :func:`nas.benchmark.open_table`."""
+        return lookup_run(self.path, Path(table), dataset=dataset, trusted=self._trusted)
 
     def export(
         self,

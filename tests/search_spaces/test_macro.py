@@ -1,5 +1,8 @@
+import json
+import os
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +27,21 @@ def test_space_keeps_the_rules():
 @pytest.mark.parametrize(("text", "expected"), [("22222222", 2_932_586), ("00000000", 387_882)])
 def test_counts_are_those_of_the_benchmark(text, expected):
     assert num_params(built(MacroNet(), text)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("NAS_BENCH_MACRO" not in os.environ, reason="NAS_BENCH_MACRO names no nas-bench-macro_cifar10.json")
+def test_every_row_of_the_benchmark_has_our_string_parameters_and_macs():
+    rows = json.loads(Path(os.environ["NAS_BENCH_MACRO"]).read_text())
+    space, wrong = MacroNet(), []
+    image = torch.empty(1, 3, 32, 32, device="meta")
+    for text, row in rows.items():
+        with torch.device("meta"):
+            net = built(space, text)
+        same = space.format_genotype(space.parse_genotype(text)) == text
+        if (same, num_params(net), num_macs(net, [image])) != (True, row["params"], row["flops"]):
+            wrong.append(text)
+    assert (len(rows), wrong) == (6_561, [])
 
 
 def test_counts_agree_with_arithmetic():

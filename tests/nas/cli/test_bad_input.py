@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas.benchmark import Table
 from nas.genotype import Genotype
 
 ONE = {"dilations": [4], "num_layers": 2, "channels": 4}
@@ -249,6 +250,16 @@ def test_a_module_that_fails_to_import_is_named(run_cli, config, tmp_path):
         (("evaluate",), "--run"),
         (("evaluate", "--run", "empty", "--foo"), "unrecognized arguments: --foo"),
         (("derive", "--run", "nowhere"), "nowhere: no such run folder"),
+        (("lookup", "--genotype", "none.json"), "required: --table"),
+        (("lookup", "--table", "t.json"), "one of the arguments --run --genotype is required"),
+        (("lookup", "--table", "t.json", "--run", "nowhere"), "nowhere: no such run folder"),
+        (("lookup", "--table", "t.json", "--run", "empty", "--config", "tiny.yaml"), "leave out --config"),
+        (("lookup", "--table", "t.json", "--genotype", "none.json"), "none.json: No such file"),
+        (("lookup", "--table", "t.json", "--genotype", "none.json", "--model.x", "3"), "leave out --model.x"),
+        (
+            ("lookup", "--table", "t.json", "--genotype", "tiny.yaml"),
+            "tiny.yaml: not a genotype.json; for the notation",
+        ),
         (("help", "os.path"), "'os.path' is not in a trusted module"),
         (("help", "nas.tau.Nothing"), "nas.tau.Nothing"),
         (("help", "nas.tau"), "not a class"),
@@ -292,6 +303,30 @@ def test_genotypes(run_cli, config, choices, space, message):
 def test_a_genotype_with_unknown_keys_is_named(run_cli, config):
     Path("g.json").write_text(json.dumps({"format": "gumbel-nas/genotype", "version": 1, "choices": {}, "weights": 3}))
     assert "g.json: unknown key 'weights'" in run_cli("retrain", "--genotype", "g.json", "--config", config()).complaint
+
+
+DILATIONS = "search_spaces.dilation.DilationNet1d"
+
+
+@pytest.mark.parametrize(
+    ("space", "label", "table", "message"),
+    [
+        (None, "dilation_8", DILATIONS, "g.json: this genotype names no space; add a configuration"),
+        ({"class_path": "other.Space"}, "dilation_8", DILATIONS, "g.json: space: .*--trust-module other"),
+        ({"class_path": DILATIONS}, "dilation_8", "search_spaces.macro.MacroNet", "t.json: a table of another space"),
+        ({"class_path": DILATIONS}, "dilation_2", DILATIONS, "t.json: does not have the architecture conv=dilation_2"),
+        ({"class_path": DILATIONS}, "dilation_8", None, "t.json: no such table"),
+    ],
+)
+def test_lookups(run_cli, tmp_path, monkeypatch, space, label, table, message):
+    monkeypatch.chdir(tmp_path)
+    Genotype({"conv": label}, space).save("g.json")
+    if table is not None:
+        known = Table({"space": {"class_path": table}}, "accuracy")
+        known.add({"conv": "dilation_8"}, "test", 0, 0.5)
+        known.save(Path("t.json"))
+    answer = run_cli("lookup", "--genotype", "g.json", "--table", "t.json")
+    assert answer.code == 2 and re.search(message, answer.complaint), answer.complaint
 
 
 def test_existing_and_unwritable_folders(run_cli, config):

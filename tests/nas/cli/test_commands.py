@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import nas
+from nas.benchmark import Table
 from nas.cli import COMMANDS
 from nas.genotype import Genotype
 
@@ -229,6 +230,30 @@ def test_retraining_with_label_smoothing_and_clipping(run_cli, config):
     assert run_cli("search", "--config", path, "--out", "run").code == 0
     smooth = run_cli("retrain", "--run", "run", "--json").result
     assert smooth["test_loss"] > 0.5  # cross-entropy against targets smoothed by 0.2 cannot be lower
+
+
+def test_lookup_ranks_a_run_and_a_genotype(run_cli, run, config):
+    found = Genotype.load("run/genotype.json")
+    table = Table({"space": {"class_path": found.space["class_path"]}}, "accuracy")
+    labels = ("dilation_1", "dilation_8")
+    others = [{"layer1.conv": a, "layer2.conv": b} for a in labels for b in labels]
+    others.remove(dict(found.choices))
+    for choices, score in zip([found.choices, *others], (0.7, 0.9, 0.8, 0.6), strict=True):
+        table.add(choices, "test", 0, score)
+    table.save(Path("t.json"))
+    answer = run_cli("lookup", "--run", run, "--table", "t.json")
+    assert answer.out.splitlines()[1:] == [
+        "test accuracy: 0.7",
+        "rank in test: 3 of 4",
+        "distance to the best in test: 0.2",
+    ]
+    result = run_cli("lookup", "--run", run, "--table", "t.json", "--out", "copy.json", "--json").result
+    assert result["standing"]["test"]["rank"] == 3 and result["standing"]["validation"] is None
+    assert result["genotype"] == found.choices and result["table"].endswith(", 4 architectures")
+    Genotype(found.choices).save("bare.json")  # names no space
+    for words in (("run/genotype.json",), ("bare.json", "--config", config())):
+        assert run_cli("lookup", "--genotype", *words, "--table", "copy.json", "--json").result == result
+    assert nas.Run(run).lookup("t.json") == result
 
 
 @pytest.mark.parametrize("words", [("--help",), ("--version",), *[(name, "--help") for name in COMMANDS]])

@@ -31,7 +31,7 @@ class Table:
         metric: Name of the metric.
         rows: Architecture -> part -> seed -> score. Validation scores come from a part of the training set.
         seconds: Mean time of a training.
-        provenance: Versions, hardware, date and command.
+        provenance: Versions, hardware, date and command; the source of a published table.
     """
 
     training: Mapping[str, Any]
@@ -39,6 +39,18 @@ class Table:
     rows: dict[str, Values] = field(default_factory=dict)
     seconds: float = float("nan")
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The origin of the scores, in a few words."""
+        origin = self.provenance.get("source") or f"trainings of {self.class_path or 'an unnamed space'}"
+        return f"{origin}, {len(self.rows):,} architectures"
+
+    @property
+    def class_path(self) -> str | None:
+        """Class path of the space; None if the settings of the trainings do not name it."""
+        space = self.training.get("space")
+        return space.get("class_path") if isinstance(space, Mapping) else None
 
     def add(self, choices: Mapping[str, Any], part: Part, seed: int, score: float) -> None:
         """Adds one training's score."""
@@ -58,12 +70,12 @@ class Table:
 
         None if the table does not have the architecture.
         """
-        value = self.value(choices, part)
-        if value is None:
+        column, key = self.column(part), key_of(choices)
+        if key not in column:
             return None
-        column = self.column(part).values()
-        rank = 1 + sum(other > value for other in column)
-        return {"rank": rank, "num": len(column), "value": value, "regret": max(column) - value}
+        value, values = column[key], column.values()
+        rank = 1 + sum(other > value for other in values)
+        return {"rank": rank, "num": len(values), "value": value, "regret": max(values) - value}
 
     def save(self, path: Path) -> None:
         """Writes the table, completely or not at all."""
@@ -83,10 +95,10 @@ class Table:
         try:
             seconds = content["seconds"]
             table = cls(
-                content["training"],
+                dict(content["training"]),
                 content["metric"],
                 seconds=float("nan") if seconds is None else float(seconds),
-                provenance=content["provenance"],
+                provenance=dict(content["provenance"]),
             )
             for row in content["architectures"]:
                 for part in PARTS:
