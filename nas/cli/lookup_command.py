@@ -20,8 +20,8 @@ tables:
                   --trust-module nats_bench, and pip install nats_bench
   NAS-Bench-201   file; needs --dataset, --trust-module nas_201_api, and
                   pip install nas-bench-201
-The last two are pickles, which may run code: trust the file first. They take
-minutes to read; a table written by --out takes a second and needs no trust.
+The last two are pickles, which may run code: trust the file first. A table
+that --out writes is small, and needs neither trust nor a package.
 
 """
 
