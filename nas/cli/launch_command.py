@@ -21,21 +21,21 @@ PARSER = CommandParser("launch", __doc__, overrides=True)
 START = PARSER.add_mutually_exclusive_group(required=True)
 START.add_argument("--config", **CONFIG)
 START.add_argument("--resume", type=Path, metavar="DIR", help="folder of a launch to continue")
-PARSER.add_argument("--methods", type=Path, metavar="FILE", help="YAML: name of a method -> keys it changes")
+PARSER.add_argument("--methods", type=Path, metavar="FILE", help="YAML: method -> keys that it changes")
 PARSER.add_argument("--seeds", metavar="A-B", help="values of seed_everything: 0-9, or 0,3,5")
 PARSER.add_argument(
     "--set",
     action="append",
     default=[],
     metavar="KEY=V,W",
-    help="values of a key, such as model.noise=batch,sample; may be repeated",
+    help="values of a key: model.noise=batch,sample; repeatable",
 )
-PARSER.add_argument("--budget", metavar="UNIT=N", help="equal searches: epochs=40, or trainings=4 (cost, calibrated)")
+PARSER.add_argument("--budget", metavar="UNIT=N", help="equal searches: epochs=40, or a cost: trainings=4")
 PARSER.add_argument(
     "--engine",
     choices=ENGINES,
     default="local",
-    help="local: processes on this machine (default); ray: Ray Tune; slurm: submitit",
+    help="local: processes (default); ray: Ray Tune; slurm: submitit",
 )
 PARSER.add_argument(
     "--job",
@@ -48,7 +48,7 @@ PARSER.add_argument(
 PARSER.add_argument(
     "--address",
     metavar="HOST:PORT",
-    help="Ray cluster that shares this file system (one on this machine)",
+    help="Ray cluster of this file system (one on this machine)",
 )
 PARSER.add_argument("--asha", action="store_true", help="with ray: stop searches of high loss early")
 PARSER.add_argument(
@@ -56,9 +56,8 @@ PARSER.add_argument(
 )
 PARSER.add_argument("--max-failures", type=at_least(0), default=3, metavar="N", help="allowed failures of a search (3)")
 PARSER.add_argument("--retrain", action="store_true", help="retrain and test each architecture that is found")
-PARSER.add_argument(
-    "--baseline", type=at_least(0), default=0, metavar="N", help="train N random architectures for comparison"
-)
+PARSER.add_argument("--baseline", type=at_least(0), default=0, metavar="N", help="train N random architectures, too")
+PARSER.add_argument("--table", type=Path, metavar="FILE", help="table for ranks, see 'nas lookup --help'")
 PARSER.add_argument("--out", type=Path, metavar="DIR", help="new folder (runs/CONFIG_NAME_launch)")
 
 
@@ -66,7 +65,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Starts or continues a launch; returns the summary."""
     if options.resume is not None:
         reason = "--resume takes the searches from its folder"
-        PARSER.refuse(options, reason, "methods", "seeds", "set", "budget", "out", "retrain", "baseline", "overrides")
+        PARSER.refuse(
+            options, reason, "methods", "seeds", "set", "budget", "table", "out", "retrain", "baseline", "overrides"
+        )
     elif options.seeds is None:
         PARSER.error("--config FILE needs --seeds A-B")
     else:
@@ -83,7 +84,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.resume is not None:
         folder, summary = resume_launch(options.resume, engine, options.trust_module, progress)
     else:
-        stages = {"retrain": options.retrain, "num_baseline": options.baseline, "methods": methods, "budget": budget}
+        stages = {
+            "retrain": options.retrain,
+            "num_baseline": options.baseline,
+            "methods": methods,
+            "budget": budget,
+            "table": options.table,
+        }
         folder, summary = launch(source, seeds, settings, engine, options.out, progress=progress, **stages)
     result = {"launch": str(folder), **summary}
     if summary["failed"]:

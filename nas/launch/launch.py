@@ -7,10 +7,12 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas.benchmark import Table
+from nas.benchmark import Part, Table, open_table
+from nas.genotype import key_of
 from nas.io.errors import UsageError
 from nas.io.files import atomic_folder, write_atomic
 from nas.io.folder_lock import locked
@@ -29,6 +31,8 @@ from nas.runs.stages.baseline import baseline
 
 DOCUMENT = Document("a launch", "gumbel-nas/launch")
 LAUNCH, SUMMARY, TRIALS, BASELINE = "launch.json", "summary.json", "trials.csv", "baseline"
+KNOWN = "table.json"
+"""The table in which the architectures are looked up."""
 
 
 class Launch(NamedTuple):
@@ -63,13 +67,15 @@ def launch(
     progress: Progress,
     methods: Mapping[str, Mapping[str, str]] | None = None,
     budget: Budget | None = None,
+    table: Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Searches with every method, combination of settings and seed; returns the folder and the content of its summary.json.
 
-    `out` is ``runs/<config name>_launch`` by default. `budget` sets the number of epochs of all methods.
+    `out` is ``runs/<config name>_launch`` by default. `budget` sets the number of epochs of all methods;
+    architectures are looked up in `table`.
 
     Raises:
-        UsageError: The folder exists, or a setting does not load.
+        UsageError: The folder exists, a setting does not load, or the table is of another space.
     """
     trials = make_trials(seeds, settings, methods)
     unit, amount = budget or ("", 0.0)
@@ -77,8 +83,12 @@ def launch(
     trials = budgeted if unit == "epochs" else trials
     _check_settings(source, trials)
     folder = out if out is not None else Path("runs") / f"{source.name}_launch"
+    experiment = load_experiment(source)
+    known = None if table is None else open_table(table, experiment.model["space"], trusted=source.trusted)
     with atomic_folder(folder) as new:
-        write_atomic(Plan(new).config, load_experiment(source).yaml())
+        write_atomic(Plan(new).config, experiment.yaml())
+        if known is not None:
+            known.save(new / KNOWN)
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}
         DOCUMENT.save(new / LAUNCH, {**about, "trainings": amount if unit == "trainings" else None})
     return resume_launch(folder, engine, source.trusted, progress)
@@ -150,11 +160,28 @@ def read_summary(
     finished = [run for run in map(plan.run, trials) if run.finished]
     metric = {"metric": finished[0].read_summary()["metric"]["name"]} if finished else {}
     notes = version_notes({run.path.name: read_json(run.manifest, "").get("versions", {}) for run in finished})
-    latencies = read_latencies(plan)
-    found = [
-        row | ({"latency_ms": latencies[row["name"]]} if row["name"] in latencies else {}) for row in rows(plan, trials)
-    ]
+    latencies, known = read_latencies(plan), plan.folder / KNOWN
+    standing = standings(Table.load(known)) if known.is_file() else lambda choices: {}
+    found = []
+    for row in rows(plan, trials):
+        latency = {"latency_ms": latencies[row["name"]]} if row["name"] in latencies else {}
+        found.append(row | latency | (standing(row["genotype"]) if "genotype" in row else {}))
     return {**metric, **summarised(found, failed, random, table), "notes": notes}
+
+
+def standings(table: Table) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+    """A function that gives ``rank``, the number of architectures ``of`` which it is, and ``regret``; empty outside of the table.
+
+    They are those of the test scores; of the validation scores if the table has no others.
+    """
+    part: Part = "test" if table.column("test") else "validation"
+
+    @cache
+    def known(key: str) -> dict[str, float]:
+        found = table.standing(json.loads(key), part)
+        return {} if found is None else {"rank": found["rank"], "of": found["num"], "regret": found["regret"]}
+
+    return lambda choices: known(key_of(choices))
 
 
 def version_notes(versions: Mapping[str, Mapping[str, str]]) -> list[str]:

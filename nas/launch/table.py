@@ -21,7 +21,7 @@ def summarised(
     """The content of a launch's summary.json.
 
     Its key ``settings`` has a row for each method, in the order of the trials. Besides counts it has ``mean`` and ``std`` over the seeds of
-    the test metric (of the arch split without retraining), ``best``, the means of parameters, MACs, latency and search time, and
+    the test metric (of the arch split without retraining), ``best``, means of costs, search time and rank in a table, and
 
     - ``cost``: search time in stand-alone trainings; a training takes the mean time of the launch's retrainings, without them of the
       trainings of random search.
@@ -69,7 +69,7 @@ def _summary_of(name: str, members: Rows, part: str, seconds: float | None, tabl
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "best": {key: best[key] for key in FIGURES if key in best},
     }
-    for key in ("search_seconds", *COSTS):
+    for key in ("search_seconds", *COSTS, "rank", "of", "regret"):
         if all(key in row for row in scored):
             summary[key] = statistics.fmean(row[key] for row in scored)
     if seconds:
@@ -96,6 +96,7 @@ def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "latency, ms": [_number(row.get("latency_ms"), ".3g") for row in methods],
         "search, s": [_number(row.get("search_seconds"), ".1f") for row in methods],
         "cost, trainings": [_number(row.get("cost"), ".1f") for row in methods],
+        "rank in the table": [_rank(row) for row in methods],
         "minus random search": [_difference(row.get("difference")) for row in methods],
         f"minus {reference}": [_difference(row.get("paired")) for row in methods],
         "p": [_number((row.get("paired") or {}).get("p_value"), ".2g") for row in methods],
@@ -110,6 +111,10 @@ def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _count(row: Mapping[str, Any]) -> str:
     return str(row["num"]) if row["num"] == row["num_finished"] else f"{row['num_finished']} of {row['num']}"
+
+
+def _rank(row: Mapping[str, Any]) -> str:
+    return f"{row['rank']:.1f} of {row['of']:.0f}" if "rank" in row else ""
 
 
 def _number(value: float | None, form: str) -> str:
@@ -133,7 +138,7 @@ def numbers(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     result = []
     for row in summary["settings"]:
         flat = {key: row[key] for key in ("method", "num", "num_finished", "part", "mean", "std") if key in row}
-        flat |= {key: row[key] for key in ("search_seconds", *COSTS, "cost") if key in row}
+        flat |= {key: row[key] for key in ("search_seconds", *COSTS, "cost", "rank", "of", "regret") if key in row}
         for name in ("random_search", "difference", "paired"):
             flat |= {f"{name}_{key}": value for key, value in (row.get(name) or {}).items()}
         result.append(flat)

@@ -21,7 +21,7 @@ from nas.runs.options import GROUPS, ConfigSource, check_key
 COSTS = ("params", "macs", "latency_ms")
 FIGURES = (
     *("name", "method", "seed", "arch", "test", "search_seconds", "train_seconds"),
-    *(*COSTS, "genotype", "replaced", "stopped_after"),
+    *(*COSTS, "rank", "of", "regret", "genotype", "replaced", "stopped_after"),
 )
 """Keys of a row that are not settings."""
 MAX_TRIALS = 10_000
