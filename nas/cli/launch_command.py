@@ -101,17 +101,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints a row for each method, and one for random architectures."""
+    """Prints a row for each method, and one for random architectures; what does not fit a terminal is a table of its own."""
     from rich.console import Console
-    from rich.table import Column, Table
 
-    from nas.launch.table import cells
+    from nas.launch.table import COST_COLUMNS, cells
 
     head, rows = cells(result)
-    table = Table(Column(head[0], overflow="fold"), *(Column(text, justify="right") for text in head[1:]))
-    for row in rows:
-        table.add_row(*map(shown, row))
-    Console(highlight=False, markup=False).print(table)
+    columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+    natural = sum(max(map(len, (name, *texts))) + 3 for name, texts in columns.items()) + 1
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = max(console.width, natural)
+    costs = [name for name in COST_COLUMNS if name in columns]
+    parts = [head] if natural <= console.width else [[name for name in head if name not in costs], [head[0], *costs]]
+    for part in parts:
+        console.print(_table({name: columns[name] for name in part}))
     for note in result["notes"]:
         print(shown(f"note: {note}"))
     print_pairs({"folder": result["launch"], "report": f"nas report --launch {result['launch']}"})
+
+
+def _table(columns: dict[str, Any]) -> Any:
+    from rich.box import SIMPLE
+    from rich.table import Column, Table
+
+    name, *others = columns
+    table = Table(Column(name, overflow="fold"), *(Column(text, justify="right") for text in others), box=SIMPLE)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(shown, row))
+    return table

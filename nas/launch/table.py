@@ -82,6 +82,9 @@ def _summary_of(name: str, members: Rows, part: str, seconds: float | None, tabl
     return summary
 
 
+COST_COLUMNS = ("parameters", "MACs", "latency, ms", "search, s", "cost, trainings")
+
+
 def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of text, without empty columns. A mean has its standard deviation, a difference its standard error."""
     methods = summary["settings"]
