@@ -77,8 +77,7 @@ class Genotype:
         for key in ("choices", "probabilities"):
             if len(fields.get(key, ())) > MAX_CHOICES:
                 raise UsageError(f"{source}: {key} has more than {MAX_CHOICES} choices")
-        for name, value in fields["choices"].items():
-            _check_choice(name, value, source)
+        check_choices(fields["choices"], source)
         if "space" in fields and not _is_dotted(fields["space"].get("class_path")):
             raise UsageError(f"{source}: space.class_path must be the dotted path of a class")
         for name, row in fields.get("probabilities", {}).items():
@@ -102,14 +101,21 @@ class Genotype:
         return cls.from_json(read_text(path, MAX_JSON_BYTES), str(path))
 
 
-def _check_choice(name: str, value: Any, source: str) -> None:
-    if not CHOICE_NAME.fullmatch(name):
-        raise UsageError(f"{source}: {name!r:.80} is not the name of a choice: it must match {CHOICE_NAME.pattern}")
-    if not (isinstance(value, str) or _is_label_list(value)):
-        raise UsageError(f"{source}: choice {name!r} must be a label or a sorted list of labels, got {value!r:.80}")
-    for label in labels_of(value):
-        if not LABEL.fullmatch(label):
-            raise UsageError(f"{source}: choice {name!r}: {label!r:.80} is not a label: it must match {LABEL.pattern}")
+def check_choices(choices: Any, source: str) -> dict[str, Label]:
+    """The choices, if they are well-formed; a UsageError that begins with `source` if not."""
+    if not isinstance(choices, dict):
+        raise UsageError(f"{source}: choices must be an object, got {choices!r:.80}")
+    for name, value in choices.items():
+        if not CHOICE_NAME.fullmatch(name):
+            raise UsageError(f"{source}: {name!r:.80} is not the name of a choice: it must match {CHOICE_NAME.pattern}")
+        if not (isinstance(value, str) or _is_label_list(value)):
+            raise UsageError(f"{source}: choice {name!r} must be a label or a sorted list of labels, got {value!r:.80}")
+        for label in labels_of(value):
+            if not LABEL.fullmatch(label):
+                raise UsageError(
+                    f"{source}: choice {name!r}: {label!r:.80} is not a label: it must match {LABEL.pattern}"
+                )
+    return choices
 
 
 def key_of(choices: Mapping[str, Label]) -> str:

@@ -32,6 +32,7 @@ class Table:
         rows: Architecture -> part -> seed -> score. Validation scores come from a part of the training set.
         seconds: Mean time of a training.
         provenance: Versions, hardware, date and command; the source of a published table.
+        higher_is_better: Whether the best score is the highest.
     """
 
     training: Mapping[str, Any]
@@ -39,6 +40,7 @@ class Table:
     rows: dict[str, Values] = field(default_factory=dict)
     seconds: float = float("nan")
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    higher_is_better: bool = True
 
     @property
     def source(self) -> str:
@@ -66,16 +68,24 @@ class Table:
         return {key: statistics.fmean(values[part].values()) for key, values in self.rows.items() if values[part]}
 
     def standing(self, choices: Mapping[str, Any], part: Part) -> dict[str, float] | None:
-        """Rank of an architecture (1 is best), number of architectures, value, and regret (best value minus this value).
+        """Rank of an architecture (1 is best), number of architectures, value, and regret (its distance to the best value).
 
         None if the table does not have the architecture.
         """
         column, key = self.column(part), key_of(choices)
         if key not in column:
             return None
-        value, values = column[key], column.values()
+        sign = 1 if self.higher_is_better else -1
+        value, values = sign * column[key], [sign * other for other in column.values()]
         rank = 1 + sum(other > value for other in values)
-        return {"rank": rank, "num": len(values), "value": value, "regret": max(values) - value}
+        return {"rank": rank, "num": len(values), "value": column[key], "regret": max(values) - value}
+
+    def random_sample(self) -> tuple[list[float], list[float]]:
+        """The goodness in validation (higher is better) and the test score of the architectures that have both."""
+        validation, test = self.column("validation"), self.column("test")
+        keys = sorted(validation.keys() & test.keys())
+        sign = 1 if self.higher_is_better else -1
+        return [sign * validation[key] for key in keys], [test[key] for key in keys]
 
     def save(self, path: Path) -> None:
         """Writes the table, completely or not at all."""
@@ -83,6 +93,7 @@ class Table:
         about = {
             "training": self.training,
             "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
             "seconds": self.seconds,
             "provenance": self.provenance,
         }
@@ -99,10 +110,13 @@ class Table:
                 content["metric"],
                 seconds=float("nan") if seconds is None else float(seconds),
                 provenance=dict(content["provenance"]),
+                higher_is_better=content.get("higher_is_better") is not False,  # missing in older tables
             )
             for row in content["architectures"]:
                 for part in PARTS:
                     for seed, score in row[part].items():
+                        if type(score) not in (int, float):  # float() would read "nan"
+                            raise TypeError(score)
                         table.add(row["choices"], part, int(seed), float(score))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{path}: damaged: {error!r:.80}") from None

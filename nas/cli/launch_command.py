@@ -75,6 +75,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         settings = parse_settings(options.set)
         methods = None if options.methods is None else read_methods(options.methods)
         budget = None if options.budget is None else parse_budget(options.budget)
+        if options.asha and budget is not None:
+            PARSER.error("--asha stops searches early, so it does not go with --budget")
     names = ("job", "num_parallel", "max_failures", "address", "asha")
     engine = make_engine(options.engine, **{name: getattr(options, name) for name in names})
     from nas.cli.launch_progress import lines, live, quiet

@@ -99,8 +99,12 @@ def chart_axes(across: str, up: str, num_legend_lines: int = 0) -> tuple[Figure,
 
 
 def legend(figure: Figure, columns: int = 1) -> None:
-    """A legend at the bottom of the figure, below the only axes."""
-    figure.legend(fontsize=FONT, frameon=False, loc="lower left", ncols=columns, borderaxespad=0.2, labelspacing=0.2)
+    """A legend at the bottom of the figure, below the only axes; a label is no mathematical text."""
+    box = figure.legend(
+        fontsize=FONT, frameon=False, loc="lower left", ncols=columns, borderaxespad=0.2, labelspacing=0.2
+    )
+    for text in box.get_texts():
+        text.set_parse_math(False)
 
 
 def _use_log(axes: Axes, values: Sequence[float], ratio: float) -> None:

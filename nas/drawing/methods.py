@@ -36,7 +36,10 @@ def draw_bands(bands: Band, order: Sequence[str], label: str) -> list[Figure]:
         for name in names:
             epochs, means, spreads = zip(*bands[name], strict=True)
             color, style = _look(order.index(name))
-            axes.plot(epochs, means, color=color, linestyle=style, linewidth=1.6, label=short(name, _LINE))
+            marker = "o" if len(epochs) == 1 else None  # a line of one point has no length
+            axes.plot(
+                epochs, means, color=color, linestyle=style, marker=marker, linewidth=1.6, label=short(name, _LINE)
+            )
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
         legend(figure, columns)

@@ -10,6 +10,9 @@ from typing import Any
 
 from scipy.stats import ttest_rel
 
+ROUNDING = 1e-6
+"""Metrics are float32: differences that vary by less than this share of the values are equal."""
+
 
 def best_of(validation: Sequence[float], worth: Sequence[float], num: float) -> float:
     """The expected worth of random search: of the architecture that is best in validation among `num` different random ones.
@@ -18,7 +21,7 @@ def best_of(validation: Sequence[float], worth: Sequence[float], num: float) -> 
     validation score are equally probable finds.
 
     Args:
-        validation: The score of each architecture by which random search chooses.
+        validation: The score of each architecture by which random search chooses; higher is better.
         worth: The score of each architecture by which the find is judged.
         num: Number of architectures, from 1 to the length of `validation`; between whole numbers, the result is interpolated.
     """
@@ -83,6 +86,7 @@ def paired(values: Mapping[int, float], others: Mapping[int, float]) -> dict[str
         result["mean"] = statistics.fmean(differences)
     if len(seeds) > 1:
         result["error"] = statistics.stdev(differences) / math.sqrt(len(seeds))
-        if result["error"] > 0:
+        largest = max(abs(value) for seed in seeds for value in (values[seed], others[seed]))
+        if result["error"] > ROUNDING * largest:
             result["p_value"] = float(ttest_rel([values[s] for s in seeds], [others[s] for s in seeds]).pvalue)
     return result

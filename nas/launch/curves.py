@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.io.csv_file import read_columns
@@ -46,13 +47,20 @@ def read_curves(plan: Plan, trials: Sequence[Trial]) -> Curves:
             for tag in _tags(row):
                 if math.isfinite(row[tag]):
                     by_epoch = values.setdefault(tag, {}).setdefault(trial.method, {})
-                    by_epoch.setdefault(int(row["epoch"]) + 1, []).append(row[tag])
+                    by_epoch.setdefault(_epoch(row, path) + 1, []).append(row[tag])
     order = dict.fromkeys(trial.method for trial in trials)
     curves = {
         tag: {name: [_point(*item) for item in sorted(found[name].items())] for name in order if name in found}
         for tag, found in values.items()
     }
     return dict(sorted(curves.items(), key=lambda item: _rank(item[0])))
+
+
+def _epoch(row: Mapping[str, float], path: Path) -> int:
+    epoch = row.get("epoch", math.nan)
+    if not epoch.is_integer():
+        raise ValueError(f"{path}: damaged: epoch must be a whole number")
+    return int(epoch)
 
 
 def _tags(row: Mapping[str, Any]) -> Iterable[str]:

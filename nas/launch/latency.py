@@ -43,6 +43,6 @@ def read_latencies(plan: Plan) -> dict[str, float]:
     if not path.is_file():
         return {}
     found = DOCUMENT.load(path).get("latency_ms")
-    if not isinstance(found, dict) or not all(isinstance(value, (int, float)) for value in found.values()):
+    if not isinstance(found, dict) or not all(type(value) in (int, float) for value in found.values()):
         raise UsageError(f"{path}: latency_ms must map names of trials to milliseconds")
     return found

@@ -23,8 +23,9 @@ from nas.launch.curves import read_curves
 from nas.launch.latency import measure_latencies, read_latencies
 from nas.launch.pages import PAGES, Refreshed, write_pages
 from nas.launch.table import summarised
-from nas.launch.trials import MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows
+from nas.launch.trials import MAX_TRIALS, Engine, OnEvent, Plan, Trial, make_trials, rows, with_methods
 from nas.runs.config import load_experiment
+from nas.runs.folder import RunFolder
 from nas.runs.options import ConfigSource
 from nas.runs.stages.baseline import TABLE as RANDOM_TABLE
 from nas.runs.stages.baseline import baseline
@@ -133,11 +134,11 @@ def read_launch(folder: Path, trusted: tuple[str, ...]) -> Launch:
             raise UsageError(f"{path}: {key} must be a {kind.__name__}, got {content.get(key)!r:.80}")
     if len(content["trials"]) > MAX_TRIALS:
         raise UsageError(f"{path}: more than {MAX_TRIALS} trials")
-    trials = [Trial.read(row, str(path)) for row in content["trials"]]
+    trials = with_methods([Trial.read(row, str(path)) for row in content["trials"]], str(path))
     if len({trial.name for trial in trials}) < len(trials):
         raise UsageError(f"{path}: two trials have the same name")
     trainings = content.get("trainings")
-    if trainings is not None and not (isinstance(trainings, (int, float)) and trainings > 0):
+    if trainings is not None and not (type(trainings) in (int, float) and trainings > 0):
         raise UsageError(f"{path}: trainings must be a number above 0, got {trainings!r:.80}")
     trials = with_epochs(trials, read_epochs(folder, trials))
     return Launch(Plan(folder, trusted, content["retrain"]), trials, content["num_baseline"], trainings)
@@ -157,16 +158,23 @@ def read_summary(
 ) -> dict[str, Any]:
     """The content of summary.json, from the files of the trials; see :func:`nas.launch.table.summarised`."""
     table = None if random is None else Table.load(plan.folder / BASELINE / RANDOM_TABLE)
-    finished = [run for run in map(plan.run, trials) if run.finished]
-    metric = {"metric": finished[0].read_summary()["metric"]["name"]} if finished else {}
-    notes = version_notes({run.path.name: read_json(run.manifest, "").get("versions", {}) for run in finished})
     latencies, known = read_latencies(plan), plan.folder / KNOWN
     standing = standings(Table.load(known)) if known.is_file() else lambda choices: {}
     found = []
     for row in rows(plan, trials):
         latency = {"latency_ms": latencies[row["name"]]} if row["name"] in latencies else {}
         found.append(row | latency | (standing(row["genotype"]) if "genotype" in row else {}))
-    return {**metric, **summarised(found, failed, random, table), "notes": notes}
+    finished = [run for run in map(plan.run, trials) if run.finished]
+    metric = finished[0].read_summary()["metric"] if finished else {}
+    name = {"metric": str(metric.get("name", "metric"))} if finished else {}
+    higher = metric.get("higher_is_better") is not False  # missing in older runs
+    notes = version_notes({run.path.name: _versions(run) for run in finished})
+    return {**name, **summarised(found, failed, random, table, higher_is_better=higher), "notes": notes}
+
+
+def _versions(run: RunFolder) -> dict[str, str]:
+    found = read_json(run.manifest, "").get("versions")
+    return found if isinstance(found, dict) else {}
 
 
 def standings(table: Table) -> Callable[[Mapping[str, Any]], dict[str, float]]:

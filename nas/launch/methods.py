@@ -11,7 +11,7 @@ from typing import Any
 from nas.io.errors import UsageError
 from nas.runs.options import GROUPS, check_key, check_texts, read_yaml
 
-NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,39}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 
 
 def read_methods(path: Path) -> dict[str, dict[str, str]]:

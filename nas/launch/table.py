@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nas.benchmark import Table
@@ -16,12 +16,18 @@ RANDOM = "random architectures"
 
 
 def summarised(
-    found: Rows, failed: Mapping[str, str], random: Mapping[str, Any] | None, table: Table | None = None
+    found: Rows,
+    failed: Mapping[str, str],
+    random: Mapping[str, Any] | None,
+    table: Table | None = None,
+    *,
+    higher_is_better: bool = True,
 ) -> dict[str, Any]:
     """The content of a launch's summary.json.
 
     Its key ``settings`` has a row for each method, in the order of the trials. Besides counts it has ``mean`` and ``std`` over the seeds of
-    the test metric (of the arch split without retraining), ``best``, means of costs, search time and rank in a table, and
+    the test metric (of the arch split without retraining), the ``best`` trial on the arch split, means of costs, search time and rank in a
+    table, and
 
     - ``cost``: search time in stand-alone trainings; a training takes the mean time of the launch's retrainings, without them of the
       trainings of random search.
@@ -35,6 +41,7 @@ def summarised(
         failed: Name of a trial -> reason.
         random: The summary of random search.
         table: The trainings of random search.
+        higher_is_better: Whether the best result is the highest.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in found:
@@ -42,7 +49,8 @@ def summarised(
     times = [row["train_seconds"] for row in found if "train_seconds" in row]
     seconds = statistics.fmean(times) if times else None if random is None else random["seconds_per_training"]
     part = "test" if any("test" in row for row in found) else "arch"
-    methods = [_summary_of(name, members, part, seconds, table) for name, members in groups.items()]
+    choose = max if higher_is_better else min
+    methods = [_summary_of(name, members, part, choose, seconds, table) for name, members in groups.items()]
     first = {row["seed"]: row[part] for row in found if row["method"] == found[0]["method"] and part in row}
     for summary in methods[1:]:
         own = {row["seed"]: row[part] for row in groups[summary["method"]] if part in row}
@@ -50,7 +58,9 @@ def summarised(
     return {"trials": list(found), "settings": methods, "failed": dict(failed), "baseline": random}
 
 
-def _summary_of(name: str, members: Rows, part: str, seconds: float | None, table: Table | None) -> dict[str, Any]:
+def _summary_of(
+    name: str, members: Rows, part: str, choose: Callable[..., Any], seconds: float | None, table: Table | None
+) -> dict[str, Any]:
     scored = [row for row in members if part in row]
     settings = {key: value for key, value in members[0].items() if key not in FIGURES}
     summary: dict[str, Any] = {
@@ -63,7 +73,8 @@ def _summary_of(name: str, members: Rows, part: str, seconds: float | None, tabl
     if not scored:
         return summary
     values = [row[part] for row in scored]
-    best = max(scored, key=lambda row: row["arch"])  # never by the test set
+    judged = [row for row in scored if "arch" in row]
+    best = choose(judged, key=lambda row: row["arch"], default={})  # never by the test set
     summary |= {
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else None,
@@ -74,10 +85,9 @@ def _summary_of(name: str, members: Rows, part: str, seconds: float | None, tabl
             summary[key] = statistics.fmean(row[key] for row in scored)
     if seconds:
         summary["cost"] = cost = statistics.fmean(row["search_seconds"] for row in scored) / seconds
-        if table is not None and part == "test":
-            validation, test = table.column("validation"), table.column("test")
-            both = sorted(validation.keys() & test.keys())
-            chance = random_search([validation[key] for key in both], [test[key] for key in both], cost)
+        validation, test = ([], []) if table is None else table.random_sample()
+        if test and part == "test":
+            chance = random_search(validation, test, cost)
             summary |= {"random_search": chance, "difference": difference(values, chance)}
     return summary
 

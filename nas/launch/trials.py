@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from nas.genotype import check_choices
 from nas.io.errors import UsageError
 from nas.io.files import open_own
 from nas.io.folder_lock import wait_until_free
@@ -66,7 +68,7 @@ class Trial(NamedTuple):
                 raise UsageError(f"{source}: {trial.name}: {key} must be a text, got {value!r:.80}")
         if not isinstance(trial.method, str) or len(trial.method) > MAX_METHOD:
             raise UsageError(f"{source}: {trial.name}: {trial.method!r:.80} is not the name of a method")
-        return trial._replace(method=trial.method or method_name("", trial.settings))
+        return trial
 
     def words(self) -> list[str]:
         """The settings and the seed as ``--KEY=VALUE`` words."""
@@ -144,9 +146,7 @@ def make_trials(
     groups = [(name, changes, chosen) for name, changes in (methods or {"": {}}).items() for chosen in combinations]
     if len(groups) * len(seeds) > MAX_TRIALS:
         raise UsageError(f"{len(groups) * len(seeds)} searches; at most {MAX_TRIALS} are launched")
-    names = [method_name(name, chosen) for name, _, chosen in groups]
-    if len(set(names)) < len(names):  # equal classes of different modules
-        names = [method_name(name, chosen, whole=True)[:MAX_METHOD] for name, _, chosen in groups]
+    names = method_names([(name, chosen) for name, _, chosen in groups])
     trials = [
         Trial(_folder_name(method, i, chosen, seed), seed, {**changes, **chosen}, name)
         for i, (name, (method, changes, chosen)) in enumerate(zip(names, groups, strict=True))
@@ -158,8 +158,32 @@ def make_trials(
     return trials
 
 
-def method_name(method: str, settings: Mapping[str, str], *, whole: bool = False) -> str:
-    """A short name in tables: the method, and the settings by the ends of their keys and classes; `whole`: not shortened."""
+def method_names(groups: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
+    """A name in tables for each group of trials, no two alike: the method and the settings, as short as they can be."""
+    names = [_method_name(method, settings, whole=False) for method, settings in groups]
+    if len(set(names)) < len(names):  # equal classes of different modules
+        names = [_method_name(method, settings, whole=True) for method, settings in groups]
+    if len(set(names)) < len(names):  # the texts differ after their first characters
+        names = [f"{number}: {name}"[:MAX_METHOD] for number, name in enumerate(names, 1)]
+    return names
+
+
+def with_methods(trials: Sequence[Trial], source: str) -> list[Trial]:
+    """The trials, with names of methods where older versions wrote none; a UsageError if trials of one name have different settings."""
+    unnamed = list({json.dumps(trial.settings): trial.settings for trial in trials if not trial.method}.values())
+    names = method_names([("", settings) for settings in unnamed])
+    trials = [
+        trial if trial.method else trial._replace(method=names[unnamed.index(trial.settings)]) for trial in trials
+    ]
+    settings: dict[str, dict[str, str]] = {}
+    for trial in trials:
+        if settings.setdefault(trial.method, trial.settings) != trial.settings:
+            raise UsageError(f"{source}: {trial.name}: two methods have the name {trial.method!r}")
+    return trials
+
+
+def _method_name(method: str, settings: Mapping[str, str], *, whole: bool) -> str:
+    """The settings by the ends of their keys and classes; `whole`: by their full text."""
     ends = [key.rpartition(".")[2] for key in settings]
     keys = ends if len(set(ends)) == len(ends) and not whole else list(settings)
     values = settings.values() if whole else [_MODULES.sub(r"\1", value) for value in settings.values()]
@@ -219,23 +243,41 @@ def judged_half(row: Mapping[str, float]) -> str:
 
 
 def rows(plan: Plan, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """A row for each trial: method, seed, settings, and figures as far as the trial is finished."""
+    """A row for each trial: method, seed, settings, and figures as far as the trial is finished.
+
+    A metric that is not finite is missing. A UsageError names a damaged file.
+    """
     found = []
     for trial in trials:
-        run = plan.run(trial)
         row: dict[str, Any] = {"name": trial.name, "method": trial.method, "seed": trial.seed, **trial.settings}
-        if run.finished:
-            summary = run.read_summary()
-            row |= {"arch": summary["metric"]["value"], "search_seconds": summary["search_seconds"]}
-            row |= {key: summary["cost"][key] for key in COSTS if key in (summary.get("cost") or {})}
-            row["genotype"] = summary["genotype"]
-            if summary.get("replaced") is not None:
-                row["replaced"] = summary["replaced"]
-        elif plan.stopped(trial).exists():
-            row["stopped_after"] = read_json(plan.stopped(trial), f"{plan.stopped(trial)}: missing")["epochs"]
-        if run.retrain.finished:
-            summary = run.retrain.read_summary()
-            row |= {"test": summary["metric"]["value"]}
-            row |= {key: summary[key] for key in ("train_seconds", *COSTS) if key in summary}
+        stopped = plan.stopped(trial)
+        if plan.run(trial).finished:
+            row |= _results(plan.run(trial))
+        elif stopped.exists():
+            row["stopped_after"] = read_json(stopped, f"{stopped}: missing").get("epochs", "?")
         found.append(row)
     return found
+
+
+def _results(run: RunFolder) -> dict[str, Any]:
+    """The figures of a finished search and of its retraining, and the architecture."""
+    row: dict[str, Any] = {}
+    for stage, part, seconds in ((run, "arch", "search_seconds"), (run.retrain, "test", "train_seconds")):
+        if not stage.finished:
+            continue
+        summary = stage.read_summary()
+        try:
+            figures = {seconds: summary[seconds], **summary, **(summary.get("cost") or {})}
+            figures[part] = summary["metric"]["value"]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UsageError(f"{stage.summary}: damaged: {error!r:.80}") from None
+        for key in (part, seconds, *COSTS):
+            value = figures.get(key)
+            if type(value) in (int, float):
+                row[key] = value
+            elif value is not None or key == seconds:
+                raise UsageError(f"{stage.summary}: damaged: {key} must be a number, got {value!r:.80}")
+        if stage is run:
+            row["genotype"] = check_choices(summary["genotype"], str(stage.summary))
+            row |= {"replaced": summary["replaced"]} if summary.get("replaced") is not None else {}
+    return row

@@ -79,7 +79,7 @@ def _picture(tag: str, up: str, caption: str, lines: Sequence[_Line]) -> Picture
     if max(map(len, values)) < 2:
         reason = "only one value was measured" if any(values) else "no finite value was measured"
     elif all(math.isclose(min(known), max(known), rel_tol=1e-6) for known in values if known):
-        reason = f"{values[0][0]:.4g} throughout"
+        reason = f"{' and '.join(dict.fromkeys(f'{known[0]:.4g}' for known in values if known))} throughout"
     return picture(tag, caption, reason, lambda: _draw(up, lines))
 
 

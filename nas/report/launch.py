@@ -41,8 +41,7 @@ def write_launch_report(folder: Path, form: Form, out: Path | None, trusted: tup
         UsageError: The folder is not that of a launch, no trial is finished, or the file cannot be written.
     """
     plan, trials, *_ = read_launch(folder, trusted)
-    known = read_json(folder / SUMMARY, "") if (folder / SUMMARY).is_file() else {}
-    summary = read_summary(plan, trials, known.get("failed", {}), known.get("baseline"))
+    summary = read_summary(plan, trials, *_known(folder / SUMMARY))
     if not any(row["num_finished"] for row in summary["settings"]):
         raise UsageError(
             f"{folder}: no trial is finished; continue with: nas launch --resume {folder}{trust_words(trusted)}"
@@ -64,26 +63,46 @@ def write_launch_report(folder: Path, form: Form, out: Path | None, trusted: tup
     return target
 
 
+def _known(path: Path) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """The failures and the summary of random search in a launch's summary.json, if it is written."""
+    if not path.is_file():
+        return {}, None
+    content = read_json(path, "")
+    try:
+        failed, random = content["failed"], content["baseline"]
+        numbers = [] if random is None else [random["num"], random["seconds_per_training"], random["test"]["mean"]]
+        spread = None if random is None else random["test"]["std"]
+        intact = all(type(value) in (int, float) for value in (*numbers, *([] if spread is None else [spread])))
+        intact = intact and all(isinstance(reason, str) for reason in failed.values())
+    except (AttributeError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise UsageError(f"{path}: damaged: failed or baseline is not what a launch writes")
+    return failed, random
+
+
 def random_curve(found: Table) -> list[tuple[float, float]]:
     """(number of trainings, expected test score) of random search."""
-    validation, test = found.column("validation"), found.column("test")
-    keys = sorted(validation.keys() & test.keys())
-    columns = [validation[key] for key in keys], [test[key] for key in keys]
-    return [(num, best_of(*columns, num)) for num in range(1, len(keys) + 1)]
+    validation, test = found.random_sample()
+    return [(num, best_of(validation, test, num)) for num in range(1, len(test) + 1)]
 
 
 def problems(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(reason, names) of the trials without a result."""
     part = summary["settings"][0]["part"]
+    seconds = "train_seconds" if part == "test" else "search_seconds"
     result: dict[str, list[str]] = {}
     for row in summary["trials"]:
-        reason = summary["failed"].get(row["name"])
-        if reason is None and "stopped_after" in row:
+        if part in row:
+            continue
+        reason = "not finished"
+        if seconds in row:
+            reason = f"the {part} {summary['metric']} is not a finite number"
+        elif row["name"] in summary["failed"]:
+            reason = summary["failed"][row["name"]]
+        elif "stopped_after" in row:
             reason = f"stopped after {row['stopped_after']} epochs"
-        if reason is None and part not in row:
-            reason = "not finished"
-        if reason is not None:
-            result.setdefault(reason, []).append(row["name"])
+        result.setdefault(reason, []).append(row["name"])
     return [(reason, ", ".join(names)) for reason, names in result.items()]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.io.errors import UsageError
 from nas.launch.comparison import paired
 from nas.launch.launch import read_launch
 from nas.launch.trials import rows
@@ -38,11 +37,7 @@ def launch_differences(paths: Sequence[Path]) -> dict[str, Any]:
         plan, trials, *_ = read_launch(path, ())
         configurations.append(check_yaml(plan.config))
         found: Searches = {json.dumps(trial.settings, sort_keys=True): {} for trial in trials}
-        try:
-            known = rows(plan, trials)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: the summary.json of a search is damaged: {error!r:.80}") from None
-        for trial, row in zip(trials, known, strict=True):
+        for trial, row in zip(trials, rows(plan, trials), strict=True):
             if "arch" in row:
                 found[json.dumps(trial.settings, sort_keys=True)][trial.seed] = row
         searches.append(found)

@@ -200,9 +200,9 @@ def has_learned(task: Task, scores: Mapping[str, float]) -> bool | None:
 
 
 def headline(task: Task, scores: Mapping[str, float]) -> dict[str, Any]:
-    """Name and value of the task's first metric."""
-    name = next(iter(task.metrics()))
-    return {"name": name, "value": scores[name]}
+    """Name, value and direction of the task's first metric; a metric without direction counts as higher is better."""
+    name, metric = next(iter(task.metrics().items()))
+    return {"name": name, "value": scores[name], "higher_is_better": metric.higher_is_better is not False}
 
 
 def cost_of(network: nn.Module, data: SearchDataModule) -> dict[str, int]:

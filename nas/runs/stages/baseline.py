@@ -42,7 +42,8 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     if not (folder / TABLE).exists():
         with atomic_folder(folder) as new:
             write_atomic(new / "config.yaml", experiment.yaml())
-            Table(training, next(iter(experiment.model["task"].metrics()))).save(new / TABLE)
+            name, metric = next(iter(experiment.model["task"].metrics().items()))
+            Table(training, name, higher_is_better=metric.higher_is_better is not False).save(new / TABLE)
     with locked(folder):
         table = Table.load(folder / TABLE)
         if table.training != training:
@@ -64,7 +65,8 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
 def summarised(table: Table, drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The summary of random search. The validation score chooses the best architecture; its test score is the result."""
     values = {part: [table.column(part)[key_of(choices)] for choices in drawn] for part in PARTS}
-    best = max(range(len(drawn)), key=values["validation"].__getitem__)
+    choose = max if table.higher_is_better else min
+    best = choose(range(len(drawn)), key=values["validation"].__getitem__)
     return {
         "stage": "baseline",
         "num": len(drawn),

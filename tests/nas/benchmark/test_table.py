@@ -14,6 +14,7 @@ from nas.io.errors import UsageError
 from nas.runs.config import load_retraining
 from nas.runs.options import ConfigSource
 from nas.runs.results import find_table
+from nas.runs.stages.baseline import summarised as baseline_summary
 from nas.runs.standalone import NUM_FOLDS, sample_architectures, standalone_score
 
 LABELS = ("dilation_1", "dilation_8")
@@ -87,8 +88,21 @@ def test_standing():
     assert table.standing({"layer1.conv": "dilation_1"}, "test") is None
 
 
+def test_the_lowest_error_is_the_best():
+    table = filled(VALUES)
+    table.higher_is_better = False
+    values = [table.value(choices, "validation") for choices in EVERYTHING]
+    for choices, value in zip(EVERYTHING, values, strict=True):
+        standing = table.standing(choices, "validation")
+        assert standing["rank"] == 1 + sum(other < value for other in values) and standing["value"] == value
+        assert standing["regret"] == pytest.approx(value - min(values))
+    assert max(table.random_sample()[0]) == -min(values)
+    assert baseline_summary(table, EVERYTHING)["best"]["validation"] == min(values)
+
+
 def test_a_table_is_read_as_it_was_written(tmp_path):
     table = filled(VALUES, {"space": {"class_path": "a.B"}})
+    table.higher_is_better = False
     table.seconds, table.provenance = 2.5, {"date": "today"}
     table.save(tmp_path / "t.json")
     assert vars(Table.load(tmp_path / "t.json")) == vars(table)
@@ -103,6 +117,11 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
         (
             '{"format": "gumbel-nas/table", "version": 1, "training": {}, "metric": "a", "seconds": 1, "provenance": {}, '
             '"architectures": [{"choices": {"a": "b"}, "validation": {"0": "high"}, "test": {}}]}',
+            "damaged",
+        ),
+        (
+            '{"format": "gumbel-nas/table", "version": 1, "training": {}, "metric": "a", "seconds": 1, "provenance": {}, '
+            '"architectures": [{"choices": {"a": "b"}, "validation": {"0": "nan"}, "test": {}}]}',
             "damaged",
         ),
     ],

@@ -12,13 +12,12 @@ from nas.launch.budget import calibrate, read_epochs
 from nas.launch.launch import DOCUMENT, LAUNCH, read_launch
 from nas.launch.options import parse_budget
 from nas.launch.trials import Trial
-from nas.runs.options import ConfigSource
 
-METHODS = {"own": {}, "fast": {"model.tau": "nas.tau.Linear"}}
+METHODS = {"own": {}, "fast": {"model.warmup_epochs": "0"}, "ranked": {"model.warmup_epochs": "3"}}
 
 
 class Finished:
-    """An engine whose searches have ended, with chosen times."""
+    """An engine whose searches have ended; `times` are the ends of epochs, derivation, and training of each method."""
 
     def __init__(self, times, failed=()):
         self.times, self.failed, self.names = times, dict(failed), []
@@ -27,7 +26,9 @@ class Finished:
         self.names += [trial.name for trial in trials]
         for trial in trials:
             run, (search, derive, training) = plan.run(trial), self.times[trial.method]
-            write_json(run.path / "summary.json", {**SUMMARY, "search_seconds": search, "derive_seconds": derive})
+            write_json(run.path / "summary.json", {**SUMMARY, "derive_seconds": derive})
+            ends = [f"{10 * (i + 1)},{seconds}\n" for i, seconds in enumerate(search)]
+            (run.path / "system.csv").write_text("".join(["step,seconds\n", *ends]))
             write_json(run.path / "retrain/summary.json", {**SUMMARY, "stage": "retrain", "train_seconds": training})
         return self.failed
 
@@ -46,29 +47,31 @@ def made(tmp_path, config):
 
 def test_the_epochs_make_all_searches_as_long_as_the_trainings(made):
     plan, trials = made
-    engine = Finished({"own": (33.0, 3.0, 4.0), "fast": (6.0, 0.0, 2.0)})
-    configured = ConfigSource((plan.config,)).contents[0]["trainer"]["max_epochs"]
-    found = calibrate(plan, trials, 5.0, engine, lambda *_: None)
-    assert engine.names == ["own_seed3", "fast_seed3"]  # the first seed of each method
-    seconds = 5.0 * (4.0 + 2.0) / 2
-    assert found == {"own": max(1, round((seconds - 3) / (30 / configured))), "fast": round(seconds / (6 / configured))}
+    engine = Finished({"own": ((3, 15, 27), 7, 4), "fast": ((1, 2, 3), 0, 2), "ranked": ((2, 4, 6), 1, 3)})
+    found = calibrate(plan, trials, 17.0, engine, lambda *_: None)
+    assert engine.names == ["own_seed3", "fast_seed3", "ranked_seed3"]  # the first seed of each method
+    # 17 trainings of 3 s; one epoch of warm-up, 7 s to derive, and 12 s an epoch are 3 + 7 + 12 n s
+    assert found == {"own": 1 + round((51 - 10) / 12), "fast": 51, "ranked": 25}  # all epochs of the last are warm-up
     assert read_epochs(plan.folder, trials) == found
     about = read_json(plan.folder / LAUNCH, "")
     DOCUMENT.save(
-        plan.folder / LAUNCH, {**{k: about[k] for k in ("retrain", "num_baseline", "trials")}, "trainings": 5.0}
+        plan.folder / LAUNCH, {**{k: about[k] for k in ("retrain", "num_baseline", "trials")}, "trainings": 17.0}
     )
     again = read_launch(plan.folder, ())
-    assert again.trainings == 5.0
+    assert again.trainings == 17.0
     for trial in again.trials:
         assert trial.words()[-2:] == [f"--trainer.max_epochs={found[trial.method]}", f"--seed_everything={trial.seed}"]
 
 
 def test_what_cannot_be_calibrated_is_an_error(made):
     plan, trials = made
-    with pytest.raises(RuntimeError, match=r"fast derives for 9\.0 s, which is more than the budget of 2\.0 s"):
-        calibrate(plan, trials, 1.0, Finished({"own": (9.0, 0.0, 2.0), "fast": (9.5, 9.0, 2.0)}), lambda *_: None)
+    times = dict.fromkeys(METHODS, ((1.5, 3, 4), 0.5, 2))
+    with pytest.raises(
+        RuntimeError, match=r"own needs 1\.5 s of warm-up and 0\.5 s to derive, .* the budget of 2\.0 s"
+    ):
+        calibrate(plan, trials, 1.0, Finished(times), lambda *_: None)
     with pytest.raises(RuntimeError, match="calibration of own_seed3 failed: no power; continue with"):
-        calibrate(plan, trials, 1.0, Finished(dict.fromkeys(METHODS, (9.0, 0.0, 2.0)), {"own_seed3": "no power"}), None)
+        calibrate(plan, trials, 1.0, Finished(times, {"own_seed3": "no power"}), None)
     assert not (plan.folder / budget.FILE).exists()
     (plan.folder / budget.FILE).write_text(budget.DOCUMENT.to_json({"epochs": {"own": 3}}))
     with pytest.raises(UsageError, match=r"budget\.json: epochs must have"):

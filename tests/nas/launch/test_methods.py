@@ -6,7 +6,7 @@ import pytest
 
 from nas.io.errors import UsageError
 from nas.launch.methods import read_methods
-from nas.launch.trials import Trial, make_trials
+from nas.launch.trials import Trial, make_trials, with_methods
 
 FILE = """
 own: {}
@@ -41,6 +41,17 @@ def test_equal_ends_of_keys_and_classes_still_give_different_names():
     assert first.method == "model.weight_optimizer.lr=0.1, model.arch_optimizer.lr=0.1" != second.method
     one, two = make_trials([0], {"model.tau": ["nas.tau.Linear", "mine.Linear"]})
     assert (one.method, two.method) == ("model.tau=nas.tau.Linear", "model.tau=mine.Linear")
+    long = [f"[{', '.join('1' * 60)}, {end}]" for end in "12"]
+    one, two = make_trials([0], {"model.space.init_args.dilations": long})
+    assert one.method != two.method and one.method[3:] == two.method[3:] and len(one.method) == 120
+
+
+def test_launches_without_names_get_different_ones():
+    taus = ["nas.tau.Linear", "mine.Linear"]
+    old = [trial._replace(method="") for trial in make_trials([0, 1], {"model.tau": taus})]
+    assert [trial.method for trial in with_methods(old, "x")] == [f"model.tau={tau}" for tau in taus for _ in "ab"]
+    with pytest.raises(UsageError, match=r"x: 001_tau-Linear_seed0: two methods have the name 'a'"):
+        with_methods([trial._replace(method="a") for trial in old], "x")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +61,7 @@ def test_equal_ends_of_keys_and_classes_still_give_different_names():
         ("a: {modell.tau: 1}", "a: 'modell.tau' is not a key of"),
         ("a: {model: nas.tau.Linear}", "a: model must be a mapping"),
         ("a: {seed_everything: 1}", "'seed_everything' is not a key of"),
+        ("_a: {}", "'_a' is not the name of a method"),  # legends of matplotlib leave such names out
         ("a b: {}", "'a b' is not the name of a method"),
         ("a: nas.tau.Linear", "a: must map keys to values"),
         ("a: {1: 2}", "a: must map keys to values"),

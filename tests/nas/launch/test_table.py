@@ -101,3 +101,32 @@ def test_what_few_seeds_leave_undefined_is_empty():
     assert one["std"] is None and one["paired"]["mean"] == pytest.approx(0.1) and one["paired"]["error"] is None
     assert paired({0: 1.0}, {1: 1.0}) == {"num": 0, "mean": None, "error": None, "p_value": None}
     assert paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})["p_value"] is None  # no variance, so no test
+    float32 = [{seed: float(np.float32((x - 5 * seed) / 360)) for seed in (0, 1)} for x in (349, 101)]
+    assert paired(*float32)["error"] > 0 and paired(*float32)["p_value"] is None  # equal but for rounding
+    assert paired({0: 0.9, 1: 0.8001}, {0: 0.7, 1: 0.6})["p_value"] is not None
+
+
+def test_the_best_is_the_lowest_of_an_error():
+    found = [finished("a", seed, value) for seed, value in enumerate((0.3, 0.1, 0.2))]
+    found = [{**row, "arch": row["test"]} for row in found]
+    table = Table({}, "mse", higher_is_better=False)
+    for i in range(6):
+        for part in ("validation", "test"):
+            table.add({"x": str(i)}, part, 0, i / 10)
+    random = {"num": 6, "test": {"mean": 0.25, "std": None}, "seconds_per_training": 10.0}
+    (row,) = summarised(found, {}, random, table, higher_is_better=False)["settings"]
+    assert row["best"]["name"] == "a_1"
+    lowest_of_three = sum(math.comb(5 - i, 2) * i / 10 for i in range(6)) / math.comb(6, 3)
+    assert row["random_search"]["mean"] == pytest.approx(lowest_of_three)
+
+
+def test_a_trial_without_a_finite_metric_is_counted_as_not_finished():
+    found = [trial("a", 0, search_seconds=1.0), trial("a", 1, arch=0.5, search_seconds=2.0)]
+    (row,) = summarised(found, {}, None)["settings"]
+    assert (row["num"], row["num_finished"], row["mean"]) == (2, 1, 0.5)
+    (row,) = summarised([trial("a", 0, test=0.5, search_seconds=1.0)], {}, None)["settings"]  # no arch metric
+    assert row["mean"] == 0.5 and row["best"] == {}
+    empty = Table({}, "accuracy")
+    random = {"num": 1, "test": {"mean": 0.25, "std": None}, "seconds_per_training": 10.0}
+    (row,) = summarised([finished("a", 0, 0.5)], {}, random, empty)["settings"]
+    assert "difference" not in row

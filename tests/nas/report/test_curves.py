@@ -49,3 +49,10 @@ def test_a_curve_needs_two_values(values, reason):
 def test_a_line_of_one_point_is_a_mark():
     loss, *_ = curve_pictures([*SEARCH[:1], SEARCH[1]])
     assert [line.get_marker() for line in loss.figure.axes[0].lines] == ["o", "None"]
+
+
+def test_every_constant_value_is_named():
+    history = [(i, {"arch/loss": float("nan"), "weight/loss": 3.0}) for i in range(2)]
+    assert [picture.reason for picture in curve_pictures(history)] == ["3 throughout"]
+    history = [(i, {"arch/loss": 2.0, "weight/loss": 3.0}) for i in range(2)]
+    assert [picture.reason for picture in curve_pictures(history)] == ["2 and 3 throughout"]

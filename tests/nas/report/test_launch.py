@@ -157,3 +157,65 @@ def test_a_damaged_launch_is_named(folder):
     (folder / "launch.json").write_text("{}")
     with pytest.raises(UsageError, match=r"launch\.json"):
         write_launch_report(folder, "html", None)
+
+
+def change(path, **values):
+    content = json.loads(path.read_text())
+    content.pop("checksum")
+    path.write_text(json.dumps(content | values))
+
+
+def test_a_metric_that_is_not_finite_is_named(folder):
+    for name, stage in (("own_seed0", "retrain/"), ("a_b_seed1", "")):
+        metric = {"name": "accuracy", "value": None, "split": "arch"}  # JSON has no NaN
+        change(folder / f"trials/{name}/{stage}summary.json", metric=metric)
+    text = write_launch_report(folder, "md", None).read_text()
+    assert "| the test accuracy is not a finite number | own_seed0 |" in text
+    assert "| own | 1 of 3 |" in text and "| a_b | 3 |" in text  # the test metric counts
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("summary.json", {"metric": 3}, "damaged"),
+        ("summary.json", {"metric": {"name": "accuracy", "value": "0.5"}}, "damaged: arch must be a number, got '0.5'"),
+        ("summary.json", {"search_seconds": None}, "damaged: search_seconds must be a number"),
+        ("summary.json", {"cost": {"macs": [1]}}, "damaged: macs must be a number"),
+        ("summary.json", {"genotype": {"layer0": 3}}, "choice 'layer0' must be a label"),
+        ("summary.json", {"genotype": ["x"]}, "choices must be an object"),
+        ("retrain/summary.json", {"train_seconds": True}, "damaged: train_seconds must be a number"),
+        ("../../summary.json", {"failed": ["x"]}, "damaged: failed or baseline is not what a launch writes"),
+        ("../../summary.json", {"baseline": {"num": 3}}, "damaged: failed or baseline is not what a launch writes"),
+        ("../../latencies.json", {"latency_ms": {"own_seed0": "1"}}, "latency_ms must map names"),
+        ("../../launch.json", {"trainings": True}, "trainings must be a number"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_reason(folder, name, values, message):
+    path = (folder / "trials/own_seed0" / name).resolve()
+    if not path.exists():
+        path.write_text(json.dumps({"format": "gumbel-nas/latencies", "version": 1, "checksum": ""}))
+        if path.name == "summary.json":
+            path.write_text(json.dumps({"failed": {}, "baseline": None, "checksum": ""}))
+    change(path, **values)
+    with pytest.raises(UsageError) as caught:
+        write_launch_report(folder, "html", None)
+    assert message in str(caught.value) and str(path.relative_to(folder)) in str(caught.value)
+    assert not (folder / "report.html").exists()
+
+
+def test_versions_of_another_kind_are_no_versions(folder):
+    (folder / "trials/own_seed0/manifest.json").write_text('{"versions": ["torch"]}')
+    assert write_launch_report(folder, "html", None).exists()
+
+
+def test_a_trial_that_failed_and_was_finished_by_hand_has_a_result(folder):
+    about = {"failed": {"own_seed0": "the power failed", "own_seed2": "the power failed"}, "baseline": None}
+    (folder / "summary.json").write_text(json.dumps(about))
+    parsed = Cells(write_launch_report(folder, "html", None).read_text())
+    assert ["the power failed", "own_seed2"] in parsed.rows
+
+
+def test_metrics_without_epochs_are_damaged(folder):
+    (folder / "trials/own_seed0/metrics.csv").write_text("step,arch/loss\n1,0.5\n")
+    with pytest.raises(ValueError, match=r"own_seed0/metrics\.csv: damaged: epoch must be a whole number"):
+        write_launch_report(folder, "html", None)

@@ -104,7 +104,7 @@ def test_launches_that_cannot_be_compared(run_cli, launch):
     assert "note: b: 1 of 2 searches are finished" in run_cli("compare", "a", "b").out
     assert "are the same folder" in run_cli("compare", "a", "a/").complaint
     change(broken / "trials/0_seed0/summary.json", lambda summary: summary.update(metric=3))
-    assert "b: the summary.json of a search is damaged" in run_cli("compare", "a", "b").complaint
+    assert "b/trials/0_seed0/summary.json: damaged" in run_cli("compare", "a", "b").complaint
     (broken / "base.yaml").write_text("model: [")
     assert "b/base.yaml: not valid YAML" in run_cli("compare", "a", "b").complaint
     (broken / "launch.json").write_text("{}")
