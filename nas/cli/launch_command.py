@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,29 +107,25 @@ def show(result: dict[str, Any]) -> None:
     """Prints a row for each method, and one for random architectures; what does not fit a terminal is a table of its own."""
     from rich.console import Console
 
-    from nas.launch.table import COST_COLUMNS, cells
+    from nas.launch.table import cells, split
 
-    head, rows = cells(result)
-    columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-    natural = sum(max(map(len, (name, *texts))) + 3 for name, texts in columns.items()) + 1
+    whole = cells(result)
+    natural = sum(max(map(len, column)) + 3 for column in zip(whole[0], *whole[1], strict=True)) + 1
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, natural)
-    costs = [name for name in COST_COLUMNS if name in columns]
-    parts = [head] if natural <= console.width else [[name for name in head if name not in costs], [head[0], *costs]]
-    for part in parts:
-        console.print(_table({name: columns[name] for name in part}))
+    for part in [whole] if natural <= console.width else split(whole):
+        console.print(_table(*part))
     for note in result["notes"]:
         print(shown(f"note: {note}"))
     print_pairs({"folder": result["launch"], "report": f"nas report --launch {result['launch']}"})
 
 
-def _table(columns: dict[str, Any]) -> Any:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     from rich.box import SIMPLE
     from rich.table import Column, Table
 
-    name, *others = columns
-    table = Table(Column(name, overflow="fold"), *(Column(text, justify="right") for text in others), box=SIMPLE)
-    for row in zip(*columns.values(), strict=True):
+    table = Table(Column(head[0], overflow="fold"), *(Column(text, justify="right") for text in head[1:]), box=SIMPLE)
+    for row in rows:
         table.add_row(*map(shown, row))
     return table

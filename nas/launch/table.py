@@ -92,10 +92,21 @@ def _summary_of(
     return summary
 
 
-COST_COLUMNS = ("parameters", "MACs", "latency, ms", "search, s", "cost, trainings")
+_COSTS = ("parameters", "MACs", "latency, ms", "search, s", "cost, trainings")
+Cells = tuple[list[str], list[list[str]]]
+"""Head and rows of text."""
 
 
-def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def split(table: Cells) -> list[Cells]:
+    """The columns of :func:`cells` in two narrower tables: results, and costs of the same methods if any is known."""
+    head, rows = table
+    costs = [place for place, name in enumerate(head) if name in _COSTS]
+    results = [place for place in range(len(head)) if place not in costs]
+    parts = [results, [0, *costs]] if costs else [results]
+    return [([head[i] for i in part], [[row[i] for i in part] for row in rows]) for part in parts]
+
+
+def cells(summary: Mapping[str, Any]) -> Cells:
     """Head and rows of text, without empty columns. A mean has its standard deviation, a difference its standard error."""
     methods = summary["settings"]
     reference = methods[0]["method"]

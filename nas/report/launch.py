@@ -19,7 +19,7 @@ from nas.launch.agreement import Chosen, chosen_of
 from nas.launch.comparison import best_of
 from nas.launch.curves import Curves, read_curves
 from nas.launch.launch import BASELINE, SUMMARY, csv_text, read_launch, read_summary
-from nas.launch.table import cells, numbers
+from nas.launch.table import cells, numbers, split
 from nas.report.curves import caption_of
 from nas.report.html import code, figure_of, page, table
 from nas.runs.options import trust_words
@@ -123,16 +123,16 @@ def _html(
     chance: list[tuple[float, float]],
     trusted: tuple[str, ...],
 ) -> Iterator[str]:
-    head, rows = cells(summary)
+    whole = cells(summary)
     order = [row["method"] for row in summary["settings"]]
     yield f"<h1>{escape(folder.name)}</h1>"
-    yield table(rows, head, "numbers")
+    yield from (table(rows, head, "numbers") for head, rows in split(whole))
     yield from (f"<p>{escape(note)}</p>" for note in (_NOTE, *summary["notes"]))
     if found := problems(summary):
         yield f"<h2>Trials without a result</h2>{table(found)}"
     yield f"<h2>Curves of the searches</h2><p>{_CURVES}</p>"
     yield f'<div class="curves">{"".join(_curves(curves, order))}</div>'
-    metric = head[2]
+    metric = whole[0][2]
     if pictures := draw_costs(summary["settings"], metric, chance):
         yield "<h2>Result and cost</h2>"
         yield from (
