@@ -94,7 +94,7 @@ def _value(row: dict[str, Any], side: str) -> str:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    return choices_text(row["settings"]) or "the configuration's"
+    return choices_text(row["settings"]) or "as configured"
 
 
 def _label(row: dict[str, Any], side: str) -> str:

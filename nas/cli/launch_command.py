@@ -1,4 +1,4 @@
-"""Run many searches: every combination of methods, settings, seeds.
+"""Run a search for every combination of method, setting and seed.
 
 Each search has its own run folder in DIR/trials, and continues from its
 checkpoint if it fails or is killed. The result is a table of the methods.
@@ -31,7 +31,7 @@ PARSER.add_argument(
     metavar="KEY=V,W",
     help="values of a key: model.noise=batch,sample; repeatable",
 )
-PARSER.add_argument("--budget", metavar="UNIT=N", help="equal searches: epochs=40, or a cost: trainings=4")
+PARSER.add_argument("--budget", metavar="UNIT=N", help="equal epochs (epochs=40) or cost (trainings=4)")
 PARSER.add_argument(
     "--engine",
     choices=ENGINES,
@@ -58,7 +58,9 @@ PARSER.add_argument(
 PARSER.add_argument("--max-failures", type=at_least(0), default=3, metavar="N", help="allowed failures of a search (3)")
 PARSER.add_argument("--retrain", action="store_true", help="retrain and test each architecture that is found")
 PARSER.add_argument("--baseline", type=at_least(0), default=0, metavar="N", help="train N random architectures, too")
-PARSER.add_argument("--table", type=Path, metavar="FILE", help="table for ranks, see 'nas lookup --help'")
+PARSER.add_argument(
+    "--table", type=Path, metavar="FILE", help="own or NAS-Bench-Macro table for ranks, see 'nas lookup --help'"
+)
 PARSER.add_argument("--out", type=Path, metavar="DIR", help="new folder (runs/CONFIG_NAME_launch)")
 
 

@@ -30,7 +30,7 @@ SOURCE = PARSER.add_mutually_exclusive_group(required=True)
 SOURCE.add_argument("--run", **RUN)
 SOURCE.add_argument("--genotype", **GENOTYPE)
 PARSER.add_argument("--config", **CONFIG)
-PARSER.add_argument("--table", type=Path, required=True, metavar="FILE", help="table to look into")
+PARSER.add_argument("--table", type=Path, required=True, metavar="FILE", help="table that has the architecture")
 PARSER.add_argument(
     "--dataset",
     metavar="NAME",

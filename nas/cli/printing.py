@@ -36,7 +36,7 @@ def outcome_lines(result: Mapping[str, Any]) -> dict[str, str]:
         lines["stability"] = stability_text(stability)
     if (rank := result.get("standing")) is not None:
         lines["rank in the table of this space"] = (
-            f"{rank['rank']} of {rank['num']} by {rank['value']:.4f} in validation, {rank['regret']:.4f} below the best"
+            f"{rank['rank']} of {rank['num']} by {rank['value']:.4f} in validation, {rank['regret']:.4f} from the best"
         )
     if (replaced := result.get("replaced")) is not None:
         lines["replaced by model.guards.max_skip_share"] = choices_text(replaced)

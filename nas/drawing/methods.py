@@ -9,10 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.drawing.choices import short
-from nas.drawing.distribution import COLORS, STYLES, chart_axes, legend
+from nas.drawing.distribution import COLORS, MAX_LINES, STYLES, chart_axes, legend
 
-MAX_LINES = 8
-"""Largest number of methods in a picture."""
 MARKERS = "os^Dv*"
 RANDOM, _COST = "random search", "cost of a search, in stand-alone trainings"
 _LINE = 56
@@ -68,7 +66,7 @@ def draw_costs(
             row, place = known[name], order.index(name)
             marker = MARKERS[place // len(COLORS) % len(MARKERS)]
             spread = row["std"] or 0.0
-            color = COLORS[place % len(COLORS)]
+            color, _ = _look(place)
             axes.errorbar(
                 row["cost"], row["mean"], spread, marker=marker, color=color, capsize=3, label=short(name, _LINE)
             )

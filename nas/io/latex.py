@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 _SPECIAL = {
@@ -22,4 +23,10 @@ def latex_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join("".join(_SPECIAL.get(sign, sign) for sign in text) for text in cells) + r" \\"
+    return " & ".join(map(_escaped, cells)) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    """One line; a minus sign before a number, and no dashes in place of two hyphens."""
+    signs = "".join(_SPECIAL.get(sign, sign) for sign in " ".join(text.split()))
+    return re.sub(r"^-(?=\d)", "$-$", re.sub("-(?=-)", "-{}", signs))

@@ -180,7 +180,7 @@ def _versions(run: RunFolder) -> dict[str, str]:
 def standings(table: Table) -> Callable[[Mapping[str, Any]], dict[str, float]]:
     """A function that gives ``rank``, the number of architectures ``of`` which it is, and ``regret``; empty outside of the table.
 
-    They are those of the test scores; of the validation scores if the table has no others.
+    The rank is by test scores, or by validation scores if the table has no test scores.
     """
     part: Part = "test" if table.column("test") else "validation"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from nas.drawing.methods import MAX_LINES
+from nas.drawing.distribution import MAX_LINES
 from nas.io.errors import describe
 from nas.launch.curves import Curves
 from nas.launch.trials import OnEvent, Trial
@@ -55,7 +55,7 @@ def write_pages(folder: Path, found: Mapping[str, Any], curves: Curves) -> None:
 
 
 class Refreshed:
-    """Passes on the states of trials, and writes pages after a trial has finished, at most a twentieth of the time.
+    """Passes on the states of trials, and writes pages after a trial has finished. Writing takes at most a twentieth of the time.
 
     Args:
         on_event: Receives the states.

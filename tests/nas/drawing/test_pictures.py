@@ -48,6 +48,22 @@ def test_an_architecture_must_have_something_that_is_not_chosen(genotype, cells,
     assert found.reason == reason and (found.figure is None) == bool(reason)
 
 
+def test_one_choice_that_changes_is_enough():
+    history = [
+        (i, {"choice/a/x": 0.5, "choice/a/y": 0.5, "choice/b/x": p, "choice/b/y": 1 - p})
+        for i, p in ((0, 0.5), (1, 0.6))
+    ]
+    found = probability_picture(history, Genotype({"a": "x", "b": "x"}, probabilities={**TWO, "b": TWO["a"]}))
+    assert found.figure is not None
+
+
+def test_a_moment_that_does_not_list_an_architecture_is_no_change():
+    history = moments(1.0, 1.0, 1.0)
+    history[1]["most_probable"] = []
+    found, _ = distribution_pictures(history, [], {})
+    assert found.reason == "no probability changed by 0.01 or more"
+
+
 def moments(*probabilities):
     return [
         {"batch": i, "most_probable": [{"choices": FOUR[0], "probability": p}]} for i, p in enumerate(probabilities)

@@ -2,6 +2,7 @@
 
 import csv
 import statistics
+from types import SimpleNamespace
 
 import pytest
 from made_up_launch import write_launch
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from nas.launch import pages
 from nas.launch.curves import read_curves
 from nas.launch.launch import read_summary
 from nas.launch.pages import MAX_RUNS, Refreshed, write_pages
@@ -67,10 +69,13 @@ def test_a_method_is_a_run_whose_curve_is_the_mean_of_its_trials(tmp_path):
 
 
 def test_every_row_of_hparams_has_a_result(tmp_path):
-    _, _, summary, pages = written(tmp_path, ["b", "a"], [0, 1, 2], unfinished=["a_seed2"])
+    plan, trials, summary, pages = written(tmp_path, ["b", "a"], [0, 1, 2], unfinished=["a_seed2"])
     rows = [row for row in summary["trials"] if "test" in row]
     assert sorted(path.name for path in (pages / "trials").iterdir()) == sorted(row["name"] for row in rows)
     assert len(rows) == 5
+    num_files = len(list(pages.rglob("events*")))
+    write_pages(pages, summary, read_curves(plan, trials))
+    assert len(list(pages.rglob("events*"))) == num_files  # old files are removed
     for row in rows:
         events = read(pages / "trials" / row["name"])
         assert parameters(events) == {"method": row["method"], "seed": row["seed"]}
@@ -93,12 +98,38 @@ def test_many_methods_share_charts_by_eight_and_many_trials_have_a_row_a_method(
     assert events[3].Scalars("launch/test")[0].value == pytest.approx(summary["settings"][3]["mean"])
 
 
-def test_pages_are_written_while_searches_run_and_a_failure_only_warns():
-    states, written = [], []
-    refreshed = Refreshed(lambda trial, state: states.append(state), lambda: written.append(1))
-    for state in ("running", "finished", "failed"):
+def test_a_chart_without_curves_is_left_out(tmp_path):
+    plan, trials, summary, _ = written(tmp_path, [f"m{i}" for i in range(9)], [0], num_epochs=1)
+    curves = read_curves(plan, trials)
+    del curves["weight/loss"]["m8"]
+    write_pages(tmp_path / "again", summary, curves)
+    titles = [chart.title for chart in charts(read(tmp_path / "again/01 m0"))]
+    assert "weight/loss" in titles and "search/tau (2)" in titles and "weight/loss (2)" not in titles
+
+
+def test_as_many_trials_as_tensorboard_selects_have_a_row_each(tmp_path):
+    *_, folder = written(tmp_path, [f"m{i}" for i in range(4)], range(9), num_epochs=1)
+    assert len(list((folder / "trials").iterdir())) + 4 == MAX_RUNS
+
+
+def test_pages_are_written_while_searches_run_and_a_failure_only_warns(monkeypatch):
+    now, states, written = [0.0], [], []
+    monkeypatch.setattr(pages, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def write():
+        now[0] += 1
+        written.append(now[0])
+
+    refreshed = Refreshed(lambda trial, state: states.append(state), write)
+    for state in ("running", "finished", "failed", "finished"):
         refreshed(None, state)
-    assert states == ["running", "finished", "failed"] and written == [1]
+    assert states == ["running", "finished", "failed", "finished"] and written == [1.0]
+    for now[0] in (20.9, 21.0):  # a write of 1 s allows the next one after 20 s
+        refreshed(None, "finished")
+    assert written == [1.0, 22.0]
+    now[0] = 99.0
+    refreshed(None, "running")
+    assert len(written) == 2
 
     def full():
         raise OSError("no space left")

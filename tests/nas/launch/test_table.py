@@ -38,6 +38,8 @@ def test_the_error_of_random_search_is_that_of_a_mean_for_one_training():
     between = random_search(list(range(20)), worth, 2.25)["mean"]
     assert between == pytest.approx(0.75 * best_of(range(20), worth, 2) + 0.25 * best_of(range(20), worth, 3))
     assert random_search([1, 2], [5.0, 7.0], 9) == {"num": 2, "mean": 7.0, "error": None}
+    every = random_search([1, 2, 3, 4, 5], [0.0, 0.0, 0.0, 6.0, 7.0], 9)  # the best is found, unless it is left out
+    assert (every["num"], every["mean"]) == (5, 7.0) and every["error"] == pytest.approx(math.sqrt(4 * 4 / 25))
 
 
 def trial(method, seed, **figures):
@@ -120,6 +122,12 @@ def test_the_best_is_the_lowest_of_an_error():
     assert row["random_search"]["mean"] == pytest.approx(lowest_of_three)
 
 
+def test_costs_that_some_trials_lack_are_missing():
+    found = [finished("a", 0, 0.5, params=3, latency_ms=2.0), finished("a", 1, 0.5, params=5)]
+    (row,) = summarised(found, {}, None)["settings"]
+    assert row["params"] == 4 and "latency_ms" not in row
+
+
 def test_a_trial_without_a_finite_metric_is_counted_as_not_finished():
     found = [trial("a", 0, search_seconds=1.0), trial("a", 1, arch=0.5, search_seconds=2.0)]
     (row,) = summarised(found, {}, None)["settings"]
@@ -130,3 +138,7 @@ def test_a_trial_without_a_finite_metric_is_counted_as_not_finished():
     random = {"num": 1, "test": {"mean": 0.25, "std": None}, "seconds_per_training": 10.0}
     (row,) = summarised([finished("a", 0, 0.5)], {}, random, empty)["settings"]
     assert "difference" not in row
+    empty.add({"x": "0"}, "validation", 0, 0.5)
+    empty.add({"x": "0"}, "test", 0, 0.5)
+    (row,) = summarised([trial("a", 0, arch=0.5, search_seconds=1.0)], {}, random, empty)["settings"]
+    assert row["cost"] == 0.1 and "difference" not in row  # an arch metric is not compared with test metrics

@@ -12,10 +12,11 @@ from made_up_launch import results, write_launch
 from pylatexenc.latex2text import LatexNodes2Text
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 
+from nas.benchmark import Table
 from nas.io import files
 from nas.io.errors import UsageError
 from nas.io.latex import latex_table
-from nas.report.launch import write_launch_report
+from nas.report.launch import random_curve, write_launch_report
 
 METHODS = {"own": {}, "a_b": {"model.tau": "nas.tau.Linear"}}
 
@@ -89,6 +90,8 @@ def test_choices_and_their_agreement_are_those_of_the_genotypes(folder):
     parsed = Cells(write_launch_report(folder, "html", None).read_text())
     rows = [row for row in parsed.rows if row and row[0].startswith("layer")]
     assert len(rows) == 6
+    heads = [row[2:] for row in parsed.rows if row and row[0] == "choice"]
+    assert heads == [[f"seed {seed}" for seed in found] for found in results(folder).values()]
     for i, method in enumerate(results(folder)):
         paths = sorted((folder / "trials").glob(f"{method}_seed*/retrain/summary.json"))
         genotypes = [json.loads(path.read_text())["genotype"] for path in paths]
@@ -106,6 +109,12 @@ def test_special_signs_survive_in_latex():
     spoken = [[LatexNodes2Text().latex_to_text(cell).strip() for cell in re.split(r" (?<!\\)& ", row)] for row in rows]
     spoken = [[cell.replace("\u02c6", "^") for cell in row] for row in spoken]  # the parser has its own sign
     assert spoken == [["a_b", "50% & more"], ["~^\\{}$#<>", "0.1 ± 0.2"]]
+
+
+def test_hyphens_stay_hyphens_and_minus_signs_are_no_hyphens_in_latex():
+    (row,) = latex_table(["a"], [["x---y--z", "-0.5 ± 0.1", "a\n\nb", "1e-05"]]).splitlines()[4:5]
+    cells = row.removesuffix(r" \\").split(" & ")
+    assert cells == ["x-{}-{}-y-{}-z", r"$-$0.5 $\pm$ 0.1", "a b", "1e-05"]
 
 
 def test_trials_of_different_versions_are_named(folder):
@@ -159,6 +168,17 @@ def test_a_damaged_launch_is_named(folder):
     (folder / "launch.json").write_text("{}")
     with pytest.raises(UsageError, match=r"launch\.json"):
         write_launch_report(folder, "html", None)
+
+
+def test_the_curve_of_random_search_ends_at_the_best_in_validation():
+    table = Table({}, "accuracy")
+    for i, (validation, test) in enumerate([(0.1, 0.4), (0.2, 0.9), (0.3, 0.8)]):
+        table.add({"x": str(i)}, "validation", 0, validation)
+        table.add({"x": str(i)}, "test", 0, test)
+    table.add({"x": "9"}, "validation", 0, 1.0)  # without a test score
+    # pairs: (0, 1) finds 0.9, (0, 2) and (1, 2) find 0.8
+    means = [(0.4 + 0.9 + 0.8) / 3, (0.9 + 0.8 + 0.8) / 3, 0.8]
+    assert random_curve(table) == [(num, pytest.approx(mean)) for num, mean in enumerate(means, 1)]
 
 
 def change(path, **values):
