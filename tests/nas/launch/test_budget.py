@@ -101,3 +101,10 @@ def test_a_method_with_epochs_of_its_own_has_no_budget(run_cli, config, tmp_path
     answer = run_cli("launch", *words)
     assert answer.code == 2 and "method own sets trainer.max_epochs itself" in answer.complaint
     assert not (tmp_path / "runs").exists()
+
+
+def test_searches_that_stop_early_have_no_equal_budget(run_cli, config, tmp_path):
+    words = ("--config", config(), "--seeds", "0", "--budget", "trainings=2", "--engine", "ray", "--asha")
+    answer = run_cli("launch", *words)
+    assert answer.code == 2 and "--asha stops searches early" in answer.complaint
+    assert not (tmp_path / "runs").exists()
