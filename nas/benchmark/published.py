@@ -16,7 +16,7 @@ from nas.io.reading import size_of
 DATASETS = ("cifar10-valid", "cifar10", "cifar100", "ImageNet16-120")
 """Datasets of NAS-Bench-201 and NATS-Bench. Networks of cifar10-valid are trained on half of the training set of CIFAR-10."""
 EPOCHS = "200"
-"""Length of their trainings; shorter ones are in the files too."""
+"""Length of the trainings that are read; the files have shorter trainings too."""
 META = "meta.pickle.pbz2"
 METRIC = "accuracy (%)"
 _NAMES: Mapping[Part, str] = {"validation": "valid-accuracy", "test": "test-accuracy"}

@@ -1,6 +1,6 @@
 """What differs between two runs: configuration, figures, curves and choices.
 
-Of a pair, ``a`` and ``b`` are the values of the first and the second run. A key is absent where a run has no value.
+In a pair, ``a`` and ``b`` are the values of the first and the second run. A key is absent if a run has no value.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Searches = dict[str, dict[int, Row]]
 def launch_differences(paths: Sequence[Path]) -> dict[str, Any]:
     """Compares two launches, and pairs their searches that have equal settings and seeds.
 
-    Where each launch has one combination of settings, these are paired whatever they are, and the result names the second.
+    If each launch has one combination of settings, the two are paired even if they differ, and the result names that of the second launch.
 
     The keys of the result: ``configuration``, pairs of values that differ, by ``key``; ``settings``, the number of finished searches ``a``
     and ``b`` of each combination; ``part``, ``"test"`` if both launches have retrained, else ``"arch"``; ``pairs``, the metric of that part

@@ -224,6 +224,8 @@ def test_other_refusals(tmp_path):
     with pytest.raises(UsageError, match="a dataset is for NAS-Bench-201 and NATS-Bench only, got cifar10"):
         open_table(tmp_path / "m.json", MacroNet(), dataset="cifar10")
     assert open_table(tmp_path / "own.json", MacroNet()).rows == {}
+    Table({}, "accuracy").save(tmp_path / "unnamed.json")  # its trainings name no space, so any space is possible
+    assert open_table(tmp_path / "unnamed.json", MacroNet()).rows == {}
 
 
 def results_of(utils, index, text):

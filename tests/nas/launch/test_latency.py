@@ -19,7 +19,7 @@ def made(tmp_path, monkeypatch):
     for trial in trials:
         if trial.name in LABELS:
             Genotype({"conv": LABELS[trial.name]}).save(plan.run(trial).retrain.genotype)
-    measured: list[str] = []
+    measured = []
 
     def find(path, trusted):
         measured.append(path.parent.name)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from made_up_launch import write_launch
 from scipy import stats
 
 from nas.report.launch_differences import launch_differences, mean_rows
@@ -109,3 +110,18 @@ def test_launches_that_cannot_be_compared(run_cli, launch):
     assert "b/base.yaml: not valid YAML" in run_cli("compare", "a", "b").complaint
     (broken / "launch.json").write_text("{}")
     assert "b/launch.json: not a launch" in run_cli("compare", "a", "b").complaint
+
+
+def test_only_what_both_searches_of_a_pair_have_is_compared(tmp_path):
+    for name in "ab":  # equal results
+        write_launch(tmp_path / name, {"own": {}}, [0, 1])
+    change(tmp_path / "a/trials/own_seed0/summary.json", lambda summary: summary["genotype"].pop("layer0"))
+    change(tmp_path / "b/trials/own_seed1/summary.json", lambda summary: summary["genotype"].pop("layer1"))
+    shutil.rmtree(tmp_path / "b/trials/own_seed0/retrain")
+    found = launch_differences([tmp_path / "a", tmp_path / "b"])
+    agreement = {row["choice"]: (row["equal"], row["num"]) for row in found["choices"]}
+    assert agreement == {"layer0": (1, 1), "layer1": (1, 1), "layer2": (2, 2)}
+    assert found["part"] == "test" and [row["seed"] for row in found["pairs"]] == [1]
+    shutil.rmtree(tmp_path / "b/trials/own_seed1/retrain")
+    found = launch_differences([tmp_path / "a", tmp_path / "b"])
+    assert found["part"] == "arch" and [row["seed"] for row in found["pairs"]] == [0, 1]
