@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.io.errors import UsageError
+from nas.io.json_file import given_twice
 from nas.runs.options import GROUPS, check_key, check_texts, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
@@ -33,7 +34,10 @@ def read_methods(path: Path) -> dict[str, dict[str, str]]:
             raise UsageError(f"{path}: {name!r:.80} is not the name of a method: it must match {NAME.pattern}")
         if not isinstance(changes, dict) or not all(isinstance(key, str) for key in changes):
             raise UsageError(f"{path}: {name}: must map keys to values, got {changes!r:.80}")
-        methods[name] = dict(_settings(changes, f"{path}: {name}"))
+        settings = list(_settings(changes, f"{path}: {name}"))
+        methods[name] = dict(settings)
+        if len(methods[name]) < len(settings):  # once dotted, once nested
+            raise UsageError(f"{path}: {name}: {given_twice(key for key, _ in settings)} is given twice")
     return methods
 
 
@@ -47,4 +51,7 @@ def _settings(changes: Mapping[str, Any], source: str, prefix: str = "") -> Iter
             yield from _settings(value, source, f"{key}.")
         else:
             check_key(key, source)
-            yield key, value if isinstance(value, str) else json.dumps(value)
+            try:
+                yield key, value if isinstance(value, str) else json.dumps(value)
+            except TypeError:
+                raise UsageError(f"{source}: {key}: {value!r:.80} is not a value of a configuration") from None

@@ -212,6 +212,10 @@ def test_regression_from_a_users_arrays(run_cli, config, tmp_path):
     answer = run_cli("search", "--config", config(changes), "--out", "run", "--json")
     assert answer.code == 0 and answer.result["metric"]["name"] == "mse"
     assert "test_mae" in run_cli("retrain", "--run", "run", "--json").result
+    best = run_cli("baseline", "--config", "tiny.yaml", "--num", 2, "--out", "b", "--json").result["best"]
+    table = json.loads(Path("b/table.json").read_text())
+    scores = [next(iter(row["validation"].values())) for row in table["architectures"]]
+    assert best["validation"] == min(scores) and answer.result["metric"]["higher_is_better"] is False
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])

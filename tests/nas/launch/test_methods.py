@@ -65,6 +65,8 @@ def test_launches_without_names_get_different_ones():
         ("a b: {}", "'a b' is not the name of a method"),
         ("a: nas.tau.Linear", "a: must map keys to values"),
         ("a: {1: 2}", "a: must map keys to values"),
+        ("a: {model: {tau: x}, model.tau: y}", "a: model.tau is given twice"),
+        ("a: {model.tau: !!set {x}}", "a: model.tau: {'x'} is not a value of a configuration"),
         ("- a", "must map names of methods"),
         ("", "must map names of methods"),
         ("a: {model.tau: !!python/object:os.system x}", "not valid YAML"),
