@@ -59,7 +59,7 @@ def test_one_choice_that_changes_is_enough():
 
 def test_a_moment_that_does_not_list_an_architecture_is_no_change():
     history = moments(1.0, 1.0, 1.0)
-    history[1]["most_probable"] = []
+    history[0]["most_probable"] = []
     found, _ = distribution_pictures(history, [], {})
     assert found.reason == "no probability changed by 0.01 or more"
 
