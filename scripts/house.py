@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("nas.io", "nas.ops", "nas.genotype", "nas.benchmark", "nas.tau"),
     ("nas.relaxations", "nas.alpha", "nas.paths"),
-    ("nas.supernet", "nas.conversion", "nas.dropout", "search_spaces"),
+    ("nas.supernet", "nas.conversion", "nas.dropout", "nas.layers", "search_spaces"),
     (
         "nas.costs",
         "nas.tasks",
