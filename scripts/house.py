@@ -70,6 +70,7 @@ TESTED_BY = {
     "nas/export/*": "nas/export/test_write.py",
     "nas/io/*": "nas/io/test_files.py",
     "nas/launch/*": "nas/launch/test_launch.py",
+    "nas/layers/base.py": "nas/layers/test_soft_kmeans.py",
     "nas/training/lr_schedules.py": "nas/training/test_train_module.py",
     "nas/lightning/*": "nas/lightning/test_search_callback.py",
     "nas/ops/*": "nas/ops/test_mix.py",

@@ -77,7 +77,8 @@ def hard_permutation(scores: Tensor) -> Tensor:
     Source: Kuhn 1955, "The Hungarian method for the assignment problem", as implemented in scipy.
     """
     result = torch.zeros_like(scores)
-    flat, squares = result.view(-1, *scores.shape[-2:]), scores.detach().reshape(-1, *scores.shape[-2:]).cpu().numpy()
+    shape = scores.shape[:-2].numel(), *scores.shape[-2:]
+    flat, squares = result.view(shape), scores.detach().reshape(shape).cpu().numpy()
     for i, square in enumerate(squares):
         rows, columns = linear_sum_assignment(square, maximize=True)
         flat[i, torch.from_numpy(rows), torch.from_numpy(columns)] = 1.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from nas.relaxations import Sampler
 from nas.supernet.base import Context, active_context, present_context
 
 
@@ -55,6 +56,12 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return torch_checkpoint(run, *args, use_reentrant=False, **kwargs)
 
 
+def present_sampler() -> Sampler | None:
+    """The relaxation, tau and generator of the enclosing supernet; None outside of one, or if no relaxation drew its op weights."""
+    context = present_context()
+    return None if context is None else context.sampler
+
+
 def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """A relaxed categorical sample of logits that the network computes itself (assignments, tokens, masks).
 
@@ -70,11 +77,11 @@ def sample(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: Called outside a supernet's forward, or in one whose op weights did not come from ``Supernet.sample``.
     """
-    context = present_context()
-    if context is None or context.sampler is None:
+    sampler = present_sampler()
+    if sampler is None:
         raise RuntimeError(
             "nas.sample was called outside a supernet, or with op weights that no relaxation drew: "
             "use op_weights=supernet.sample(relaxation, tau, generator=...)"
         )
-    relaxation, tau, generator = context.sampler
+    relaxation, tau, generator = sampler
     return relaxation(logits, tau, mask=mask, generator=generator)
