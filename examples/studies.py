@@ -35,18 +35,23 @@ def digits(train: bool) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def options_of(doc: str | None, seeds: str = "0-2", num_steps: int | None = None) -> argparse.Namespace:
-    """Reads ``--seeds`` and ``--num-steps`` from the command line, and limits torch to one thread.
+def options_of(
+    doc: str | None, seeds: str = "0-2", num_steps: int | None = None, has_picture: bool = False
+) -> argparse.Namespace:
+    """Reads ``--seeds``, ``--num-steps`` and ``--picture`` from the command line, and limits torch to one thread.
 
     Args:
         doc: The example's docstring.
         seeds: Default of ``--seeds``.
         num_steps: Default of ``--num-steps``; None: the example has no such option.
+        has_picture: Whether the example draws what it learned with the first seed.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=parse_seeds, default=seeds)
     if num_steps is not None:
         parser.add_argument("--num-steps", type=int, default=num_steps)
+    if has_picture:
+        parser.add_argument("--picture", metavar="FILE", help="draw what the first seed learned, as PNG")
     options = parser.parse_args()
     torch.set_num_threads(1)
     return options

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 import nas
-from nas.dropout import RELAXATION, ConcreteDropout, dropout_penalty, fixed, monte_carlo, rates
+from nas.dropout import RELAXATION, ConcreteDropout, Per, dropout_penalty, fixed, monte_carlo, rates
 from nas.io.markdown import markdown_table
 from nas.io.rng import derive_seed, keyed_generator
 from nas.relaxations import binary_concrete
@@ -30,6 +31,7 @@ NUM_CLASSES, NUM_TRAIN, WIDTH, NUM_STEPS = 8, 150, 256, 1500
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)
 TAU, REGRESSION_TAU = 0.1, 0.02
 STRENGTH = 0.3
+LEARNED: dict[Per, str] = {"layer": "learned for each layer", "unit": "learned for each unit"}
 NOISE = 0.3
 Split = tuple[Tensor, Tensor]
 
@@ -72,10 +74,10 @@ def trained(network: nn.Module, loss: Callable[[int, Tensor, Tensor], Tensor], d
     network.eval()
 
 
-def learned(data: Split, seed: int) -> tuple[nn.Module, list[float]]:
-    """A network with plain dropouts at learned rates, and the rates."""
+def learned(data: Split, seed: int, per: Per) -> tuple[nn.Module, list[float]]:
+    """A network with plain dropouts at learned rates, and the mean rate of each layer."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    supernet = nas.Supernet(perceptron(ConcreteDropout))
+    supernet = nas.Supernet(perceptron(partial(ConcreteDropout, per=per)))
 
     def loss(step: int, x: Tensor, y: Tensor) -> Tensor:
         sample = supernet.sample(RELAXATION, TAU, generator=keyed_generator(seed, "noise", step))
@@ -101,16 +103,21 @@ def at_rate(rate: float, data: Split, seed: int) -> nn.Module:
 
 
 def measured(network: nn.Module, data: dict[str, Split], seed: int) -> dict[str, float]:
-    """Accuracy, likelihood and calibration on the test set, and the area under the ROC curve for unknown digits."""
+    """Accuracy, likelihood and calibration on the test set, and the areas under the ROC curve for unknown digits."""
     torch.manual_seed(derive_seed(seed, "draws"))
     x, y = data["test"]
     known, unknown = monte_carlo(network, x), monte_carlo(network, data["test, unknown"][0])
-    doubt = torch.cat([torch.special.entr(p).sum(-1) for p in (known, unknown)])
+
+    def detection(kind: str) -> float:
+        doubts = [getattr(found, kind) for found in (known, unknown)]
+        return float(roc_auc_score([0] * len(doubts[0]) + [1] * len(doubts[1]), torch.cat(doubts)))
+
     return {
-        "accuracy": float((known.argmax(-1) == y).float().mean()),
-        "nll": likelihood(known, y),
-        "ece": float(multiclass_calibration_error(known, y, NUM_CLASSES, n_bins=15)),
-        "auroc": float(roc_auc_score([0] * len(known) + [1] * len(unknown), doubt)),
+        "accuracy": float((known.mean.argmax(-1) == y).float().mean()),
+        "nll": likelihood(known.mean, y),
+        "ece": float(multiclass_calibration_error(known.mean, y, NUM_CLASSES, n_bins=15)),
+        "epistemic": detection("epistemic"),
+        "total": detection("total"),
     }
 
 
@@ -142,16 +149,17 @@ def recovered_rate(rate: float, seed: int, num_steps: int = 600, num_draws: int 
 
 
 def compare(seed: int) -> list[tuple[str, dict[str, float]]]:
-    """Learned rates, the best of the grid by validation, and every rate of the grid."""
-    data = split(seed)
-    network, found = learned(data["train"], seed)
-    rows = [("learned", measured(network, data, seed) | {f"rate {i}": rate for i, rate in enumerate(found)})]
+    """Learned rates of layers and of units, the best of the grid by validation, and every rate of the grid."""
+    data, rows = split(seed), []
+    for per, name in LEARNED.items():
+        network, found = learned(data["train"], seed, per)
+        rows.append((name, measured(network, data, seed) | {f"rate {i}": rate for i, rate in enumerate(found)}))
     scores: dict[float, float] = {}
     grid: dict[float, dict[str, float]] = {}
     for rate in GRID:
         network = at_rate(rate, data["train"], seed)
         torch.manual_seed(derive_seed(seed, "validation"))
-        scores[rate] = likelihood(monte_carlo(network, data["validation"][0]), data["validation"][1])
+        scores[rate] = likelihood(monte_carlo(network, data["validation"][0]).mean, data["validation"][1])
         grid[rate] = measured(network, data, seed)
     best = min(scores, key=lambda rate: scores[rate])
     rows.append(("best fixed", grid[best] | {"rate 0": best}))
@@ -170,12 +178,14 @@ def main() -> None:
         "accuracy": "accuracy",
         "nll": "negative log-likelihood",
         "ece": "calibration error",
-        "auroc": "detection of unseen digits",
+        "epistemic": "unseen digits, epistemic",
+        "total": "unseen digits, total",
     }
     cells = [(name, *(spread([row[key] for row in rows]) for key in columns)) for name, rows in found.items()]
     print(f"{markdown_table(('rates', *columns.values()), cells)}\n")
-    layers = [spread([row[f"rate {i}"] for row in found["learned"]]) for i in range(3)]
-    print(f"learned rates, first layer to last: {', '.join(layers)}")
+    for name in LEARNED.values():
+        layers = [spread([row[f"rate {i}"] for row in found[name]]) for i in range(3)]
+        print(f"mean rates, {name}, first layer to last: {', '.join(layers)}")
 
 
 if __name__ == "__main__":
