@@ -41,6 +41,17 @@ class TauSchedule(nn.Module, ABC):
     def observe(self, mean_entropy: float, progress: float) -> None:
         """Called once per epoch with the mean entropy of the choices (nats, equal on every rank). Does nothing by default."""
 
+    def observe_diversity(self, diversity: float, progress: float) -> None:
+        """Called once per epoch with a diversity that the task measures, equal on every rank. Does nothing by default.
+
+        A search passes the metric ``diversity`` of its task, measured on the train split; your own loop calls this method.
+        """
+
+    @property
+    def needs_diversity(self) -> bool:
+        """Whether the schedule cannot do its work without :meth:`observe_diversity`."""
+        return False
+
 
 class Constant(TauSchedule):
     """The same tau during the whole search.
@@ -131,7 +142,43 @@ class LearnedTau(TauSchedule):
         return self.floor + self.log_excess.exp()
 
 
-class Reheating(TauSchedule):
+class _Reheated(TauSchedule):
+    """Raises the tau of another schedule temporarily, from the moments at which a subclass calls :meth:`_heat`."""
+
+    def __init__(self, schedule: TauSchedule, factor: float, duration: float, until: float) -> None:
+        super().__init__()
+        if _positive("factor", factor) <= 1:
+            raise ValueError(f"tau: factor must be above 1, got {factor}")
+        if _positive("duration", duration) > 1:
+            raise ValueError(f"tau: duration must be at most 1, got {duration}")
+        self.schedule = schedule
+        self.factor = factor
+        self.duration = duration
+        self.until = _share(until)
+        self.start: Tensor  # progress at the beginning of the last re-heating
+        self.register_buffer("start", torch.tensor(-torch.inf, dtype=torch.float64))
+
+    def forward(self, progress: float) -> Tensor:
+        left = (1 - (progress - self.start) / self.duration).clamp(0, 1)
+        return self.schedule(progress) * (self.factor**left).float()
+
+    def observe(self, mean_entropy: float, progress: float) -> None:
+        self.schedule.observe(mean_entropy, progress)
+
+    def observe_diversity(self, diversity: float, progress: float) -> None:
+        self.schedule.observe_diversity(diversity, progress)
+
+    @property
+    def needs_diversity(self) -> bool:
+        return self.schedule.needs_diversity
+
+    def _heat(self, progress: float) -> None:
+        """Begins a re-heating, unless it is late or one is under way."""
+        if progress < self.until and progress - float(self.start) >= self.duration:
+            self.start.fill_(progress)
+
+
+class Reheating(_Reheated):
     """Raises the tau of another schedule temporarily when the choices collapse early.
 
     If the mean entropy of the choices falls below `min_entropy` before the share `until` of the search, tau is multiplied by `factor`.
@@ -153,25 +200,60 @@ class Reheating(TauSchedule):
         duration: float = 0.1,
         until: float = 0.7,
     ) -> None:
-        super().__init__()
-        if _positive("factor", factor) <= 1:
-            raise ValueError(f"tau: factor must be above 1, got {factor}")
-        if _positive("duration", duration) > 1:
-            raise ValueError(f"tau: duration must be at most 1, got {duration}")
-        self.schedule = schedule
+        super().__init__(schedule, factor, duration, until)
         self.min_entropy = _positive("min_entropy", min_entropy)
-        self.factor = factor
-        self.duration = duration
-        self.until = _share(until)
-        self.start: Tensor  # progress at the beginning of the last re-heating
-        self.register_buffer("start", torch.tensor(-torch.inf, dtype=torch.float64))
-
-    def forward(self, progress: float) -> Tensor:
-        left = (1 - (progress - self.start) / self.duration).clamp(0, 1)
-        return self.schedule(progress) * (self.factor**left).float()
 
     def observe(self, mean_entropy: float, progress: float) -> None:
-        self.schedule.observe(mean_entropy, progress)
-        over = progress - float(self.start) >= self.duration
-        if mean_entropy < self.min_entropy and progress < self.until and over:
-            self.start.fill_(progress)
+        super().observe(mean_entropy, progress)
+        if mean_entropy < self.min_entropy:
+            self._heat(progress)
+
+
+class DiversityReheating(_Reheated):
+    """Raises the tau of another schedule temporarily when a measured diversity collapses: distinct samples, used clusters, used experts.
+
+    If the diversity falls below the share `min_share` of its best value so far, tau is multiplied by `factor`, as in :class:`Reheating`.
+    A search needs a task with a metric ``diversity``; your own loop calls :meth:`observe_diversity`.
+
+    Args:
+        schedule: The schedule of tau outside of re-heatings.
+        min_share: Share of the reference below which diversity counts as collapsed, in (0, 1).
+        reference: The diversity of a healthy training, above 0; null: the best value so far.
+        factor: Factor of tau at the beginning of a re-heating, above 1.
+        duration: Length of a re-heating as a share of the search, in (0, 1].
+        until: Share of the search after which low diversity is intended, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        schedule: TauSchedule,
+        min_share: float = 0.5,
+        reference: float | None = None,
+        factor: float = 5.0,
+        duration: float = 0.1,
+        until: float = 0.7,
+    ) -> None:
+        super().__init__(schedule, factor, duration, until)
+        if not 0.0 < min_share < 1.0:
+            raise ValueError(f"tau: min_share must lie between 0 and 1, got {min_share!r}")
+        self.min_share = min_share
+        self.reference = None if reference is None else _positive("reference", reference)
+        self.best: Tensor  # largest diversity so far
+        self.register_buffer("best", torch.tensor(0.0, dtype=torch.float64))
+
+    @property
+    def needs_diversity(self) -> bool:
+        return True
+
+    def observe_diversity(self, diversity: float, progress: float) -> None:
+        """Begins a re-heating after a collapse.
+
+        Raises:
+            ValueError: The diversity is negative or not finite.
+        """
+        if not 0.0 <= diversity < math.inf:
+            raise ValueError(f"tau: diversity must be a finite number of at least 0, got {diversity!r}")
+        super().observe_diversity(diversity, progress)
+        self.best.fill_(max(float(self.best), diversity))
+        if diversity < self.min_share * (self.reference or float(self.best)):
+            self._heat(progress)

@@ -177,6 +177,7 @@ def check_tau_schedule(schedule: TauSchedule) -> None:
     other = copy.deepcopy(schedule)
     for i in range(5):
         schedule.observe(1.0 / (i + 1), i / 10)
+        schedule.observe_diversity(1.0 / (i + 1), i / 10)
     other.load_state_dict(schedule.state_dict())
     for i in range(5, 11):
         _require(float(other(i / 10)) == float(schedule(i / 10)), "state_dict does not restore the schedule")

@@ -22,7 +22,7 @@ from nas.io.markdown import markdown_table
 from nas.io.rng import derive_seed, keyed_generator
 from nas.regularizers import entropy
 from nas.relaxations import GumbelSoftmax
-from nas.tau import Exponential, Reheating, TauSchedule
+from nas.tau import DiversityReheating, Exponential, Reheating, TauSchedule
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from letters import Writer, drawn
@@ -36,9 +36,10 @@ NUM_JUDGED = 1000
 LURE = "LETTER"
 COLLAPSE = (0.4, 0.6)
 """Start and end of the collapse, as shares of the training: the generator is rewarded for one word alone."""
-MOMENTS = {"before": COLLAPSE[0], "collapsed": COLLAPSE[1], "a twentieth later": COLLAPSE[1] + 0.05, "at the end": 1.0}
+MOMENTS = (COLLAPSE[0], COLLAPSE[1], COLLAPSE[1] + 0.05, 0.7, 0.8, 0.9, 1.0)
+"""Shares of the training at which words are judged: before and after the collapse, and every later tenth."""
 EVERY = 10
-MIN_ENTROPY = 0.3
+MIN_ENTROPY, MIN_SHARE, FACTOR, DURATION, TAU_END = 0.3, 0.5, 5.0, 0.2, 0.1
 
 
 @cache
@@ -129,8 +130,8 @@ class Quality(NamedTuple):
     surprise: float
 
 
-def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
-    """Trains through a collapse; the quality before it, after it, and at the end."""
+def train(tau: TauSchedule, seed: int) -> dict[float, Quality]:
+    """Trains through a collapse; the quality at each moment. The schedule observes the entropy, and how many words are different."""
     torch.manual_seed(derive_seed(seed, "weights"))
     supernet, judge = nas.Supernet(Writer(NUM_LETTERS, LENGTH, CODE, HIDDEN, reads_code=False)), Discriminator()
     relaxation = GumbelSoftmax(hard=True)
@@ -138,7 +139,7 @@ def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
     judging = torch.optim.Adam(judge.parameters(), lr=1e-3, betas=(0.5, 0.999))
     data = F.one_hot(encoded(words()[0]), NUM_LETTERS).float()
     lure = encoded([LURE]).expand(BATCH, -1)
-    model, found = TrigramModel(words()[0]), {}
+    model, found, written = TrigramModel(words()[0]), {}, list[str]()
     for step in range(NUM_STEPS):
         generator = keyed_generator(seed, "batch", step)
         code = torch.randn(BATCH, CODE, generator=generator)
@@ -154,11 +155,14 @@ def train(tau: TauSchedule, seed: int) -> dict[str, Quality]:
             judging.zero_grad()
             (F.softplus(judge(letters.detach())).mean() + F.softplus(-judge(true)).mean()).backward()
             judging.step()
+        written += decoded(letters.argmax(-1))
         if step % EVERY == 0:
             tau.observe(float(entropy(torch.softmax(logits.detach(), -1)).mean()), step / NUM_STEPS)
-        for name, share in MOMENTS.items():
+            tau.observe_diversity(different(written), step / NUM_STEPS)
+            written.clear()
+        for share in MOMENTS:
             if step == round(share * NUM_STEPS) - 1:
-                found[name] = judged(supernet.network, model, seed)
+                found[share] = judged(supernet.network, model, seed)
     return found
 
 
@@ -175,26 +179,33 @@ def quality(texts: Sequence[str], model: TrigramModel) -> Quality:
     return Quality(different(texts), different(texts, 3), model.surprise(texts))
 
 
-def schedule(reheat: bool) -> TauSchedule:
-    """Tau over the training."""
-    annealed = Exponential(1.0, 0.1)
-    return Reheating(annealed, min_entropy=MIN_ENTROPY, factor=5.0, duration=0.2, until=0.9) if reheat else annealed
+def schedule(watched: str | None) -> TauSchedule:
+    """Tau over the training, re-heated by the ``entropy`` of characters, by the ``diversity`` of words, or not at all."""
+    annealed = Exponential(1.0, TAU_END)
+    if watched == "entropy":
+        return Reheating(annealed, min_entropy=MIN_ENTROPY, factor=FACTOR, duration=DURATION, until=0.9)
+    if watched == "diversity":
+        return DiversityReheating(annealed, min_share=MIN_SHARE, factor=FACTOR, duration=DURATION, until=0.9)
+    return annealed
 
 
 def main() -> None:
     seeds = options_of(__doc__).seeds
     cells = []
-    for name, reheat in (("as it is", False), ("re-heated", True)):
-        runs = [train(schedule(reheat), seed) for seed in seeds]
-        for moment in runs[0]:
-            columns = zip(*(run[moment] for run in runs), strict=True)
-            cells.append((name, moment, *(spread(column) for column in columns)))
+    for name, watched in (
+        ("as it is", None),
+        ("re-heated by entropy", "entropy"),
+        ("re-heated by diversity", "diversity"),
+    ):
+        runs = [train(schedule(watched), seed) for seed in seeds]
+        for share in MOMENTS:
+            columns = zip(*(run[share] for run in runs), strict=True)
+            cells.append((name, f"{share:g}", *(spread(column) for column in columns)))
     train_words, held = words()
     reference = quality(held, TrigramModel(train_words))
     cells.append(("held-out words", "", *(f"{value:.3f}" for value in reference)))
-    print(
-        markdown_table(("tau", "moment", "different words", "different 3-grams", "surprise (nats a character)"), cells)
-    )
+    head = ("tau", "share of the training", "different words", "different 3-grams", "surprise (nats a character)")
+    print(markdown_table(head, cells))
 
 
 if __name__ == "__main__":

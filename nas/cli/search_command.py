@@ -24,7 +24,7 @@ common keys of a configuration; --KEY VALUE overrides the files:
   model.relaxation      nas.relaxations.GumbelSoftmax, GumbelRao, ReinMax,
                         SampledPath, TwoPath, Dirichlet, Softmax, BinaryConcrete
   model.tau             nas.tau.Exponential, Linear, Cosine, Constant,
-                        Reheating, LearnedTau
+                        Reheating, DiversityReheating, LearnedTau
   model.alpha           nas.alpha.Factorised, Autoregressive, Pairwise
   model.bilevel         nas.bilevel.FirstOrder, Unrolled, Joint, ScoreFunction
   model.regularizers    nas.regularizers.Entropy, Sparsity, BetaDecay, ...

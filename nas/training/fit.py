@@ -11,6 +11,16 @@ from nas.bilevel import Bilevel
 from nas.paths import Paths
 from nas.regularizers import Regularizer
 from nas.relaxations import Relaxation
+from nas.tasks import Task
+from nas.tau import TauSchedule
+
+
+def check_tau(tau: TauSchedule, task: Task) -> None:
+    """Raises ValueError if the schedule watches a diversity that the task does not measure."""
+    if tau.needs_diversity and "diversity" not in task.metrics():
+        raise ValueError(
+            f"{type(tau).__name__} needs a task with a metric named diversity; {type(task).__name__} has none"
+        )
 
 
 def check_method(

@@ -23,7 +23,7 @@ from nas.tasks import Task
 from nas.tau import TauSchedule
 from nas.training import arch_statistics
 from nas.training.cost_penalty import CostPenalty
-from nas.training.fit import check_method
+from nas.training.fit import check_method, check_tau
 from nas.training.lr_schedules import LRSchedule
 from nas.training.path_scores import PathScores
 from nas.training.sampling import Moment, Sampling
@@ -121,8 +121,7 @@ class SearchModule(TrainModule):
         self.averaged: AveragedModel | None = None
         if average_decay is not None:
             self.averaged = AveragedModel(self.supernet.network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
-        self.relaxation, self.tau = relaxation, tau
-        self.regularizers = list(regularizers)
+        self.relaxation, self.tau, self.regularizers = relaxation, tau, list(regularizers)
         self.sampling = Sampling(
             supernet=self.supernet,
             relaxation=relaxation,
@@ -134,6 +133,7 @@ class SearchModule(TrainModule):
             noise_per_process=noise_per_process,
             seed=seed,
         )
+        check_tau(tau, task)
         self.bilevel = bilevel if bilevel is not None else FirstOrder()
         self.num_weight_epochs = self.bilevel.num_weight_epochs(warmup_epochs)
         check_method(
@@ -153,8 +153,7 @@ class SearchModule(TrainModule):
         self.bilevel.check(check_optimizer("weight_optimizer", weight_optimizer, weight_schedule))
         check_optimizer("arch_optimizer", arch_optimizer, arch_schedule)
         self.weight_optimizer, self.arch_optimizer = weight_optimizer, arch_optimizer
-        self.weight_schedule: LRSchedule = weight_schedule
-        self.arch_schedule: LRSchedule = arch_schedule
+        self.weight_schedule, self.arch_schedule = weight_schedule, arch_schedule
         self.warmup_epochs = warmup_epochs
         self.metrics.add("weight", task)
         self.metrics.add("arch", task)
@@ -193,8 +192,7 @@ class SearchModule(TrainModule):
 
     def moment(self) -> Moment:
         """The current point in the search."""
-        warm_up = self.current_epoch < self.warmup_epochs
-        return Moment(self.num_batches_done, self.progress, warm_up, self.global_rank)
+        return Moment(self.num_batches_done, self.progress, self.current_epoch < self.warmup_epochs, self.global_rank)
 
     @property
     def num_parts_in_turn(self) -> int:
@@ -209,10 +207,9 @@ class SearchModule(TrainModule):
     @property
     def describes_joint(self) -> bool:
         """Whether the distribution over architectures is described as a whole, and not only by the probabilities of each choice."""
-        supernet = self.supernet
-        if not supernet.choices or supernet.input_rows.has_any:
+        if not self.supernet.choices or self.supernet.input_rows.has_any:
             return False
-        return self.bilevel.draws_at_tau or not supernet.distribution.is_factorised
+        return self.bilevel.draws_at_tau or not self.supernet.distribution.is_factorised
 
     @property
     def weights_move(self) -> bool:
@@ -291,10 +288,13 @@ class SearchModule(TrainModule):
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Passes the mean entropy to the tau schedule, and resets the metrics."""
+        """Passes the mean entropy and the diversity to the tau schedule, and resets the metrics."""
+        diversity = self.metrics.scalars(self.metric_names).get("weight/diversity")
         super().on_train_epoch_end()
         self.alpha_gradient.reset()
         probabilities = self.supernet.probabilities(self.relaxation)
         self._most_probable.copy_(arch_statistics.argmax_of(probabilities))
         if (mean := arch_statistics.mean_of(self.entropies(probabilities))) is not None:
             self.tau.observe(mean, self.progress)
+        if diversity is not None:
+            self.tau.observe_diversity(diversity, self.progress)

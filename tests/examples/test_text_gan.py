@@ -44,21 +44,25 @@ def test_different_ngrams_by_counting(text):
     assert text.different([], 3) == 0.0
 
 
-def test_heat_rises_once_when_entropy_falls_and_not_near_the_end(text):
-    plain, reheated = text.schedule(False), text.schedule(True)
-    for schedule in (plain, reheated):
-        schedule.observe(2.0, 0.5)
-    assert float(plain(0.5)) == float(reheated(0.5)) == pytest.approx(10**-0.5)
-    for schedule in (plain, reheated):
-        schedule.observe(0.1, 0.5)
-    assert float(reheated(0.5)) == pytest.approx(5 * float(plain(0.5)))
-    assert float(reheated(0.71)) == pytest.approx(float(plain(0.71)))
+@pytest.mark.parametrize("watched", ["entropy", "diversity"])
+def test_heat_rises_once_after_a_collapse_and_not_near_the_end(text, watched):
+    plain, reheated = text.schedule(None), text.schedule(watched)
+    moments = ((0.5, 2.0, 0.9), (0.6, 0.1, 0.1), (0.99, 0.1, 0.1))
+    heats = []
+    for progress, entropy, diversity in moments:
+        for schedule in (plain, reheated):
+            schedule.observe(entropy, progress)
+            schedule.observe_diversity(diversity, progress)
+        heats.append(float(reheated(progress)) / float(plain(progress)))
+    assert heats == pytest.approx([1, text.FACTOR, 1], rel=1e-6)
 
 
 @pytest.mark.slow
 def test_reheating_brings_words_back_sooner(text):
     torch.set_num_threads(1)
-    plain, reheated = (text.train(text.schedule(reheat), 0) for reheat in (False, True))
-    assert plain["before"] == reheated["before"] and plain["before"].words > 0.9
-    assert max(run["collapsed"].words for run in (plain, reheated)) < 0.2
-    assert reheated["a twentieth later"].words > plain["a twentieth later"].words + 0.1
+    plain, *reheated = (text.train(text.schedule(watched), 0) for watched in (None, "entropy", "diversity"))
+    before, collapsed, later, *_ = text.MOMENTS
+    for run in reheated:
+        assert plain[before] == run[before] and plain[before].words > 0.9
+        assert max(plain[collapsed].words, run[collapsed].words) < 0.2
+        assert run[later].words > plain[later].words + 0.1

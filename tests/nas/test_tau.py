@@ -14,6 +14,7 @@ SCHEDULES = [
     tau.Exponential(5.0, 0.2),
     tau.Cosine(5.0, 0.2),
     tau.Reheating(tau.Exponential(5.0, 0.2)),
+    tau.DiversityReheating(tau.Exponential(5.0, 0.2)),
     tau.LearnedTau(2.0),
 ]
 
@@ -98,6 +99,62 @@ def test_reheating_shows_the_inner_schedule_what_it_sees():
     assert float(outer(0.2)) == pytest.approx(5.0)
 
 
+def test_a_collapse_of_diversity_reheats_and_the_heat_decays():
+    """Against the closed form ``plain(p) * factor ** max(0, 1 - (p - start) / duration)``."""
+    plain = tau.Exponential(5.0, 0.2)
+    schedule = tau.DiversityReheating(plain, min_share=0.5, factor=3.0, duration=0.2, until=0.6)
+    heats = []
+    for progress, diversity in ((0.05, 10.0), (0.1, 40.0), (0.2, 20.0), (0.3, 19.0), (0.35, 1.0), (0.55, 30.0)):
+        schedule.observe_diversity(diversity, progress)
+        heats.append(float(schedule(progress)) / float(plain(progress)))
+    assert heats == pytest.approx([1, 1, 1, 3, 3**0.75, 1], rel=1e-6)  # 20 is not below half of the best, 40
+    schedule.observe_diversity(0.0, 0.58)  # a second collapse
+    found = [float(schedule(p)) / float(plain(p)) for p in (0.58, 0.68, 0.78, 1.0)]
+    assert found == pytest.approx([3, 3**0.5, 1, 1], rel=1e-6)
+    late = tau.DiversityReheating(plain, reference=100.0, until=0.6)
+    late.observe_diversity(1.0, 0.6)
+    assert float(late(0.6)) == float(plain(0.6))
+
+
+def test_a_reference_counts_from_the_first_observation():
+    schedule = tau.DiversityReheating(tau.Constant(1.0), min_share=0.5, reference=100.0)
+    schedule.observe_diversity(50.0, 0.1)
+    assert float(schedule(0.1)) == 1.0
+    schedule.observe_diversity(49.0, 0.2)
+    assert float(schedule(0.2)) == pytest.approx(5.0)
+
+
+def test_entropy_and_diversity_reheat_together():
+    """One schedule inside the other: each sees what it watches, in both orders."""
+    for make in (
+        lambda inner: tau.Reheating(tau.DiversityReheating(inner, reference=10.0), min_entropy=0.4),
+        lambda inner: tau.DiversityReheating(tau.Reheating(inner, min_entropy=0.4), reference=10.0),
+    ):
+        schedule = make(tau.Constant(1.0))
+        schedule.observe(0.1, 0.2)
+        assert float(schedule(0.2)) == pytest.approx(5.0)
+        schedule.observe_diversity(1.0, 0.2)
+        assert float(schedule(0.2)) == pytest.approx(25.0) and schedule.needs_diversity
+    assert not tau.Reheating(tau.Constant(1.0)).needs_diversity
+
+
+def test_the_best_diversity_survives_state_dict():
+    schedule, other = (tau.DiversityReheating(tau.Constant(1.0), min_share=0.5) for _ in range(2))
+    schedule.observe_diversity(40.0, 0.1)
+    other.load_state_dict(schedule.state_dict())
+    other.observe_diversity(19.0, 0.2)
+    assert float(other(0.25)) == pytest.approx(5.0**0.5)
+
+
+@pytest.mark.parametrize("diversity", [math.nan, math.inf, -1.0])
+def test_a_wrong_diversity_is_refused_and_changes_nothing(diversity):
+    schedule = tau.DiversityReheating(tau.DiversityReheating(tau.Constant(1.0)), reference=10.0)
+    before = {key: value.clone() for key, value in schedule.state_dict().items()}
+    with pytest.raises(ValueError, match=r"^tau: diversity must be a finite number of at least 0, got \S+$"):
+        schedule.observe_diversity(diversity, 0.1)
+    assert all(torch.equal(value, before[key]) for key, value in schedule.state_dict().items())
+
+
 def test_state_of_a_reheating_survives_state_dict():
     schedule = tau.Reheating(tau.Constant(1.0))
     schedule.observe(0.0, 0.25)
@@ -134,6 +191,10 @@ def test_an_entropy_bonus_raises_a_learned_tau():
         (lambda: tau.Reheating(tau.Constant(), duration=0.0), "duration must be .* above 0"),
         (lambda: tau.Reheating(tau.Constant(), duration=1.5), "duration must be at most 1"),
         (lambda: tau.Reheating(tau.Constant(), min_entropy=-1.0), "min_entropy"),
+        (lambda: tau.DiversityReheating(tau.Constant(), min_share=1.0), "min_share must lie between 0 and 1"),
+        (lambda: tau.DiversityReheating(tau.Constant(), min_share=math.nan), "min_share must lie between 0 and 1"),
+        (lambda: tau.DiversityReheating(tau.Constant(), reference=0.0), "reference"),
+        (lambda: tau.DiversityReheating(tau.Constant(), factor=1.0), "factor must be above 1"),
         (lambda: tau.LearnedTau(0.05, floor=0.05), "above floor"),
         (lambda: tau.LearnedTau(floor=0.0), "floor"),
     ],

@@ -1,5 +1,6 @@
 """A search or retraining that was stopped goes on exactly: equal metrics.csv, weights, alpha, optimizer states and genotype."""
 
+import csv
 import json
 import os
 import signal
@@ -313,6 +314,52 @@ def test_a_search_with_every_stateful_part_goes_on_exactly(run_cli, config, tmp_
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     state_dict = state(tmp_path / "cut")["state_dict"]
     assert state_dict["tau.start"] >= 0 and state_dict["tau.schedule.log_excess"] != 0
+
+
+DIVERSE = """
+from torchmetrics import Metric
+import torch
+from nas.tasks import Classification
+class UsedClasses(Metric):
+    def __init__(self):
+        super().__init__()
+        self.add_state("counts", torch.zeros(10), dist_reduce_fx="sum")
+    def update(self, prediction, target):
+        self.counts += torch.bincount(prediction.argmax(-1), minlength=10)
+    def compute(self):
+        return (self.counts > 0).sum()
+class Diverse(Classification):
+    def metrics(self):
+        return {**super().metrics(), "diversity": UsedClasses()}
+"""
+
+
+def test_a_search_reheats_by_the_diversity_of_its_task_and_goes_on_exactly(run_cli, config, tmp_path, monkeypatch):
+    (tmp_path / "diverse.py").write_text(DIVERSE)
+    tau = {
+        "class_path": "nas.tau.DiversityReheating",
+        # the reference is out of reach: raised after the first epoch, again when its heat is gone
+        "init_args": {
+            "schedule": {"class_path": "nas.tau.Constant"},
+            "reference": 21.0,
+            "factor": 3.0,
+            "duration": 0.4,
+        },
+    }
+    task = {"class_path": "diverse.Diverse", "init_args": {"num_classes": 10}}
+    path, trust = config({"model.tau": tau, "model.task": task}), ("--trust-module", "diverse")
+    assert run_cli("search", "--config", path, "--out", "whole", *trust).code == 0
+    stop_at(monkeypatch, SearchModule, 8, terminate)
+    assert run_cli("search", "--config", path, "--out", "cut", *trust).code == 143
+    assert run_cli("search", "--resume", "cut", *trust).code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    with open(tmp_path / "whole" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert state(tmp_path / "cut")["state_dict"]["tau.best"] == max(float(row["weight/diversity"]) for row in rows) > 0
+    assert float(rows[0]["search/tau"]) == 1.0 < float(rows[1]["search/tau"])
+    missing = config({"model.tau": tau}, "missing.yaml")
+    answer = run_cli("search", "--config", missing, "--out", "missing")
+    assert answer.code == 2 and "metric named diversity; Classification has none" in answer.complaint
 
 
 ESTIMATORS = {
