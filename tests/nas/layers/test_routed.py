@@ -1,6 +1,7 @@
 import copy
 import itertools
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from scipy.stats import chisquare
 from torch import nn
 
 import nas
+from nas.evaluation import observed
 from nas.layers import Routed, balance_losses, routed
 from nas.layers.routed import imbalance
 from nas.relaxations import GumbelSoftmax
+from nas.tasks import Classification
 
 DOUBLE = torch.float64
 
@@ -176,6 +179,27 @@ def test_a_block_collects_the_terms_of_the_layers_that_run_in_train_mode():
     with balance_losses() as others:
         module.eval()(x)
     assert len(terms) == 2 and not others
+
+
+class Balanced(Classification):
+    """A task that adds the balance losses of the forward pass to its loss."""
+
+    @contextmanager
+    def observing(self, network):
+        with balance_losses() as self.terms:
+            yield
+
+    def loss(self, output, target):
+        return super().loss(output, target) + 0.5 * sum(self.terms)
+
+
+def test_a_task_of_a_search_adds_the_balance_losses():
+    module, x, target = layer(k=1), inputs(8), torch.tensor([0, 1] * 4)
+    supernet, task = nas.Supernet(module), Balanced(num_classes=2)
+    sample = supernet.sample(GumbelSoftmax(), 1.0, generator=generator())
+    output = observed(task, supernet, x, op_weights=sample)
+    expected = nn.functional.cross_entropy(output, target) + 0.5 * imbalance(torch.softmax(module.gate(x), -1))
+    torch.testing.assert_close(task.loss(output, target), expected, rtol=0, atol=1e-12)
 
 
 def test_training_on_the_balance_loss_alone_balances_the_load():
