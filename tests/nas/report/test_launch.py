@@ -75,7 +75,7 @@ def test_all_formats_have_the_same_table(folder):
         if isinstance(node, LatexEnvironmentNode)
     )
     assert environment.environmentname == "tabular"
-    assert latex.startswith(f"\\begin{{tabular}}{{l{'r' * (len(parsed.rows[0]) - 1)}}}\n")
+    assert latex.startswith(f"\\begin{{tabular}}{{l{'r' * (len(markdown[0]) - 1)}}}\n")
     body = latex[latex.index("\\toprule") : latex.index("\\bottomrule")]
     assert {line.count("&") for line in body.splitlines() if "&" in line} == {len(markdown[0]) - 1}
     spoken = LatexNodes2Text().latex_to_text(body)
