@@ -87,7 +87,7 @@ def launch(
     experiment = load_experiment(source)
     known = None if table is None else open_table(table, experiment.model["space"], trusted=source.trusted)
     with atomic_folder(folder) as new:
-        write_atomic(Plan(new).config, experiment.yaml())
+        write_atomic(Plan(new).config, experiment.yaml)
         if known is not None:
             known.save(new / KNOWN)
         about = {"retrain": retrain, "num_baseline": num_baseline, "trials": [trial._asdict() for trial in trials]}

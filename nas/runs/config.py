@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import yaml
@@ -86,8 +86,9 @@ class Experiment:
     def record(self, *, force: bool = False) -> RunProvenance:
         """The conditions of a run of this configuration, for its checkpoints."""
         resolve = partial(resolved, trusted=self.trusted)
-        return RunProvenance(self.yaml(), self.trusted, force=force, resolve=resolve)
+        return RunProvenance(self.yaml, self.trusted, force=force, resolve=resolve)
 
+    @cached_property
     def yaml(self) -> str:
         """The text of config.yaml."""
         return yaml_text(self.values)
@@ -187,7 +188,8 @@ def resolved(values: Any, trusted: Sequence[str]) -> Any:
 
 
 def _plain(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
-    values: dict[str, Any] = normalized(yaml.safe_load(parser.dump(parsed, skip_unset=False)))
+    text = parser.dump(parsed, skip_unset=False, skip_validation=True)  # the parser has just made it
+    values: dict[str, Any] = normalized(yaml.safe_load(text))
     values.pop("config", None)
     return values
 

@@ -41,7 +41,7 @@ def baseline(source: ConfigSource, num: int, out: Path | None) -> tuple[Path, di
     training = {**training_of(experiment.applied), "seed": experiment.seed}
     if not (folder / TABLE).exists():
         with atomic_folder(folder) as new:
-            write_atomic(new / "config.yaml", experiment.yaml())
+            write_atomic(new / "config.yaml", experiment.yaml)
             name, metric = next(iter(experiment.model["task"].metrics().items()))
             Table(training, name, higher_is_better=metric.higher_is_better is not False).save(new / TABLE)
     with locked(folder):

@@ -136,7 +136,7 @@ def _folder(experiment: Experiment, genotype: Genotype, out: Path | None, name: 
 
     def fill(new: RunFolder) -> None:
         genotype.save(new.genotype)
-        write_atomic(new.config, experiment.yaml())
+        write_atomic(new.config, experiment.yaml)
 
     return RunFolder.create(out, name, fill)
 

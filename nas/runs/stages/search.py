@@ -68,7 +68,7 @@ def search(source: ConfigSource, out: Path | None) -> RunFolder:
 
         def fill(new: RunFolder) -> None:
             save_tables(tables, new.path)
-            write_atomic(new.config, experiment.yaml())
+            write_atomic(new.config, experiment.yaml)
 
         return RunFolder.create(out, source.name, fill)
 
