@@ -322,6 +322,18 @@ def test_torch_export_and_onnx_take_any_number_of_tokens(tmp_path):
     torch.testing.assert_close(torch.from_numpy(found), module(y), rtol=0, atol=1e-5)
 
 
+def test_a_compiled_layer_computes_the_same():
+    """The backend runs the traced graph as it is."""
+    x = inputs(8)
+    for module in (layer().eval(), layer(k=4)):
+        compiled = torch.compile(module, backend="eager", fullgraph=True)
+        outputs = []
+        for function in (module, compiled):
+            torch.manual_seed(0)
+            outputs.append(function(x))
+        torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+
+
 def test_a_meta_copy_gives_shapes():
     with torch.device("meta"):
         module = Routed([nn.Linear(3, 2) for _ in range(4)], nn.Linear(3, 4), k=2)
