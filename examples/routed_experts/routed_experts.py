@@ -197,7 +197,8 @@ def picture(shares: Tensor) -> Figure:
     """The four versions of a digit, and the share of each version's images that run through each expert."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     grid = figure.add_gridspec(len(VERSIONS), 2, width_ratios=[1, 8])
-    for number, image in enumerate(data_of(False)[1].images[:, 3]):
+    data = data_of(False)[1]
+    for number, image in enumerate(data.images[:, int((data.labels == 4).nonzero()[0])]):
         axes = figure.add_subplot(grid[number, 0])
         axes.imshow(image.view(8, 8).numpy(), cmap="gray_r", vmin=0, vmax=1)
         axes.set_axis_off()

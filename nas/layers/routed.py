@@ -30,8 +30,8 @@ class Routed(nn.Module):
     gate gets a straight-through gradient.
 
     Without :func:`balance_losses` in the loss, training may leave experts unused. A warning names an expert that gets no token for long.
-    torch.compile and torch.export run all experts on all tokens and select afterwards: the output is equal up to rounding, and no tokens are
-    counted.
+    torch.compile and torch.export run all experts on all tokens and select afterwards: the output is equal up to rounding, and no
+    tokens are counted.
 
     Args:
         experts: Modules that map tokens (M, *features) to (M, *outputs), with equal outputs.
