@@ -26,7 +26,9 @@ GAP, END = 0.7, 2.0
 """The data have an absolute value of x between these two."""
 NUM_TRAIN, NUM_BUMPS, WIDTH, NUM_STEPS, TAU = 200, 64, 64, 500, 0.1
 GRID = (0.01, 0.05, 0.1, 0.2, 0.35, 0.5)
-STRENGTH = 1.0
+LENGTH = 0.3
+"""Length scale of the prior on weights, for learned and fixed rates."""
+RATIO = "epistemic inside / outside"
 Split = tuple[Tensor, Tensor]
 
 
@@ -99,7 +101,7 @@ def learned(per: Per, seed: int) -> nn.Module:
         result: tuple[Tensor, Tensor] = supernet(x, op_weights=sample)
         return result
 
-    trained(supernet, call, y, lambda: dropout_penalty(supernet, len(y), strength=STRENGTH))
+    trained(supernet, call, y, lambda: dropout_penalty(supernet, len(y), length=LENGTH))
     return fixed(supernet.network)
 
 
@@ -108,7 +110,12 @@ def at_rate(rate: float, seed: int) -> nn.Module:
     torch.manual_seed(derive_seed(seed, "weights"))
     x, y = data(seed, "train")
     module = network(lambda layer: nn.Sequential(nn.Dropout(rate), layer))
-    trained(module, lambda step: module(x), y, lambda: torch.zeros(()))
+
+    def penalty() -> Tensor:
+        squares = torch.stack([weight.square().sum() for weight in module.parameters() if weight.dim() == 2]).sum()
+        return LENGTH**2 * (1 - rate) * squares / 2 / len(y)
+
+    trained(module, lambda step: module(x), y, penalty)
     return module
 
 
@@ -124,7 +131,7 @@ def measured(module: nn.Module, seed: int) -> dict[str, float]:
     inside, outside = predicted(module, gap, seed), predicted(module, x, seed)
     values = truth(gap) + noise(gap) * torch.randn(gap.shape, generator=keyed_generator(seed, "gap"))
     return {
-        "epistemic inside / outside": float(inside.epistemic.mean() / outside.epistemic.mean()),
+        RATIO: float(inside.epistemic.mean() / outside.epistemic.mean()),
         "nll outside": float(likelihood(outside.mean, outside.total, y)),
         "nll inside": float(likelihood(inside.mean, inside.total, values)),
         "aleatoric error": float((outside.aleatoric.sqrt() - noise(x)).abs().mean()),
@@ -175,9 +182,9 @@ def main() -> None:
     rows = []
     for name, method in METHODS.items():
         found = [measured(method(seed), seed) for seed in options.seeds]
-        rows.append((name, *(spread([row[key] for row in found]) for key in found[0])))
-        columns = tuple(found[0])
-    print(markdown_table(("dropout", *columns), rows))
+        smallest = min(row[RATIO] for row in found)
+        rows.append((name, *(spread([row[key] for row in found]) for key in found[0]), f"{smallest:.3f}"))
+    print(markdown_table(("dropout", *found[0], "smallest ratio"), rows))
 
 
 if __name__ == "__main__":

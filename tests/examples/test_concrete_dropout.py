@@ -59,7 +59,7 @@ def test_uncertainties_of_a_known_network(gap):
             return torch.where(outside, 0.1 * draw, 2 * draw), 2 * gap.noise(x).log()
 
     found = gap.measured(Known(), 0)
-    assert found["epistemic inside / outside"] == pytest.approx(400)
+    assert found[gap.RATIO] == pytest.approx(400)
     assert found["aleatoric error"] < 1e-6
 
 
@@ -67,7 +67,7 @@ def test_uncertainties_of_a_known_network(gap):
 def test_epistemic_uncertainty_is_larger_in_the_gap(gap):
     torch.set_num_threads(1)
     found = gap.measured(gap.learned("unit", 0), 0)
-    assert found["epistemic inside / outside"] > 3 and found["nll outside"] < -0.5
+    assert found[gap.RATIO] > 3 and found["nll outside"] < -0.5
 
 
 @pytest.mark.slow
