@@ -57,6 +57,6 @@ def test_a_few_steps_repeat_exactly_and_learn(experts):
 def test_routing_is_as_good_as_running_all_experts(experts):
     torch.set_num_threads(1)
     routed, dense, one, _ = experts.compare(5, 2000)
-    assert routed.accuracy > dense.accuracy - 0.02 and routed.accuracy > one.accuracy + 0.1
+    assert routed.accuracy > dense.accuracy - 0.02 and routed.accuracy > one.accuracy + 0.02
     assert routed.macs <= 1.1 * dense.macs / 4
     assert (routed.shares.sum(0) > 0).all()
