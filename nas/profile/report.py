@@ -26,6 +26,7 @@ from nas.runs.schema import Target
 from nas.runs.spaces import read_genotype_of
 from nas.runs.targets import cost_model, cost_tables, example_inputs, infeasibility, limits_of, target_report
 from nas.runs.trainer import prepare_machine
+from nas.supernet.places import places_of
 from nas.supernet.search_space import SearchSpace
 from nas.supernet.structure import allows, draw_choices, find_rows
 from nas.supernet.supernet import Supernet
@@ -50,7 +51,8 @@ def profile(source: ConfigSource, *, memory: int | None = None) -> dict[str, Any
     searched = Searched(supernet=supernet, relaxation=module.relaxation, space=space)
     check_retraining(retraining, Argmax().genotype(searched))
     tables = cost_tables(retraining, device, _cost_functions(experiment), measure=True)
-    ranges = {name: _cost_range(supernet.network, table, space) for name, table in tables.items()}
+    drawn = _random_architectures(supernet.network, space)
+    ranges = {name: _cost_range(supernet.network, table, space, drawn) for name, table in tables.items()}
     return {
         "device": device_name(device),
         "num_architectures": supernet.num_architectures,
@@ -102,9 +104,11 @@ def _candidate_rows(
     ]
 
 
-def _cost_range(network: nn.Module, table: CostTable, space: SearchSpace) -> dict[str, float]:
-    """The smallest and largest cost, and mean and standard deviation over random architectures."""
-    values = torch.tensor([table.of(choices) for choices in _random_architectures(network, space)], dtype=torch.float64)
+def _cost_range(
+    network: nn.Module, table: CostTable, space: SearchSpace, drawn: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The smallest and largest cost, and mean and standard deviation over the random architectures `drawn`."""
+    values = torch.tensor([table.of(choices) for choices in drawn], dtype=torch.float64)
     return {
         "smallest": table.of(cheapest(network, table, (), space.check_genotype)),
         "mean": float(values.mean()),
@@ -115,9 +119,9 @@ def _cost_range(network: nn.Module, table: CostTable, space: SearchSpace) -> dic
 
 def _random_architectures(network: nn.Module, space: SearchSpace) -> list[dict[str, Any]]:
     """Labels of all choices, active or not, of random architectures that gates and the space allow."""
-    places, source = find_rows(network), random.Random(0)
-    drawn = (draw_choices(places, source) for _ in range(100 * NUM_RANDOM))
-    valid = (choices for choices in drawn if allows(network, choices) and passes(space.check_genotype, choices))
+    rows, places, source = find_rows(network), list(places_of(network)), random.Random(0)
+    drawn = (draw_choices(rows, source) for _ in range(100 * NUM_RANDOM))
+    valid = (choices for choices in drawn if allows(places, choices) and passes(space.check_genotype, choices))
     return list(islice(valid, NUM_RANDOM))
 
 

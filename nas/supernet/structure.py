@@ -113,14 +113,14 @@ def random_choices(network: nn.Module, seed: int) -> dict[str, Any]:
 
 def all_choices(network: nn.Module) -> Iterator[dict[str, Any]]:
     """Every architecture once; the first choice varies slowest."""
-    places = find_rows(network)
+    rows, places = find_rows(network), list(places_of(network))
     pending: list[dict[str, Any]] = [{}]
     while pending:
         made = pending.pop()
         name = _undecided(network, made)
         if name is not None:
-            pending.extend({**made, name: value} for value in reversed(list(places[name].values(name))))
-        elif allows(network, made):
+            pending.extend({**made, name: value} for value in reversed(list(rows[name].values(name))))
+        elif allows(places, made):
             yield active_choices(network, made)
 
 
@@ -137,9 +137,9 @@ def _undecided(network: nn.Module, choices: Mapping[str, Any]) -> str | None:
     return None
 
 
-def allows(network: nn.Module, choices: Mapping[str, Any]) -> bool:
+def allows(places: Iterable[ChoiceModule], choices: Mapping[str, Any]) -> bool:
     """Whether every choice module allows its values together."""
-    return all(place.allows(choices) for place in places_of(network))
+    return all(place.allows(choices) for place in places)
 
 
 def draw_choices(
