@@ -1,5 +1,7 @@
 """Logits of minus infinity, and weights that underflow: no NaN in value or gradient."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -33,13 +35,12 @@ def drawn(relaxation, values, tau, dtype, mask=None):
     return weights, logits.grad, tau.grad, relaxation.probabilities(logits.detach(), mask)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("tau", [1.0, 1e-3])
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda r: type(r).__name__)
-def test_everything_stays_finite(relaxation, row, tau, dtype):
-    for result in drawn(relaxation, ROWS[row], tau, dtype):
-        assert result is None or bool(torch.isfinite(result).all())
+def test_everything_stays_finite(relaxation, row):
+    for case in itertools.product((1.0, 1e-3), (torch.float32, torch.float64, torch.float16)):
+        for result in drawn(relaxation, ROWS[row], *case):
+            assert result is None or bool(torch.isfinite(result).all()), case
 
 
 @pytest.mark.parametrize("relaxation", [*RELAXATIONS[:-1], TwoPath()], ids=lambda r: type(r).__name__)
