@@ -1,12 +1,19 @@
 """A small configuration, the command line called in process, and what is skipped without a GPU."""
 
+import gc
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import time
+import warnings
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; set before torch reads it
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +24,7 @@ import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.cli import main
+from nas.costs import functions, latency
 
 
 def pytest_addoption(parser):
@@ -42,6 +50,18 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left_out)
 
 
+def pytest_collection(session):
+    """A million objects of imported modules stay: the garbage collector need not go through them again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish(session):
+    importlib.import_module("hypothesis")  # at its import, it looks for objects that would be hidden then
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def forget_own_modules(tmp_path_factory):
     """Forgets modules that a test wrote and imported, and where: the next one may write another of the same name."""
@@ -51,6 +71,39 @@ def forget_own_modules(tmp_path_factory):
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]
+
+
+class Clock:
+    """Time that goes on by itself, and at once by as much as somebody sleeps."""
+
+    def __init__(self):
+        self.slept = 0.0
+
+    def time(self):
+        return time.time() + self.slept
+
+    def monotonic(self):
+        return time.monotonic() + self.slept
+
+    def sleep(self, seconds):
+        self.slept += seconds
+
+
+@pytest.fixture
+def quick_seconds(monkeypatch):
+    """A run's wait for the next second, which names its next event file, takes no time; the names are as after a real wait."""
+    clock = Clock()
+    for module in ("nas.runs.folder", "tensorboard.summary.writer.event_file_writer"):
+        monkeypatch.setattr(f"{module}.time", clock)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_latencies():
+    """Latencies are measured for a hundredth of the usual time: no test asks for an exact one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(functions.latency_ms.__kwdefaults__, "min_seconds", 0.005)
+        patch.setattr(latency, "MIN_SECONDS", 0.0005)
+        yield
 
 
 PATIENCE = 300
@@ -70,6 +123,26 @@ def wait_until():
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def in_children():
+    """Calls functions at once, each in a child of this process, which imports nothing anew; returns the exit codes."""
+
+    def as_a_process(function):
+        warnings.resetwarnings()
+        function()
+
+    def call(*functions):
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=as_a_process, args=(function,)) for function in functions]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(PATIENCE)
+        return [child.exitcode for child in children]
+
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +182,7 @@ def operations():
 TINY = {
     "seed_everything": 3,
     # one thread: other tests set the number in this process, and sums of another number round differently
-    "trainer": {"max_epochs": 3, "accelerator": "cpu", "checkpoint_seconds": 0, "num_threads": 1},
+    "trainer": {"max_epochs": 3, "accelerator": "cpu", "checkpoint_seconds": 0, "num_threads": 1, "num_images": 1},
     "model": {
         "space": {
             "class_path": "search_spaces.dilation.DilationNet1d",
@@ -152,8 +225,37 @@ class Answer:
         return lines[0]
 
 
+@pytest.fixture(scope="session")
+def ready_interpreter():
+    """Runs a script as ``subprocess.run([sys.executable, "-I", ...], check=True)`` does, without importing torch each time."""
+    script = Path(__file__).parent / "nas" / "export" / "ready_interpreter.py"
+    with ExitStack() as stack:
+
+        @cache
+        def server():
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            return stack.enter_context(subprocess.Popen([sys.executable, "-I", str(script)], **pipes))
+
+        def run(command, *, cwd, env, **_):
+            assert command[:2] == [sys.executable, "-I"]
+            server().stdin.write(json.dumps({"command": command, "cwd": cwd, "env": env}) + "\n")
+            server().stdin.flush()
+            done = subprocess.CompletedProcess(command, **json.loads(server().stdout.readline()))
+            done.check_returncode()
+            return done
+
+        yield run
+
+
 @pytest.fixture
-def run_cli(capfd):
+def quick_checks(monkeypatch, ready_interpreter):
+    """Exports are checked in children of one interpreter; those of session fixtures each in an interpreter of its own."""
+    quick = SimpleNamespace(run=ready_interpreter, SubprocessError=subprocess.SubprocessError)
+    monkeypatch.setattr("nas.export.verify.subprocess", quick)
+
+
+@pytest.fixture
+def run_cli(capfd, quick_seconds, quick_checks):
     """Calls the command line with words."""
 
     def call(*words):
@@ -165,7 +267,7 @@ def run_cli(capfd):
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
+def config(tmp_path, monkeypatch, quick_seconds):
     """Writes a small configuration, in an empty working directory; changes are ``section.key`` -> value."""
     monkeypatch.chdir(tmp_path)
 
@@ -184,12 +286,28 @@ def config(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory, tiny):
-    """The folder of a small search and its export, made once."""
-    folder = tmp_path_factory.mktemp("original")
+def searched(tmp_path_factory, tiny):
+    """The folder of a small search, made once: what ``nas search --config config()`` writes."""
+    folder = tmp_path_factory.mktemp("searched")
     (folder / "tiny.yaml").write_text(tiny)
     run = folder / "run"
     assert main(["search", "--config", str(folder / "tiny.yaml"), "--out", str(run), "--json"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(config, searched):
+    """A copy of it in the working directory, beside its configuration."""
+    config()
+    shutil.copytree(searched, "run")
+    return "run"
+
+
+@pytest.fixture(scope="session")
+def original(searched, tmp_path_factory):
+    """The folder of the same search, exported."""
+    run = tmp_path_factory.mktemp("original") / "run"
+    shutil.copytree(searched, run)
     assert main(["export", "--run", str(run), "--json"]) == 0
     return run
 

@@ -35,7 +35,7 @@ def charts(folder):
 
 
 def test_what_a_search_shows(run_cli, config):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+    assert run_cli("search", "--config", config({"trainer.num_images": 10}), "--out", "run").code == 0
     found = events("run")
     tags = found.Tags()
     assert set(tags["images"]) == {"search/probabilities", "search/architecture"}

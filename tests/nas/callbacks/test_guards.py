@@ -181,7 +181,6 @@ def test_bad_options(run_cli, config, options, message):
     assert answer.code == 2 and message in answer.complaint
 
 
-def test_defaults_are_on(run_cli, config):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
-    options = yaml.safe_load(Path("run/config.yaml").read_text())["model"]["guards"]
+def test_defaults_are_on(searched):
+    options = yaml.safe_load((searched / "config.yaml").read_text())["model"]["guards"]
     assert options == {"max_skip_share": 1.0, "stable_epochs": 20, "settled_entropy": 0.01, "early_entropy": 0.1}

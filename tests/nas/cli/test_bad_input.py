@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -387,9 +388,11 @@ def damage(path):
     Path(path).write_bytes(content)
 
 
-def test_damaged_files_of_finished_runs_are_refused_not_replaced_by_older_ones(run_cli, config):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
-    assert run_cli("retrain", "--run", "run").code == 0
+def test_damaged_files_of_finished_runs_are_refused_not_replaced_by_older_ones(
+    run_cli, finished, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "run")
     damage("run/retrain/checkpoints/last.ckpt")
     answer = run_cli("evaluate", "--run", "run")
     assert answer.code == 1 and "last.ckpt: damaged checkpoint" in answer.complaint

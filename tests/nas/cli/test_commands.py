@@ -36,12 +36,6 @@ class Mine(nas.SearchSpace):
 """
 
 
-@pytest.fixture
-def run(run_cli, config):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
-    return "run"
-
-
 def test_search_writes_the_run_folder_and_says_what_it_found(run_cli, config, tmp_path):
     answer = run_cli("search", "--config", config())
     assert answer.code == 0

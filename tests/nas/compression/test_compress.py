@@ -233,8 +233,7 @@ def test_bad_input_is_one_line_and_writes_nothing(words, message, folder, run_cl
     assert not Path("run").exists()
 
 
-def test_a_run_of_another_kind_is_not_continued(config, run_cli):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+def test_a_run_of_another_kind_is_not_continued(run, run_cli):
     answer = run_cli("compress", "--run", "run")
     assert answer.code == 2 and "run: DilationNet1d is not the space of a trained network" in answer.complaint
     assert not Path("run/retrain").exists()

@@ -1,5 +1,7 @@
 """Multiply-accumulates by closed forms, and beside another counter."""
 
+import time
+
 import pytest
 import torch
 from ptflops import get_model_complexity_info
@@ -7,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from nas import SearchSpace, choice
-from nas.costs import num_macs
+from nas.costs import latency_ms, num_macs
 from nas.testing import check_search_space
 
 B, L, D, H = 3, 8, 32, 16
@@ -100,6 +102,15 @@ def test_another_counter_says_the_same(name):
         network, tuple(inputs.shape[1:]), as_strings=False, print_per_layer_stat=False, backend="aten"
     )
     assert num_macs(network, (inputs,)) == theirs > 0
+
+
+def test_the_latency_is_the_time_of_a_call_in_milliseconds():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.004)
+            return x
+
+    assert 4 <= latency_ms(Slow(), [SEQUENCE], min_seconds=0.01) < 400  # a sleep is never shorter; a busy machine
 
 
 def test_a_search_space_with_a_layer_that_counts_nothing_is_refused():

@@ -133,6 +133,11 @@ def finished(exported):
     return "run"
 
 
+@pytest.fixture(autouse=True)
+def every_check_is_quick(quick_checks):
+    """Also those of ``nas.export_network``."""
+
+
 @pytest.fixture
 def interpreter(monkeypatch):
     """Takes the place of the interpreter that runs exported files: what each format computes of the right outputs, or how it dies."""

@@ -2,9 +2,7 @@
 
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import distributed as dist
@@ -48,13 +46,11 @@ def work(rank, port, folder):
     assert num_processes() == 1
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(tmp_path, in_children):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [[sys.executable, __file__, str(rank), str(port), str(tmp_path)] for rank in range(2)]
-    processes = [subprocess.Popen(word) for word in words]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert in_children(*[partial(work, rank, port, tmp_path) for rank in range(2)]) == [0, 0]
     for rank in range(2):
         said = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         first, second, third = said["gradients"]
@@ -63,7 +59,3 @@ def test_two_processes(tmp_path):
         assert said["mean"] == 6.0 and said["any"] == [True, False, True]
         assert said["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert "have different values of alpha" in said["error"]
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

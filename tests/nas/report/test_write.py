@@ -86,8 +86,7 @@ def test_a_search_and_its_retraining(run_cli, config, tmp_path):
     assert "Pictures left out: probabilities (no probability was recorded)." in page.text
 
 
-def test_commands_of_a_report_repeat_the_run(run_cli, config, tmp_path):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+def test_commands_of_a_report_repeat_the_run(run_cli, run, tmp_path):
     assert run_cli("report", "--run", "run", "--format", "md").code == 0
     command = re.search(r"^nas (search .*)$", (tmp_path / "run/report.md").read_text(), re.MULTILINE)[1]
     assert run_cli(*command.split(), "--out", "again").code == 0
@@ -119,7 +118,6 @@ def test_wrong_usage_is_one_line(run_cli, config, words, message):
     assert answer.code == 2 and message in answer.complaint
 
 
-def test_an_unfinished_run_is_refused(run_cli, config, tmp_path):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+def test_an_unfinished_run_is_refused(run_cli, run, tmp_path):
     (tmp_path / "run/manifest.json").unlink()
     assert "not finished" in run_cli("report", "--run", "run").complaint

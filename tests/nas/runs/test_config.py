@@ -63,8 +63,7 @@ def test_numbers_of_files_are_those_of_the_parser(config):
     assert load_experiment(ConfigSource((path,))).values["model"]["weight_optimizer"]["init_args"]["lr"] == 0.01
 
 
-def test_the_written_configuration_is_read_as_it_was(config, run_cli):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
+def test_the_written_configuration_is_read_as_it_was(run):
     values = yaml.safe_load(Path("run/config.yaml").read_text())
     assert values == load_experiment(ConfigSource((Path("run/config.yaml"),))).values
 

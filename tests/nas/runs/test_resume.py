@@ -3,16 +3,19 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from importlib.metadata import version
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nas.cli import entry, main
 from nas.io import checkpoint_io
 from nas.runs import record
 from nas.runs.folder import RunFolder
@@ -86,12 +89,14 @@ def assert_same_run(a, b):
         assert_equal(first[key], second[key], key)
 
 
+QUICK = {"trainer.max_epochs": 1, "model.warmup_epochs": 0}
+
+
 # batches 6 an epoch (two halves of 600, batches of 100): first, inside, last of an epoch, first of the next, last of all
 @pytest.mark.parametrize("batch", [0, 3, 5, 6, 17])
 @pytest.mark.parametrize(("how", "code"), [(crash, 1), (terminate, 143)])
-def test_search_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, batch, how, code):
+def test_search_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, searched, batch, how, code):
     path = config()
-    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, batch, how)
     stopped = run_cli("search", "--config", path, "--out", "cut")
     assert stopped.code == code
@@ -101,7 +106,7 @@ def test_search_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, batch, h
         )
     resumed = run_cli("search", "--resume", "cut", "--json")
     assert resumed.code == 0 and resumed.result["stage"] == "search"
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(searched, tmp_path / "cut")
 
 
 @pytest.mark.parametrize(
@@ -126,26 +131,22 @@ def test_signals_outside_training_end_with_their_code(run_cli, config, monkeypat
     assert answer.code == 130 and answer.complaint == "nas: stopped by SIGUSR1" and not os.path.exists("cut")
 
 
-def test_a_signal_to_the_whole_process_group_spares_the_loaders_until_the_batch_is_saved(config, tmp_path):
-    code = (
-        "import os, signal, time\n"
-        "from nas.cli import entry\n"
-        "from nas.training.search_module import SearchModule\n"
-        "import sys\n"
-        "step = SearchModule.training_step\n"
-        "def stopping(self, *args):\n"
-        "    if self.num_batches_done == 8:\n"
-        "        os.killpg(0, signal.SIGTERM)\n"
-        "        time.sleep(0.5)\n"  # time for a loader to die, which would end this process with an error
-        "    return step(self, *args)\n"
-        "SearchModule.training_step = stopping\n"
-        f"sys.argv = ['nas', 'search', '--config', '{config({'data.init_args.num_workers': 1})}', '--out', 'cut']\n"
-        "entry()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, start_new_session=True
-    )
-    assert done.returncode == 143 and "after saving a checkpoint" in done.stderr
+def test_a_signal_to_the_whole_process_group_spares_the_loaders_until_the_batch_is_saved(
+    config, tmp_path, monkeypatch, in_children
+):
+    def stop():
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.5)  # time for a loader to die, which would end this process with an error
+
+    def child():
+        os.setsid()
+        with open("said", "w") as file, redirect_stderr(file):
+            entry()
+
+    stop_at(monkeypatch, SearchModule, 8, stop)
+    path = config({"data.init_args.num_workers": 1})
+    monkeypatch.setattr(sys, "argv", ["nas", "search", "--config", str(path), "--out", "cut"])
+    assert in_children(child) == [143] and "after saving a checkpoint" in (tmp_path / "said").read_text()
     assert state(tmp_path / "cut")["num_batches_done"] == 9
 
 
@@ -417,22 +418,12 @@ def test_every_part_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, name
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_killed_process_goes_on_exactly(run_cli, config, tmp_path):
-    path = config()
+def test_a_killed_process_goes_on_exactly(run_cli, config, tmp_path, monkeypatch, in_children):
+    path = config({"trainer.num_images": 10})
     assert run_cli("search", "--config", path, "--out", "whole").code == 0
-    code = (
-        "import os, signal\n"
-        "from nas.cli import main\n"
-        "from nas.training.search_module import SearchModule\n"
-        "step = SearchModule.training_step\n"
-        "def killing(self, *args):\n"
-        "    if self.num_batches_done == 9: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, *args)\n"
-        "SearchModule.training_step = killing\n"
-        f"main(['search', '--config', '{path}', '--out', 'cut'])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        stop_at(patch, SearchModule, 9, send(signal.SIGKILL))
+        assert in_children(lambda: main(["search", "--config", str(path), "--out", "cut"])) == [-signal.SIGKILL]
     assert run_cli("search", "--resume", "cut").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     whole, cut = steps_of_events(tmp_path / "whole"), steps_of_events(tmp_path / "cut")
@@ -461,18 +452,26 @@ def steps_of_events(folder):
     return {tag: [event.step for event in read[kind](tag)] for kind in read for tag in tags[kind]}
 
 
-def test_equal_seeds_give_equal_runs_and_others_do_not(run_cli, config, tmp_path):
+def test_equal_seeds_give_equal_runs_and_others_do_not(run_cli, config, tmp_path, searched):
     path = config()
-    for out, words in (("a", ()), ("b", ()), ("c", ("--seed_everything", 4))):
+    for out, words in (("b", ()), ("c", ("--seed_everything", 4))):
         assert run_cli("search", "--config", path, "--out", out, *words).code == 0
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "a/metrics.csv").read_bytes() != (tmp_path / "c/metrics.csv").read_bytes()
+    assert_same_run(searched, tmp_path / "b")
+    assert (searched / "metrics.csv").read_bytes() != (tmp_path / "c/metrics.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def retrained(searched, tmp_path_factory):
+    """The folder of an undisturbed retraining."""
+    folder = tmp_path_factory.mktemp("retrained") / "whole"
+    assert main(["retrain", "--run", str(searched), "--out", str(folder)]) == 0
+    return folder
 
 
 @pytest.mark.parametrize("how", [crash, terminate])
-def test_retraining_goes_on_exactly_when_called_again(run_cli, config, tmp_path, monkeypatch, how):
-    assert run_cli("search", "--config", config(), "--out", "run").code == 0
-    assert run_cli("retrain", "--run", "run", "--out", "whole").code == 0
+def test_retraining_goes_on_exactly_when_called_again(run_cli, tmp_path, monkeypatch, searched, retrained, how):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(searched, "run")
     stop_at(monkeypatch, RetrainModule, 14, how)
     assert run_cli("retrain", "--run", "run", "--out", "cut").code != 0
     assert (
@@ -480,31 +479,29 @@ def test_retraining_goes_on_exactly_when_called_again(run_cli, config, tmp_path,
         in run_cli("retrain", "--run", "run", "--out", "cut", "--seed", 9).complaint
     )
     assert run_cli("retrain", "--run", "run", "--out", "cut").code == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(retrained, tmp_path / "cut")
     assert "finished retraining" in run_cli("retrain", "--run", "run", "--out", "cut").complaint
 
 
 def test_resuming_a_finished_search_prints_its_summary_and_changes_nothing(run_cli, config, tmp_path):
-    first = run_cli("search", "--config", config(), "--out", "run", "--json").result
+    first = run_cli("search", "--config", config(QUICK), "--out", "run", "--json").result
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert run_cli("search", "--resume", "run", "--json").result == first
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_the_run_is_the_same(
-    run_cli, config, tmp_path, monkeypatch
+    run_cli, config, tmp_path, monkeypatch, searched
 ):
-    path = config()
-    assert run_cli("search", "--config", path, "--out", "whole").code == 0
     stop_at(monkeypatch, SearchModule, 15, crash)
-    assert run_cli("search", "--config", path, "--out", "cut").code == 1
+    assert run_cli("search", "--config", config(), "--out", "cut").code == 1
     checkpoint = tmp_path / "cut/checkpoints/last.ckpt"
     damaged = bytearray(checkpoint.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     checkpoint.write_bytes(damaged)
     with pytest.warns(UserWarning, match="checksum does not match"):
         assert run_cli("search", "--resume", "cut").code == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(searched, tmp_path / "cut")
 
 
 def test_tensorboard_holds_each_point_once_after_a_resume(run_cli, config, tmp_path, monkeypatch):

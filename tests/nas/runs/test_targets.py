@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,24 +28,35 @@ COUNTED = {"macs": count_macs, "params": num_params}
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def built(choices, space=SPACE["init_args"]):
+    with architecture(choices):
+        return DilationNet1d(**space).network()
 
 
 def counted(choices, cost, space=SPACE["init_args"]):
     """Independent of any table: the network, built and counted."""
-    with architecture(choices):
-        network = DilationNet1d(**space).network()
-    return cost(network, [X])
+    return cost(built(choices, space), [X])
 
 
+@cache
 def cost_range(cost):
+    """The smallest and the largest cost of an architecture."""
     supernet = framework.Supernet(DilationNet1d(**SPACE["init_args"]).network())
     table = CostModel(supernet, [X]).table("cost", cost)
     return [counted(find(supernet.network, table), cost) for find in (cheapest, most_expensive)]
 
 
-QUICK = {"model.space": SPACE, "trainer.max_epochs": 2, "trainer.limit_train_batches": 1, "model.warmup_epochs": 0}
+QUICK = {
+    "model.space": SPACE,
+    "trainer.max_epochs": 2,
+    "trainer.limit_train_batches": 1,
+    "trainer.num_images": 0,
+    "model.warmup_epochs": 0,
+}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -66,7 +78,7 @@ def _check_targets(run_cli, config, seed, number):
         names = draw.sample(list(ranges), draw.choice((1, 2)))
         share = draw.random()
         targets = {name: {"max": ranges[name][0] + share * (ranges[name][1] - ranges[name][0])} for name in names}
-        path = config({**QUICK, "seed_everything": seed, "model.cost": targets})
+        path = config({**QUICK, "trainer.max_epochs": 1, "seed_everything": seed, "model.cost": targets})
         answer = run_cli("search", "--config", path, "--out", f"run{i}", "--json")
         assert answer.code == 0, answer.err
         result = answer.result
@@ -264,7 +276,8 @@ def test_stored_block_scores_are_solved_for_other_limits(run_cli, config):
     (scores,) = (value for value in json.loads(Path("run/scores.json").read_text()).values() if isinstance(value, dict))
     rises = {(name, labels[0]): rise for condition, rise in scores["terms"] for name, labels in condition.items()}
     every = list(all_choices(DilationNet1d(**SPACE["init_args"]).network()))
-    costs = {key_of(choices): {c: counted(choices, f) for c, f in COUNTED.items()} for choices in every}
+    networks = {key_of(choices): built(choices) for choices in every}
+    costs = {key: {name: cost(network, [X]) for name, cost in COUNTED.items()} for key, network in networks.items()}
     most = {name: max(cost[name] for cost in costs.values()) for name in COUNTED}
 
     def best(**limits):
