@@ -1,4 +1,4 @@
-"""Terrain costs learned from cheapest paths, through a relaxed shortest-path algorithm.
+"""Terrain costs learned from cheapest paths: a network that reads images, inside a differentiable shortest path.
 
 README.md beside this file describes the problem, the command and the figures.
 """
@@ -6,22 +6,20 @@ README.md beside this file describes the problem, the command and the figures.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import dijkstra
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nas
+import nas.layers
 from nas.io.rng import derive_seed, keyed_generator
-from nas.relaxations import GumbelSoftmax, Relaxation, Softmax
+from nas.layers import ShortestPath, grid_edges
+from nas.relaxations import GumbelSoftmax
 from nas.tau import Exponential
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,24 +27,20 @@ from studies import compared, digits, options_of, train
 
 SIDE = 6
 CELLS = SIDE * SIDE
+EDGES = grid_edges(SIDE, SIDE)
 COSTS = torch.tensor([1.0, 2.0, 4.0, 7.0])
 DIGITS = (0, 2, 4, 6)
-NUM_TRAIN, NUM_TEST, BATCH, NUM_STEPS = 4000, 500, 32, 1000
-STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
-FAR = 1e4
-"""Cost of a step out of the grid."""
+NUM_TRAIN, NUM_TEST, BATCH, NUM_STEPS = 4000, 500, 32, 500
 
 
-def neighbours(side: int) -> tuple[Tensor, Tensor]:
-    """The cell after each step, and whether that cell is inside the grid.
+def grid_path(tau: float = 1.0, max_edges: int | None = None) -> ShortestPath:
+    """Paths from the first cell to the last."""
+    return ShortestPath(EDGES, 0, CELLS - 1, tau, max_edges)
 
-    Shape:
-        - both results: (side * side, 4)
-    """
-    places = [[(row + down, column + right) for down, right in STEPS] for row in range(side) for column in range(side)]
-    inside = torch.tensor([[0 <= r < side and 0 <= c < side for r, c in cell] for cell in places])
-    cells = torch.tensor([[r * side + c for r, c in cell] for cell in places])
-    return torch.where(inside, cells, 0), inside
+
+def on_entering(costs: Tensor) -> Tensor:
+    """Costs of cells (..., cells) to costs of edges (..., E): a cell is paid on entering."""
+    return costs[..., EDGES[:, 1]]
 
 
 class Grids(NamedTuple):
@@ -54,31 +48,15 @@ class Grids(NamedTuple):
 
     Attributes:
         images: (N, cells, 64).
-        costs: (N, cells), true costs.
-        steps: (N, cells), number of the path's step from a cell; -1 for cells off the path.
+        costs: (N, E), true costs.
+        edges: (N, E), 1 on the path.
         best: (N,), cost of the path.
     """
 
     images: Tensor
     costs: Tensor
-    steps: Tensor
+    edges: Tensor
     best: Tensor
-
-
-def cheapest_path(costs: np.ndarray, side: int) -> list[int]:
-    """Dijkstra's path from the first cell to the last, both included; a cost is paid on entering a cell.
-
-    Source: Dijkstra 1959, by scipy.
-    """
-    cells, inside = (tensor.numpy() for tensor in neighbours(side))
-    starts = np.repeat(np.arange(side * side), 4)[inside.ravel()]
-    ends = cells.ravel()[inside.ravel()]
-    graph = csr_matrix((costs[ends], (starts, ends)), shape=(side * side, side * side))
-    _, before = dijkstra(graph, indices=0, return_predecessors=True)
-    path = [side * side - 1]
-    while path[-1] != 0:
-        path.append(int(before[path[-1]]))
-    return path[::-1]
 
 
 def grids(train: bool, number: int, seed: int) -> Grids:
@@ -87,67 +65,30 @@ def grids(train: bool, number: int, seed: int) -> Grids:
     shown = labels[:, None] == torch.tensor(DIGITS)
     images, terrain = images[shown.any(1)].flatten(1), shown.int().argmax(1)[shown.any(1)]
     index = torch.randint(len(terrain), (number, CELLS), generator=keyed_generator(seed, f"grids/{train}"))
-    costs = COSTS[terrain[index]]
-    cells, _ = neighbours(SIDE)
-    steps, best = torch.full((number, CELLS), -1), []
-    for i, grid in enumerate(costs.numpy()):
-        path = cheapest_path(grid, SIDE)
-        best.append(float(grid[path[1:]].sum()))
-        for cell, following in pairwise(path):
-            steps[i, cell] = int((cells[cell] == following).nonzero()[0])
-    return Grids(images[index], costs, steps, torch.tensor(best))
+    costs = on_entering(COSTS[terrain[index]])
+    path = grid_path().eval()(costs)
+    return Grids(images[index], costs, *path)
 
 
-def step_weights(prices: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Bellman and Ford's recursion with relaxed choices of the step; to be called inside a supernet.
-
-    Args:
-        prices: Prices of entering the cells, above 0.
-        side: Side of the grid.
-
-    Shape:
-        - prices: (B, cells)
-        - first result: (B, cells), cost from each cell to the last cell
-        - second result: (B, cells, 4), weights of the steps
-    """
-    cells, inside = neighbours(side)
-    price = prices[:, cells].masked_fill(~inside, FAR)
-    last = torch.zeros(side * side, dtype=torch.bool)
-    last[-1] = True
-    value = prices.new_full(prices.shape, FAR).masked_fill(last, 0.0)
-    for _ in range(3 * side):  # a cheapest path takes about 2 * side steps, and detours of one or two
-        costs = price + value[:, cells]
-        weights = nas.sample(-costs)
-        value = (weights * costs).sum(-1).masked_fill(last, 0.0)
-    return value, weights
-
-
-class Pricer(nn.Module):
-    """Prices images; in training, finds relaxed steps over these prices."""
+class Pathfinder(nn.Module):
+    """Prices images, and finds paths over these prices."""
 
     def __init__(self) -> None:
         super().__init__()
         hidden = (nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.5))
         self.price = nn.Sequential(*hidden, nn.Linear(256, 1))
+        self.path = grid_path(
+            max_edges=3 * SIDE
+        )  # a cheapest path takes about 2 * SIDE edges, and detours of one or two
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, cells, 64) to weights of steps (B, cells, 4); in eval mode to prices (B, cells)."""
-        prices: Tensor = self.price(images).squeeze(-1).exp()
-        return step_weights(prices, SIDE)[1] if self.training else prices
+    def costs(self, images: Tensor) -> Tensor:
+        """Images (B, cells, 64) to costs of edges (B, E), above 0."""
+        return on_entering(self.price(images).squeeze(-1).exp())
 
-
-class Cloner(nn.Module):
-    """Predicts the step of each cell from all images at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
-        self.grid = nn.Sequential(nn.Linear(CELLS * 8, 512), nn.ReLU(), nn.Linear(512, CELLS * 4))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, cells, 64) to logits (B, cells, 4)."""
-        logits: Tensor = self.grid(self.cell(images).flatten(1))
-        return logits.view(-1, CELLS, 4)
+    def forward(self, images: Tensor) -> tuple[Tensor, nas.layers.Path]:
+        """Images (B, cells, 64) to costs of edges (B, E) and paths."""
+        costs = self.costs(images)
+        return costs, self.path(costs)
 
 
 def batch_of(data: Grids, seed: int, step: int) -> Grids:
@@ -156,26 +97,66 @@ def batch_of(data: Grids, seed: int, step: int) -> Grids:
     return Grids(*(tensor[index] for tensor in data))
 
 
-def by_prices(relaxation: Relaxation, num_steps: int, seed: int) -> float:
-    """Share of test grids solved with learned prices."""
+def by_likelihood(num_steps: int, seed: int) -> Pathfinder:
+    """Trains prices by the likelihood of the paths among all paths."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    supernet = nas.Supernet(Pricer())
-    tau, shown = Exponential(start=2.0, end=0.2), grids(True, NUM_TRAIN, seed)
+    network, shown = Pathfinder(), grids(True, NUM_TRAIN, seed)
+
+    def loss(step: int) -> Tensor:
+        batch = batch_of(shown, seed, step)
+        costs, path = network(batch.images)
+        return ((batch.edges * costs).sum(-1) - path.cost).mean() / network.path.tau
+
+    train(network, loss, num_steps, seed)
+    return network
+
+
+def by_samples(num_steps: int, seed: int) -> Pathfinder:
+    """Trains prices by the edges that relaxed samples of paths share with the given paths."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    network, shown = Pathfinder(), grids(True, NUM_TRAIN, seed)
+    supernet, tau = nas.Supernet(network), Exponential(start=2.0, end=0.2)
 
     def loss(step: int) -> Tensor:
         batch = batch_of(shown, seed, step)
         generator = keyed_generator(seed, "noise", step)
-        sample = supernet.sample(relaxation, tau(step / num_steps), generator=generator)
-        weights: Tensor = supernet(batch.images, op_weights=sample)
-        on_path = batch.steps >= 0
-        taken = weights[on_path].gather(1, batch.steps[on_path][:, None])
-        return -taken.clamp_min(1e-6).log().mean()
+        sample = supernet.sample(GumbelSoftmax(), tau(step / num_steps), generator=generator)
+        _, path = supernet(batch.images, op_weights=sample)
+        return -path.edges[batch.edges == 1].clamp_min(1e-6).log().mean()
 
     train(supernet, loss, num_steps, seed)
-    data = grids(False, NUM_TEST, seed)
-    with torch.no_grad():
-        prices = supernet.network(data.images).numpy()
-    return solved(data, [cheapest_path(price, SIDE) for price in prices])
+    return network
+
+
+def solved(costs: Tensor, best: Tensor) -> float:
+    """Share of paths that are as cheap as the cheapest, at the true costs."""
+    return float((costs <= best + 1e-4).float().mean())
+
+
+def tested(learn: Callable[[int, int], Pathfinder]) -> Callable[[int, int], float]:
+    """A function of the number of steps and the seed: the share of test grids that a network solves."""
+
+    def score(num_steps: int, seed: int) -> float:
+        network, data = learn(num_steps, seed), grids(False, NUM_TEST, seed)
+        with torch.no_grad():
+            _, path = network(data.images)
+        return solved((path.edges * data.costs).sum(-1), data.best)
+
+    return score
+
+
+class Cloner(nn.Module):
+    """Predicts the step of each cell from all images at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.grid = nn.Sequential(nn.Linear(CELLS * 8, 512), nn.ReLU(), nn.Linear(512, len(EDGES)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, cells, 64) to logits of the edges of each cell, (B, cells, E); minus infinity for edges of other cells."""
+        logits: Tensor = self.grid(self.cell(images).flatten(1))
+        return logits[:, None].masked_fill(EDGES[:, 0] != torch.arange(CELLS)[:, None], -torch.inf)
 
 
 def by_cloning(num_steps: int, seed: int) -> float:
@@ -185,50 +166,78 @@ def by_cloning(num_steps: int, seed: int) -> float:
 
     def loss(step: int) -> Tensor:
         batch = batch_of(shown, seed, step)
-        on_path = batch.steps >= 0
-        return F.cross_entropy(network(batch.images)[on_path], batch.steps[on_path])
+        grid, edge = batch.edges.nonzero().unbind(1)
+        return F.cross_entropy(network(batch.images)[grid, EDGES[edge, 0]], edge)
 
     train(network, loss, num_steps, seed)
     data = grids(False, NUM_TEST, seed)
-    cells, inside = neighbours(SIDE)
     with torch.no_grad():
-        predicted = network(data.images).masked_fill(~inside, -torch.inf).argmax(-1)
-    return solved(data, [followed(steps, cells) for steps in predicted])
+        return solved(cost_of_steps(network(data.images).argmax(-1), data.costs), data.best)
 
 
-def followed(steps: Tensor, cells: Tensor) -> list[int]:
-    """The path along these steps, cut off after as many steps as there are cells."""
-    path = [0]
-    while path[-1] != CELLS - 1 and len(path) <= CELLS:
-        path.append(int(cells[path[-1], steps[path[-1]]]))
-    return path
+def cost_of_steps(steps: Tensor, costs: Tensor) -> Tensor:
+    """The cost of following the edge chosen in each cell; infinity if this never ends.
+
+    Shape:
+        - steps: (B, cells), numbers of edges
+        - costs: (B, E)
+        - result: (B,)
+    """
+    cell, total = torch.zeros(len(steps), 1, dtype=torch.int64), torch.zeros(len(steps), 1)
+    for _ in range(CELLS):
+        edge = steps.gather(1, cell)
+        is_last = cell == CELLS - 1
+        total = torch.where(is_last, total, total + costs.gather(1, edge))
+        cell = torch.where(is_last, cell, EDGES[edge, 1])
+    return total.masked_fill(cell != CELLS - 1, torch.inf)[:, 0]
 
 
 def equal_prices(num_steps: int, seed: int) -> float:
     """Share of test grids solved by a path with the fewest steps."""
     data = grids(False, NUM_TEST, seed)
-    return solved(data, [cheapest_path(np.ones(CELLS), SIDE)] * NUM_TEST)
-
-
-def solved(data: Grids, paths: Sequence[Sequence[int]]) -> float:
-    """Share of paths that reach the last cell at the lowest cost."""
-    good = [
-        path[-1] == CELLS - 1 and float(costs[list(path[1:])].sum()) <= float(best) + 1e-4
-        for costs, best, path in zip(data.costs, data.best, paths, strict=True)
-    ]
-    return sum(good) / len(good)
+    path = grid_path().eval()(torch.ones(len(EDGES)))
+    return solved((path.edges * data.costs).sum(-1), data.best)
 
 
 METHODS: dict[str, Callable[[int, int], float]] = {
-    "relaxed steps (GumbelSoftmax)": partial(by_prices, GumbelSoftmax()),
-    "relaxed steps without noise (Softmax)": partial(by_prices, Softmax()),
-    "cloning": by_cloning,
+    "likelihood of the paths (soft minimum)": tested(by_likelihood),
+    "relaxed samples of paths (GumbelSoftmax)": tested(by_samples),
+    "cloning, twice the steps": lambda num_steps, seed: by_cloning(2 * num_steps, seed),
     "equal prices": equal_prices,
 }
 
 
+@torch.no_grad()
+def draw(network: Pathfinder, seed: int, path: str) -> None:
+    """Draws a test grid with its cheapest path, the learned prices with the path over them, and the probability of each cell."""
+    data = grids(False, 1, seed)
+    costs, found = network(data.images)
+    soft = grid_path(tau=float(costs.mean()) / 2)(costs)
+    terrain = data.images[0].view(SIDE, SIDE, 8, 8).permute(0, 2, 1, 3).reshape(8 * SIDE, 8 * SIDE)
+    entered = torch.zeros(CELLS).index_add(0, EDGES[:, 1], soft.edges[0])
+    entered[0] = 1.0
+    prices = network.price(data.images[0]).exp().view(SIDE, SIDE)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    axes[0].imshow(terrain.numpy(), cmap="gray_r", extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5))
+    axes[0].set_title("terrain, cheapest path")
+    axes[1].imshow(prices.numpy(), cmap="cividis")
+    axes[1].set_title("learned prices, path found")
+    axes[2].imshow(entered.view(SIDE, SIDE).numpy(), cmap="viridis", vmin=0, vmax=1)
+    axes[2].set_title("probability of each cell")
+    for axis, edges in zip(axes, (data.edges[0], found.edges[0]), strict=False):
+        for start, end in EDGES[edges == 1].tolist():
+            axis.plot([start % SIDE, end % SIDE], [start // SIDE, end // SIDE], color="tab:red", linewidth=3)
+    for axis in axes:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
-    print(compared(METHODS, ("steps by", "test grids solved"), options_of(__doc__, num_steps=NUM_STEPS)))
+    options = options_of(__doc__, seeds="5-9", num_steps=NUM_STEPS, has_picture=True)
+    if options.picture:
+        draw(by_likelihood(options.num_steps, options.seeds[0]), options.seeds[0], options.picture)
+    print(compared(METHODS, ("steps by", "test grids solved"), options))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nas
 from nas.io.rng import derive_seed, keyed_generator
-from nas.relaxations import GumbelSinkhorn, GumbelSoftmax, Relaxation, hard_permutation
+from nas.layers import SoftSort, permute
+from nas.relaxations import GumbelSinkhorn, GumbelSoftmax, Relaxation
 from nas.tau import Exponential
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -84,35 +86,46 @@ def backbone(num_outputs: int) -> nn.Module:
 
 
 class Sorter(nn.Module):
-    """Places the images of each list: a relaxed permutation in training, scores in eval mode."""
+    """Reads images and places those of each list: a relaxed permutation matrix in training, the best permutation in eval mode.
 
-    def __init__(self) -> None:
+    Args:
+        relaxation: Relaxes the permutation.
+    """
+
+    def __init__(self, relaxation: Relaxation) -> None:
         super().__init__()
         self.scores = backbone(LENGTH)
+        self.sort = SoftSort(relaxation)
 
     def forward(self, images: Tensor, members: Tensor) -> Tensor:
-        """Images (N, 1, 8, 8) and lists of them (B, n) to (B, n, n)."""
-        scores: Tensor = self.scores(images)[members]
-        return nas.sample(scores) if self.training else scores
+        """Images (N, 1, 8, 8) and lists of them (B, n) to permutation matrices (B, n, n)."""
+        permutation: Tensor = self.sort(self.scores(images)[members])
+        return permutation
 
 
-def by_permutation(relaxation: Relaxation, num_steps: int, seed: int) -> float:
-    """Share of test lists that are sorted by a network trained with relaxed permutations."""
+def trained(relaxation: Relaxation, num_steps: int, seed: int) -> Sorter:
+    """Trains a network by the places of sorted lists; in eval mode."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    supernet = nas.Supernet(Sorter())
-    tau = Exponential(start=2.0, end=0.2)
+    network = Sorter(relaxation)
+    supernet, tau = nas.Supernet(network), Exponential(start=2.0, end=0.2)
 
     def loss(step: int) -> Tensor:
         images, members, labels = lists(True, NUM_IMAGES, NUM_LISTS, seed, step)
         generator = keyed_generator(seed, "noise", step)
-        weights = supernet.sample(relaxation, tau(step / num_steps), generator=generator)
-        places: Tensor = supernet(images, members, op_weights=weights)
+        sample = supernet.sample(GumbelSoftmax(), tau(step / num_steps), generator=generator)
+        places: Tensor = supernet(images, members, op_weights=sample)
         return -(places * fits(labels)).sum(1).clamp_min(1e-6).log().mean()
 
     train(supernet, loss, num_steps, seed)
+    return network
+
+
+def by_permutation(relaxation: Relaxation, num_steps: int, seed: int) -> float:
+    """Share of test lists that are sorted by a network trained with relaxed permutations."""
+    network = trained(relaxation, num_steps, seed)
     images, members, labels = lists(False, NUM_TEST_IMAGES, NUM_TEST_LISTS, seed, 0)
     with torch.no_grad():
-        return float(is_sorted(labels, hard_permutation(supernet.network(images, members))).float().mean())
+        return float(is_sorted(labels, network(images, members)).float().mean())
 
 
 def by_score(num_steps: int, seed: int) -> float:
@@ -144,8 +157,37 @@ METHODS: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@torch.no_grad()
+def draw(network: Sorter, seed: int, path: str) -> None:
+    """Draws a test list, its relaxed permutation matrices at three taus, the best permutation, and the sorted list."""
+    images, members, _ = lists(False, NUM_TEST_IMAGES, 1, seed, 0)
+    scores, shown = network.scores(images)[members], images[members][:, :, 0]
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    axes = figure.subplots(1, 6)
+    for axis, tau in zip(axes[1:4], (8.0, 2.0, 0.5), strict=True):
+        axis.imshow(SoftSort(tau=tau)(scores)[0].numpy(), vmin=0, vmax=1, cmap="viridis")
+        axis.set_title(f"tau {tau:g}")
+    permutation = SoftSort().eval()(scores)
+    axes[4].imshow(permutation[0].numpy(), vmin=0, vmax=1, cmap="viridis")
+    axes[4].set_title("eval mode")
+    for axis, column, title in ((axes[0], shown, "list"), (axes[5], permute(permutation, shown), "sorted")):
+        axis.imshow(column[0].flatten(0, 1).numpy(), cmap="gray_r")
+        axis.set_title(title)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for axis in axes[1:5]:
+        axis.set_xlabel("place")
+    axes[1].set_ylabel("image")
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
-    print(compared(METHODS, ("relaxed by", "test lists sorted"), options_of(__doc__, num_steps=NUM_STEPS)))
+    options = options_of(__doc__, num_steps=NUM_STEPS, has_picture=True)
+    if options.picture:
+        seed = options.seeds[0]
+        draw(trained(GumbelSinkhorn(), options.num_steps, seed), seed, options.picture)
+    print(compared(METHODS, ("relaxed by", "test lists sorted"), options))
 
 
 if __name__ == "__main__":

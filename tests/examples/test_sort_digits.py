@@ -40,6 +40,12 @@ def test_a_few_steps_learn_something(sorting):
     assert sorting.by_permutation(GumbelSinkhorn(), 40, 0) > 0.1  # a random order: about 1 in 80
 
 
+def test_the_picture_is_drawn(sorting, tmp_path):
+    torch.manual_seed(0)
+    sorting.draw(sorting.Sorter(GumbelSinkhorn()).eval(), 0, str(tmp_path / "sort.png"))
+    assert 5_000 < (tmp_path / "sort.png").stat().st_size < 60_000
+
+
 @pytest.mark.slow
 def test_five_digits_are_sorted(sorting):
     torch.set_num_threads(1)
