@@ -39,7 +39,8 @@ COLLAPSE = (0.4, 0.6)
 MOMENTS = (COLLAPSE[0], COLLAPSE[1], COLLAPSE[1] + 0.05, 0.7, 0.8, 0.9, 1.0)
 """Shares of the training at which words are judged: before and after the collapse, and every later tenth."""
 EVERY = 10
-MIN_ENTROPY, MIN_SHARE, FACTOR, DURATION, TAU_END = 0.3, 0.5, 5.0, 0.2, 0.1
+HEAT = {"entropy": 5.0, "diversity": 3.0}
+"""Factors of tau."""
 
 
 @cache
@@ -181,11 +182,11 @@ def quality(texts: Sequence[str], model: TrigramModel) -> Quality:
 
 def schedule(watched: str | None) -> TauSchedule:
     """Tau over the training, re-heated by the ``entropy`` of characters, by the ``diversity`` of words, or not at all."""
-    annealed = Exponential(1.0, TAU_END)
+    annealed = Exponential(1.0, 0.1)
     if watched == "entropy":
-        return Reheating(annealed, min_entropy=MIN_ENTROPY, factor=FACTOR, duration=DURATION, until=0.9)
+        return Reheating(annealed, min_entropy=0.3, factor=HEAT[watched], duration=0.2, until=0.9)
     if watched == "diversity":
-        return DiversityReheating(annealed, min_share=MIN_SHARE, factor=FACTOR, duration=DURATION, until=0.9)
+        return DiversityReheating(annealed, min_share=0.5, factor=HEAT[watched], duration=0.1, until=0.9)
     return annealed
 
 
