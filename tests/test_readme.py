@@ -49,7 +49,7 @@ def test_the_readme_gives_the_two_commands_and_only_relative_paths():
     text = (ROOT / "README.md").read_text()
     assert "pip install -e . && nas search --config configs/dilation_digits.yaml" in text
     assert "pip install -e '.[dev]' && pytest" in text
-    for path in re.findall(r"configs/[\w.]+", text):
+    for path in re.findall(r"configs/[\w./]+[\w]", text):
         assert (ROOT / path).is_file(), path
 
 

@@ -172,8 +172,8 @@ def test_messages_hold_no_control_characters(folder):
 
 
 def test_settings_are_shown_as_text(capsys):
-    row = {"settings": {"model.tau": "[/x]\x1b[31m"}, "num": 1, "num_finished": 0, "part": "arch"}
-    show({"settings": [row], "baseline": None, "launch": "launch"})
+    row = {"method": "tau=[/x]\x1b[31m", "settings": {}, "num": 1, "num_finished": 0, "part": "arch"}
+    show({"settings": [row], "baseline": None, "launch": "launch", "notes": ["\x1b[31m"]})
     shown = capsys.readouterr().out
     assert "[/x]" in shown and "\x1b" not in shown
 
