@@ -1,11 +1,7 @@
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
-
-import nas
-from nas.relaxations import GumbelSoftmax
 
 
 @pytest.fixture(scope="module")
@@ -15,27 +11,21 @@ def clustering(load_file):
 
 def test_few_steps_come_near_to_kmeans(clustering):
     torch.set_num_threads(1)
-    images, labels = load_digits(return_X_y=True)
-    points = torch.tensor(images, dtype=torch.float32) / 16
+    points, labels = clustering.digits_of_both_sets()
     best = KMeans(10, n_init=10, random_state=0).fit(points.numpy())
-    clusters, inertia = clustering.clustered(points, 0, 400)
+    clusters, inertia = clustering.clusters_of(clustering.clustered(points, 0, 400), points)
     assert 0.999 < inertia / best.inertia_ < 1.03  # a quarter of the steps: it may end beside the best optimum
     assert adjusted_rand_score(labels, clusters) > 0.5
 
 
-def test_at_the_end_of_annealing_the_loss_is_the_inertia(clustering):
-    """Samples are hard: the loss is the mean squared distance to the nearest center."""
-    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    supernet = nas.Supernet(clustering.SoftKMeans(points, torch.Generator().manual_seed(1), num_clusters=4))
-    kmeans = supernet.network
-    with torch.no_grad():
-        kmeans.centers.copy_(points[:4])
-    sample = supernet.sample(GumbelSoftmax(), 1e-3, generator=torch.Generator().manual_seed(2))
-    clusters, inertia = kmeans.assigned(points)
-    loss = supernet(points, op_weights=sample)
-    # a point between two centers may be drawn to the second nearest
-    torch.testing.assert_close(loss, inertia / len(points) / kmeans.variance, rtol=0.02, atol=0)
-    assert inertia == pytest.approx(float((points - kmeans.centers.detach()[clusters]).square().sum()), rel=1e-5)
+def test_a_few_steps_move_encoder_and_centers_and_are_drawn(clustering, tmp_path):
+    torch.set_num_threads(1)
+    points, _ = clustering.digits_of_both_sets()
+    network = clustering.encoded(points, 0, 20)
+    clusters, inertia = clustering.clusters_of(network, points)
+    assert set(clusters.tolist()) == set(range(10)) and inertia > 0
+    clustering.draw({"a": network, "b": network}, points, str(tmp_path / "clusters.png"))
+    assert 5_000 < (tmp_path / "clusters.png").stat().st_size < 60_000
 
 
 def test_warping_keeps_images_apart_and_draws_again(clustering):
