@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from nas.relaxations import GumbelSoftmax, Softmax
 from nas.relaxations.base import checked_tau
-from nas.supernet.base import present_context
-from nas.supernet.sampling import sample
+from nas.supernet.sampling import present_sampler, sample
 
 PATIENCE = 1000
 """An expert counts as unused after this number of tokens for each expert of its layer, none of which it got."""
@@ -95,9 +94,7 @@ class Routed(nn.Module):
         terms = _TERMS.get()
         if terms is not None and len(logits):
             terms.append(imbalance(torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))))
-        context = present_context()
-        is_sampled = context is not None and context.sampler is not None
-        weights = sample(logits) if is_sampled else GumbelSoftmax()(logits, self.tau)
+        weights = GumbelSoftmax()(logits, self.tau) if present_sampler() is None else sample(logits)
         if self.k > 1 and len(weights) and not weights.is_meta and not torch.compiler.is_compiling():
             if int((weights > 0).sum(-1).amax()) == 1:
                 raise ValueError(f"Routed: k is {self.k}, but each draw has one expert only; draw by a soft relaxation")
