@@ -82,7 +82,7 @@ def test_gradients_by_finite_differences_reach_keys_and_values():
 
 
 def test_inside_a_supernet_the_layer_draws_by_its_own_relaxation_at_the_supernets_tau():
-    scores, relaxation = draw(5, 3, 3), GumbelSinkhorn(hard=True)
+    scores, relaxation = draw(5, 3, 3), GumbelSinkhorn(num_iterations=7)
     supernet = nas.Supernet(SoftSort(relaxation, tau=99.0))
     sample = supernet.sample(GumbelSoftmax(), 0.5, generator=generator())
     assert torch.equal(supernet(scores, op_weights=sample), relaxation(scores, 0.5, generator=generator()))
