@@ -151,10 +151,11 @@ def test_a_run_of_own_training_code_has_scalars_and_pictures(browser, tmp_path, 
         wait(lambda: browser.execute_script(SEEN + empty) == 0, "lines in every chart")
 
 
-def test_all_pictures_are_kept(served):
-    listed = json.loads(
-        urllib.request.urlopen(f"{served}/data/plugin/images/images?run=.&tag=search/architecture&sample=0").read()
-    )
+def test_all_pictures_are_kept(run_cli, config, tmp_path):
+    assert run_cli("search", "--config", config({"trainer.num_images": 10}), "--out", "run").code == 0
+    with serving(tmp_path / "run") as served:
+        address = f"{served}/data/plugin/images/images?run=.&tag=search/architecture&sample=0"
+        listed = json.loads(urllib.request.urlopen(address).read())
     assert len(listed) == 3  # an epoch each
 
 
