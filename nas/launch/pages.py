@@ -67,10 +67,6 @@ class Refreshed:
         self._lock = threading.Lock()
         self._due = 0.0
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy in another process, as Ray makes, has a lock of its own."""
-        return type(self), (self.on_event, self.write)
-
     def __call__(self, trial: Trial, state: str) -> None:
         self.on_event(trial, state)
         if state != "finished" or not self._lock.acquire(blocking=False):

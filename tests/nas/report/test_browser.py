@@ -155,8 +155,7 @@ def test_all_pictures_are_kept(run_cli, config, tmp_path):
     assert run_cli("search", "--config", config({"trainer.num_images": 10}), "--out", "run").code == 0
     with serving(tmp_path / "run") as served:
         address = f"{served}/data/plugin/images/images?run=.&tag=search/architecture&sample=0"
-        listed = json.loads(urllib.request.urlopen(address).read())
-    assert len(listed) == 3  # an epoch each
+        wait(lambda: len(json.loads(urllib.request.urlopen(address).read())) == 3, "a picture of each epoch")
 
 
 def show(browser, path, width, scheme="light"):
