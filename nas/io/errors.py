@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 MAX_CHARACTERS = 1000
 """Largest length of a message."""
@@ -46,6 +47,15 @@ class UsageError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(shortened(message))
+
+
+@contextmanager
+def writing_for_user(path: Path) -> Iterator[None]:
+    """Reports an error of the operating system as a UsageError that names the file or folder, which the user has chosen."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, writing_for_user
 from nas.io.files import check_no_links, open_own
 
 try:
@@ -65,10 +65,8 @@ def wait_until_free(folder: Path, seconds: float) -> None:
 
 def _acquire(path: Path) -> int:
     while True:
-        try:
+        with writing_for_user(path.parent):
             descriptor = open_own(path, os.O_RDWR)
-        except OSError as error:
-            raise UsageError(f"{path.parent}: cannot be written: {error.strerror}") from None
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

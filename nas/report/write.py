@@ -8,7 +8,7 @@ from typing import Literal
 
 from nas.drawing import distribution_pictures, draw_cuts, search_pictures
 from nas.drawing.architecture import Cells
-from nas.io.errors import UsageError
+from nas.io.errors import writing_for_user
 from nas.io.files import write_atomic
 from nas.io.markdown import escaped, fenced, markdown_table
 from nas.report.content import Content, read_content
@@ -37,10 +37,8 @@ def write_report(path: Path, form: Literal["html", "md"], out: Path | None, trus
     else:
         text = _markdown(content)
     target = out if out is not None else content.folder.path / f"report.{form}"
-    try:
+    with writing_for_user(target):
         write_atomic(target, text)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
     return target
 
 

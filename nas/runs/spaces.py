@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from nas.genotype import Genotype
-from nas.io.errors import UsageError, as_usage_error
+from nas.io.errors import UsageError, as_usage_error, writing_for_user
 from nas.io.reading import MAX_JSON_BYTES, MAX_NOTATION_BYTES, read_text
 from nas.runs.class_paths import check_named, reading_files
 from nas.runs.config import Experiment, with_arguments
@@ -86,7 +86,5 @@ def read_genotype_of(path: Path, experiment: Experiment) -> Genotype:
 def save_genotype(genotype: Genotype, out: Path | None) -> None:
     """Writes a genotype to a file that the user names; raises UsageError if it cannot be written."""
     if out is not None:
-        try:
+        with writing_for_user(out):
             genotype.save(out)
-        except OSError as error:
-            raise UsageError(f"{out}: cannot be written: {error.strerror}") from None
