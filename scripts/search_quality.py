@@ -20,7 +20,6 @@ import argparse
 import csv
 import json
 import math
-import random
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -37,11 +36,11 @@ from nas.cli.launch_command import parse_seeds
 from nas.derive import Ranked
 from nas.genotype import Genotype
 from nas.io.errors import UsageError
+from nas.launch.comparison import best_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-NUM_DRAWS = 20_000
 NUM_TIMED = 10
 Row = dict[str, Any]
 
@@ -81,19 +80,16 @@ def random_search(table: Table, part: Part, num: float, drawn: Sequence[str]) ->
         num: Number of trainings.
         drawn: The architectures to draw from.
     """
-    low = math.floor(num)
-    if num > low:
-        share = num - low
-        return (1 - share) * random_search(table, part, low, drawn) + share * random_search(table, part, low + 1, drawn)
-    source = random.Random(0)
-    total = 0.0
-    for _ in range(NUM_DRAWS):
-        pool = source.sample(drawn, max(1, low))
-        seed = source.choice(list(table.rows[pool[0]]["validation"]))
-        best = max(pool, key=lambda key: table.rows[key]["validation"][seed])
-        scores = table.rows[best][part]
-        total += statistics.fmean(value for other, value in scores.items() if part == "test" or other != seed)
-    return total / NUM_DRAWS
+    seeds = list(table.rows[drawn[0]]["validation"])
+
+    def worth_of(key: str, chosen_by: int) -> float:
+        scores = table.rows[key][part]
+        return statistics.fmean(value for seed, value in scores.items() if part == "test" or seed != chosen_by)
+
+    return statistics.fmean(
+        best_of([table.rows[key]["validation"][seed] for key in drawn], [worth_of(key, seed) for key in drawn], num)
+        for seed in seeds
+    )
 
 
 def training_seconds(experiment: Any, seed: int) -> float:

@@ -68,7 +68,7 @@ def random_table():
 @pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize("num", [1, 2, 3])
 def test_random_search_is_worth_what_enumeration_says(quality, part, num):
-    """All pools of `num` architectures and all seeds that choose; 20,000 draws are within 0.01 of it (standard deviation 0.3)."""
+    """All pools of `num` architectures and all seeds that choose."""
     table = random_table()
     values = []
     for pool in itertools.combinations(table.rows, num):
@@ -77,7 +77,7 @@ def test_random_search_is_worth_what_enumeration_says(quality, part, num):
             scores = table.rows[best][part]
             values.append(statistics.fmean(v for s, v in scores.items() if part == "test" or s != seed))
     got = quality.random_search(table, part, num, list(table.rows))
-    assert got == pytest.approx(statistics.fmean(values), abs=0.01)
+    assert got == pytest.approx(statistics.fmean(values), rel=1e-12)  # sums in float64
 
 
 def test_between_whole_numbers_random_search_is_worth_its_share(quality):
