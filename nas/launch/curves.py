@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nas.drawing.captions import OTHERS
 from nas.io.csv_file import read_columns
 from nas.launch.trials import Plan, Trial
-
-SEARCH = ("search/entropy", "search/joint_entropy", "search/mode_probability", "search/tau")
 
 
 class Point(NamedTuple):
@@ -64,7 +63,7 @@ def _epoch(row: Mapping[str, float], path: Path) -> int:
 
 
 def _tags(row: Mapping[str, Any]) -> Iterable[str]:
-    return [tag for tag in row if tag.startswith(("arch/", "weight/")) or tag in SEARCH]
+    return [tag for tag in row if tag.startswith(("arch/", "weight/")) or tag in OTHERS]
 
 
 def _rank(tag: str) -> tuple[int, bool]:

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.benchmark import Table
+from nas.drawing.captions import caption_of
 from nas.drawing.methods import draw_bands, draw_costs
 from nas.genotype import choices_text
-from nas.io.errors import UsageError
+from nas.io.errors import UsageError, writing_for_user
 from nas.io.files import write_atomic
 from nas.io.json_file import read_json
 from nas.io.latex import latex_table
 from nas.io.markdown import escaped, fenced, markdown_table
-from nas.launch.agreement import Chosen, chosen_of
+from nas.launch.agreement import chosen_of
 from nas.launch.comparison import best_of
 from nas.launch.curves import Curves, read_curves
 from nas.launch.launch import BASELINE, SUMMARY, csv_text, read_launch, read_summary
-from nas.launch.table import cells, numbers, split
-from nas.report.curves import caption_of
+from nas.launch.table import Cells, cells, numbers, split
 from nas.report.html import code, figure_of, page, table
 from nas.runs.options import trust_words
 from nas.runs.stages.baseline import TABLE
@@ -56,10 +56,8 @@ def write_launch_report(folder: Path, form: Form, out: Path | None, trusted: tup
     else:
         text = latex_table(*cells(summary))
     target = out if out is not None else folder / ENDINGS[form]
-    try:
+    with writing_for_user(target):
         write_atomic(target, text)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
     return target
 
 
@@ -106,13 +104,15 @@ def problems(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(reason, ", ".join(names)) for reason, names in result.items()]
 
 
-def _choices(summary: Mapping[str, Any]) -> dict[str, tuple[list[str], list[Chosen]]]:
-    """Method -> seeds, choices."""
+def _choices(summary: Mapping[str, Any]) -> dict[str, Cells]:
+    """Method -> head and rows of what each seed chose."""
     result = {}
     for method in summary["settings"]:
         rows = [row for row in summary["trials"] if row["method"] == method["method"] and "genotype" in row]
         if rows:
-            result[method["method"]] = ([str(row["seed"]) for row in rows], chosen_of(rows))
+            head = ["choice", "agreement", *(f"seed {row['seed']}" for row in rows)]
+            chosen = [[choice.name, f"{choice.share:.0%}", *choice.labels] for choice in chosen_of(rows)]
+            result[method["method"]] = (head, chosen)
     return result
 
 
@@ -140,13 +140,8 @@ def _html(
             for figure in pictures
         )
     yield "<h2>What each seed chose</h2>"
-    for name, (seeds, chosen) in _choices(summary).items():
-        yield f"<h3>{escape(name)}</h3>"
-        yield table(
-            [[row.name, f"{row.share:.0%}", *row.labels] for row in chosen],
-            ["choice", "agreement", *(f"seed {seed}" for seed in seeds)],
-            "numbers",
-        )
+    for name, (head, rows) in _choices(summary).items():
+        yield f"<h3>{escape(name)}</h3>{table(rows, head, 'numbers')}"
     yield f"<h2>Methods</h2>{table(_settings(summary), ('method', 'changes'))}"
     yield f"<h2>How to continue</h2>{code(_command(folder, trusted))}"
 
@@ -162,9 +157,8 @@ def _markdown(folder: Path, summary: Mapping[str, Any], trusted: tuple[str, ...]
     if found := problems(summary):
         parts += ["## Trials without a result", markdown_table(("reason", "trials"), found)]
     parts.append("## What each seed chose")
-    for name, (seeds, chosen) in _choices(summary).items():
-        head = ["choice", "agreement", *(f"seed {seed}" for seed in seeds)]
-        parts += [f"### {escaped(name)}", markdown_table(head, ([c.name, f"{c.share:.0%}", *c.labels] for c in chosen))]
+    for name, chosen in _choices(summary).items():
+        parts += [f"### {escaped(name)}", markdown_table(*chosen)]
     parts += ["## Methods", markdown_table(("method", "changes"), _settings(summary))]
     parts += ["## How to continue", fenced(_command(folder, trusted), "sh")]
     return "\n\n".join(parts) + "\n"
