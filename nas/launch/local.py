@@ -30,8 +30,15 @@ class Local:
     def run(self, plan: Plan, trials: Sequence[Trial], on_event: OnEvent) -> dict[str, str]:
         """Runs the unfinished trials; returns name -> reason of each failed trial."""
         failed: dict[str, str] = {}
+
+        def one_at_a_time(trial: Trial, state: str) -> None:
+            with self._lock:
+                on_event(trial, state)
+
         with ThreadPoolExecutor(self.num_parallel) as pool:
-            futures = {pool.submit(self._attempts, plan, trial, on_event): trial for trial in plan.unfinished(trials)}
+            futures = {
+                pool.submit(self._attempts, plan, trial, one_at_a_time): trial for trial in plan.unfinished(trials)
+            }
             try:
                 for future in as_completed(futures):
                     if (reason := future.result()) is not None:

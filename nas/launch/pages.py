@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -64,22 +63,18 @@ class Refreshed:
 
     def __init__(self, on_event: OnEvent, write: Callable[[], None]) -> None:
         self.on_event, self.write = on_event, write
-        self._lock = threading.Lock()
         self._due = 0.0
 
     def __call__(self, trial: Trial, state: str) -> None:
         self.on_event(trial, state)
-        if state != "finished" or not self._lock.acquire(blocking=False):
+        start = time.monotonic()
+        if state != "finished" or start < self._due:
             return
         try:
-            start = time.monotonic()
-            if start >= self._due:
-                self.write()
-                self._due = time.monotonic() + 20 * (time.monotonic() - start)
+            self.write()
+            self._due = time.monotonic() + 20 * (time.monotonic() - start)
         except Exception as error:  # failing pages must not end a search
             warnings.warn(f"the TensorBoard pages of the launch cannot be written: {describe(error)}", stacklevel=2)
-        finally:
-            self._lock.release()
 
 
 def _write_curves(writer: SummaryWriter, method: str, place: int, curves: Curves) -> None:

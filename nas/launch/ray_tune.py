@@ -15,7 +15,6 @@ from typing import Any
 
 from nas.io.csv_file import read_columns
 from nas.io.json_file import write_json
-from nas.launch.pages import Refreshed
 from nas.launch.trials import OnEvent, Plan, Trial, judged_half, last_line, run_trial, start
 from nas.runs.config import load_experiment
 
@@ -63,8 +62,6 @@ class RayTune:
             ConnectionError: No cluster answers at the address.
         """
         plan = plan._replace(folder=plan.folder.absolute())
-        if isinstance(on_event, Refreshed):  # Ray copies callbacks: the pages are written at the end
-            on_event = on_event.on_event
         by_name = {trial.name: trial for trial in plan.unfinished(trials)}
         if not by_name:
             return {}

@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 
 
 OnEvent = Callable[[Trial, str], None]
-"""Receives a trial and its state: ``running``, ``finished``, or the reason of a failure."""
+"""Receives a trial and its state: ``running``, ``finished``, or the reason of a failure. Engines make one call at a time."""
 
 Runner = Callable[[list[str], Path], int]
 """Runs a command with its output in a file, and returns the exit code."""

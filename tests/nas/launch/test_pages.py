@@ -1,7 +1,9 @@
 """TensorBoard pages of a launch: read back by TensorBoard's own reader, against the metrics files."""
 
 import csv
+import pickle
 import statistics
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from nas.launch import pages
+from nas.launch import local, pages
 from nas.launch.curves import read_curves
 from nas.launch.launch import read_summary
 from nas.launch.pages import MAX_RUNS, Refreshed, write_pages
+from nas.launch.trials import Plan, make_trials
 from nas.report.tensorboard import pages_of
 
 
@@ -136,6 +139,29 @@ def test_pages_are_written_while_searches_run_and_a_failure_only_warns(monkeypat
 
     with pytest.warns(UserWarning, match="cannot be written: .*no space left"):
         Refreshed(lambda trial, state: None, full)(None, "finished")
+
+
+def test_states_can_be_copied_as_ray_copies_them():
+    copy = pickle.loads(pickle.dumps(Refreshed(print, print)))
+    assert isinstance(copy, Refreshed) and copy.on_event is print
+
+
+def test_states_of_parallel_searches_come_one_at_a_time(tmp_path, monkeypatch):
+    """Each search ends at once; eight threads would overlap in a receiver that takes 5 ms."""
+    monkeypatch.setattr(local, "run_trial", lambda *_: None)
+    inside, most, states = [], [], []
+
+    def receive(trial, state):
+        inside.append(trial)
+        most.append(len(inside))
+        time.sleep(0.005)
+        states.append((trial.name, state))
+        inside.remove(trial)
+
+    trials = make_trials(range(16), {})
+    assert local.Local(8, 0).run(Plan(tmp_path), trials, receive) == {}
+    assert sorted(states) == sorted((trial.name, state) for trial in trials for state in ("running", "finished"))
+    assert max(most) == 1
 
 
 def test_the_dashboard_of_a_launch_opens_on_its_own_page(tmp_path):
